@@ -1,0 +1,1 @@
+"""Task families; one third-party environment library a file."""

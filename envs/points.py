@@ -1,0 +1,206 @@
+"""Families of point masses in the plane that must reach hidden goals; continuous actions.
+
+Position in metres, velocity in m/s; one step is 0.1 s and the arena [-2, 2]^2. Nothing that
+differs between tasks is observed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from envs import common
+from pgx_jax.errors import ConfigError
+from pgx_jax.tasks import Step, TaskFamily
+from pgx_jax.types import Array
+
+_ARENA = 2.0
+
+
+class PointTask(NamedTuple):
+    """What may vary between point-mass tasks; with a leading axis n for a set of tasks."""
+
+    goal: Array
+    """float32 [2], metres."""
+    mass: Array
+    """float32 [], kg."""
+    drag: Array
+    """float32 [], N s/m."""
+    gain: Array
+    """float32 [], newton of a full action along one axis."""
+    reward_scale: Array
+    """float32 []."""
+
+
+class PointState(NamedTuple):
+    """float32 [2] each."""
+
+    position: Array
+    velocity: Array
+
+
+@dataclass(frozen=True)
+class PointMass:
+    """A point pushed through a viscous medium, rewarded with 1 - distance to the goal a step.
+
+    Attributes:
+        dt: length of a step, in seconds.
+        start: standard deviation of the Gaussian starting position, in metres.
+    """
+
+    dt: float = 0.1
+    start: float = 0.1
+
+    def reset(self, key: Array, task: PointTask) -> tuple[PointState, Array]:
+        """Start at rest near the centre. obs: float32 [4], position and velocity."""
+        del task
+        position = jnp.clip(self.start * jax.random.normal(key, (2,)), -_ARENA, _ARENA)
+        state = PointState(position, jnp.zeros(2))
+        return state, jnp.concatenate(state)
+
+    def step(self, key: Array, state: PointState, action: Array, task: PointTask) -> Step:
+        """Push with ``action`` [2], clipped to [-1, 1]; walls stop the point. Never terminates."""
+        del key
+        force = task.gain * jnp.clip(action, -1.0, 1.0) - task.drag * state.velocity
+        velocity = state.velocity + self.dt / task.mass * force
+        position = jnp.clip(state.position + self.dt * velocity, -_ARENA, _ARENA)
+        velocity = (position - state.position) / self.dt
+        reward = task.reward_scale * (1.0 - jnp.sqrt(jnp.sum(jnp.square(position - task.goal))))
+        state = PointState(position, velocity)
+        return Step(state, jnp.concatenate(state), reward, jnp.zeros((), bool))
+
+
+def points(
+    n_tasks: int = 10,
+    n_groups: int = 3,
+    horizon: int = 50,
+    seed: int = 0,
+    reward_scales: tuple[float, ...] | None = None,
+    radius: float = 1.0,
+    spread: float = 0.06,
+    start: float = 0.1,
+    mass: tuple[float, float] = (1.0, 1.0),
+    drag: tuple[float, float] = (1.0, 1.0),
+    gain: tuple[float, float] = (2.5, 2.5),
+    reward_range: tuple[float, float] = (1.0, 1.0),
+) -> TaskFamily:
+    """Point masses whose hidden goals form clear clusters on a circle.
+
+    Args:
+        n_tasks: Number of tasks.
+        n_groups: Number of planted clusters, evenly spaced on the circle.
+        horizon: Time limit of an episode, in steps of 0.1 s.
+        seed: Turns the circle, and decides which task is in which cluster and its variation.
+        reward_scales: Factors on the tasks' rewards; a shorter tuple is repeated in turn.
+        radius: Radius of the circle, in metres.
+        spread: Standard deviation of the goals around their cluster's centre along each axis, metres.
+        start: Standard deviation of the starting position, in metres.
+        mass: Range of the mass, in kg (log-uniform, as the next three).
+        drag: Range of the drag, in N s/m.
+        gain: Range of the force of a full action, in newton.
+        reward_range: Range of the reward scales, where reward_scales does not give them.
+
+    Raises:
+        ConfigError: for settings out of range.
+    """
+    return _family("points", dict(locals()))
+
+
+def points_hard(
+    n_tasks: int = 10,
+    n_groups: int = 3,
+    horizon: int = 50,
+    seed: int = 0,
+    reward_scales: tuple[float, ...] | None = None,
+    radius: float = 1.0,
+    spread: float = 0.3,
+    start: float = 0.1,
+    mass: tuple[float, float] = (0.5, 2.0),
+    drag: tuple[float, float] = (0.5, 2.0),
+    gain: tuple[float, float] = (1.5, 4.0),
+    reward_range: tuple[float, float] = (0.05, 20.0),
+) -> TaskFamily:
+    """Point masses with overlapping clusters, unequal dynamics and rewards of very different scale.
+
+    Args:
+        n_tasks: Number of tasks.
+        n_groups: Number of planted clusters, evenly spaced on the circle.
+        horizon: Time limit of an episode, in steps of 0.1 s.
+        seed: Turns the circle, and decides which task is in which cluster and its variation.
+        reward_scales: Factors on the tasks' rewards; a shorter tuple is repeated in turn.
+        radius: Radius of the circle, in metres.
+        spread: Standard deviation of the goals around their cluster's centre along each axis, metres.
+        start: Standard deviation of the starting position, in metres.
+        mass: Range of the mass, in kg (log-uniform, as the next three).
+        drag: Range of the drag, in N s/m.
+        gain: Range of the force of a full action, in newton.
+        reward_range: Range of the reward scales, where reward_scales does not give them.
+
+    Raises:
+        ConfigError: for settings out of range.
+    """
+    return _family("points-hard", dict(locals()))
+
+
+def _drawer(settings, n_groups: int, env: PointMass):
+    """Check the settings and return draw(key, group [count]) -> PointTask [count]."""
+    radius = common.number("radius", settings["radius"], open_end=True)
+    spread = common.number("spread", settings["spread"])
+    names = ("mass", "drag", "gain", "reward_range")
+    ranges = [common.interval(name, settings[name]) for name in names]
+    if radius >= _ARENA:
+        raise ConfigError(f"radius = {radius:g} m puts goals outside of the arena: keep it below {_ARENA:g}")
+    if env.dt * ranges[1][1] > ranges[0][0]:
+        raise ConfigError(
+            f"drag up to {ranges[1][1]:g} with mass down to {ranges[0][0]:g} is unstable at steps of "
+            f"{env.dt:g} s: keep drag below mass / {env.dt:g}"
+        )
+    turn = np.random.default_rng([common.TRAIN, settings["seed"]]).uniform(0, 2 * math.pi)
+    angle = turn + 2 * math.pi * np.arange(n_groups) / n_groups
+    centres = jnp.asarray(radius * np.stack([np.cos(angle), np.sin(angle)], -1), jnp.float32)
+
+    def draw(key: Array, group: Array) -> PointTask:
+        count = len(group)
+        key, key_goal = jax.random.split(key)
+        goal = centres[group] + spread * jax.random.normal(key_goal, (count, 2))
+        keys = jax.random.split(key, len(ranges))
+        values = (common.log_uniform(k, *r, count) for k, r in zip(keys, ranges, strict=True))
+        return PointTask(jnp.clip(goal, -_ARENA, _ARENA), *values)
+
+    return draw
+
+
+def _family(name: str, settings) -> TaskFamily:
+    groups = common.plant(settings["n_tasks"], settings["n_groups"], settings["seed"])
+    n, n_groups = len(groups), settings["n_groups"]
+    horizon = common.integer("horizon", settings["horizon"], 1)
+    env = PointMass(start=common.number("start", settings["start"]))
+    draw = _drawer(settings, n_groups, env)
+    tasks = draw(jax.random.fold_in(jax.random.PRNGKey(settings["seed"]), common.TRAIN), groups)
+    if settings["reward_scales"] is not None:
+        tasks = tasks._replace(reward_scale=common.scales(settings["reward_scales"], n))
+    tasks = PointTask(*(np.asarray(leaf, np.float32) for leaf in tasks))
+
+    def sample_test_tasks(key: Array, count: int) -> PointTask:
+        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
+        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
+
+    high = np.array([_ARENA, _ARENA, np.inf, np.inf], np.float32)
+    return TaskFamily(
+        name=name,
+        task_names=tuple(f"task{i}_x{x:+.2f}_y{y:+.2f}" for i, (x, y) in enumerate(tasks.goal)),
+        env=env,
+        tasks=tasks,
+        observation_space=spaces.Box(-high, high, dtype=np.float32),
+        action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
+        horizon=horizon,
+        sample_test_tasks=sample_test_tasks,
+        true_groups=common.canonical(groups),
+        settings=common.record(settings),
+    )

@@ -1,0 +1,171 @@
+"""All settings of a run, with defaults that are meant for every family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.estimate import make_subsets
+from pgx_jax.estimate.surrogates import MIN_L2
+from pgx_jax.grouping import GroupingConfig
+from pgx_jax.learn import PPO
+from pgx_jax.tasks import TaskFamily
+
+
+@dataclass(frozen=True)
+class EstimateConfig:
+    """Settings of the estimation, from the meta-policy to the affinity."""
+
+    steps: int = 2048
+    """Transitions collected from each task with the meta-policy."""
+    num_envs: int = 16
+    """Environments of each task while collecting."""
+    dim: int = 400
+    """Projected dimension d of the gradient features."""
+    subset_size: int | None = None
+    """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
+    subsets: int | None = None
+    """Number m of subsets; by default all for n <= 12, else a design that covers every pair."""
+    min_cover: int = 6
+    """Least number of subsets in which every pair of tasks meets, where they are drawn."""
+    l2: float = 1.0
+    """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
+    solver: Literal["newton", "lbfgs"] = "newton"
+    """Solver of the m logistic regressions."""
+    iterations: int | None = None
+    """Newton iterations (1 is the quadratic step), or the most that L-BFGS may take."""
+    score: Literal["surrogate", "importance", "rollouts"] = "surrogate"
+    """How the performance on a task after adapting to a subset is estimated."""
+    lift: Literal["dual", "projection"] = "dual"
+    """How solutions are lifted to policies, for roll-outs."""
+    distance: float = 0.02
+    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out."""
+    rollout_episodes: int = 8
+    """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
+    affinity: Literal["per_task", "aggregate", "datamodel"] = "per_task"
+    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Settings of the networks."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic."""
+    conditioned_actor: bool = False
+    """Tell the actor which task it is on."""
+    conditioned_critic: bool = True
+    """Tell the critic which task it is on."""
+    normalise_observations: bool = False
+    """Normalise observations by running moments."""
+    squash: bool = False
+    """Pass continuous actions through tanh instead of clipping them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run."""
+
+    seed: int = 0
+    """Seed of everything random but the family."""
+    k: int | None = None
+    """Number of groups; chosen by held-out data if not given."""
+    steps_per_task: int = 122_880
+    """Environment steps of every method, per task of the family."""
+    meta_fraction: float = 0.25
+    """Part of all steps that the meta-policy trains for."""
+    continue_meta: bool = True
+    """Train the groups from the meta-policy and its critic instead of from scratch."""
+    compare: Literal["none", "fast", "full"] = "fast"
+    """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
+    random_draws: int = 3
+    """Random groupings to average over."""
+    similarity: Literal["dot", "cosine", "whitened"] = "dot"
+    """Gradient similarity of the baseline."""
+    episodes: int = 64
+    """Evaluation episodes of every policy and task."""
+    test_tasks: int = 10
+    """Unseen tasks that the final policies are tried on."""
+    trial_episodes: int = 8
+    """Episodes of each group's policy on an unseen task, by which the task finds its group."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ppo: PPO = field(default_factory=PPO)
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
+    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+
+
+class Budget:
+    """The rule of comparison: every method has the same total of environment steps.
+
+    What a method needs before its policies exist comes out of the total, and its policies share
+    the rest by their numbers of tasks. All numbers are environment steps.
+    """
+
+    def __init__(self, config: Config, family: TaskFamily):
+        """Work out the budget.
+
+        Raises:
+            ConfigError: if the total leaves nothing for the groups, or subsets cannot be drawn.
+        """
+        self.unit = config.ppo.steps_per_update
+        """Environment steps of one update."""
+        self.n = family.n
+        self.total = config.steps_per_task * family.n
+        """T of every method."""
+        self.meta = max(1, round(config.meta_fraction * self.total / self.unit)) * self.unit
+        self.collect = config.estimate.steps * family.n
+        if self.rest(0) < self.n * self.unit:
+            raise ConfigError(
+                f"{self.total} steps in all leave {self.rest(0)} for the groups after meta-training "
+                f"({self.meta}) and collecting ({self.collect}); one update a task takes {self.n * self.unit}: "
+                f"raise steps_per_task or lower meta_fraction"
+            )
+        e = config.estimate
+        self.subsets = make_subsets(config.seed, family.n, e.subset_size, e.subsets, e.min_cover)
+        self._check_rollouts(e, family.horizon)
+
+    def _check_rollouts(self, e: EstimateConfig, horizon: int) -> None:
+        """Scoring by roll-outs must leave something for the groups even if no episode ends early."""
+        worst = int(self.subsets.sum()) * e.rollout_episodes * horizon
+        if e.score == "rollouts" and self.rest(worst) < self.n * self.unit:
+            raise ConfigError(
+                f"scoring by roll-outs takes up to {worst} steps ({self.subsets.sum()} pairs of subset and "
+                f"task, {e.rollout_episodes} episodes of {horizon} steps) of {self.total} in all; raise "
+                f"steps_per_task, or lower estimate.rollout_episodes or estimate.subsets"
+            )
+
+    def rest(self, scoring: int) -> int:
+        """What is left for group policies after meta-training, collecting and scoring."""
+        return self.total - self.meta - self.collect - scoring
+
+    def share(self, member, total: int):
+        """Steps int [R] of policies with the tasks ``member`` [R, n] that share ``total``."""
+        updates = member.sum(1) * total // (member.sum() * self.unit)
+        return updates.clip(1) * self.unit
+
+
+def check(config: Config, family: TaskFamily) -> Budget:
+    """Refuse settings that cannot work, before any long work; returns the budget.
+
+    Raises:
+        ConfigError: naming setting and remedy.
+    """
+    n = family.n
+    if config.k is not None and not 1 <= config.k <= n:
+        raise ConfigError(f"k = {config.k}, but family {family.name!r} has {n} tasks; choose 1 <= k <= {n}")
+    if not 0 < config.meta_fraction < 1:
+        raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
+    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
+    if config.ppo.num_envs < n:
+        raise ConfigError(
+            f"ppo.num_envs = {config.ppo.num_envs} environments for {n} tasks; use at least {n}"
+        )
+    batch = config.ppo.steps_per_update
+    if batch < config.ppo.minibatches:
+        raise ConfigError(f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer")
+    if config.estimate.l2 < MIN_L2:
+        raise ConfigError(f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}")
+    return Budget(config, family)

@@ -1,0 +1,37 @@
+"""Predicting how well every subset of the tasks would do, without training it."""
+
+from pgx_jax.estimate.affinity import affinity, affinity_interval
+from pgx_jax.estimate.features import gradient_features
+from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
+from pgx_jax.estimate.projection import gaussian, lift, project
+from pgx_jax.estimate.scores import heldout, importance, rollouts, trajectory_gains
+from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
+from pgx_jax.estimate.surrogates import TaskStatistics, fit, ridge_unit, signed_weights, task_statistics
+
+__all__ = [
+    "TaskStatistics",
+    "affinity",
+    "affinity_interval",
+    "all_subsets",
+    "check_coverage",
+    "coverage",
+    "displace",
+    "duals",
+    "fit",
+    "gaussian",
+    "gradient_features",
+    "heldout",
+    "importance",
+    "lift",
+    "lift_dual",
+    "lift_projection",
+    "make_subsets",
+    "project",
+    "relative_distance",
+    "rescale",
+    "ridge_unit",
+    "rollouts",
+    "signed_weights",
+    "task_statistics",
+    "trajectory_gains",
+]

@@ -1,0 +1,129 @@
+"""From scores of subsets to the affinity of pairs (paper, stage 2), with bootstrap intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate.subsets import check_coverage
+from pgx_jax.types import Affinity, Scores
+
+KINDS = ("per_task", "aggregate", "datamodel")
+DATAMODEL_RIDGE = 1e-2
+"""Ridge of the datamodel, in units of the mean variance of its membership columns."""
+
+
+def _pair_mean(member: np.ndarray, pair_values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted mean of pair_values [m, n, n] over the subsets with both tasks: [n, n], nan if none."""
+    both = (member[:, :, None] & member[:, None, :]) * weight[:, None, None]
+    with np.errstate(invalid="ignore"):
+        return (both * pair_values).sum(0) / both.sum(0)
+
+
+def _per_task(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return _pair_mean(member, (values[:, :, None] + values[:, None, :]) / 2, weight)
+
+
+def _aggregate(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    whole = (member * values).sum(1) / member.sum(1)
+    return _pair_mean(member, whole[:, None, None], weight)
+
+
+def _datamodel(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    n = member.shape[1]
+    matrix = np.full((n, n), np.nan)
+    for i in range(n):
+        rows, others = member[:, i], np.arange(n) != i
+        if not weight[rows].any():
+            continue
+        w = weight[rows] / weight[rows].sum()
+        x, f = member[rows][:, others].astype(float), values[rows, i]
+        level = w @ f
+        x, f = x - w @ x, f - level
+        ridge = DATAMODEL_RIDGE * max(float((w @ x**2).mean()), 1e-6)
+        matrix[i, others] = np.linalg.solve(x.T @ (w[:, None] * x) + ridge * np.eye(n - 1), x.T @ (w * f))
+        matrix[i, i] = level
+    return (matrix + matrix.T) / 2
+
+
+_MATRICES = {"per_task": _per_task, "aggregate": _aggregate, "datamodel": _datamodel}
+
+
+def _checked(scores: Scores, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """member [m, n], values [m, n] with zeros outside the subsets, coverage [n, n]."""
+    if kind not in _MATRICES:
+        raise ConfigError(f"unknown kind of affinity {kind!r}; choose one of {', '.join(KINDS)}")
+    member, values = np.asarray(scores.member, bool), np.asarray(scores.values, float)
+    bad = np.argwhere(member & ~np.isfinite(values))
+    if len(bad):
+        subset, task = (int(index) for index in bad[0])
+        raise DataError(
+            f"the score of task {task} in subset {subset} is not finite ({len(bad)} such scores); "
+            f"check the features and surrogates of its tasks {np.flatnonzero(member[subset]).tolist()}"
+        )
+    return member, np.where(member, values, 0.0), check_coverage(member)
+
+
+def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
+    """How well every pair of tasks goes together.
+
+    Only scores of tasks inside their subset are read. Kinds:
+
+    - "per_task": U_ij = mean over the subsets with i and j of (f_i(S) + f_j(S)) / 2;
+    - "aggregate": U_ij = mean over the subsets with i and j of mean_{l in S} f_l(S), the paper's;
+    - "datamodel": U_ij = (w_ij + w_ji) / 2, where w_i are the coefficients of a ridge regression
+      of f_i(S) on the membership of the other tasks, over the subsets with i.
+
+    The diagonal is the mean score of a task over its subsets (of the subsets, for "aggregate").
+
+    Args:
+        scores: values [m, n] of subsets member [m, n].
+        kind: one of the above.
+
+    Returns:
+        Affinity with matrix and coverage [n, n].
+
+    Raises:
+        ConfigError: for an unknown kind, or if no subset contains some pair, naming it.
+        DataError: if a score is not finite.
+    """
+    member, values, met = _checked(scores, kind)
+    return Affinity(_MATRICES[kind](member, values, np.ones(len(member))), met)
+
+
+def affinity_interval(
+    scores: Scores,
+    kind: str = "per_task",
+    rng: np.random.Generator | int = 0,
+    draws: int = 500,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of the affinity over the choice of subsets.
+
+    It tells the noise of a finite design of subsets, not that of the transitions.
+
+    Args:
+        scores: values [m, n] of subsets member [m, n].
+        kind: as in ``affinity``.
+        rng: numpy generator, or a seed.
+        draws: bootstrap samples.
+        level: coverage of the interval.
+
+    Returns:
+        lower and upper bounds, float [n, n] each.
+
+    Raises:
+        As ``affinity``, and ConfigError for an impossible level or number of draws.
+    """
+    if not (0 < level < 1 and draws >= 2):
+        raise ConfigError(f"level = {level}, draws = {draws}; need 0 < level < 1 and draws >= 2")
+    member, values, _ = _checked(scores, kind)
+    rng, m = np.random.default_rng(rng), len(member)
+    weights = rng.multinomial(m, np.full(m, 1 / m), size=draws)
+    # A pair that a sample misses is unknown there and keeps its point estimate; that is rare unless
+    # the pair meets once or twice.
+    samples = np.stack([_MATRICES[kind](member, values, weight) for weight in weights])
+    point = _MATRICES[kind](member, values, np.ones(m))
+    samples = np.where(np.isnan(samples), point, samples)
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

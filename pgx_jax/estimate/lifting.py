@@ -1,0 +1,178 @@
+"""From the projected space back to the parameters, and how far that leads from theta*.
+
+Two lifts. The paper's, theta* + P D: since P P^T is not the identity, most of its length is noise
+(its cosine with the direction meant is sqrt(d / (p + d))). The dual lift, theta* + sum_t alpha_t g_t
+with the unprojected gradients g_t, has no such noise: at the solution D = sum_t alpha_t g~_t.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate import projection
+from pgx_jax.estimate.features import LogProb
+from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
+
+
+def lift_projection(features: Features, delta: Array, params: PyTree) -> PyTree:
+    """P D as a pytree like ``params``, with the leading axes of delta [..., d] (the paper's lift)."""
+    return projection.lift(features.key, delta, params)
+
+
+def _fit_weights(transitions: Transitions, a: Array, parts: Sequence[int]) -> np.ndarray:
+    """a / N_i on the chosen parts, 0 elsewhere: float32 [n, N]."""
+    source = np.asarray(transitions.source)
+    keep = np.isin(np.asarray(transitions.split), list(parts))[source]
+    if not keep.any(1).all():
+        culprit = int(source[np.argmin(keep.any(1))])
+        raise DataError(f"source {culprit} has no transitions in parts {tuple(parts)} of the split")
+    return (np.asarray(a) * keep / keep.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _task_duals(delta: Array, weights: Array, g: Array, linear: Array) -> Array:
+    """l2 |S| alpha of one task's transitions for one subset: [N] from delta [d], weights [N], g [N, d]."""
+    z = g @ delta
+    exact = weights * jax.nn.sigmoid(-jnp.sign(weights) * z)
+    return jnp.where(linear, weights / 2 - jnp.abs(weights) * z / 4, exact)
+
+
+@jax.jit
+def _source_duals(member, delta, l2, linear, weights, g, source):
+    """alpha [U, N] of one subset: member [n], delta [d], weights [n, N], g [U, N, d], source [n]."""
+    share = member / member.sum() / l2
+
+    def add_task(total, task):
+        row = share[task] * _task_duals(delta, weights[task], g[source[task]], linear)
+        return total.at[source[task]].add(row), None
+
+    return jax.lax.scan(add_task, jnp.zeros(g.shape[:2], g.dtype), jnp.arange(len(source)))[0]
+
+
+def duals(
+    features: Features,
+    transitions: Transitions,
+    a: Array,
+    surrogates: Surrogates,
+    *,
+    parts: Sequence[int] = (FIT,),
+) -> Array:
+    """Dual variables of the surrogates: D_S = sum_t alpha_t g~_t over the transitions of S.
+
+    At the optimum alpha_t = w_t y_t sigma(-y_t z_t) / (|S| N_i l2). After one quadratic step the
+    same holds with the residual linearised at 0, w_t (y_t / 2 - z_t / 4), which is used where
+    ``surrogates.iterations`` is 1. In between (a few Newton iterations) it holds approximately.
+
+    Args:
+        features: values [U, N, d].
+        transitions: split and sources.
+        a: float [n, N], from ``signed_weights``.
+        surrogates: m solutions.
+        parts: the parts of the data that they were fitted on.
+
+    Returns:
+        float [m, U, N]; where tasks share a source, theirs are summed.
+    """
+    weights = jnp.asarray(_fit_weights(transitions, a, parts))
+    source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
+    linear = jnp.asarray(surrogates.iterations) == 1
+    return jnp.stack(
+        [
+            _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
+            for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True)
+        ]
+    )
+
+
+@functools.partial(jax.jit, static_argnames="log_prob")
+def _lift_one(log_prob, params, obs, action, alpha):
+    """sum_t alpha_t grad log pi_t over obs [U, N, ...]: one backward pass a source."""
+
+    def weighted(params, obs, action, alpha):
+        return alpha @ jax.vmap(log_prob, (None, 0, 0))(params, obs, action)
+
+    def add_source(total, batch):
+        # Sources without weight are skipped: subsets are small.
+        grad = jax.lax.cond(
+            jnp.any(batch[2] != 0),
+            lambda: jax.grad(weighted)(params, *batch),
+            lambda: jax.tree.map(jnp.zeros_like, params),
+        )
+        return jax.tree.map(jnp.add, total, grad), None
+
+    zero = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add_source, zero, (obs, action, alpha))[0]
+
+
+def lift_dual(
+    log_prob: LogProb,
+    params: PyTree,
+    transitions: Transitions,
+    a: Array,
+    surrogates: Surrogates,
+    features: Features,
+    *,
+    parts: Sequence[int] = (FIT,),
+) -> PyTree:
+    """sum_t alpha_t grad log pi_t for every subset, by one backward pass of sum_t alpha_t log pi_t.
+
+    Args:
+        log_prob: (params, obs, action) of one transition -> scalar.
+        params: the parameters theta* at which the features were taken.
+        transitions: observations and actions, split and sources.
+        a: float [n, N], from ``signed_weights``.
+        surrogates: m solutions.
+        features: values [U, N, d].
+        parts: the parts of the data that the surrogates were fitted on.
+
+    Returns:
+        Pytree like ``params`` with a leading axis m: the displacement, not theta* + displacement.
+    """
+    weights = jnp.asarray(_fit_weights(transitions, a, parts))
+    source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
+    linear = jnp.asarray(surrogates.iterations) == 1
+    obs, action = jnp.asarray(transitions.obs), jnp.asarray(transitions.action)
+    lifted = []
+    for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True):
+        alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
+        lifted.append(_lift_one(log_prob, params, obs, action, alpha))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted)
+
+
+def _norms(tree: PyTree) -> Array:
+    """Euclidean norm of every row of a pytree with a leading axis: [m]."""
+    squares = [jnp.square(leaf).reshape(leaf.shape[0], -1).sum(1) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares))
+
+
+def relative_distance(delta_params: PyTree, params: PyTree) -> Array:
+    """|Delta| / |theta*| of every row: float [m]."""
+    return _norms(delta_params) / _norms(jax.tree.map(lambda x: x[None], params))
+
+
+def rescale(delta_params: PyTree, params: PyTree, distance: float) -> PyTree:
+    """Scale every row to |Delta| / |theta*| = ``distance`` (a row of zeros stays).
+
+    Args:
+        delta_params: pytree like ``params`` with a leading axis m.
+        params: theta*.
+        distance: relative distance, for instance 0.02.
+
+    Raises:
+        ConfigError: if ``distance`` is not positive.
+    """
+    if not distance > 0:
+        raise ConfigError(f"distance = {distance}; the relative distance of a step must be positive")
+    present = relative_distance(delta_params, params)
+    scale = jnp.where(present > 0, distance / jnp.where(present > 0, present, 1), 0)
+    return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)), delta_params)
+
+
+def displace(params: PyTree, delta_params: PyTree) -> PyTree:
+    """theta* + Delta of every row: pytree with the leading axis m of ``delta_params``."""
+    return jax.tree.map(lambda x, delta: x + delta, params, delta_params)

@@ -1,0 +1,130 @@
+"""The Gaussian Johnson-Lindenstrauss map P [p, d] of the paper, drawn from a key and never stored whole.
+
+P is made of tiles of ``TILE`` rows. Tile t is drawn from ``fold_in(key, t)``, so any range of rows
+can be drawn again at any time, and a row does not depend on how many rows there are or on the
+blocks in which they are visited. Rows follow the parameters as ``jax.flatten_util.ravel_pytree``
+orders them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.types import Array, PyTree
+
+TILE = 1024
+"""Rows of P that are drawn from one folded key. Part of the definition of P: never change it."""
+
+DEFAULT_BLOCK = 16 * TILE
+"""Rows of P that are held at a time."""
+
+
+def draw_tiles(key: Array, first: Array | int, count: int, d: int) -> Array:
+    """Draw ``count`` consecutive tiles of P, beginning with tile ``first`` (which may be traced).
+
+    Returns:
+        float [count * TILE, d], i.i.d. N(0, 1/d).
+    """
+
+    def tile(index):
+        return jax.random.normal(jax.random.fold_in(key, index), (TILE, d)) / math.sqrt(d)
+
+    return jax.lax.map(tile, first + jnp.arange(count)).reshape(count * TILE, d)
+
+
+def gaussian(key: Array, p: int, d: int, start: int = 0, rows: int | None = None) -> Array:
+    """Draw rows [start, start + rows) of P (all from ``start`` on by default).
+
+    Args:
+        key: raw PRNG key of the map.
+        p: number of parameters, the height of P.
+        d: projected dimension.
+        start: first row.
+        rows: number of rows.
+
+    Returns:
+        float [rows, d], i.i.d. N(0, 1/d) (paper, stage 1).
+
+    Raises:
+        ConfigError: if the rows are not rows of P.
+    """
+    rows = p - start if rows is None else rows
+    if start < 0 or rows < 0 or start + rows > p:
+        raise ConfigError(f"rows [{start}, {start + rows}) are not rows of a map of height {p}")
+    first = start // TILE
+    count = -(-(start + rows) // TILE) - first
+    offset = start - first * TILE
+    return draw_tiles(key, first, count, d)[offset : offset + rows]
+
+
+def block_tiles(block: int) -> int:
+    """Number of whole tiles in a block of ``block`` rows (at least one)."""
+    if block < 1:
+        raise ConfigError(f"block = {block} rows; a block of the map needs at least 1 row")
+    return -(-block // TILE)
+
+
+def project(key: Array, x: Array, d: int, block: int = DEFAULT_BLOCK) -> Array:
+    """P^T x, visiting P in blocks of rows.
+
+    Args:
+        key: raw PRNG key of the map.
+        x: float [..., p].
+        d: projected dimension.
+        block: rows of P held at a time, rounded up to whole tiles; it does not change the map.
+
+    Returns:
+        float [..., d].
+    """
+    p = x.shape[-1]
+    tiles = block_tiles(min(block, p))
+    size, whole = tiles * TILE, p // (tiles * TILE)
+
+    def add_block(index, total):
+        rows = jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=-1)
+        return total + rows @ draw_tiles(key, index * tiles, tiles, d)
+
+    total = jnp.zeros((*x.shape[:-1], d), x.dtype)
+    if whole:
+        total = jax.lax.fori_loop(0, whole, add_block, total)
+    if rest := p - whole * size:
+        total = total + x[..., whole * size :] @ gaussian(key, p, d, whole * size, rest)
+    return total
+
+
+@functools.partial(jax.jit, static_argnames=("p", "tiles"))
+def _lift_flat(key, delta, p, tiles):
+    """P @ delta for delta [r, d]; returns [r, p]."""
+
+    def lift_block(index):
+        return draw_tiles(key, index * tiles, tiles, delta.shape[-1]) @ delta.T
+
+    blocks = jax.lax.map(lift_block, jnp.arange(-(-p // (tiles * TILE))))
+    return blocks.reshape(-1, delta.shape[0])[:p].T
+
+
+def lift(key: Array, delta: Array, params: PyTree, block: int = DEFAULT_BLOCK) -> PyTree:
+    """P @ delta as a pytree like ``params``: the paper's way back to the parameters.
+
+    Args:
+        key: raw PRNG key of the map (``Features.key``).
+        delta: float [..., d]; leading axes are kept.
+        params: pytree of the parameters' structure and shapes.
+        block: rows of P held at a time, rounded up to whole tiles.
+
+    Returns:
+        Pytree like ``params``, every leaf with the leading axes of ``delta``.
+    """
+    flat, unravel = ravel_pytree(params)
+    delta = jnp.asarray(delta)
+    lead = delta.shape[:-1]
+    tiles = block_tiles(min(block, flat.size))
+    lifted = _lift_flat(key, delta.reshape(-1, delta.shape[-1]), flat.size, tiles)
+    trees = jax.vmap(unravel)(lifted)
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), trees)

@@ -1,0 +1,150 @@
+"""Policy-evaluation methods: how well every task would do after adapting to every subset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.errors import DataError
+from pgx_jax.estimate.solvers import Data
+from pgx_jax.estimate.surrogates import select_rows, signed_weights
+from pgx_jax.types import SCORE, SELECT, Array, Features, PyTree, Scores, Surrogates, Transitions
+
+MAX_LOG_RATIO = 5.0
+"""Importance ratios are kept within e^-5 ... e^5, so that no single transition decides a score."""
+
+
+def _loss_change(z: Array, a: Array) -> Array:
+    """Loss reduction |a| (log 2 - log(1 + exp(-y z))) of single transitions."""
+    return jnp.abs(a) * (jnp.log(2.0) - jax.nn.softplus(-jnp.sign(a) * z))
+
+
+@jax.jit
+def _heldout(data: Data, delta: Array) -> Array:
+    def of_task(batch):
+        a, source = batch
+        return _loss_change(delta @ data.g[source].T, a).sum(-1)
+
+    return jax.lax.map(of_task, (data.a, data.source)).T
+
+
+@jax.jit
+def _importance(data: Data, delta: Array) -> Array:
+    def of_task(batch):
+        a, source = batch
+        used = a != 0
+        ratio = jnp.exp(jnp.clip(delta @ data.g[source].T, -MAX_LOG_RATIO, MAX_LOG_RATIO)) * used
+        count = used.sum()
+        # a carries 1 / N_i, hence the factor: weighted mean minus plain mean of the advantages.
+        return count * (ratio @ a / ratio.sum(-1)) - a.sum()
+
+    return jax.lax.map(of_task, (data.a, data.source)).T
+
+
+def heldout(
+    features: Features, transitions: Transitions, surrogates: Surrogates, part: int = SCORE
+) -> Scores:
+    """f_i(S) = L_i(0) - L_i(D_S): the loss reduction of task i's surrogate on held-out trajectories.
+
+    Args:
+        features: values [U, N, d].
+        transitions: advantages, split and sources.
+        surrogates: m solutions, fitted on another part.
+        part: the part of the data to score on.
+
+    Returns:
+        Scores with values [m, n], for all tasks, whether in the subset or not.
+    """
+    data = select_rows(features, transitions, signed_weights(transitions), (part,))
+    return Scores(surrogates.member, _heldout(data, surrogates.delta))
+
+
+def importance(
+    features: Features, transitions: Transitions, surrogates: Surrogates, part: int = SCORE
+) -> Scores:
+    """Self-normalised importance weighting of held-out advantages.
+
+    f_i(S) = sum_t r_t a_t / sum_t r_t - mean_t a_t, with the first-order ratios
+    r_t = exp(clip(g~_t . D_S, -5, 5)) and the standardised advantages a_t. Unlike PPO's clipped
+    objective it keeps telling larger improvements from smaller ones.
+
+    Arguments and result as of ``heldout``.
+    """
+    data = select_rows(features, transitions, signed_weights(transitions), (part,))
+    return Scores(surrogates.member, _importance(data, surrogates.delta))
+
+
+def rollouts(evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member: Array) -> Scores:
+    """Real returns of the lifted policies.
+
+    Args:
+        evaluate: (actor parameters with a leading axis m, member [m, n]) -> returns [m, n], for
+            instance with common random numbers for all policies; entries of tasks outside a
+            subset may be anything finite.
+        thetas: actor parameters with a leading axis m.
+        member: bool [m, n].
+
+    Raises:
+        DataError: if a return is not finite or the shape is wrong.
+    """
+    values = jnp.asarray(evaluate(thetas, member))
+    if values.shape != np.shape(member):
+        raise DataError(f"evaluate returned shape {values.shape}; it must be [m, n] = {np.shape(member)}")
+    bad = np.argwhere(~np.isfinite(np.asarray(values)) & np.asarray(member, bool))
+    if len(bad):
+        subset, task = (int(x) for x in bad[0])
+        raise DataError(
+            f"the return of task {task} after adapting to subset {subset} is not finite; check the "
+            f"rewards and take a smaller relative distance"
+        )
+    return Scores(jnp.asarray(member), values)
+
+
+@jax.jit
+def _transition_gains(values, a, source, delta):
+    def of_task(batch):
+        a, source, delta = batch
+        return _loss_change(values[source] @ delta, a)
+
+    return jax.lax.map(of_task, (a, source, delta))
+
+
+def trajectory_gains(
+    features: Features, transitions: Transitions, delta: Array, labels: Array, part: int = SELECT
+) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out loss reduction of every trajectory when each task follows its group's solution.
+
+    Sums over the transitions of a trajectory, scaled by (trajectories / transitions) of its task,
+    so that the mean over a task's trajectories is the mean over its transitions, f_i.
+
+    Args:
+        features: values [U, N, d].
+        transitions: advantages, trajectories, split and sources.
+        delta: float [k, d], one solution a group.
+        labels: int [n], the group of each task.
+        part: the part of the data to score on.
+
+    Returns:
+        gain float [J] and task int [J]; tasks and trajectories are in the same order in every
+        call on the same data, so that two partitions can be compared pair by pair.
+    """
+    a = signed_weights(transitions)
+    source = np.asarray(transitions.source)
+    per_transition = np.asarray(
+        _transition_gains(jnp.asarray(features.values), a, source, jnp.asarray(delta)[np.asarray(labels)])
+    )
+    gains, tasks = [], []
+    for task, gain in enumerate(per_transition):
+        keep = np.asarray(transitions.split)[source[task]] == part
+        if not keep.any():
+            raise DataError(
+                f"task {task} has no trajectory in part {part} of the split; collect more trajectories"
+            )
+        _, number = np.unique(np.asarray(transitions.trajectory)[source[task]][keep], return_inverse=True)
+        sums = np.bincount(number, gain[keep].astype(np.float64))
+        gains.append(sums * len(sums) / keep.sum())
+        tasks.append(np.full(len(sums), task))
+    return np.concatenate(gains), np.concatenate(tasks)

@@ -1,0 +1,293 @@
+"""Solvers for m weighted logistic regressions that share one design matrix.
+
+For each subset S of the tasks (paper, stage 2, with a ridge and every task weighing the same),
+
+    L_S(D) = 1/|S| sum_{i in S} 1/N_i sum_t w_it log(1 + exp(-y_it g_it . D)) + l2/2 |D|^2.
+
+Every problem reads the rows of its own tasks only. So the work is laid out by task: ``slots [n, c]``
+lists the subsets that contain each task, and the logits, residuals and gradients of all problems are
+one batched matrix product over the tasks, whose cost is proportional to the sum of the subset sizes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.types import Array
+
+HISTORY = 10
+"""Pairs that L-BFGS remembers."""
+CG_TOLERANCE = 1e-5
+"""Relative residual at which a linear system counts as solved."""
+CG_LIMIT = 1000
+"""Conjugate-gradient iterations at most."""
+TINY = 1e-30
+
+
+class Data(NamedTuple):
+    """The transitions that enter the losses."""
+
+    g: Array
+    """float [U, M, d]: gradient features; rows beyond a source's own are arbitrary but finite."""
+    a: Array
+    """float [n, M]: signed weights y w / N_i; 0 beyond a source's own rows."""
+    source: Array
+    """int [n]: the source that each task reads."""
+
+    def of_task(self) -> Array:
+        """float [n, M, d]: the features that each task reads."""
+        direct = self.g.shape[0] == self.a.shape[0]
+        return self.g if direct else self.g[self.source]
+
+
+class Problems(NamedTuple):
+    """m subsets, listed by task."""
+
+    slots: Array
+    """int [n, c]: the subsets that contain each task; m where there are no more."""
+    size: Array
+    """int [m]: number of tasks of each subset."""
+
+    def spread(self, x: Array) -> Array:
+        """[m, ...] per problem -> [n, c, ...] per slot (0 in empty slots)."""
+        return jnp.take(x, self.slots, axis=0, mode="fill", fill_value=0)
+
+    def collect(self, x: Array) -> Array:
+        """[n, c, ...] per slot -> [m, ...]: mean over the tasks of each problem."""
+        m = self.size.shape[0]
+        total = jnp.zeros((m, *x.shape[2:]), x.dtype).at[self.slots].add(x, mode="drop")
+        return total / self.size.reshape(m, *[1] * (total.ndim - 1))
+
+
+def make_problems(member: np.ndarray) -> Problems:
+    """List bool member [m, n] by task."""
+    member = np.asarray(member, bool)
+    m, n = member.shape
+    slots = np.full((n, max(1, member.sum(0).max())), m, np.int32)
+    for task in range(n):
+        subsets = np.flatnonzero(member[:, task])
+        slots[task, : len(subsets)] = subsets
+    return Problems(jnp.asarray(slots), jnp.asarray(member.sum(1)))
+
+
+def logits(theta: Array, data: Data, problems: Problems) -> Array:
+    """z = g . D of each slot: float [n, c, M] for theta [m, d]."""
+    return jnp.einsum("ncd,nMd->ncM", problems.spread(theta), data.of_task())
+
+
+def data_loss(z: Array, data: Data, problems: Problems) -> Array:
+    """The losses without the ridge: float [m]."""
+    a = data.a[:, None, :]
+    u = -jnp.sign(a) * z
+    softplus = jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
+    return problems.collect((jnp.abs(a) * softplus).sum(-1))
+
+
+def residual(z: Array, data: Data) -> Array:
+    """Minus the derivative of the data loss by each logit, y w sigma(-y z) / N_i: float [n, c, M]."""
+    a = data.a[:, None, :]
+    return a * jax.nn.sigmoid(-jnp.sign(a) * z)
+
+
+def pull_back(r: Array, data: Data, problems: Problems) -> Array:
+    """Mean over tasks of sum_t r_t g_t: float [m, d] for r [n, c, M]."""
+    return problems.collect(jnp.einsum("ncM,nMd->ncd", r, data.of_task()))
+
+
+def _inverse(curvature: Array, l2: Array) -> Array:
+    """(curvature + l2 I)^-1 of one matrix [d, d]."""
+    eye = jnp.eye(curvature.shape[-1], dtype=curvature.dtype)
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(curvature + l2 * eye), True), eye)
+
+
+def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple[Array, Array]:
+    """Solve (mean_{i in S} H_i + l2 I) x = b of all problems by conjugate gradients.
+
+    The curvature of a subset is applied task by task and never formed. The preconditioner, the
+    inverse for the mean over all tasks, is shared, so that everything is a matrix product.
+
+    Returns:
+        x [m, d]; residual [m], relative, in the norm of the preconditioner.
+    """
+    inverse = _inverse(h.mean(0), l2)
+
+    def apply(x):
+        return problems.collect(jnp.einsum("ncd,nde->nce", problems.spread(x), h)) + l2 * x
+
+    def step(carry):
+        x, r, direction, rho, iteration = carry
+        image = apply(direction)
+        alpha = rho / jnp.maximum((direction * image).sum(-1), TINY)
+        x, r = x + alpha[:, None] * direction, r - alpha[:, None] * image
+        q = r @ inverse
+        new = (r * q).sum(-1)
+        return x, r, q + (new / jnp.maximum(rho, TINY))[:, None] * direction, new, iteration + 1
+
+    def unfinished(carry):
+        return (carry[4] < CG_LIMIT) & jnp.any(carry[3] > CG_TOLERANCE**2 * start)
+
+    q = b @ inverse
+    start = (b * q).sum(-1)
+    x, _, _, rho, _ = jax.lax.while_loop(unfinished, step, (jnp.zeros_like(b), b, q, start, 0))
+    return x, jnp.sqrt(jnp.abs(rho) / jnp.maximum(start, TINY))
+
+
+@jax.jit
+def newton(data: Data | None, stats, problems: Problems, l2: Array, iterations: Array) -> tuple[Array, Array]:
+    """Newton's method with the fixed curvature H_i = 1/4 sum w g g^T / N_i.
+
+    H_i bounds the curvature everywhere (Boehning & Lindsay 1988), so the objective falls in every
+    iteration. The first is the quadratic step, (mean H_i + l2 I)^-1 mean b_i, and reads the
+    statistics alone: without ``data`` it is the only one.
+
+    Args:
+        data: the transitions, or None.
+        stats: TaskStatistics, b [n, d] and h [n, d, d].
+        problems: the m subsets.
+        l2: ridge in absolute units.
+        iterations: number of iterations (traced).
+
+    Returns:
+        theta [m, d]; largest relative residual of a linear system [m].
+    """
+    per_slot = jnp.broadcast_to(stats.b[:, None], (*problems.slots.shape, stats.b.shape[-1]))
+    theta, error = _solve_quadratic(stats.h, problems.collect(per_slot), problems, l2)
+    if data is None:
+        return theta, error
+
+    def step(_, carry):
+        theta, error = carry
+        r = residual(logits(theta, data, problems), data)
+        move, new = _solve_quadratic(stats.h, pull_back(r, data, problems) - l2 * theta, problems, l2)
+        return theta + move, jnp.maximum(error, new)
+
+    return jax.lax.fori_loop(1, iterations, step, (theta, error))
+
+
+class _State(NamedTuple):
+    """Where L-BFGS stands; the leading axis of the history is the age of a pair, oldest first."""
+
+    theta: Array
+    z: Array
+    grad: Array
+    gap: Array
+    s: Array
+    y: Array
+    iteration: Array
+
+
+def _direction(state: _State, precondition) -> Array:
+    """Two-loop recursion, with the preconditioner as the initial inverse Hessian: float [m, d]."""
+    q = state.grad
+    inner = (state.s * state.y).sum(-1)
+    rho = jnp.where(inner > 0, 1 / jnp.where(inner > 0, inner, 1), 0)
+    alphas = []
+    for s, y, r in zip(state.s[::-1], state.y[::-1], rho[::-1], strict=True):
+        alphas.append(r * (s * q).sum(-1))
+        q = q - alphas[-1][:, None] * y
+    q = precondition(q)
+    for s, y, r, alpha in zip(state.s, state.y, rho, alphas[::-1], strict=True):
+        q = q + s * (alpha - r * (y * q).sum(-1))[:, None]
+    return -q
+
+
+def _line_search(state, direction, zd, data, problems, l2, evaluations=3) -> Array:
+    """Step lengths [m] by a bracketed one-dimensional Newton method (the objective is convex)."""
+    a = data.a[:, None, :]
+    linear, square = (state.theta * direction).sum(-1), (direction**2).sum(-1)
+
+    def slopes(t):
+        z = state.z + problems.spread(t)[..., None] * zd
+        q = jax.nn.sigmoid(-jnp.sign(a) * z)
+        first = problems.collect((-a * q * zd).sum(-1)) + l2 * (linear + t * square)
+        second = problems.collect((jnp.abs(a) * q * (1 - q) * zd**2).sum(-1)) + l2 * square
+        return first, second
+
+    def improve(_, carry):
+        t, low, high, best, best_slope = carry
+        first, second = slopes(t)
+        better = jnp.abs(first) < best_slope
+        best, best_slope = jnp.where(better, t, best), jnp.where(better, jnp.abs(first), best_slope)
+        low, high = jnp.where(first < 0, t, low), jnp.where(first < 0, high, t)
+        newton_t = t - first / jnp.maximum(second, TINY)
+        middle = jnp.where(jnp.isinf(high), 4 * t, (low + high) / 2)
+        inside = (newton_t > low) & (newton_t < jnp.minimum(high, 10 * t))
+        return jnp.where(inside, newton_t, middle), low, high, best, best_slope
+
+    zero, one, inf = jnp.zeros_like(linear), jnp.ones_like(linear), jnp.full_like(linear, jnp.inf)
+    return jax.lax.fori_loop(0, evaluations, improve, (one, zero, inf, one, inf))[3]
+
+
+def _shared_preconditioner(z: Array, data: Data, l2: Array):
+    """Inverse of the mean curvature over tasks and problems at the present logits, plus the ridge."""
+    q = jax.nn.sigmoid(z)
+    filled = jnp.any(z != 0, -1, keepdims=True)
+    # Slots of one task share their rows: their mean sigma' makes one curvature per task.
+    mean = jnp.where(filled, q * (1 - q), 0).sum(1) / jnp.maximum(filled.sum(1), 1)
+    mean = jnp.where(filled.any(1), mean, 0.25)
+    weighted = data.of_task() * jnp.sqrt(jnp.abs(data.a) * mean)[..., None]
+    rows = weighted.reshape(-1, weighted.shape[-1])
+    return _inverse(rows.T @ rows / len(data.a), l2)
+
+
+@partial(jax.jit, static_argnames=("refresh",))
+def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Array, refresh: int = 4):
+    """Solve all problems side by side with preconditioned L-BFGS.
+
+    The preconditioner is one matrix for all problems, the mean curvature at their present
+    solutions, drawn up again every ``refresh`` iterations. The line search works on logits, which
+    are linear in the step, so that an iteration costs two matrix products.
+
+    A problem is solved when |grad|^2 / (2 l2), which is the duality gap of the dual point that
+    belongs to the present residuals and so bounds L - L*, is at most ``tolerance`` (L(0) - L).
+
+    Args:
+        data: the transitions.
+        problems: the m subsets.
+        l2: ridge in absolute units.
+        tolerance: relative gap.
+        limit: iterations at most.
+        refresh: iterations between two preconditioners.
+
+    Returns:
+        theta [m, d]; relative gap bound [m]; iterations [].
+    """
+    m, d = problems.size.shape[0], data.g.shape[-1]
+
+    def gradient_and_gap(theta, z):
+        grad = l2 * theta - pull_back(residual(z, data), data, problems)
+        gain = at_zero - data_loss(z, data, problems) - l2 / 2 * (theta**2).sum(-1)
+        gap = (grad**2).sum(-1) / (2 * l2)
+        return grad, jnp.where(gap == 0, 0, gap / jnp.maximum(gain, TINY))
+
+    def step(carry):
+        state, inverse = carry
+        inverse = jax.lax.cond(
+            state.iteration % refresh == 0, lambda: _shared_preconditioner(state.z, data, l2), lambda: inverse
+        )
+        direction = _direction(state, lambda q: q @ inverse)
+        direction = jnp.where((state.gap <= tolerance)[:, None], 0, direction)
+        zd = logits(direction, data, problems)
+        t = _line_search(state, direction, zd, data, problems, l2)
+        theta = state.theta + t[:, None] * direction
+        z = state.z + problems.spread(t)[..., None] * zd
+        grad, gap = gradient_and_gap(theta, z)
+        s = jnp.concatenate([state.s[1:], (theta - state.theta)[None]])
+        y = jnp.concatenate([state.y[1:], (grad - state.grad)[None]])
+        return _State(theta, z, grad, gap, s, y, state.iteration + 1), inverse
+
+    def unfinished(carry):
+        state, _ = carry
+        return (state.iteration < limit) & jnp.any(~(state.gap <= tolerance))
+
+    z = jnp.zeros((*problems.slots.shape, data.a.shape[-1]))
+    at_zero = data_loss(z, data, problems)
+    theta, history = jnp.zeros((m, d)), jnp.zeros((HISTORY, m, d))
+    state = _State(theta, z, *gradient_and_gap(theta, z), history, history, jnp.int32(0))
+    state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.eye(d)))
+    return state.theta, state.gap, state.iteration

@@ -1,0 +1,134 @@
+"""Which subsets of the tasks to estimate: all of a size, or a random design that covers every pair."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.types import Array
+
+MAX_ENUMERATED = math.comb(12, 3)
+"""Up to this many subsets of one size are all taken: every triple of up to 12 tasks."""
+
+
+def _membership(subsets: Sequence[Sequence[int]], n: int) -> np.ndarray:
+    member = np.zeros((len(subsets), n), bool)
+    for row, subset in zip(member, subsets, strict=True):
+        row[list(subset)] = True
+    return member
+
+
+def default_size(n: int) -> int:
+    """Triples, but never the whole set, which would tell no pair from another (n = 2 has no choice)."""
+    return min(3, max(2, n - 1))
+
+
+def all_subsets(n: int, size: int) -> np.ndarray:
+    """All subsets of ``size`` of n tasks, in lexicographic order: bool [n over size, n]."""
+    _check_size(n, size)
+    return _membership(list(itertools.combinations(range(n), size)), n)
+
+
+def make_subsets(
+    key: Array | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 6
+) -> np.ndarray:
+    """Choose subsets of equal size such that every pair of tasks meets in some of them.
+
+    Without ``count``: all subsets of that size if they are at most 220 (all triples of up to 12
+    tasks), else a random balanced design in which every pair meets at least ``min_cover`` times.
+
+    Args:
+        key: raw PRNG key, or an integer seed.
+        n: number of tasks.
+        size: tasks in a subset; 3 by default (2 for n = 2 and n = 3).
+        count: number of subsets m.
+        min_cover: how often every pair must meet where the number of subsets is left open.
+
+    Returns:
+        bool [m, n], distinct rows.
+
+    Raises:
+        ConfigError: if ``size`` is not in 2 ... n, ``count`` is out of range, or ``count`` subsets
+            leave a pair uncovered.
+    """
+    size = default_size(n) if size is None else size
+    _check_size(n, size)
+    possible = math.comb(n, size)
+    if count is not None and not 1 <= count <= possible:
+        raise ConfigError(
+            f"count = {count} subsets of {size} of {n} tasks; there are {possible}, choose 1 to {possible}"
+        )
+    if count == possible or (count is None and possible <= MAX_ENUMERATED):
+        return all_subsets(n, size)
+    rng = np.random.default_rng(np.asarray(key).ravel().astype(np.uint32))
+    member = _balanced_design(rng, n, size, count, min_cover)
+    check_coverage(member)
+    return member
+
+
+def _check_size(n: int, size: int) -> None:
+    if n < 2:
+        raise ConfigError(f"{n} task(s); subsets need at least 2 tasks")
+    if size > n:
+        raise ConfigError(f"a subset size of {size} exceeds the number of tasks, {n}; choose 2 to {n}")
+    if size < 2:
+        raise ConfigError(f"a subset size of {size} covers no pair of tasks; choose 2 to {n}")
+
+
+def _balanced_design(rng, n: int, size: int, count: int | None, min_cover: int) -> np.ndarray:
+    """Grow distinct subsets one by one, each of the tasks that have met each other least so far."""
+    met = np.zeros((n, n), int)
+    seen: set[tuple[int, ...]] = set()
+    upper = ~np.tri(n, dtype=bool)
+    limit = math.comb(n, size) if count is None else count
+    while len(seen) < limit and (count is not None or met[upper].min() < min_cover):
+        subset = _least_met_subset(rng, met, size)
+        while subset in seen:
+            subset = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+        seen.add(subset)
+        met[np.ix_(subset, subset)] += 1
+    return _membership(sorted(seen), n)
+
+
+def _least_met_subset(rng, met: np.ndarray, size: int) -> tuple[int, ...]:
+    """Begin with a least-met pair, then add the task that has met the chosen ones least; ties at random."""
+    n = len(met)
+    noise = rng.random((n, n))
+    pairs = met + np.triu(noise)
+    pairs[np.tril_indices(n)] = np.inf
+    chosen = list(np.unravel_index(np.argmin(pairs), pairs.shape))
+    while len(chosen) < size:
+        # The square prefers several pairs met once over one pair met often; then the rarer task.
+        cost = (met[chosen] ** 2).sum(0) + 1e-3 * np.diag(met) + 1e-6 * noise[0]
+        cost[chosen] = np.inf
+        chosen.append(int(np.argmin(cost)))
+    return tuple(sorted(int(task) for task in chosen))
+
+
+def coverage(member: Array) -> np.ndarray:
+    """How many subsets contain both tasks of each pair: int [n, n] (the paper's n_ij)."""
+    member = np.asarray(member, bool).astype(int)
+    return member.T @ member
+
+
+def check_coverage(member: Array, names: Sequence[str] | None = None) -> np.ndarray:
+    """Return the coverage [n, n] of subsets ``member`` [m, n].
+
+    Raises:
+        ConfigError: if no subset contains some task or pair of tasks, naming the first.
+    """
+    met = coverage(member)
+    missing = np.argwhere((met == 0) & (np.tri(len(met)).T > 0))
+    if len(missing):
+        i, j = (int(index) for index in missing[0])
+        label = [f"{t}" if names is None else f"{t} ({names[t]!r})" for t in (i, j)]
+        what = f"task {label[0]}" if i == j else f"both task {label[0]} and task {label[1]}"
+        raise ConfigError(
+            f"none of the {len(member)} subsets contains {what} ({len(missing)} pairs are uncovered): "
+            f"their affinity is unknown; take more or larger subsets"
+        )
+    return met

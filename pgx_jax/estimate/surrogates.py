@@ -1,0 +1,255 @@
+"""The surrogates: one weighted logistic regression per subset of the tasks (paper, stage 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError, SolverError
+from pgx_jax.estimate import solvers
+from pgx_jax.estimate.solvers import Data
+from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
+
+MIN_L2 = 1e-4
+"""Smallest ridge, in units of ``ridge_unit``, whose systems float32 can still solve."""
+EFFECTIVE_DIRECTIONS = 40
+"""The unit of the ridge is tr(H) / 40, whatever the projected dimension."""
+NEWTON_TOLERANCE = 1e-3
+"""Relative residual beyond which a Newton system counts as unsolved."""
+CHUNK = 256
+"""Problems solved at a time: each has a logit for every transition of its tasks."""
+ROW_MULTIPLE = 128
+"""Rows are padded to a multiple of this, so that similar data share one compiled program."""
+
+
+class TaskStatistics(NamedTuple):
+    """The quadratic model of every task's loss at theta*, which replaces the data near it."""
+
+    b: Array
+    """float [n, d]: minus the gradient at 0, 1/2 G^T a / N_fit."""
+    h: Array
+    """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
+
+
+def label(task: int, names: Sequence[str] | None) -> str:
+    """How messages call a task."""
+    return f"task {task}" if names is None else f"task {task} ({names[task]!r})"
+
+
+def signed_weights(transitions: Transitions, names: Sequence[str] | None = None) -> np.ndarray:
+    """Standardise the advantages of every task over all its transitions.
+
+    The label of the paper's classification is y = sign(a), the weight is w = |a|. Standardising
+    (mean 0, deviation 1 per task) makes tasks count the same whatever the scale of their rewards.
+
+    Args:
+        transitions: advantage [n, N].
+        names: names of the n tasks, for messages.
+
+    Returns:
+        float32 [n, N]: y w.
+
+    Raises:
+        DataError: if a task's advantages are not finite or do not vary, naming the task.
+    """
+    advantage = np.asarray(transitions.advantage, np.float64)
+    for task, row in enumerate(advantage):
+        if not np.isfinite(row).all():
+            where = int(np.flatnonzero(~np.isfinite(row))[0])
+            raise DataError(
+                f"{label(task, names)} has {int((~np.isfinite(row)).sum())} non-finite advantages, first at "
+                f"transition {where}; check its rewards and the critic's values"
+            )
+        if row.std() <= 1e-6 * np.abs(row).max():
+            value = "zero" if not row.any() else f"equal to {row[0]:.3g}"
+            raise DataError(
+                f"all {row.size} advantages of {label(task, names)} are {value}: nothing tells good actions "
+                f"from bad ones; collect more transitions, check its rewards, or leave the task out"
+            )
+    centred = advantage - advantage.mean(1, keepdims=True)
+    return (centred / centred.std(1, keepdims=True)).astype(np.float32)
+
+
+def select_rows(features: Features, transitions: Transitions, a: Array, parts: Sequence[int]) -> Data:
+    """Keep the transitions of some parts of the data, padded to one length M for all sources.
+
+    Args:
+        features: values [U, N, d].
+        transitions: split [U, N] and source [n].
+        a: float [n, N], signed weights.
+        parts: which of FIT, SCORE, SELECT.
+
+    Returns:
+        Data with weights divided by the number of transitions that each task has in these parts.
+
+    Raises:
+        DataError: if a source has no transition in these parts.
+    """
+    keep = np.isin(np.asarray(transitions.split), list(parts))
+    counts = keep.sum(1)
+    if not counts.all():
+        raise DataError(
+            f"source {int(np.argmin(counts))} has no transitions in parts {tuple(parts)} of the split; "
+            f"collect more (or shorter) trajectories per task"
+        )
+    total = keep.shape[1]
+    rows = min(total, -(-int(counts.max()) // ROW_MULTIPLE) * ROW_MULTIPLE)
+    index = np.argsort(~keep, axis=1, kind="stable")[:, :rows]
+    valid = np.arange(rows) < counts[:, None]
+    source = np.asarray(transitions.source)
+    weights = np.take_along_axis(np.asarray(a), index[source], 1) * valid[source] / counts[source, None]
+    values = jnp.asarray(features.values)
+    if rows < total:
+        values = jnp.take_along_axis(values, jnp.asarray(index)[..., None], axis=1)
+    return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
+
+
+@jax.jit
+def _statistics(data: Data) -> TaskStatistics:
+    g = data.of_task()
+    weighted = g * jnp.sqrt(jnp.abs(data.a) / 4)[..., None]
+    return TaskStatistics(jnp.einsum("nM,nMd->nd", data.a / 2, g), jax.lax.map(lambda x: x.T @ x, weighted))
+
+
+def task_statistics(
+    features: Features, transitions: Transitions, a: Array, part: int = FIT
+) -> TaskStatistics:
+    """Gradient and curvature of every task's loss at theta* over one part of its data.
+
+    Args:
+        features: values [U, N, d].
+        transitions: split and sources.
+        a: float [n, N], from ``signed_weights``.
+        part: FIT, SCORE or SELECT.
+
+    Returns:
+        TaskStatistics with b [n, d] and h [n, d, d].
+    """
+    return _statistics(select_rows(features, transitions, a, (part,)))
+
+
+def ridge_unit(stats: TaskStatistics) -> float:
+    """The unit u of the ridge: tr(mean_i H_i) / 40."""
+    return float(jnp.einsum("ndd->", stats.h)) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
+
+
+def fit(
+    features: Features,
+    transitions: Transitions,
+    member: Array,
+    *,
+    l2: float = 1.0,
+    iterations: int | None = None,
+    solver: str = "newton",
+    stats: TaskStatistics | None = None,
+    parts: Sequence[int] = (FIT,),
+    tolerance: float = 1e-4,
+    names: Sequence[str] | None = None,
+) -> Surrogates:
+    """Fit the surrogates of all subsets.
+
+    Minimises, for every subset S, L_S(D) = 1/|S| sum_{i in S} 1/N_i sum_t w log(1 + exp(-y g.D))
+    + l2/2 |D|^2: the paper's weighted logistic regression, with a ridge and every task weighing
+    the same.
+
+    Args:
+        features: values [U, N, d].
+        transitions: advantages, split and sources.
+        member: bool [m, n], the subsets (the groups of a partition, say, are subsets as well).
+        l2: ridge in multiples of ``ridge_unit``, at least 1e-4.
+        iterations: of "newton", how many to make (default 1, the quadratic step); of "lbfgs", how
+            many to allow (default 500).
+        solver: "newton" (fixed curvature, factored once; slow to converge far from theta*, which
+            is where a small l2 leads) or "lbfgs" (to the tolerance).
+        stats: quadratic models if they are known already, from these parts of the data.
+        parts: parts of the data that are fitted.
+        tolerance: of "lbfgs", the largest gap L - L* in units of L(0) - L*.
+        names: names of the tasks, for messages.
+
+    Returns:
+        Surrogates with delta [m, d].
+
+    Raises:
+        ConfigError: for an l2 that is too small, an unknown solver, an empty or misshapen subset.
+        DataError: if a task's advantages carry no signal.
+        SolverError: if a problem does not converge.
+    """
+    member = _check_member(member, len(transitions.source))
+    if not l2 >= MIN_L2:
+        raise ConfigError(f"l2 = {l2} (in multiples of its unit); float32 needs at least {MIN_L2}")
+    if solver not in ("newton", "lbfgs"):
+        raise ConfigError(f"unknown solver {solver!r}; choose 'newton' or 'lbfgs'")
+    iterations = iterations if iterations is not None else {"newton": 1, "lbfgs": 500}[solver]
+    if iterations < 1:
+        raise ConfigError(f"iterations = {iterations}; a solver needs at least 1")
+    quadratic = solver == "newton" and iterations == 1
+    data = None
+    if stats is None or not quadratic:
+        data = select_rows(features, transitions, signed_weights(transitions, names), parts)
+    stats = _statistics(data) if stats is None else stats
+    ridge = jnp.float32(l2 * ridge_unit(stats))
+
+    deltas, used = [], iterations
+    for start in range(0, len(member), CHUNK):
+        chunk = member[start : start + CHUNK]
+        problems = solvers.make_problems(chunk)
+        if solver == "newton":
+            delta, error = solvers.newton(None if quadratic else data, stats, problems, ridge, iterations)
+            _require_solved(error, chunk, l2, names)
+        else:
+            delta, gap, steps = solvers.lbfgs(data, problems, ridge, tolerance, iterations)
+            _require_converged(gap, tolerance, chunk, int(steps), names)
+            used = int(steps) if start == 0 else max(used, int(steps))
+        deltas.append(delta)
+    delta = jnp.concatenate(deltas)
+    _require_finite(delta, member, l2, names)
+    return Surrogates(jnp.asarray(member), delta, ridge, jnp.int32(max(used, 1 if quadratic else 2)))
+
+
+def _check_member(member: Array, n: int) -> np.ndarray:
+    member = np.asarray(member, bool)
+    if member.ndim != 2 or member.shape[1] != n or not len(member):
+        raise ConfigError(f"member has shape {member.shape}; it must be [m, {n}], one column a task")
+    if not member.any(1).all():
+        raise ConfigError(f"subset {int(np.argmin(member.any(1)))} is empty; every subset needs a task")
+    return member
+
+
+def _tasks(row: np.ndarray, names: Sequence[str] | None) -> str:
+    return ", ".join(label(int(task), names) for task in np.flatnonzero(row))
+
+
+def _require_converged(gap, tolerance, member, steps, names) -> None:
+    gap = np.asarray(gap)
+    failed = ~(gap <= tolerance)
+    if failed.any():
+        worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
+        raise SolverError(
+            f"{int(failed.sum())} of {len(gap)} surrogates did not converge in {steps} L-BFGS iterations; "
+            f"the worst, of {_tasks(member[worst], names)}, has a relative gap of up to {gap[worst]:.2g} "
+            f"(tolerance {tolerance:.2g}); allow more iterations or raise l2"
+        )
+
+
+def _require_solved(error, member, l2, names) -> None:
+    error = np.asarray(error)
+    if not (error <= NEWTON_TOLERANCE).all():
+        worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+        raise SolverError(
+            f"the Newton system of {_tasks(member[worst], names)} was not solved at l2 = {l2} (relative "
+            f"residual {error[worst]:.2g}); raise l2, and check that the features are finite"
+        )
+
+
+def _require_finite(delta, member, l2, names) -> None:
+    finite = np.asarray(jnp.isfinite(delta).all(-1))
+    if not finite.all():
+        subset = int(np.argmin(finite))
+        raise SolverError(
+            f"the surrogate of {_tasks(member[subset], names)} is not finite at l2 = {l2}; raise l2, and "
+            f"check that the features are finite"
+        )

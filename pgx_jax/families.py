@@ -1,0 +1,183 @@
+"""Finding task families: they register under the entry-point group ``pgx_jax.families``.
+
+An entry point names a factory, a function of keyword settings that returns a TaskFamily. Nothing
+is imported before a family is asked for, so a missing environment library hurts its own family
+alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.tasks import TaskFamily
+
+GROUP = "pgx_jax.families"
+
+
+class Setting(NamedTuple):
+    """One setting of a family's factory."""
+
+    name: str
+    annotation: str
+    """The type as written in the signature; empty if it has none."""
+    default: Any
+    """inspect.Parameter.empty if the setting must be given."""
+    help: str
+    """The factory's docstring on it; empty if there is none."""
+
+
+class FamilyInfo(NamedTuple):
+    """What a family's factory says about itself."""
+
+    name: str
+    summary: str
+    """First sentence of the factory's docstring."""
+    settings: tuple[Setting, ...]
+    origin: str
+    """Where it is registered, "module:function"."""
+
+
+def families() -> dict[str, metadata.EntryPoint]:
+    """Return the registered families, name -> entry point, sorted by name; imports none of them."""
+    return {entry.name: entry for entry in sorted(_registered(), key=lambda entry: entry.name)}
+
+
+def make_family(name: str, **settings) -> TaskFamily:
+    """Build the family registered under ``name``.
+
+    Raises:
+        ConfigError: if the name or a setting is unknown (the message has the nearest ones), a
+            setting is missing or out of range, or the family cannot be imported (it says why, and
+            whose package is in the way where another one hides the family's).
+    """
+    factory = load_factory(name)
+    parameters = inspect.signature(factory).parameters
+    known = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if len(known) == len(parameters):
+        for key in settings:
+            if key not in known:
+                raise ConfigError(
+                    f"family {name!r} has no setting {key!r}{_nearest(key, known)}; "
+                    f"its settings are: {', '.join(known)}"
+                )
+    required = [key for key in known if parameters[key].default is inspect.Parameter.empty]
+    missing = [key for key in required if key not in settings]
+    if missing:
+        raise ConfigError(f"family {name!r} cannot be built without the setting(s) {', '.join(missing)}")
+    family = factory(**settings)
+    if not isinstance(family, TaskFamily):
+        raise ConfigError(
+            f"family {name!r} is registered as {families()[name].value}, which returned "
+            f"{type(family).__name__} instead of a TaskFamily"
+        )
+    return family
+
+
+def describe_family(name: str) -> FamilyInfo:
+    """Return a family's summary and settings, read from its factory's signature and docstring.
+
+    Raises:
+        ConfigError: if the name is unknown or the family cannot be imported.
+    """
+    factory = load_factory(name)
+    text = inspect.getdoc(factory) or ""
+    helps = _argument_help(text)
+    settings = tuple(
+        Setting(p.name, _annotation(p), p.default, helps.get(p.name, ""))
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    )
+    return FamilyInfo(name, " ".join(text.split("\n\n")[0].split()), settings, families()[name].value)
+
+
+def load_factory(name: str) -> Callable[..., TaskFamily]:
+    """Import and return the factory registered under ``name``.
+
+    Raises:
+        ConfigError: if the name is unknown, registered twice, or its module cannot be imported.
+    """
+    matches = [entry for entry in _registered() if entry.name == name]
+    if not matches:
+        known = list(families())
+        listed = f"the families are: {', '.join(known)}" if known else "none is installed: reinstall pgx-jax"
+        raise ConfigError(f"there is no task family {name!r}{_nearest(name, known)}; {listed}")
+    if len({entry.value for entry in matches}) > 1:
+        places = " and ".join(f"{entry.value} ({_distribution(entry)})" for entry in matches)
+        raise ConfigError(f"task family {name!r} is registered twice, by {places}: uninstall or rename one")
+    entry = matches[0]
+    try:
+        return entry.load()
+    except ImportError as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        package = entry.module.partition(".")[0]
+        if missing and missing != package and not missing.startswith(package + "."):
+            raise ConfigError(
+                f"family {name!r} needs the package {missing!r}, which is not installed: install it, "
+                f"or the extra of {_distribution(entry)} that brings it"
+            ) from error
+        raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
+    except AttributeError as error:
+        raise ConfigError(_in_the_way(entry, str(error))) from error
+
+
+def _registered() -> list[metadata.EntryPoint]:
+    return list(metadata.entry_points(group=GROUP))
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unknown distribution"
+
+
+def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
+    """Say which files Python took for the entry point's package, whose they should be, and what to do."""
+    package = entry.module.partition(".")[0]
+    found = _location(package)
+    where = f"Python takes the package {package!r} from {found}" if found else f"{package!r} is not found"
+    return (
+        f"family {entry.name!r} is registered by {_distribution(entry)} as {entry.value}, which cannot be "
+        f"loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is in the "
+        f"way: rename it, or start from a folder that does not contain it; otherwise reinstall "
+        f"{_distribution(entry)}"
+    )
+
+
+def _location(package: str) -> str | None:
+    """Return the file, or for a package without ``__init__`` the folders, of an importable package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if spec.origin and spec.has_location:
+        return spec.origin
+    return ", ".join(spec.submodule_search_locations or ()) or spec.origin
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=3, cutoff=0.5)
+    close = close or difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return ""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _argument_help(text: str) -> dict[str, str]:
+    """Parse the "Args:" section of a docstring, name -> description on one line."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*(?:\n|$)|\n(?=[ \t]))+)", text, re.MULTILINE)
+    if section is None:
+        return {}
+    items = re.findall(r"^ {4}(\w+)(?: \([^)]*\))?:((?:.*\n?(?! {4}\S))*.*)", section[1], re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in items}

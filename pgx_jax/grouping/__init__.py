@@ -1,0 +1,46 @@
+"""From an affinity to a partition of the tasks (host; knows nothing of reinforcement learning)."""
+
+from pgx_jax.grouping.agreement import ari, exact, nmi
+from pgx_jax.grouping.alternatives import SIMILARITIES, group_sizes, random_groupings, similarity
+from pgx_jax.grouping.rounding import (
+    all_partitions,
+    canonical,
+    objective,
+    partition_matrix,
+    refine,
+    round_sdp,
+)
+from pgx_jax.grouping.sdp import PartitionSDP, solve_sdp, standardise
+from pgx_jax.grouping.selection import (
+    Candidates,
+    GroupingConfig,
+    distinct_groups,
+    group,
+    propose,
+    select,
+)
+
+__all__ = [
+    "SIMILARITIES",
+    "Candidates",
+    "GroupingConfig",
+    "PartitionSDP",
+    "all_partitions",
+    "ari",
+    "canonical",
+    "distinct_groups",
+    "exact",
+    "group",
+    "group_sizes",
+    "nmi",
+    "objective",
+    "partition_matrix",
+    "propose",
+    "random_groupings",
+    "refine",
+    "round_sdp",
+    "select",
+    "similarity",
+    "solve_sdp",
+    "standardise",
+]

@@ -1,0 +1,94 @@
+"""Groupings to compare with: random ones, and similarities of the tasks' own gradients.
+
+A similarity matrix is used like an affinity: the same standardisation, relaxation, roundings and
+selection, so that a comparison is about the matrix alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.grouping.rounding import canonical
+
+SIMILARITIES = ("dot", "cosine", "whitened")
+
+
+def group_sizes(labels) -> np.ndarray:
+    """Sizes of the groups of a labelling [n], int [k]."""
+    return np.bincount(canonical(labels))
+
+
+def random_groupings(rng: np.random.Generator, sizes, draws: int) -> np.ndarray:
+    """Uniformly random partitions with given group sizes.
+
+    Args:
+        rng: source of randomness.
+        sizes: int [k], each at least 1; `group_sizes` gives those of a labelling.
+        draws: number of partitions, drawn independently.
+
+    Returns:
+        Canonical labels, int [draws, n].
+
+    Raises:
+        ConfigError: a size or ``draws`` below 1.
+    """
+    sizes = np.asarray(sizes)
+    if sizes.ndim != 1 or not len(sizes) or sizes.min() < 1 or draws < 1:
+        raise ConfigError(f"random groupings need sizes and draws of at least 1, got {sizes} and {draws}")
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return np.stack([canonical(rng.permutation(labels)) for _ in range(draws)])
+
+
+def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.ndarray:
+    """Similarity of the tasks' gradients, for use as an affinity.
+
+    "dot" is b_i·b_j, "cosine" divides it by the norms, and "whitened" is b_i·(H + l2 u)^-1 b_j with
+    the mean curvature H of the tasks and u = tr(H)/40: the gain of j's quadratic step on task i.
+
+    Args:
+        b: float [n, d], gradient of each task's objective at the meta-policy.
+        H: float [n, d, d] or their mean [d, d]; for "whitened" alone.
+        kind: one of `SIMILARITIES`.
+        l2: ridge of "whitened", in multiples of u.
+        names: n task names for error messages.
+
+    Returns:
+        float64 [n, n], symmetric; its diagonal is inflated by noise and is not to be used.
+
+    Raises:
+        ConfigError: unknown kind, missing H, l2 not positive.
+        DataError: gradients that are not finite, or zero under "cosine".
+    """
+    b = np.asarray(b, dtype=np.float64)
+    name = (lambda i: repr(names[i])) if names is not None else str
+    bad = np.flatnonzero(~np.isfinite(b).all(1))
+    if len(bad):
+        raise DataError(
+            f"the gradient of task {name(bad[0])} is not finite: check its advantages and features"
+        )
+    if kind == "dot":
+        return b @ b.T
+    if kind == "cosine":
+        norm = np.linalg.norm(b, axis=1, keepdims=True)
+        if not norm.all():
+            raise DataError(
+                f"the gradient of task {name(int(np.argmin(norm)))} is zero and has no cosine: "
+                'collect more transitions, or use "dot"'
+            )
+        return (b / norm) @ (b / norm).T
+    if kind != "whitened":
+        raise ConfigError(f"unknown gradient similarity {kind!r}: choose one of {', '.join(SIMILARITIES)}")
+    if H is None:
+        raise ConfigError('the similarity "whitened" needs the curvature H of the tasks')
+    if not l2 > 0:
+        raise ConfigError(f"l2 = {l2} must be positive (in multiples of tr(H)/40)")
+    H = np.asarray(H, dtype=np.float64)
+    H = H.mean(0) if H.ndim == 3 else H
+    if not np.isfinite(H).all() or not np.trace(H) > 0:
+        raise DataError(
+            "the mean curvature of the tasks is zero or not finite: check features and advantages"
+        )
+    ridge = l2 * np.trace(H) / 40
+    whitened = b @ np.linalg.solve(H + ridge * np.eye(len(H)), b.T)
+    return (whitened + whitened.T) / 2

@@ -1,0 +1,184 @@
+"""The semidefinite relaxation of the best partition (paper, "Grouping").
+
+A partition of n tasks is the matrix X with X_ij = 1/|C| inside a group C and 0 across groups:
+positive semidefinite, non-negative, of unit row sums, and tr X is the number of groups. The
+relaxation keeps these properties and drops integrality::
+
+    max <U, X> - trace_penalty * tr X    subject to   X psd,  X >= 0,  X 1 = 1   (,  tr X = k)
+
+With X 1 = 1, adding a constant or a_i + a_j to U (diagonal included) changes nothing, but the
+scale of U sets the unit of ``trace_penalty`` and its diagonal sets the meaning: hence `standardise`.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import cvxpy as cp
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError, SolverError
+
+SOLVERS = ("CLARABEL", "SCS")
+CLARABEL_UP_TO = 30
+"""Largest n for which the interior-point method is the faster one."""
+
+_FEASIBILITY = 1e-3
+_OPTIONS = {"CLARABEL": {}, "SCS": {"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}}
+
+
+def check_matrix(matrix, names=None) -> np.ndarray:
+    """Return the affinity as float64 [n, n], symmetrised.
+
+    Entries on the diagonal are not used by anything in this package and may be anything.
+
+    Raises:
+        DataError: not a square matrix of at least 2 tasks, or a pair without a finite affinity.
+    """
+    U = np.asarray(matrix, dtype=np.float64)
+    if U.ndim != 2 or U.shape[0] != U.shape[1] or U.shape[0] < 2:
+        raise DataError(f"the affinity must be a square matrix of at least 2 tasks, got shape {U.shape}")
+    n = len(U)
+    if names is not None and len(names) != n:
+        raise ConfigError(f"{len(names)} task names for an affinity of {n} tasks")
+    bad = np.argwhere(~np.isfinite(U) & ~np.eye(n, dtype=bool))
+    if len(bad):
+        i, j = (repr(names[t]) if names is not None else int(t) for t in bad[0])
+        raise DataError(
+            f"the affinity of tasks {i} and {j} is not finite ({len(bad)} such entries): "
+            "draw more subsets so that every pair is covered, and check the scores of these tasks"
+        )
+    U = (U + U.T) / 2
+    np.fill_diagonal(U, 0.0)
+    return U
+
+
+def standardise(matrix, names=None) -> np.ndarray:
+    """Bring an affinity to the scale on which one grid of trace penalties fits all families.
+
+    Symmetrise; remove the additive effects a_i + a_j of the tasks (least squares over the
+    off-diagonal entries, so that the diagonal plays no part); divide by the one standard deviation
+    of the off-diagonal entries; set the diagonal to the maximum of its row, so that no task is
+    better off alone than with its closest companion. At n <= 3 the additive effects would explain
+    everything, and only the mean is removed. An affinity without signal becomes zero.
+
+    Args:
+        matrix: [n, n], in any unit; the diagonal is ignored.
+        names: n task names for error messages.
+
+    Returns:
+        float64 [n, n], symmetric, of unit off-diagonal deviation (or zero).
+
+    Raises:
+        DataError: see `check_matrix`.
+    """
+    eps = np.finfo(np.asarray(matrix).dtype).eps if np.asarray(matrix).dtype.kind == "f" else 1e-15
+    U = check_matrix(matrix, names)
+    n = len(U)
+    off = ~np.eye(n, dtype=bool)
+    magnitude = np.abs(U[off]).max()
+    mean = U[off].mean()
+    effect = (U.sum(1) - (n - 1) * mean) / (n - 2) if n > 3 else np.zeros(n)
+    U = U - (mean + (effect[:, None] + effect[None, :]))
+    scale = U[off].std()
+    if scale <= 10 * eps * magnitude:
+        return np.zeros((n, n))
+    U = U / scale
+    U[~off] = np.where(off, U, -np.inf).max(1)
+    return U
+
+
+class PartitionSDP:
+    """The relaxation for n tasks, compiled once and solved for many objectives.
+
+    Args:
+        n: number of tasks.
+        solver: "CLARABEL" or "SCS"; None takes Clarabel up to n = 30 and SCS above, and tries the
+            other one should the first fail.
+
+    Raises:
+        ConfigError: for an unknown solver.
+    """
+
+    def __init__(self, n: int, solver: str | None = None):
+        if solver is not None and solver.upper() not in SOLVERS:
+            raise ConfigError(f"unknown SDP solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+        preferred = SOLVERS if n <= CLARABEL_UP_TO else SOLVERS[::-1]
+        self.n = n
+        self.solvers = preferred if solver is None else (solver.upper(),)
+        self._X = cp.Variable((n, n), symmetric=True)
+        self._objective = cp.Parameter((n, n), symmetric=True)
+        self._trace = cp.Parameter()
+        upper = np.triu_indices(n)
+        feasible = [self._X >> 0, self._X[upper] >= 0, cp.sum(self._X, axis=1) == 1]
+        goal = cp.Maximize(cp.sum(cp.multiply(self._objective, self._X)))
+        self._free = cp.Problem(goal, feasible)
+        self._fixed = cp.Problem(goal, [*feasible, cp.trace(self._X) == self._trace])
+
+    def solve(self, U, *, trace_penalty: float | None = None, k: int | None = None) -> np.ndarray:
+        """Return the optimal X, float64 [n, n].
+
+        Args:
+            U: float [n, n], symmetric, standardised where penalties are to be comparable.
+            trace_penalty: price of a group, in units of U (0 when None).
+            k: number of groups as the constraint tr X = k; excludes ``trace_penalty``.
+
+        Raises:
+            ConfigError: both k and a penalty, or k outside 1..n.
+            DataError: U of another shape, or not finite.
+            SolverError: no solver reached a feasible optimum.
+        """
+        if k is not None and trace_penalty is not None:
+            raise ConfigError("give either k or trace_penalty, not both")
+        if k is not None and not 1 <= k <= self.n:
+            raise ConfigError(f"k = {k} groups of {self.n} tasks: k must be between 1 and {self.n}")
+        problem = self._free if k is None else self._fixed
+        goal = np.asarray(U, dtype=np.float64) - (trace_penalty or 0.0) * np.eye(self.n)
+        if goal.shape != (self.n, self.n) or not np.isfinite(goal).all():
+            raise DataError(f"the SDP of {self.n} tasks needs a finite affinity [{self.n}, {self.n}]")
+        goal = goal + goal.T
+        self._objective.value = goal / (np.abs(goal).max() or 1.0)  # the unit changes no solution
+        self._trace.value = float(k or 0)
+        failures = []
+        for solver in self.solvers:
+            X, reason = self._attempt(problem, solver, k)
+            if X is not None:
+                return X
+            failures.append(f"{solver}: {reason}")
+        setting = f"k = {k}" if k is not None else f"trace_penalty = {trace_penalty or 0.0}"
+        raise SolverError(
+            f"the grouping SDP of {self.n} tasks at {setting} was not solved ({'; '.join(failures)}); "
+            "try the other solver, and look for extreme entries in the affinity"
+        )
+
+    def _attempt(self, problem, solver, k):
+        """Solve once; return (X, "") or (None, reason)."""
+        try:
+            with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below
+                warnings.simplefilter("ignore", UserWarning)
+                problem.solve(solver=solver, warm_start=False, **_OPTIONS[solver])
+        except (cp.error.SolverError, ValueError, ArithmeticError) as error:
+            return None, str(error).splitlines()[0]
+        if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self._X.value is None:
+            return None, f"status {problem.status}"
+        X = (self._X.value + self._X.value.T) / 2
+        violation = infeasibility(X, k)
+        if not violation <= _FEASIBILITY:
+            return None, f"status {problem.status}, constraints violated by {violation:.1e}"
+        return X, ""
+
+
+def infeasibility(X: np.ndarray, k: int | None = None) -> float:
+    """Largest violation of the constraints of the relaxation by X [n, n]; NaN if X is not finite."""
+    if not np.isfinite(X).all():
+        return float("nan")
+    violations = [np.abs(X.sum(1) - 1).max(), -X.min(), -np.linalg.eigvalsh(X).min()]
+    if k is not None:
+        violations.append(abs(np.trace(X) - k))
+    return float(max(0.0, *violations))
+
+
+def solve_sdp(U, trace_penalty: float | None = None, k: int | None = None, solver=None) -> np.ndarray:
+    """Solve one relaxation; see `PartitionSDP` for a path of them. Returns X, float64 [n, n]."""
+    U = np.asarray(U, dtype=np.float64)
+    return PartitionSDP(len(U), solver).solve(U, trace_penalty=trace_penalty, k=k)

@@ -1,0 +1,309 @@
+"""Which partition: candidates along the path of the relaxation, and the choice among them.
+
+No single trace penalty suits all families, so the relaxation is solved along a path (a grid of
+penalties, and tr X = k for each k), and the partitions that it rounds to compete on held-out data
+together with "one group" and "all alone". The score of a partition is a function handed in::
+
+    score(labels [n]) -> (gain [J], task [J])
+
+the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
+stand in the same order for every candidate: differences are paired. Take the smallest k of which
+the difference to the best candidate is within 2 standard errors: splitting must be earned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.grouping.rounding import all_partitions, canonical, objective, refine, round_sdp, roundings
+from pgx_jax.grouping.sdp import PartitionSDP, standardise
+from pgx_jax.types import Grouping
+
+Score = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupingConfig:
+    """Settings of the grouping; the defaults are meant for every family.
+
+    Attributes:
+        trace_penalty: price of a group in standardised units; None chooses along the path.
+        penalties: grid of trace penalties of the path.
+        max_groups: largest k among the candidates; None allows up to 12 and all alone.
+        standard_errors: how many standard errors below the best candidate count as equal to it.
+        exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
+        lone_tasks: also try each task alone against all the others together. Centring takes a task
+            that goes with none of the others for an additive effect, so that its affinities do not
+            show it (from 6 tasks on); n more candidates also mean more chances to split by luck.
+        solver: "CLARABEL", "SCS", or None for the faster one at this n.
+    """
+
+    trace_penalty: float | None = None
+    penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
+    max_groups: int | None = None
+    standard_errors: float = 2.0
+    exhaustive_up_to: int = 5
+    lone_tasks: bool = False
+    solver: str | None = None
+
+    def __post_init__(self):
+        penalties = (*self.penalties, self.trace_penalty or 0.0)
+        if not all(np.isfinite(penalty) and penalty >= 0 for penalty in penalties):
+            raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
+        if self.max_groups is not None and self.max_groups < 1:
+            raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
+        if not self.standard_errors >= 0:
+            raise ConfigError(f"standard_errors = {self.standard_errors} must not be negative")
+        if self.exhaustive_up_to > 8:
+            raise ConfigError(
+                f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"
+            )
+
+
+class Candidates(NamedTuple):
+    """Distinct partitions, ordered by k and then by falling objective."""
+
+    labels: np.ndarray
+    """int [c, n], canonical."""
+    objective: np.ndarray
+    """float [c]: <U, X(labels)> of the standardised affinity, without a penalty."""
+    penalty: np.ndarray
+    """float [c]: trace penalty that led to the candidate; NaN where a fixed k or a list did."""
+
+
+def check_k(k: int, n: int) -> int:
+    """Return k as an int; ConfigError unless it is a whole number in 1..n."""
+    if not 1 <= k <= n or int(k) != k:
+        raise ConfigError(f"k = {k} groups of {n} tasks: k must be a whole number between 1 and {n}")
+    return int(k)
+
+
+def _collect(U, found) -> Candidates:
+    """Deduplicate (labels, penalty) pairs, keeping the first of each, and order them."""
+    first: dict[tuple[int, ...], float] = {}
+    for labels, penalty in found:
+        first.setdefault(tuple(canonical(labels).tolist()), penalty)
+    rows = sorted(((objective(U, row), row, penalty) for row, penalty in first.items()), key=_rank)
+    return Candidates(
+        np.array([row for _, row, _ in rows], dtype=np.int64),
+        np.array([value for value, _, _ in rows]),
+        np.array([penalty for _, _, penalty in rows], dtype=np.float64),
+    )
+
+
+def _rank(row):
+    value, labels, _ = row
+    return max(labels), -round(value, 9), labels
+
+
+def _at_k(sdp, U, k):
+    """Partitions into exactly k groups: every rounding of the relaxation with tr X = k, refined."""
+    n = len(U)
+    if k in (1, n):
+        return [np.zeros(n, int) if k == 1 else np.arange(n)]
+    return [refine(U, labels) for labels in roundings(sdp.solve(U, k=k), U, k)]
+
+
+def propose(matrix, *, k: int | None = None, names=None, config: GroupingConfig | None = None) -> Candidates:
+    """List the partitions worth comparing.
+
+    Args:
+        matrix: affinity [n, n], in any unit.
+        k: exact number of groups, or None for the whole path with k = 1 and (unless
+            ``max_groups`` forbids it) singletons.
+        names: n task names for error messages.
+        config: settings.
+
+    Raises:
+        DataError, ConfigError, SolverError: see `standardise`, `check_k` and `PartitionSDP`.
+    """
+    config = config or GroupingConfig()
+    U = standardise(matrix, names)
+    n = len(U)
+    if k is not None and config.trace_penalty is not None:
+        raise ConfigError(f"give either k (= {k}) or trace_penalty (= {config.trace_penalty}), not both")
+    if k is not None:
+        k = check_k(k, n)
+    largest = n if config.max_groups is None else min(config.max_groups, n)
+    if n <= config.exhaustive_up_to and config.trace_penalty is None:
+        every = all_partitions(n, k)
+        return _collect(U, [(row, np.nan) for row in every if k is not None or row.max() < largest])
+    sdp = PartitionSDP(n, config.solver)
+    if k is not None:
+        return _collect(U, [(row, np.nan) for row in _at_k(sdp, U, k)])
+    fixed = config.trace_penalty is not None
+    found = []
+    for penalty in [config.trace_penalty] if fixed else config.penalties:
+        X = sdp.solve(U, trace_penalty=penalty)
+        found.append((round_sdp(X, U, trace_penalty=penalty), penalty))
+    if fixed:
+        return _collect(U, found)
+    for size in sorted({1, *range(2, min(largest, n - 1, 12) + 1), largest if largest == n else 1}):
+        found += [(row, np.nan) for row in _at_k(sdp, U, size)]
+    if config.lone_tasks:
+        found += [(row, np.nan) for row in np.eye(n, dtype=np.int64)]
+    return _collect(U, [(row, penalty) for row, penalty in found if row.max() < largest])
+
+
+def distinct_groups(labels) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct groups among many partitions, so that each is solved once and all in one call.
+
+    Args:
+        labels: int [c, n].
+
+    Returns:
+        member: bool [G, n], one row a distinct group.
+        index: int [c, n], the group in which candidate c puts each task: member[index[c, i], i].
+    """
+    labels = np.atleast_2d(labels)
+    same = labels[:, :, None] == labels[:, None, :]
+    member, index = np.unique(same.reshape(-1, labels.shape[1]), axis=0, return_inverse=True)
+    return member, index.reshape(labels.shape)
+
+
+def paired_difference(difference, task, n: int) -> tuple[float, float]:
+    """Mean over tasks of the mean paired difference of a task, and its standard error.
+
+    Stratified by task: every task counts the same and differences between tasks are no noise.
+    A task with a single trajectory takes the pooled variance of the others; if no task has two,
+    the spread over tasks stands in.
+
+    Args:
+        difference: float [J], paired differences of gains.
+        task: int [J], the task of each trajectory; every one of the n tasks has at least one.
+        n: number of tasks.
+    """
+    count = np.bincount(task, minlength=n)
+    mean = np.bincount(task, weights=difference, minlength=n) / count
+    squares = np.bincount(task, weights=(difference - mean[task]) ** 2, minlength=n)
+    if (count > 1).any():
+        pooled = squares.sum() / (count - 1).sum()
+        variance = np.where(count > 1, squares / np.maximum(count - 1, 1), pooled)
+        return float(mean.mean()), float(np.sqrt(np.sum(variance / count)) / n)
+    return float(mean.mean()), float(np.std(mean, ddof=1) / np.sqrt(n))
+
+
+def _gains(labels, score, names) -> tuple[np.ndarray, np.ndarray]:
+    """Score all candidates: gains [c, J] and task [J], checked."""
+    n = labels.shape[1]
+    called = [[np.asarray(part) for part in score(row)] for row in labels]
+    task = called[0][1]
+    for gain, other in called:
+        if gain.ndim != 1 or gain.shape != task.shape or not np.array_equal(other, task):
+            raise DataError("score must return gain [J] and task [J] with the same tasks for every partition")
+    if not len(task) or task.min() < 0 or task.max() >= n:
+        raise DataError(f"score must return one of the {n} task indices for every trajectory")
+    gain = np.stack([gain for gain, _ in called]).astype(np.float64)
+    name = (lambda i: repr(names[i])) if names is not None else str
+    missing = np.setdiff1d(np.arange(n), task)
+    if len(missing):
+        raise DataError(
+            f"task {name(missing[0])} has no trajectory to choose the groups by: collect more transitions"
+        )
+    if not np.isfinite(gain).all():
+        culprit = task[np.argwhere(~np.isfinite(gain))[0, 1]]
+        raise DataError(
+            f"the held-out gains of task {name(culprit)} are not finite: check its features and "
+            "advantages, or raise l2"
+        )
+    return gain, task.astype(np.int64)
+
+
+def select(candidates: Candidates, score: Score, *, names=None, standard_errors: float = 2.0) -> Grouping:
+    """Choose a partition by its held-out score.
+
+    The score of a candidate is the mean over tasks of the mean gain of a task's trajectories. Of all
+    candidates within ``standard_errors`` of the best (paired by trajectory, stratified by task)
+    those of the smallest k remain, and of these the one with the highest score is chosen.
+
+    Args:
+        candidates: from `propose`.
+        score: see the head of this module; called once a candidate.
+        names: n task names for error messages.
+        standard_errors: 0 is the plain arg max.
+
+    Returns:
+        Grouping whose ``path`` holds candidates [c, n], k, score, difference, stderr_to_best,
+        equal, objective and penalty [c], task_score [c, n], chosen and best [].
+
+    Raises:
+        DataError: gains that are not finite, not paired, or lack a task.
+    """
+    labels = np.asarray(candidates.labels)
+    gain, task = _gains(labels, score, names)
+    n = labels.shape[1]
+    count = np.bincount(task, minlength=n)
+    task_score = np.stack([np.bincount(task, weights=row, minlength=n) for row in gain]) / count
+    value = task_score.mean(1)
+    best = int(np.argmax(value))
+    pairs = [paired_difference(gain[best] - row, task, n) for row in gain]
+    difference, stderr = np.array(pairs).T
+    rounding_error = 1e-12 * np.abs(gain).max()
+    equal = difference <= standard_errors * stderr + rounding_error
+    k = labels.max(1) + 1
+    chosen = int(np.argmax(np.where(equal & (k == k[equal].min()), value, -np.inf)))
+    path = {
+        "candidates": labels, "k": k, "score": value, "difference": difference, "stderr_to_best": stderr,
+        "equal": equal, "objective": candidates.objective, "penalty": candidates.penalty,
+        "task_score": task_score, "chosen": np.array(chosen), "best": np.array(best),
+    }  # fmt: skip
+    return Grouping(labels[chosen].copy(), path)
+
+
+def _without_score(candidates: Candidates) -> Grouping:
+    """The candidate with the best objective; all of them have one k, or there is only one."""
+    chosen = int(np.argmax(candidates.objective))
+    path = {
+        "candidates": candidates.labels,
+        "k": candidates.labels.max(1) + 1,
+        "objective": candidates.objective,
+        "penalty": candidates.penalty,
+        "chosen": np.array(chosen),
+    }
+    return Grouping(candidates.labels[chosen].copy(), path)
+
+
+def group(
+    matrix,
+    *,
+    k: int | None = None,
+    score: Score | None = None,
+    names=None,
+    config: GroupingConfig | None = None,
+) -> Grouping:
+    """From an affinity to a partition (paper, "Grouping").
+
+    With ``k`` exactly k groups; with ``config.trace_penalty`` the paper's rule at that penalty;
+    with neither, chosen along the path by ``score``. Where k is given, a score chooses among the
+    roundings; without one the discrete objective does.
+
+    Args:
+        matrix: affinity [n, n], in any unit; the diagonal is ignored.
+        k: number of groups.
+        score: held-out score of a partition, see the head of this module. To solve all groups in one
+            call, use `propose`, `distinct_groups` and `select` instead.
+        names: n task names for error messages.
+        config: settings.
+
+    Returns:
+        Grouping with its path (see `select`; without a score only candidates, k, objective, penalty
+        and chosen).
+
+    Raises:
+        ConfigError: k outside 1..n; nothing given by which to choose k.
+        DataError: an affinity or gains that are not finite.
+        SolverError: the relaxation was not solved.
+    """
+    config = config or GroupingConfig()
+    if k is None and score is None and config.trace_penalty is None:
+        raise ConfigError("nothing chooses the number of groups: give k, a trace_penalty or a held-out score")
+    candidates = propose(matrix, k=k, names=names, config=config)
+    if score is None or config.trace_penalty is not None:
+        return _without_score(candidates)
+    errors = config.standard_errors if k is None else 0.0
+    return select(candidates, score, names=names, standard_errors=errors)

@@ -1,0 +1,12 @@
+"""Training many policies at once."""
+
+from pgx_jax.learn.collect import collect
+from pgx_jax.learn.evaluate import Evaluation, evaluate, member_pairs
+from pgx_jax.learn.policy import Policy, make_policy, policy_params, with_policy_params
+from pgx_jax.learn.ppo import PPO
+from pgx_jax.learn.train import Trained, concatenate, init_agents, take, train
+
+__all__ = [
+    "PPO", "Evaluation", "Policy", "Trained", "collect", "concatenate", "evaluate", "init_agents", "make_policy",
+    "member_pairs", "policy_params", "take", "train", "with_policy_params",
+]  # fmt: skip

@@ -1,0 +1,37 @@
+"""Generalised advantage estimation (Schulman et al., 2016)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pgx_jax.types import Array
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    done: Array,
+    gamma: float,
+    gae_lambda: float,
+) -> Array:
+    """Advantages [T, ...] of T consecutive steps.
+
+    Args:
+        reward, value: [T, ...], r_t and V(s_t).
+        next_value: [T, ...], V of the observation that step t led to, *before* any reset.
+        terminated: bool [T, ...]: the episode ended in s_{t+1}, whose value is therefore zero.
+        done: bool [T, ...]: terminated or truncated; nothing flows back across it.
+        gamma, gae_lambda: discount and trace decay.
+    """
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    decay = gamma * gae_lambda * (1.0 - done)
+
+    def step(carry, x):
+        delta_t, decay_t = x
+        carry = delta_t + decay_t * carry
+        return carry, carry
+
+    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]

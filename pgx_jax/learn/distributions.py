@@ -1,0 +1,109 @@
+"""Action distributions. Discrete and continuous policies differ by these objects alone.
+
+A distribution object is static (hashable); the arrays that an actor returns are its parameters.
+Actions are kept as the policy drew them; `to_env` makes them legal for the environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from pgx_jax.types import Array, PyTree
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A choice among ``size`` actions; the parameters are logits [size]."""
+
+    size: int
+
+    def sample(self, key: Array, logits: Array) -> Array:
+        """Draw an action, int []."""
+        return jax.random.categorical(key, logits)
+
+    def mode(self, logits: Array) -> Array:
+        """The most probable action, int []."""
+        return jnp.argmax(logits, axis=-1)
+
+    def log_prob(self, logits: Array, action: Array) -> Array:
+        """log pi(action), float []."""
+        one_hot = jax.nn.one_hot(action, self.size, dtype=logits.dtype)
+        return jnp.sum(jax.nn.log_softmax(logits) * one_hot, axis=-1)
+
+    def entropy(self, logits: Array) -> Array:
+        """Entropy in nats, float []."""
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def to_env(self, action: Array) -> Array:
+        """Identity: every index is legal."""
+        return action
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """Independent normals; the parameters are (mean [size], log_std [size]).
+
+    The drawn value u is mapped to the box [low, high] of the environment from [-1, 1]: by clipping,
+    or through tanh if ``squash``. Stored actions are u itself, so log-probabilities stay exact.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    squash: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of action dimensions."""
+        return len(self.low)
+
+    def sample(self, key: Array, params: tuple[Array, Array]) -> Array:
+        """Draw u, float [size]."""
+        mean, log_std = params
+        return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+
+    def mode(self, params: tuple[Array, Array]) -> Array:
+        """The mean of u, float [size]."""
+        return params[0]
+
+    def log_prob(self, params: tuple[Array, Array], action: Array) -> Array:
+        """Log density at u (of the squashed action if ``squash``), float []."""
+        mean, log_std = params
+        z = (action - mean) * jnp.exp(-log_std)
+        density = -0.5 * z**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+        if self.squash:
+            density -= 2.0 * (jnp.log(2.0) - action - jax.nn.softplus(-2.0 * action))
+        return jnp.sum(density, axis=-1)
+
+    def entropy(self, params: tuple[Array, Array]) -> Array:
+        """Entropy of u in nats, float []; an upper bound for a squashed action."""
+        mean, log_std = params
+        return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e) + 0.0 * mean, axis=-1)
+
+    def to_env(self, action: Array) -> Array:
+        """Map u to the environment's box."""
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        unit = jnp.tanh(action) if self.squash else jnp.clip(action, -1.0, 1.0)
+        return low + 0.5 * (unit + 1.0) * (high - low)
+
+
+Distribution = Categorical | DiagonalGaussian
+DistributionParams = PyTree
+
+
+def for_space(space: spaces.Space, squash: bool = False) -> Distribution:
+    """The distribution that fits an action space (Discrete or one-dimensional bounded Box).
+
+    Raises:
+        ValueError: for any other space.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Categorical(int(space.n))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all():
+        return DiagonalGaussian(tuple(map(float, space.low)), tuple(map(float, space.high)), squash)
+    raise ValueError(f"no distribution for action space {space}; use Discrete or a bounded Box of shape (n,)")

@@ -1,0 +1,106 @@
+"""Returns and success of a set of policies on a set of tasks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import reset_slots, unroll
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Array, PyTree
+
+PAIRS_PER_CALL = {"cpu": 16, "gpu": 1024, "tpu": 1024}
+"""(policy, task) pairs of one vmapped program, by platform."""
+
+
+class Evaluation(NamedTuple):
+    """Episodes of P (policy, task) pairs."""
+
+    returns: np.ndarray
+    """float [P, episodes]."""
+    success: np.ndarray
+    """bool [P, episodes]: success in any step of the episode."""
+    steps: np.ndarray
+    """int [P, episodes]: length of the episodes."""
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
+def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, keys):
+    def one(agent, task, context, key):
+        reset_key, key = jax.random.split(key)
+        tasks = jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), task)
+        contexts = jnp.broadcast_to(context, (episodes, *context.shape))
+        slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
+        _, steps = unroll(
+            policy, env, horizon, agent, tasks, contexts, slots, key, horizon, deterministic=deterministic
+        )
+        before = jnp.cumsum(steps.done, axis=0) - steps.done
+        first = before == 0
+        return (
+            jnp.sum(first * steps.reward, axis=0),
+            jnp.any(first & steps.success, axis=0),
+            jnp.sum(first, axis=0),
+        )
+
+    return jax.vmap(one)(agents, tasks, context, keys)
+
+
+def evaluate(
+    policy: Policy,
+    family: TaskFamily,
+    agents: Agent,
+    row: np.ndarray,
+    task: np.ndarray,
+    key: Array,
+    *,
+    episodes: int = 64,
+    deterministic: bool = False,
+    tasks: PyTree = None,
+) -> Evaluation:
+    """Play full episodes of agent ``row[j]`` on task ``task[j]`` for every pair j.
+
+    Initial states and noise depend on the key and the task alone, so different policies meet the
+    same episodes: differences between them are paired.
+
+    Args:
+        policy, family: static description and environment.
+        agents: leaves with a leading axis R.
+        row, task: int [P].
+        key: PRNG key.
+        episodes: episodes of each pair.
+        deterministic: act by the mode.
+        tasks: other task parameters than the family's own (unseen test tasks).
+    """
+    row, task = np.asarray(row, int), np.asarray(task, int)
+    count = len(row)
+    width = min(PAIRS_PER_CALL[jax.default_backend()], count)
+    padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
+    own = tasks is None
+    tasks = jax.tree.map(jnp.asarray, family.tasks if own else tasks)
+    context = jnp.asarray(family.context if own else np.zeros((int(task.max()) + 1, family.context.shape[1])))
+    parts = []
+    for start in range(0, len(padded), width):
+        index = padded[start : start + width]
+        r, t = row[index], task[index]
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(t)
+        pick = partial(jax.tree.map, lambda x, t=t: x[t])
+        parts.append(
+            _evaluate(
+                policy, family.env, family.horizon, episodes, deterministic,
+                jax.tree.map(lambda x, r=r: jnp.asarray(x)[r], agents), pick(tasks), context[t], keys,
+            )
+        )  # fmt: skip
+    returns, success, steps = (np.concatenate([np.asarray(p[j]) for p in parts])[:count] for j in range(3))
+    return Evaluation(returns, success, steps)
+
+
+def member_pairs(member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, task) of every true entry of a membership matrix [R, n], in task order: for the rows of
+    a partition, pair j is task j and the policy of its group."""
+    task, row = np.nonzero(np.asarray(member).T)
+    return row, task

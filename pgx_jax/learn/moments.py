@@ -1,0 +1,29 @@
+"""Running mean and variance, for the normalisation of observations and rewards."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from pgx_jax.types import Array, Moments
+
+
+def initial_moments(shape: tuple[int, ...]) -> Moments:
+    """Mean 0, variance 1, as if no value had been seen."""
+    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.full(shape, 1e-4))
+
+
+def update_moments(moments: Moments, mean: Array, var: Array, count: Array) -> Moments:
+    """Merge a batch's mean, variance and count (Chan, Golub and LeVeque's parallel formula).
+
+    All arguments broadcast to the shape of the moments; a count of zero changes nothing.
+    """
+    total = moments.count + count
+    delta = mean - moments.mean
+    new_mean = moments.mean + delta * count / total
+    m2 = moments.var * moments.count + var * count + delta**2 * moments.count * count / total
+    return Moments(new_mean, m2 / total, total)
+
+
+def normalise(moments: Moments, x: Array, clip: float = 10.0) -> Array:
+    """(x - mean) / std, clipped to [-clip, clip]."""
+    return jnp.clip((x - moments.mean) / jnp.sqrt(moments.var + 1e-8), -clip, clip)

@@ -1,0 +1,229 @@
+"""Proximal policy optimisation (Schulman et al., 2017) for one row: a policy on its member tasks.
+
+Everything here is a pure function of one row's state; `train` maps it over rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from pgx_jax.learn.advantages import gae
+from pgx_jax.learn.moments import update_moments
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Slots, Steps, reset_slots, unroll
+from pgx_jax.tasks import DeviceEnv
+from pgx_jax.types import Agent, Array, PyTree
+
+
+@struct.dataclass
+class PPO:
+    """Settings of PPO. Fields marked static change shapes; all others are traced numbers, so a
+    sweep over them needs no new compilation."""
+
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1.0
+    """Fraction of the learning rate that is left at the end of a row's budget (linear annealing)."""
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.0
+    value: float = 0.5
+    max_grad_norm: float = 0.5
+    num_envs: int = struct.field(pytree_node=False, default=40)
+    """Environments per policy, shared evenly by its tasks."""
+    num_steps: int = struct.field(pytree_node=False, default=128)
+    """Steps of every environment between updates."""
+    epochs: int = struct.field(pytree_node=False, default=4)
+    minibatches: int = struct.field(pytree_node=False, default=4)
+    scale_rewards: bool = struct.field(pytree_node=False, default=True)
+    """Divide every task's rewards by the running deviation of its discounted returns."""
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps between updates."""
+        return self.num_envs * self.num_steps
+
+    def optimiser(self) -> optax.GradientTransformation:
+        """Adam on clipped gradients, before the learning rate."""
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=1e-5))
+
+
+class Problem(NamedTuple):
+    """The arrays of a family that training needs, shared by all rows."""
+
+    tasks: PyTree
+    context: Array
+    """float [n, C]."""
+
+
+class RowState(NamedTuple):
+    """Training state of one row."""
+
+    agent: Agent
+    optimiser: PyTree
+    slots: Slots
+    key: Array
+    update: Array
+    """int []: updates done."""
+
+
+class Batch(NamedTuple):
+    """What the loss sees, every leaf [B, ...]."""
+
+    inputs: Array
+    critic_inputs: Array
+    action: Array
+    log_prob: Array
+    advantage: Array
+    target: Array
+    weight: Array
+
+
+def slot_tasks(member: Array, num_envs: int) -> Array:
+    """int [E]: the task of every slot; a row's slots go round its member tasks in turn."""
+    order = jnp.argsort(~member, stable=True)
+    return order[jnp.arange(num_envs) % jnp.maximum(member.sum(), 1)]
+
+
+def start(config: PPO, env: DeviceEnv, problem: Problem, member: Array, agent: Agent, key: Array) -> RowState:
+    """Training state of a row before its first update."""
+    key, reset_key = jax.random.split(key)
+    tasks = jax.tree.map(lambda x: x[slot_tasks(member, config.num_envs)], problem.tasks)
+    slots = reset_slots(env, tasks, jax.random.split(reset_key, config.num_envs))
+    params = (agent.actor, agent.critic)
+    return RowState(agent, config.optimiser().init(params), slots, key, jnp.zeros((), jnp.int32))
+
+
+def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch) -> Array:
+    """Clipped surrogate objective + value error - entropy bonus, weighted per transition."""
+    actor, critic = params
+    dist = policy.distribution
+    dist_params = policy.actor.apply(actor, batch.inputs)
+    log_prob = jax.vmap(dist.log_prob)(dist_params, batch.action)
+    ratio = jnp.exp(log_prob - batch.log_prob)
+    clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
+    objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    value = policy.critic.apply(critic, batch.critic_inputs)
+    value_error = 0.5 * (value - batch.target) ** 2
+    bonus = jax.vmap(dist.entropy)(dist_params)
+    return jnp.mean(batch.weight * (config.value * value_error - objective - config.entropy * bonus))
+
+
+def _per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Mean, variance and count [n] per task of x [T, E], given the slots' one-hot tasks [E, n]."""
+    count = one_hot.sum(0) * x.shape[0]
+    mean = x.sum(0) @ one_hot / jnp.maximum(count, 1.0)
+    var = jnp.sum((x - one_hot @ mean) ** 2, axis=0) @ one_hot / jnp.maximum(count, 1.0)
+    return mean, var, count
+
+
+def make_batch(
+    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, one_hot: Array
+) -> Batch:
+    """Turn T steps of E slots into B = T * E weighted training examples.
+
+    Advantages are standardised per task; weights make the row's tasks count the same.
+    """
+    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
+    ctx = jnp.broadcast_to(context, obs.shape[:2] + context.shape[1:])
+    value, next_value = policy.value(agent, obs, ctx), policy.value(agent, next_obs, ctx)
+    scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
+    advantage = gae(
+        steps.reward / scale, value, next_value, steps.terminated, steps.done, config.gamma, config.gae_lambda
+    )
+    mean, var, count = _per_task(one_hot, advantage)
+    standardised = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
+    weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
+    inputs = policy.actor_input(obs, ctx)
+    log_prob = jax.vmap(jax.vmap(policy.distribution.log_prob))(
+        policy.actor.apply(agent.actor, inputs), steps.action
+    )
+    batch = Batch(
+        inputs,
+        policy.critic_input(obs, ctx),
+        steps.action,
+        log_prob,
+        standardised,
+        advantage + value,
+        jnp.broadcast_to(weight, value.shape),
+    )
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
+
+
+def fit_batch(policy: Policy, config: PPO, state: RowState, batch: Batch, key: Array, rate: Array) -> RowState:
+    """Epochs of minibatch Adam on one batch."""
+    optimiser, size = config.optimiser(), batch.weight.shape[0]
+    width = size // config.minibatches
+
+    def minibatch(carry, index):
+        params, opt = carry
+        part = jax.tree.map(lambda x: x[index], batch)
+        grads = jax.grad(ppo_loss)(params, policy, config, part)
+        updates, opt = optimiser.update(grads, opt)
+        return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt), None
+
+    def epoch(carry, key):
+        order = jax.random.permutation(key, size)[: width * config.minibatches]
+        return jax.lax.scan(minibatch, carry, order.reshape(config.minibatches, width))
+
+    carry = ((state.agent.actor, state.agent.critic), state.optimiser)
+    ((actor, critic), opt), _ = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+    return state._replace(agent=state.agent._replace(actor=actor, critic=critic), optimiser=opt)
+
+
+def _update_normalisation(config: PPO, agent: Agent, steps: Steps, one_hot: Array) -> Agent:
+    count = jnp.asarray(steps.obs.shape[0] * steps.obs.shape[1], jnp.float32)
+    observation = update_moments(agent.observation, steps.obs.mean((0, 1)), steps.obs.var((0, 1)), count)
+    return agent._replace(
+        observation=observation, reward=update_moments(agent.reward, *_per_task(one_hot, steps.discounted))
+    )
+
+
+def update(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    config: PPO,
+    problem: Problem,
+    member: Array,
+    total_updates: Array,
+    state: RowState,
+) -> tuple[RowState, Array]:
+    """One PPO update of one row.
+
+    Returns:
+        The new state, and the mean return [n] of the episodes that ended, per task (NaN if none).
+    """
+    key, act_key, fit_key = jax.random.split(state.key, 3)
+    slot_task = slot_tasks(member, config.num_envs)
+    one_hot = jax.nn.one_hot(slot_task, member.shape[0])
+    tasks, context = jax.tree.map(lambda x: x[slot_task], problem)
+    slots, steps = unroll(
+        policy,
+        env,
+        horizon,
+        state.agent,
+        tasks,
+        context,
+        state.slots,
+        act_key,
+        config.num_steps,
+        gamma=config.gamma,
+    )
+    agent = state.agent._replace(reward=_update_normalisation(config, state.agent, steps, one_hot).reward)
+    batch = make_batch(policy, config, agent, steps, context, one_hot)
+    progress = state.update / jnp.maximum(total_updates, 1)
+    rate = config.learning_rate * (1.0 - progress * (1.0 - config.final_learning_rate))
+    state = fit_batch(policy, config, state._replace(agent=agent), batch, fit_key, rate)
+    observation = _update_normalisation(config, state.agent, steps, one_hot).observation
+    state = state._replace(
+        agent=state.agent._replace(observation=observation), slots=slots, key=key, update=state.update + 1
+    )
+    ended = (steps.done * 1.0).sum(0) @ one_hot
+    returns = (steps.done * steps.episode_return).sum(0) @ one_hot / ended
+    return state, returns

@@ -1,0 +1,104 @@
+"""Acting in environments: the one collector behind training, data collection and evaluation.
+
+The core owns time limits and resets. An environment slot keeps the task it was given; whichever
+way an episode ends, the step records the observation that the action led to, before the reset.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pgx_jax.learn.policy import Policy
+from pgx_jax.tasks import DeviceEnv
+from pgx_jax.types import Agent, Array, PyTree
+
+
+class Slots(NamedTuple):
+    """E running environments."""
+
+    state: PyTree
+    obs: Array
+    """float [E, *observation shape]."""
+    age: Array
+    """int [E]: steps since the reset."""
+    total: Array
+    """float [E]: return of the running episode."""
+    discounted: Array
+    """float [E]: discounted sum of past rewards, whose variance scales the rewards."""
+
+
+class Steps(NamedTuple):
+    """T steps of E slots, every leaf [T, E, ...]."""
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    """The observation the action led to, before any reset."""
+    terminated: Array
+    done: Array
+    """terminated, or cut by the time limit."""
+    episode_return: Array
+    """Return of the episode that ended here, where ``done``."""
+    discounted: Array
+    success: Array
+
+
+def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
+    """Start one episode per slot; ``tasks`` and ``keys`` have a leading axis E."""
+    state, obs = jax.vmap(env.reset)(keys, tasks)
+    zero = jnp.zeros(obs.shape[0])
+    return Slots(state, obs, zero.astype(jnp.int32), zero, zero)
+
+
+def unroll(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    agent: Agent,
+    tasks: PyTree,
+    context: Array,
+    slots: Slots,
+    key: Array,
+    length: int,
+    gamma: float = 1.0,
+    deterministic: bool = False,
+) -> tuple[Slots, Steps]:
+    """Act for ``length`` steps in all slots.
+
+    Args:
+        policy, env, horizon: static.
+        agent: one agent for all slots.
+        tasks, context: task parameters and context vectors [E, ...] of the slots.
+        slots: where to continue.
+        key: PRNG key.
+        length: T.
+        gamma: discount of ``Steps.discounted``.
+        deterministic: act by the mode instead of drawing.
+    """
+    dist, count = policy.distribution, slots.age.shape[0]
+
+    def where(done, a, b):
+        return jax.tree.map(lambda x, y: jnp.where(done.reshape((-1,) + (1,) * (x.ndim - 1)), x, y), a, b)
+
+    def step(slots, key):
+        keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
+        inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
+        params = policy.actor.apply(agent.actor, inputs)
+        action = dist.mode(params) if deterministic else jax.vmap(dist.sample)(keys[0], params)
+        out = jax.vmap(env.step)(keys[1], slots.state, dist.to_env(action), tasks)
+        age, total = slots.age + 1, slots.total + out.reward
+        discounted = gamma * slots.discounted + out.reward
+        done = out.terminated | (age >= horizon)
+        fresh = reset_slots(env, tasks, keys[2])
+        ran = Slots(out.state, out.obs, age, total, discounted)
+        success = jnp.broadcast_to(jnp.asarray(out.success, bool), (count,))
+        record = Steps(
+            slots.obs, action, out.reward, out.obs, out.terminated, done, total, discounted, success
+        )
+        return where(done, fresh, ran), record
+
+    return jax.lax.scan(step, slots, jax.random.split(key, length))

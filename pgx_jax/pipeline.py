@@ -1,0 +1,252 @@
+"""The method on one page: every function is one arrow from n tasks to one policy a group.
+
+    TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
+      --score_subsets--> Surrogates, Scores --affinity--> Affinity
+      --choose_groups--> Grouping --train_groups--> Trained
+
+From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
+enter there (see `group_transitions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax import estimate, grouping, learn
+from pgx_jax.config import Budget, Config, EstimateConfig
+from pgx_jax.grouping.selection import paired_difference
+from pgx_jax.learn import Policy, Trained
+from pgx_jax.learn.train import Progress
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import (
+    FIT,
+    SCORE,
+    SELECT,
+    Affinity,
+    Agent,
+    Array,
+    Features,
+    Grouping,
+    PyTree,
+    Rows,
+    Scores,
+    Surrogates,
+    Transitions,
+)
+
+STREAMS = ("meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random")
+"""Independent random streams of a run, by what they are used for."""
+
+
+def stream(seed: int, name: str) -> Array:
+    """Raw PRNG key of one stream of a run."""
+    return jax.random.fold_in(jax.random.PRNGKey(seed), STREAMS.index(name))
+
+
+def row_keys(seed: int, member: np.ndarray) -> np.ndarray:
+    """Keys uint32 [R, 2] of rows: they depend on the seed and the row's own tasks alone, so that
+    equal groups of different methods train alike (their difference is paired)."""
+    key = stream(seed, "rows")
+    words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little")
+
+    def fold(row):
+        out = key
+        for word in row:
+            out = jax.random.fold_in(out, int(word))
+        return np.asarray(out)
+
+    return np.stack([fold(row) for row in words])
+
+
+def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
+    """The policy that the settings describe."""
+    c = config.policy
+    settings = {
+        "hidden": c.hidden, "squash": c.squash, "conditioned_actor": c.conditioned_actor,
+        "conditioned_critic": c.conditioned_critic, "normalise_observations": c.normalise_observations,
+    }  # fmt: skip
+    return learn.make_policy(family, **(settings | changes))
+
+
+def meta_train(
+    policy: Policy, family: TaskFamily, config: Config, progress: Progress | None = None
+) -> Trained:
+    """Stage 1: one meta-policy theta* on all tasks (R = 1)."""
+    member = np.ones((1, family.n), bool)
+    rows = Rows(member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None])
+    return learn.train(policy, config.ppo, family, rows, progress=progress)
+
+
+def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:
+    """Roll theta* out on every task."""
+    e, ppo = config.estimate, config.ppo
+    return learn.collect(
+        policy, family, agent, stream(config.seed, "collect"),
+        steps=e.steps, num_envs=e.num_envs, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda,
+    )  # fmt: skip
+
+
+def features(
+    log_prob: Callable, params: PyTree, transitions: Transitions, config: Config, names=None
+) -> Features:
+    """Projected gradients of log pi of every transition."""
+    estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
+    key = stream(config.seed, "project")
+    return estimate.gradient_features(log_prob, params, transitions, key, config.estimate.dim, names=names)
+
+
+def fit_subsets(feats: Features, transitions: Transitions, member: Array, config: EstimateConfig, **kw) -> Surrogates:
+    """Stage 2: the surrogates of all subsets in one batched call."""
+    return estimate.fit(
+        feats, transitions, member, l2=config.l2, iterations=config.iterations, solver=config.solver, **kw
+    )
+
+
+RollOut = Callable[[PyTree, np.ndarray], np.ndarray]
+"""(actor parameters with a leading axis m, member [m, n]) -> returns [m, n]."""
+
+
+def score_subsets(
+    feats: Features,
+    transitions: Transitions,
+    member: Array,
+    config: EstimateConfig,
+    *,
+    names: Sequence[str] | None = None,
+    log_prob: Callable | None = None,
+    params: PyTree = None,
+    roll_out: RollOut | None = None,
+) -> tuple[Surrogates, Scores]:
+    """Fit every subset and estimate every task's performance after adapting to it.
+
+    ``log_prob``, ``params`` and ``roll_out`` are needed for scoring by roll-outs alone.
+    """
+    surrogates = fit_subsets(feats, transitions, member, config, names=names)
+    if config.score == "surrogate":
+        return surrogates, estimate.heldout(feats, transitions, surrogates)
+    if config.score == "importance":
+        return surrogates, estimate.importance(feats, transitions, surrogates)
+    moved = lift(feats, transitions, surrogates, config, log_prob, params)
+    thetas = estimate.displace(params, estimate.rescale(moved, params, config.distance))
+    return surrogates, estimate.rollouts(roll_out, thetas, member)
+
+
+def lift(feats, transitions, surrogates, config: EstimateConfig, log_prob, params) -> PyTree:
+    """Displacements of theta* that the surrogates' solutions stand for, with a leading axis m."""
+    if config.lift == "projection":
+        return estimate.lift_projection(feats, surrogates.delta, params)
+    a = estimate.signed_weights(transitions)
+    return estimate.lift_dual(log_prob, params, transitions, a, surrogates, feats)
+
+
+def make_roll_out(policy: Policy, family: TaskFamily, agent: Agent, config: Config) -> tuple[RollOut, list[int]]:
+    """Real roll-outs with common random numbers, in units of each task's reward scale.
+
+    Returns:
+        the function, and a list to which it appends the environment steps that it takes.
+    """
+    spent: list[int] = []
+
+    def roll_out(thetas: PyTree, member: np.ndarray) -> np.ndarray:
+        row, task = np.nonzero(member)
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(member), *jnp.shape(x))), agent)
+        played = learn.evaluate(
+            policy, family, learn.with_policy_params(many, thetas), row, task,
+            stream(config.seed, "rollouts"), episodes=config.estimate.rollout_episodes,
+        )  # fmt: skip
+        spent.append(int(played.steps.sum()))
+        values = np.zeros(member.shape)
+        values[row, task] = played.returns.mean(1) / np.sqrt(np.asarray(agent.reward.var) + 1e-8)[task]
+        return values
+
+    return roll_out, spent
+
+
+class HeldOut:
+    """Scores partitions on trajectories that neither the affinity nor the surrogates have seen."""
+
+    def __init__(self, feats: Features, transitions: Transitions, config: EstimateConfig, names=None):
+        """Fit on FIT and SCORE, judge on SELECT."""
+        self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
+        self.parts = (FIT, SCORE)
+
+    def __call__(self, partitions: np.ndarray) -> Callable:
+        """Solve all distinct groups of ``partitions`` [c, n] in one call; returns the score."""
+        member, index = grouping.distinct_groups(partitions)
+        solved = fit_subsets(
+            self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts
+        )
+        place = {tuple(labels): row for labels, row in zip(np.asarray(partitions).tolist(), index, strict=True)}
+
+        def score(labels):
+            return estimate.trajectory_gains(
+                self.feats, self.transitions, solved.delta, place[tuple(np.asarray(labels).tolist())], SELECT
+            )
+
+        return score
+
+
+def choose_groups(
+    matrix: np.ndarray, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
+) -> Grouping:
+    """From an affinity (or a similarity) to a partition; k chosen on held-out data if not given."""
+    g = config.grouping
+    candidates = grouping.propose(matrix, k=k, names=names, config=g)
+    score = held_out(candidates.labels)
+    errors = g.standard_errors if k is None and g.trace_penalty is None else 0.0
+    return grouping.select(candidates, score, names=names, standard_errors=errors)
+
+
+def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
+    """Held-out surrogate gain of a partition over one group, with a normal 95% interval.
+
+    In units of the surrogate's loss: standardised advantage per step.
+    """
+    one = np.zeros_like(labels)
+    score = held_out(np.stack([labels, one]))
+    (gain, task), (base, _) = score(labels), score(one)
+    mean, error = paired_difference(gain - base, task, len(labels))
+    return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
+
+
+class Grouped(NamedTuple):
+    """What `group_transitions` returns."""
+
+    surrogates: Surrogates
+    scores: Scores
+    affinity: Affinity
+    grouping: Grouping
+    predicted: dict
+
+
+def group_transitions(
+    log_prob: Callable,
+    params: PyTree,
+    transitions: Transitions,
+    config: Config | None = None,
+    *,
+    names: Sequence[str] | None = None,
+) -> Grouped:
+    """Group tasks from logged data alone: no environment, no training.
+
+    Args:
+        log_prob: (params, obs, action) of one transition -> log pi, a scalar.
+        params: pytree of the policy's parameters.
+        transitions: logged data with advantages (see `Transitions`).
+        config: settings; roll-outs cannot score here.
+        names: names of the n tasks.
+    """
+    config = config or Config()
+    e, n = config.estimate, len(transitions.source)
+    feats = features(log_prob, params, transitions, config, names)
+    member = estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
+    surrogates, scores = score_subsets(feats, transitions, member, e, names=names)
+    affinity = estimate.affinity(scores, e.affinity)
+    held_out = HeldOut(feats, transitions, e, names)
+    found = choose_groups(affinity.matrix, held_out, config, k=config.k, names=names)
+    return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))

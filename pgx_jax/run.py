@@ -1,0 +1,400 @@
+"""A run: the stages of the pipeline in order, saved as they finish, resumed where they stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pgx_jax import estimate, grouping, judge, learn, pipeline, report
+from pgx_jax.config import Budget, Config, check
+from pgx_jax.judge import Method, Pool
+from pgx_jax.learn import Policy, Trained
+from pgx_jax.store import RunStore
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
+
+
+class Listener:
+    """Hears what a run is doing; this one keeps silent."""
+
+    def start(self, stage: str) -> None:
+        """A stage begins."""
+
+    def progress(self, done: int, total: int, recent: float) -> None:
+        """Training goes on: environment steps done and in all, recent mean return."""
+
+    def finish(self, stage: str, seconds: float, text: str) -> None:
+        """A stage has ended, with its result in one line."""
+
+
+class Run:
+    """All records of one run. Every property is a stage: computed when first asked for, saved if
+    the run has a folder, and loaded from there if it is done already."""
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        config: Config | None = None,
+        *,
+        store: RunStore | None = None,
+        policy: Policy | None = None,
+        meta: Agent | None = None,
+        listener: Listener | None = None,
+    ):
+        """Prepare a run; nothing is computed yet.
+
+        Args:
+            family: the tasks.
+            config: settings.
+            store: where the stages are saved; None keeps them in memory.
+            policy: networks of one's own, instead of ``config.policy``.
+            meta: a meta-policy of one's own, whose training is not counted.
+            listener: hears about progress.
+
+        Raises:
+            ConfigError: settings that cannot work.
+        """
+        self.family, self.config, self.store = family, config or Config(), store
+        self.budget: Budget = check(self.config, family)
+        self.policy = policy or pipeline.make_policy(family, self.config)
+        self.own_meta, self.listener = meta, listener or Listener()
+        if meta is not None:
+            self.budget.meta = 0
+        self.records: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, name: str, like, compute: Callable[[], Any], text: Callable[[Any], str]) -> Any:
+        """The record of a stage, from memory, from disk, or computed now."""
+        if name in self.records:
+            return self.records[name]
+        if self.store is not None and self.store.has(name):
+            record = self.store.load(name, like)
+        else:
+            self.listener.start(name)
+            began = time.perf_counter()
+            record = jax.block_until_ready(compute())
+            self.seconds[name] = time.perf_counter() - began
+            if self.store is not None:
+                self.store.save(name, record)
+                self.store.append_metrics({"stage": name, "seconds": self.seconds[name], "result": text(record)})
+            self.listener.finish(name, self.seconds[name], text(record))
+        self.records[name] = record
+        return record
+
+    @property
+    def meta(self) -> Agent:
+        """theta*, its critic and normalisation."""
+        return self.own_meta if self.own_meta is not None else learn.take(self.meta_training.agents, 0)
+
+    @property
+    def meta_training(self) -> Trained:
+        """The training of theta*."""
+
+        def text(record):
+            return f"mean return {np.nanmean(record.returns[0, -5:]):.1f} after {int(record.steps[0]):,} steps"
+
+        train = pipeline.meta_train
+        return self.stage(
+            "meta", Trained,
+            lambda: train(self.policy, self.family, self.config, self.listener.progress), text,
+        )  # fmt: skip
+
+    @property
+    def transitions(self) -> Transitions:
+        """What theta* experienced."""
+        meta = self.meta
+        return self.stage(
+            "transitions",
+            Transitions,
+            lambda: pipeline.collect(self.policy, self.family, self.config, meta),
+            lambda t: f"{t.action.shape[1]:,} transitions of each of {len(t.advantage)} tasks",
+        )
+
+    @property
+    def features(self) -> Features:
+        """Their projected gradients."""
+        transitions, names = self.transitions, self.family.task_names
+        params = learn.policy_params(self.meta)
+        size = sum(np.size(x) for x in jax.tree.leaves(params))
+        return self.stage(
+            "features",
+            Features,
+            lambda: pipeline.features(self.policy.log_prob, params, transitions, self.config, names),
+            lambda f: f"gradients of {size:,} parameters projected to {f.values.shape[-1]} dimensions",
+        )
+
+    @property
+    def scored(self) -> dict:
+        """{"surrogates", "scores", "steps"}: all subsets, and the steps that scoring took."""
+        feats, transitions = self.features, self.transitions
+
+        def compute():
+            roll_out, spent = pipeline.make_roll_out(self.policy, self.family, self.meta, self.config)
+            surrogates, scores = pipeline.score_subsets(
+                feats, transitions, self.budget.subsets, self.config.estimate, names=self.family.task_names,
+                log_prob=self.policy.log_prob, params=learn.policy_params(self.meta), roll_out=roll_out,
+            )  # fmt: skip
+            return {"surrogates": surrogates, "scores": scores, "steps": np.array(sum(spent))}
+
+        return self.stage(
+            "scores", (Surrogates, Scores), compute,
+            lambda r: f"{len(r['scores'].member)} subsets solved and scored by {self.config.estimate.score}",
+        )  # fmt: skip
+
+    @property
+    def affinity(self) -> Affinity:
+        """How well pairs of tasks go together."""
+        scores = self.scored["scores"]
+        return self.stage(
+            "affinity", Affinity, lambda: estimate.affinity(scores, self.config.estimate.affinity),
+            lambda a: f"every pair met in at least {int(a.coverage.min())} subsets",
+        )  # fmt: skip
+
+    @property
+    def held_out(self) -> pipeline.HeldOut:
+        """Judges partitions on held-out trajectories."""
+        return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, self.family.task_names)
+
+    @property
+    def grouping(self) -> Grouping:
+        """The partition."""
+        matrix, names = self.affinity.matrix, self.family.task_names
+
+        def text(record):
+            return f"k = {record.k}: " + " | ".join(
+                ", ".join(group) for group in judge.named_groups(record.labels, names)
+            )
+
+        return self.stage(
+            "grouping", Grouping,
+            lambda: pipeline.choose_groups(matrix, self.held_out, self.config, k=self.config.k, names=names),
+            text,
+        )  # fmt: skip
+
+    @property
+    def similar(self) -> dict[str, Grouping]:
+        """Groupings by gradient similarity: at their own k, and at ours."""
+        ours, names, config = self.grouping, self.family.task_names, self.config
+
+        def compute():
+            a = estimate.signed_weights(self.transitions)
+            stats = estimate.task_statistics(self.features, self.transitions, a)
+            matrix = grouping.similarity(stats.b, stats.h, config.similarity, config.estimate.l2, names)
+            choose = pipeline.choose_groups
+            return {
+                "gradient_similarity": choose(matrix, self.held_out, config, names=names),
+                "gradient_similarity_our_k": choose(matrix, self.held_out, config, k=ours.k, names=names),
+            }
+
+        return self.stage(
+            "similarity", Grouping, compute, lambda r: f"own k = {r['gradient_similarity'].k}"
+        )  # fmt: skip
+
+    @property
+    def ours(self) -> Method:
+        """Our groups under the rule of comparison."""
+        return judge.ours(self.budget, self.config, self.grouping.labels, int(self.scored["steps"]))
+
+    @property
+    def policies(self) -> Pool:
+        """One trained policy a group."""
+        rows = self.ours.rows
+        return self._pool("policies", rows, judge.EMPTY)
+
+    @property
+    def baselines(self) -> dict[str, list[Method]]:
+        """The methods beside ours."""
+        if self.config.compare == "none":
+            return {}
+        similar = {name: found.labels for name, found in self.similar.items()}
+        true_groups = self.family.true_groups
+        return judge.baselines(self.budget, self.config, self.grouping.labels, similar, true_groups)
+
+    @property
+    def comparisons(self) -> Pool:
+        """The policies of all baselines."""
+        rows = [row for methods in self.baselines.values() for m in methods for row in m.rows]
+        return self._pool("comparisons", rows, self.policies)
+
+    def policy_of(self, conditioned: bool) -> Policy:
+        """The policy of blind or of conditioned rows."""
+        return dataclasses.replace(
+            self.policy, conditioned_actor=self.policy.conditioned_actor or conditioned
+        )
+
+    def _pool(self, name, rows, known: Pool) -> Pool:
+        def compute():
+            return judge.train_pool(
+                rows, self.policy_of, self.family, self.config, self.meta, known, self.listener.progress
+            )
+
+        def text(pool):
+            return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
+
+        pool = self.stage(name, (Pool, judge.Row), compute, text)
+        rows = tuple(judge.Row(*row) for row in pool.rows)
+        return Pool(rows, tuple(pool.agents), tuple(pool.returns))
+
+    @property
+    def results(self) -> dict:
+        """What results.json holds."""
+        if "results" not in self.records:
+            methods = {"policygradex": [self.ours], **self.baselines}
+            pool = self.policies + self.comparisons if self.baselines else self.policies
+            self.listener.start("evaluation")
+            began = time.perf_counter()
+            self.records["results"] = self._results(methods, pool)
+            self.seconds["evaluation"] = time.perf_counter() - began
+            self.records["results"]["timings"] = self._timings()
+        return self.records["results"]
+
+    def _results(self, methods: dict[str, list[Method]], pool: Pool) -> dict:
+        family, found = self.family, self.grouping
+        played = judge.play(pool, self.policy_of, family, self.config)
+        mine, multitask = methods["policygradex"][0], methods.get("multitask", [None])[0]
+        gain = {"predicted": pipeline.predicted_gain(found.labels, self.held_out), "realised": None}
+        if multitask:
+            gain["realised"] = judge.stratified(played.of(mine) - played.of(multitask))
+        results = {
+            "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
+            "task_names": family.task_names, "seed": self.config.seed, "k": found.k,
+            "groups": judge.named_groups(found.labels, family.task_names),
+            "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
+            "gain": gain,
+            "affinity": self.affinity._asdict(),
+            "path": _path(found),
+            "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
+            "test_tasks": judge.unseen_tasks(mine, multitask, pool, self.policy, family, self.config),
+            "diagnostics": self._diagnostics(),
+            "true_groups": None, "agreement": None,
+        }  # fmt: skip
+        if family.true_groups is not None:
+            truth = np.asarray(family.true_groups)
+            results["true_groups"] = judge.named_groups(grouping.canonical(truth), family.task_names)
+            results["agreement"] = {
+                "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
+                "exact": bool(grouping.exact(truth, found.labels)),
+            }  # fmt: skip
+        results["advice"] = report.advice(results)
+        return results
+
+    def _diagnostics(self) -> dict:
+        """Numbers by which to judge the estimate itself."""
+        feats, transitions = self.features, self.transitions
+        params, member = learn.policy_params(self.meta), self.grouping.member
+        solved = pipeline.fit_subsets(feats, transitions, member, self.config.estimate)
+        a = estimate.signed_weights(transitions)
+        moved = estimate.lift_dual(self.policy.log_prob, params, transitions, a, solved, feats)
+        low, high = estimate.affinity_interval(self.scored["scores"], self.config.estimate.affinity)
+        return {
+            "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
+            "subsets": len(self.budget.subsets),
+            "l2": float(solved.l2),
+            "relative_distance": np.asarray(estimate.relative_distance(moved, params)).tolist(),
+            "affinity_ci95": {"low": low, "high": high},
+            "scoring_steps": int(self.scored["steps"]),
+            "meta_steps": self.budget.meta,
+            "collect_steps": self.budget.collect,
+        }
+
+    def _timings(self) -> dict:
+        saved = {m["stage"]: m["seconds"] for m in self.store.metrics() if "stage" in m} if self.store else {}
+        stages = saved | self.seconds
+        return {"stages": [[name, s] for name, s in stages.items()], "total": sum(stages.values())} | {
+            "date": time.strftime("%Y-%m-%d %H:%M:%S")
+        }
+
+    def write(self) -> Path | None:
+        """Write results.json and report.html; returns the path of the report."""
+        results = self.results
+        if self.store is None:
+            return None
+        self.store.write_json("results.json", results)
+        return report.build(results, self.store.config, self.store.path)
+
+
+def _path(found: Grouping) -> dict:
+    path = found.path
+    return {
+        "k": path["k"], "score": path["score"], "stderr": path["stderr_to_best"],
+        "difference": path["difference"], "chosen": int(path["chosen"]), "labels": path["candidates"],
+        "penalty": path["penalty"],
+    }  # fmt: skip
+
+
+def environment() -> dict:
+    """Device, versions and commit of this run, for the record."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "cvxpy", "gymnax", "gymnasium", "pgx-jax")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def run(
+    family: TaskFamily | str,
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    policy: Policy | None = None,
+    meta: Agent | None = None,
+    listener: Listener | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Run the whole method, and return its records.
+
+    Args:
+        family: a task family, or the name of a registered one.
+        config: settings; the defaults are meant for every family.
+        out: run folder to be made; None keeps everything in memory.
+        policy: networks of one's own.
+        meta: a meta-policy of one's own.
+        listener: hears about progress.
+        overwrite: replace an earlier run in ``out``.
+
+    Raises:
+        ConfigError: settings or a folder that cannot work, before any long work.
+        DataError, SolverError: what a stage could not use; earlier stages stay on disk.
+    """
+    if isinstance(family, str):
+        from pgx_jax.families import make_family
+
+        family = make_family(family)
+    config = config or Config()
+    this = Run(family, config, policy=policy, meta=meta, listener=listener)
+    if out is not None:
+        record = {
+            "family": family.name, "family_settings": family.settings, "config": config,
+            "environment": environment(), "own_policy": policy is not None, "own_meta": meta is not None,
+        }  # fmt: skip
+        this.store = RunStore.create(out, record, overwrite=overwrite)
+    this.write()
+    this.results  # noqa: B018  (computes everything where there is no folder)
+    return this

@@ -1,0 +1,128 @@
+"""Saved runs: resume them, regroup them, and act with their policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgx_jax import estimate, grouping, judge, pipeline
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import make_family
+from pgx_jax.learn import Policy
+from pgx_jax.run import Listener, Run
+from pgx_jax.store import RunStore
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent
+
+
+def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+    """Build a settings dataclass from what JSON kept of it; unknown fields are an error."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(values) - known:
+        raise ConfigError(f"saved settings have unknown fields {sorted(unknown)} of {cls.__name__}")
+
+    def build(name, value):
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            return from_dict(kind, value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: build(name, value) for name, value in values.items()})
+
+
+def load(
+    path: str | Path,
+    family: TaskFamily | None = None,
+    *,
+    policy: Policy | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Open a saved run; its stages load as they are asked for, missing ones are computed.
+
+    Args:
+        path: the run folder.
+        family: the family, if it is not a registered one.
+        policy: the networks, if they are not the default ones.
+        listener: hears about progress.
+
+    Raises:
+        ConfigError: no run there, or a family or policy of one's own that must be passed again.
+        DataError: a damaged file.
+    """
+    store = RunStore.open(path)
+    saved = store.config
+    if saved.get("own_policy") and policy is None:
+        raise ConfigError(f"the run {path} was made with networks of its own; pass them as policy=")
+    if saved.get("own_meta"):
+        raise ConfigError(f"the run {path} started from a meta-policy of its own, which it has not saved")
+    if family is None:
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["family_settings"].items()}
+        family = make_family(saved["family"], **settings)
+    return Run(family, from_dict(Config, saved["config"]), store=store, policy=policy, listener=listener)
+
+
+def resume(path: str | Path, **kw) -> Run:
+    """Finish a run from its last whole stage and write its report (arguments as of `load`)."""
+    run = load(path, **kw)
+    run.write()
+    return run
+
+
+def agent_for(run: Run, task: str) -> Agent:
+    """The trained group policy that serves a task, by the task's name.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    names = run.family.task_names
+    if task not in names:
+        raise ConfigError(f"no task {task!r} in this run; its tasks are {', '.join(names)}")
+    row = run.ours.rows[run.ours.labels[names.index(task)]]
+    pool = run.policies
+    return pool.agents[pool.rows.index(row)]
+
+
+def regroup(run: Run, config: Config) -> dict:
+    """Group a saved run anew with other settings, from its saved stages: no training.
+
+    Args:
+        run: a run whose features are saved.
+        config: its settings with other k, grouping or estimate settings.
+
+    Returns:
+        {"k", "groups", "labels", "gain": {"predicted"}, "affinity", "path", "agreement"}.
+
+    Raises:
+        ConfigError: settings that need new data, or scoring by roll-outs.
+    """
+    e = config.estimate
+    for name in ("steps", "num_envs", "dim"):
+        if getattr(e, name) != getattr(run.config.estimate, name):
+            raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
+    if e.score == "rollouts":
+        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
+    feats, transitions, names = run.features, run.transitions, run.family.task_names
+    member = estimate.make_subsets(config.seed, run.family.n, e.subset_size, e.subsets, e.min_cover)
+    _, scores = pipeline.score_subsets(feats, transitions, member, e, names=names)
+    affinity = estimate.affinity(scores, e.affinity)
+    held_out = pipeline.HeldOut(feats, transitions, e, names)
+    found = pipeline.choose_groups(affinity.matrix, held_out, config, k=config.k, names=names)
+    truth, agreement = run.family.true_groups, None
+    if truth is not None:
+        agreement = {"nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels)}
+    return {
+        "k": found.k,
+        "groups": judge.named_groups(found.labels, names),
+        "labels": np.asarray(found.labels).tolist(),
+        "gain": {"predicted": pipeline.predicted_gain(found.labels, held_out), "realised": None},
+        "affinity": affinity._asdict(),
+        "agreement": agreement,
+        "settings": config,
+    }

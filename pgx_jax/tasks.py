@@ -1,0 +1,101 @@
+"""Task families: what a set of related tasks must provide, and the environment protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.types import Array, PyTree
+
+
+class Step(NamedTuple):
+    """What one step of a device environment returns.
+
+    Time limits and resets belong to the core: an environment only says whether the episode
+    *terminated*, and its ``obs`` is always the observation that the action led to.
+    """
+
+    state: PyTree
+    obs: Array
+    reward: Array
+    terminated: Array
+    success: Array | bool = False
+    """bool []: whether the task is solved in this step; only families whose metric is
+    "success" report it."""
+
+
+class DeviceEnv(Protocol):
+    """A pure environment. Implementations are hashable by value (frozen dataclasses), so that
+    equal environments share one compiled program; everything that varies between tasks is in
+    ``task``, a pytree of arrays without a leading axis."""
+
+    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
+        """Return an initial (state, obs)."""
+
+    def step(self, key: Array, state: PyTree, action: Array, task: PyTree) -> Step:
+        """Advance by one action; no time limit, no reset. Any action must be safe."""
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """n tasks that share one observation and one action space.
+
+    Attributes:
+        name: the family's registered name.
+        task_names: n distinct names.
+        env: the environment (device engine).
+        tasks: pytree of task parameters, every leaf with a leading axis n.
+        observation_space, action_space: gymnasium spaces, equal for all tasks.
+        horizon: time limit of an episode, in steps.
+        context: float [n, C], what a task-conditioned policy is told (one-hot by default).
+        sample_test_tasks: (key, count) -> task pytree with a leading axis ``count``: unseen
+            tasks of the same kind; None if the family has none.
+        true_groups: int [n] planted labels, or None. Read by reports alone.
+        metric: "return" or "success" (any step of the episode).
+        settings: the settings that built the family, for the record.
+    """
+
+    name: str
+    task_names: tuple[str, ...]
+    env: DeviceEnv
+    tasks: PyTree
+    observation_space: spaces.Box
+    action_space: spaces.Box | spaces.Discrete
+    horizon: int
+    context: np.ndarray = None
+    sample_test_tasks: Callable[[Array, int], PyTree] | None = None
+    true_groups: np.ndarray | None = None
+    metric: str = "return"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        n = len(self.task_names)
+        if n < 2:
+            raise ConfigError(f"family {self.name!r} has {n} task(s); grouping needs at least 2 tasks")
+        if len(set(self.task_names)) != n:
+            raise ConfigError(f"family {self.name!r}: task names must be distinct, got {self.task_names}")
+        if not isinstance(self.action_space, (spaces.Box, spaces.Discrete)):
+            raise ConfigError(
+                f"family {self.name!r}: action space {self.action_space} is neither Discrete nor Box"
+            )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
+            if np.shape(leaf)[:1] != (n,):
+                raise ConfigError(
+                    f"family {self.name!r}: task parameter {jax.tree_util.keystr(path)} has shape "
+                    f"{np.shape(leaf)}; its leading axis must be n = {n}"
+                )
+        if self.context is None:
+            object.__setattr__(self, "context", np.eye(n, dtype=np.float32))
+        elif len(self.context) != n:
+            raise ConfigError(f"family {self.name!r}: context has {len(self.context)} rows for {n} tasks")
+
+    @property
+    def n(self) -> int:
+        """Number of tasks."""
+        return len(self.task_names)

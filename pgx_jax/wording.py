@@ -1,0 +1,291 @@
+"""How results are put into words and numbers: shared by the terminal, the page and the figures.
+
+Every function reads the dictionary that ``results.json`` holds and returns text or plain values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+OURS = "policygradex"
+
+_LABELS = {
+    OURS: "PolicyGradEx (ours)",
+    "multitask": "One policy for all",
+    "multitask_conditioned": "One policy for all, told the task",
+    "gradient_similarity": "Gradient-similarity groups",
+    "gradient_similarity_our_k": "Gradient-similarity groups, our k",
+    "random": "Random groups",
+    "true_groups": "True groups",
+    "single_task": "One policy per task",
+}
+_STAGES = ("meta", "train", "collect", "transition", "project", "feature", "subset", "solve", "surrogate")
+_STAGES += ("score", "rollout", "affinity", "group", "polic", "compar", "baseline", "multitask", "single")
+_STAGES += ("gradient", "random", "true", "evaluat", "test", "report")
+
+
+class Estimate(NamedTuple):
+    """A number with its 95% interval; None where it was not measured."""
+
+    mean: float | None
+    lo: float | None
+    hi: float | None
+
+
+def estimate(entry: Mapping | None) -> Estimate:
+    """Read ``{"mean", "ci95"}``; a missing or non-finite number becomes None."""
+    entry = entry or {}
+    interval = entry.get("ci95")
+    lo, hi = interval if isinstance(interval, Sequence) and len(interval) == 2 else (None, None)
+    mean, lo, hi = (_finite(x) for x in (entry.get("mean"), lo, hi))
+    return Estimate(mean, lo, hi) if lo is not None and hi is not None else Estimate(mean, None, None)
+
+
+def ordered_methods(results: Mapping) -> list[str]:
+    """Names of the methods: ours first, then the usual baselines, then any others."""
+    rank = {name: i for i, name in enumerate(_LABELS)}
+
+    def position(name: str) -> tuple[int, str]:
+        family = max((known for known in rank if name.startswith(known)), key=len, default="")
+        return rank.get(family, len(rank)), name
+
+    return sorted(results.get("methods") or {}, key=position)
+
+
+def method_label(results: Mapping, name: str) -> str:
+    """What a method is called: its own ``label`` where it has one."""
+    label = ((results.get("methods") or {}).get(name) or {}).get("label")
+    return str(label or _LABELS.get(name) or name.replace("_", " ").capitalize())
+
+
+def predicted_gain(results: Mapping) -> Estimate:
+    """Predicted gain over one policy for all: of our groups, or of the best split if k = 1.
+
+    One group gains nothing over itself, so k = 1 is judged by what the best other candidate of the
+    path promises, with the interval of its paired difference.
+    """
+    own = estimate((results.get("gain") or {}).get("predicted"))
+    path = results.get("path") or {}
+    chosen, scores = path.get("chosen"), [_finite(score) for score in path.get("score") or []]
+    if int(results["k"]) > 1 or chosen is None or not scores or scores[chosen] is None:
+        return own
+    splits = [i for i, k in enumerate(path["k"]) if k > 1 and scores[i] is not None]
+    if not splits:
+        return own
+    best = max(splits, key=lambda i: scores[i])
+    gain = scores[best] - scores[chosen]
+    error = _finite(path["stderr"][chosen if gain > 0 else best])  # of the difference to the best of all
+    return (
+        Estimate(gain, None, None)
+        if error is None
+        else Estimate(gain, gain - 1.96 * error, gain + 1.96 * error)
+    )
+
+
+def stage_seconds(results: Mapping) -> list[tuple[str, float]]:
+    """(stage, seconds) in the order of the pipeline, from ``timings["stages"]``.
+
+    A list of pairs keeps its own order; an object, whose keys JSON may have sorted, is put into the
+    order of the method.
+    """
+    timings = results.get("timings") or {}
+    stages = timings.get("stages", timings)
+    if isinstance(stages, Mapping):
+        pairs = sorted(stages.items(), key=lambda pair: (_stage_rank(pair[0]), pair[0]))
+        pairs = [pair for pair in pairs if not pair[0].startswith("total")]
+    else:
+        pairs = [tuple(pair) for pair in stages]
+    return [(str(name), float(value)) for name, value in pairs if _finite(value) is not None]
+
+
+def total_seconds(results: Mapping) -> float | None:
+    """Duration of the run: ``timings["total"]``, or the sum of its stages; None if not recorded."""
+    timings = results.get("timings") or {}
+    total = _finite(timings.get("total"))
+    return total if total is not None else sum(value for _, value in stage_seconds(results)) or None
+
+
+def belongs_to_method(stage: str) -> bool:
+    """Whether a stage is the method's own, rather than part of judging it (by its name)."""
+    return _stage_rank(stage) <= _STAGES.index("polic")
+
+
+def verdict(results: Mapping) -> str:
+    """One of "gain", "no_gain", "loss" (measured), "predicted", "not_predicted" (not measured).
+
+    A gain counts when its whole 95% interval is above zero. One group is never a gain: there is
+    nothing to tell it from one policy for all but chance.
+    """
+    predicted, realised = predicted_gain(results), _realised(results)
+    grouped = int(results["k"]) > 1
+    if realised.mean is None:
+        return "predicted" if grouped and (predicted.lo or 0) > 0 else "not_predicted"
+    if grouped and realised.hi is not None and realised.hi < 0:
+        return "loss"
+    return "gain" if grouped and (realised.lo or 0) > 0 else "no_gain"
+
+
+def advice(results: Mapping) -> str:
+    """One sentence: group or don't, with the predicted and the realised gain and their intervals.
+
+    Args:
+        results: what ``results.json`` holds; reads ``k``, ``n_tasks``, ``gain``, ``methods``.
+
+    Returns:
+        The sentence. If nothing is gained, it says so; if nothing was measured, it says that.
+    """
+    k, n, kind = int(results["k"]), int(results["n_tasks"]), verdict(results)
+    predicted, realised = _predicted_clause(results), _realised_clause(results)
+    groups = "one policy per task" if k == n else f"{k} groups"
+    how = f"one policy for each of these {n} tasks" if k == n else f"these {n} tasks in {k} groups"
+    if kind == "gain":
+        return f"Group: train {how}; {predicted}, and {realised}."
+    if kind == "predicted":
+        return f"Group: train {how}; {predicted}; {realised}."
+    one = f"Don't group: train one policy for all {n} tasks, because"
+    joint = "and" if _realised(results).mean is not None else "while"
+    if kind == "loss":
+        return f"{one} {groups} gain nothing and lose something; {predicted}, but {realised}."
+    if k == 1:
+        return f"{one} nothing is gained by splitting them; {predicted}, {joint} {realised}."
+    if kind == "not_predicted":
+        return f"{one} no gain by {groups} is shown; {predicted}, {joint} {realised}."
+    doubt = "which can't be told from zero" if _realised(results).lo is not None else "without an interval"
+    return f"{one} nothing is gained by {groups}; {predicted}, but {realised}, {doubt}."
+
+
+def metric_name(results: Mapping) -> str:
+    """ "mean return" or "success rate"."""
+    first = next(iter((results.get("methods") or {}).values()), {})
+    return "success rate" if first.get("metric") == "success" else "mean return"
+
+
+def with_interval(value: Estimate, *, signed: bool = False) -> str:
+    """ "147.0 [143.8, 150.2]", rounded to what the interval supports; "–" if there is no number."""
+    if value.mean is None:
+        return "–"
+    digits = _decimals(value)
+    mean = _fixed(value.mean, digits, "+" if signed else "")
+    if value.lo is None or value.hi is None:
+        return mean
+    return f"{mean} [{_fixed(value.lo, digits)}, {_fixed(value.hi, digits)}]"
+
+
+def number(value: Any, digits: int | None = None) -> str:
+    """A number with ``digits`` decimals, or about four significant digits; anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–" if value is None else str(value)
+    if not math.isfinite(value):
+        return "–"
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def steps(value: Any) -> str:
+    """Environment steps: 480k, 1.23M."""
+    value = _finite(value)
+    if value is None:
+        return "–"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.04 s, 41.2 s, 2 min 5 s, 1 h 12 min."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def flatten(settings: Mapping, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value as text), in order of their names."""
+    rows = []
+    for name, value in sorted(settings.items(), key=lambda item: str(item[0])):
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            rows += flatten(value, f"{path}.")
+        elif isinstance(value, (list, tuple)):
+            rows.append((path, _listed(value)))
+        else:
+            rows.append((path, "–" if value is None else _setting(value)))
+    return rows
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(values: Sequence) -> str:
+    """A short list in full, a nested or a long one by its shape and range."""
+    if not any(isinstance(value, (list, tuple, Mapping)) for value in values) and len(values) <= 32:
+        return ", ".join(map(number, values)) or "–"
+    shape, level = [], values
+    while isinstance(level, (list, tuple)) and level:
+        shape.append(len(level))
+        level = level[0]
+    numbers = [x for x in _leaves(values) if _finite(x) is not None]
+    span = f" from {number(min(numbers))} to {number(max(numbers))}" if numbers else ""
+    return f"{' × '.join(map(str, shape))} values{span}"
+
+
+def _leaves(value: Any) -> list:
+    nested = isinstance(value, (list, tuple))
+    return [leaf for child in value for leaf in _leaves(child)] if nested else [value]
+
+
+def _predicted_clause(results: Mapping) -> str:
+    entry = (results.get("gain") or {}).get("predicted")
+    value = predicted_gain(results)
+    if value.mean is None:
+        return "the gain was not predicted"
+    unit = (entry or {}).get("unit") or "held-out surrogate score"
+    which = " of the best split" if int(results["k"]) == 1 else ""
+    return (
+        f"the predicted gain{which} over one policy for all is {with_interval(value, signed=True)} ({unit})"
+    )
+
+
+def _realised(results: Mapping) -> Estimate:
+    return estimate((results.get("gain") or {}).get("realised"))
+
+
+def _realised_clause(results: Mapping) -> str:
+    value = _realised(results)
+    if value.mean is None:
+        return "the realised gain was not measured"
+    total = ((results.get("methods") or {}).get(OURS) or {}).get("env_steps")
+    same = f"the same total of {steps(total)} environment steps" if total else "the same total"
+    return f"the realised gain at {same} is {with_interval(value, signed=True)} in {metric_name(results)}"
+
+
+def _finite(value: Any) -> float | None:
+    number_like = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if number_like and math.isfinite(value) else None
+
+
+def _fixed(value: float, digits: int, sign: str = "") -> str:
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no minus sign before zero
+
+
+def _decimals(value: Estimate) -> int:
+    """Digits behind the point: two significant ones of the interval's half width."""
+    if value.lo is not None and value.hi is not None and value.hi > value.lo:
+        scale = (value.hi - value.lo) / 2
+        return min(6, max(0, 1 - math.floor(math.log10(scale))))
+    scale = abs(value.mean)
+    return 1 if scale == 0 or scale >= 10 else min(6, 2 - math.floor(math.log10(scale)))
+
+
+def _stage_rank(name: str) -> int:
+    return max((i for i, start in enumerate(_STAGES) if name.startswith(start)), default=len(_STAGES))

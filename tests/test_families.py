@@ -1,0 +1,192 @@
+"""Families are found, built and described by name, and what is wrong is said."""
+
+import importlib
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import describe_family, families, make_family
+from pgx_jax.tasks import TaskFamily
+
+module = importlib.import_module("pgx_jax.families")
+OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard"]
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Return a function that registers entry points beside the installed ones."""
+
+    def add(**values):
+        real = list(metadata.entry_points(group=module.GROUP))
+        more = [metadata.EntryPoint(name, value, module.GROUP) for name, value in values.items()]
+        monkeypatch.setattr(module.metadata, "entry_points", lambda group: real + more)
+
+    return add
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Return a function that writes an importable module ``theirs_<name>`` and returns its name."""
+
+    def write(name, text):
+        path = tmp_path / f"theirs_{name}.py"
+        path.write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+        return path.stem
+
+    return write
+
+
+def test_ours_are_registered_and_built():
+    assert [name for name in families() if name in OURS] == OURS == sorted(OURS)
+    for name in OURS:
+        family = make_family(name, n_tasks=4, seed=7)
+        assert isinstance(family, TaskFamily) and family.name == name and family.n == 4
+        assert family.settings["n_tasks"] == 4 and family.settings["seed"] == 7
+        assert set(family.settings) == {setting.name for setting in describe_family(name).settings}
+
+
+def test_finding_families_imports_none_of_them():
+    code = (
+        "import sys; from pgx_jax.families import families; assert 'points' in families();"
+        "assert not [m for m in sys.modules if m.partition('.')[0] in ('envs', 'gymnax')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_is_described(name):
+    info = describe_family(name)
+    assert info.name == name and info.summary.endswith(".") and "\n" not in info.summary
+    for setting in info.settings:
+        assert setting.annotation and setting.help.endswith("."), setting
+    by_name = {setting.name: setting for setting in info.settings}
+    assert by_name["n_tasks"].default == 10 and by_name["horizon"].help.startswith("Time limit")
+
+
+def test_descriptions_of_many_lines_and_none(register, package):
+    text = '''
+def documented(a: int, b=(1, 2), **more):
+    """Does this
+    and that.
+
+    Args:
+        a: first line
+            goes on: here.
+        b (tuple): second.
+
+    Raises:
+        c: not a setting.
+    """
+
+def silent(x=None): pass
+'''
+    origin = package("described", text)
+    register(documented=f"{origin}:documented", silent=f"{origin}:silent")
+    info = describe_family("documented")
+    assert info.summary == "Does this and that." and info.origin == f"{origin}:documented"
+    assert [(s.name, s.help, s.annotation) for s in info.settings] == [
+        ("a", "first line goes on: here.", "int"),
+        ("b", "second.", ""),
+    ]
+    info = describe_family("silent")
+    assert info.summary == "" and info.settings == (module.Setting("x", "", None, ""),)
+
+
+def test_a_users_own_family(register, package):
+    origin = package(
+        "own",
+        "import dataclasses\nfrom pgx_jax.families import make_family\n"
+        "def mine(*, size, **more):\n"
+        "    return dataclasses.replace(make_family('points', n_tasks=size), name='mine')\n"
+        "def wrong(): return {'n': 3}\n",
+    )
+    register(mine=f"{origin}:mine", wrong=f"{origin}:wrong")
+    assert "mine" in families() and make_family("mine", size=3, anything=1).n == 3
+    with pytest.raises(ConfigError, match="size"):
+        make_family("mine")
+    with pytest.raises(ConfigError, match="returned dict"):
+        make_family("wrong")
+
+
+@pytest.mark.parametrize(
+    "name,near",
+    [("cartpole-goal", "cartpole-goals"), ("cartpole_goals", "cartpole-goals"), ("point", "points")],
+)
+def test_an_unknown_family_names_the_nearest(name, near):
+    with pytest.raises(ConfigError, match=f"{name}.*did you mean {near}.*the families are: cartpole-flip"):
+        make_family(name)
+
+
+def test_a_name_like_no_other_lists_them_all():
+    with pytest.raises(ConfigError, match="zzz.*the families are: cartpole-flip") as caught:
+        make_family("zzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match="goal_widht.*did you mean goal_width.*n_tasks, n_groups"):
+        make_family("cartpole-goals", goal_widht=0.3)
+    with pytest.raises(ConfigError, match="n_groups"):
+        make_family("cartpole-physics", n_groups=2)
+
+
+def test_no_family_installed(monkeypatch):
+    monkeypatch.setattr(module.metadata, "entry_points", lambda group: [])
+    with pytest.raises(ConfigError, match="reinstall"):
+        make_family("points")
+
+
+def test_a_name_registered_twice(register):
+    register(points="elsewhere:points")
+    with pytest.raises(ConfigError, match="twice.*envs.points:points.*elsewhere:points"):
+        make_family("points")
+    assert make_family("points-hard").n == 10
+
+
+def test_the_same_registration_seen_twice_is_one(register):
+    register(points="envs.points:points")
+    assert make_family("points").n == 10
+
+
+def test_a_missing_library_is_named(register, package):
+    origin = package("needy", "import a_library_nobody_has\n")
+    register(needy=f"{origin}:family")
+    with pytest.raises(ConfigError, match="needs the package 'a_library_nobody_has'"):
+        make_family("needy")
+
+
+@pytest.mark.parametrize("text", ["", "from pgx_jax.types import Nothing\n"])
+def test_a_broken_module_is_located(register, package, text, tmp_path):
+    origin = package(f"broken{len(text)}", text)
+    register(broken=f"{origin}:family")
+    with pytest.raises(ConfigError) as caught:
+        make_family("broken")
+    assert str(tmp_path) in str(caught.value) and "rename it" in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [{}, {"points.py": "easy = None\n"}])
+def test_somebody_elses_envs_in_the_way_is_named(files, tmp_path):
+    folder = tmp_path / "envs"
+    folder.mkdir()
+    for file, text in {"__init__.py": "", **files}.items():
+        (folder / file).write_text(text)
+    # An editable install finds our submodules even behind a foreign package; a wheel does not.
+    code = """
+import sys
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import make_family
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+try:
+    make_family("points")
+except ConfigError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(folder / "__init__.py") in done.stdout
+    assert "rename it" in done.stdout and "pgx-jax" in done.stdout

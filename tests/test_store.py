@@ -1,0 +1,371 @@
+"""The run folder: what is saved comes back, whole or not at all, and nothing else is touched."""
+
+import json
+import os
+import pickle
+import zipfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pgx_jax import serial
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.store import RunStore
+from pgx_jax.types import Agent, Grouping, Moments, Rows, Transitions
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any = None
+
+
+class Renamed(NamedTuple):
+    left: Any
+    other: Any
+
+
+class Widened(NamedTuple):
+    left: Any
+    right: Any
+    extra: Any = 7
+
+
+def identical(a, b) -> bool:
+    """Slow, strict reference: same types, same keys in the same order, same bits."""
+    if isinstance(a, (np.ndarray, np.generic)):
+        return (
+            type(a) is type(b)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+        )
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return a == b or (a != a and b != b)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore.create(tmp_path / "run", {"seed": 0})
+
+
+DTYPES = st.sampled_from(["f4", "f8", "f2", "i4", "i8", "u4", "i1", "?", "c8", "U5", ">f4", "M8[s]"])
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
+    | hnp.arrays(st.sampled_from(["f4", "i8", "?"]), ()).map(lambda a: a[()])
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.lists(children, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=6) | st.integers(-3, 3), children, max_size=3)
+        | st.builds(Pair, children, children)
+        | st.builds(Moments, children, children, children)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@given(tree=TREES)
+def test_nested_records_come_back_bit_for_bit(tmp_path_factory, tree):
+    path = tmp_path_factory.getbasetemp() / "round-trip"
+    store = RunStore(path)
+    store.save("stage", tree)
+    assert identical(store.load("stage", like=[Pair]), tree)
+
+
+def test_keys_that_could_collide_or_escape_are_kept_apart(store):
+    record = {
+        "a/b": np.array(1),
+        "a": {"b": np.array(2), "../../x": np.array(3), "": np.array(4)},
+        1: np.array(5),
+        "1": np.array(6),
+        "#1": np.array(7),
+        "file": np.array(8),
+        "\u00e9\u2028\n": np.array(9),
+    }
+    store.save("stage", record)
+    assert identical(store.load("stage"), record)
+
+
+def test_jax_arrays_bfloat16_and_views_are_saved_by_value(store):
+    base = np.arange(12.0).reshape(3, 4)
+    half = jnp.linspace(0, 1, 5).astype(jnp.bfloat16)
+    store.save("stage", {"half": half, "scalar": half[2], "cut": base[::2, ::-1], "fortran": base.T})
+    loaded = store.load("stage")
+    assert loaded["half"].dtype == jnp.bfloat16
+    assert np.array_equal(loaded["half"].astype(float), np.asarray(half).astype(float))
+    assert loaded["scalar"].shape == () and float(loaded["scalar"]) == float(half[2])
+    assert np.array_equal(loaded["cut"], base[::2, ::-1])
+    assert np.array_equal(loaded["fortran"], base.T)
+
+
+def test_the_pipeline_records_return_as_their_own_classes(store):
+    agent = Agent(
+        actor={"params": {"Dense_0": {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.zeros((2, 4))}}},
+        critic={"params": {}},
+        observation=Moments(jnp.zeros((2, 3)), jnp.ones((2, 3)), jnp.ones(2)),
+        reward=Moments(jnp.zeros((2, 5)), jnp.ones((2, 5)), jnp.ones((2, 5))),
+    )
+    rows = Rows(np.eye(2, 5, dtype=bool), np.array([10, 20]), jax.random.split(jax.random.PRNGKey(1)), agent)
+    store.save("rows", rows)
+    loaded = store.load("rows", like=Rows)
+    assert isinstance(loaded.init, Agent) and isinstance(loaded.init.reward, Moments)
+    assert jax.tree.structure(loaded) == jax.tree.structure(rows)
+    jax.tree.map(np.testing.assert_array_equal, loaded, rows)
+    store.save("rows", rows._replace(init=None))
+    assert store.load("rows").init is None
+
+
+def test_unknown_or_changed_classes_are_named(store):
+    store.save("pair", Pair(np.zeros(2), 1))
+    with pytest.raises(DataError, match="contains a Pair; pass that NamedTuple class as like="):
+        store.load("pair")
+    assert store.load("pair", like=Pair).right == 1
+    with pytest.raises(DataError, match="holds a dict, not a Grouping"):
+        store.save("plain", {"labels": np.zeros(3)})
+        store.load("plain", like=Grouping)
+    structure = store.path / "stages/pair/structure.json"
+    structure.write_text(structure.read_text().replace('"Pair"', '"Renamed"'))
+    with pytest.raises(DataError, match="Renamed with the fields .'left', 'right'.*another version"):
+        store.load("pair", like=Renamed)
+
+
+def test_a_new_field_with_a_default_does_not_break_old_runs(store):
+    store.save("pair", Pair(np.zeros(2), 1))
+    structure = store.path / "stages/pair/structure.json"
+    structure.write_text(structure.read_text().replace('"Pair"', '"Widened"'))
+    assert store.load("pair", like=Widened).extra == 7
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"f": np.sum}, "f is a"),
+        ({"a": [1, {2}]}, "a/#1 is a set"),
+        (Pair({"x": np.array([None, 1])}), "left/x is an array of Python objects"),
+        ({"key": jax.random.key(0)}, "key_data"),
+        ({(1, 2): 0}, "keys must be text or integers"),
+    ],
+)
+def test_what_is_not_plain_data_is_refused_before_anything_is_written(store, record, message):
+    with pytest.raises(DataError, match=message):
+        store.save("stage", record)
+    assert not store.has("stage") and not (store.path / "stages").exists()
+
+
+def test_no_pickle_is_written_or_read(store, tmp_path):
+    store.save("stage", {"a": np.arange(3), "t": np.array(["x"])})
+    (archive,) = (store.path / "stages/stage").glob("*.npz")
+    with np.load(archive, allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"a", "t"}
+    flag = tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self):
+            return (flag.touch, ())
+
+    with zipfile.ZipFile(archive, "w") as file, file.open("a.npy", "w") as member:
+        np.lib.format.write_array(member, np.array([Bomb()], dtype=object), allow_pickle=True)
+    flag.unlink(missing_ok=True)
+    with pytest.raises(DataError, match="damaged"):
+        store.load("stage")
+    archive.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(DataError, match="damaged"):
+        store.load("stage")
+    assert not flag.exists()
+
+
+def test_any_single_cut_or_flip_is_noticed_or_harmless(store):
+    record = {"a": np.arange(6.0), "b": [1.5, "x"]}
+    store.save("stage", record)
+    for path in (store.path / "stages/stage").iterdir():
+        whole = path.read_bytes()
+        rng = np.random.default_rng(0)
+        broken = [whole[:cut] for cut in rng.integers(0, len(whole) - 1, 20)]
+        broken += [b"", b"{}", b"[]", b"null", b"PK\x03\x04"]
+        if path.suffix == ".npz":  # its payload is covered by checksums
+            at = whole.index(np.arange(6.0).tobytes())
+            broken.append(whole[:at] + b"\x01" + whole[at + 1 :])
+        for content in broken:
+            path.write_bytes(content)
+            with pytest.raises(DataError, match="stage 'stage' .* is damaged .*delete the folder"):
+                store.load("stage")
+        path.write_bytes(whole)
+    assert identical(store.load("stage"), record)
+    (archive,) = (store.path / "stages/stage").glob("*.npz")
+    archive.unlink()
+    with pytest.raises(DataError, match="damaged"):
+        store.load("stage")
+
+
+def test_a_structure_cannot_point_outside_its_stage(store, tmp_path):
+    store.save("stage", {"a": np.arange(3)})
+    structure = store.path / "stages/stage/structure.json"
+    header = json.loads(structure.read_text())
+    serial.write_arrays(tmp_path / "outside.npz", {"a": np.arange(3)})
+    structure.write_text(json.dumps(header | {"arrays": "../../../outside.npz"}))
+    with pytest.raises(DataError, match="can't name a file"):
+        store.load("stage")
+    structure.write_text(json.dumps(header | {"format": 99}))
+    with pytest.raises(DataError, match="another version"):
+        store.load("stage")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/x", ".hidden", "a\\b", "a\0", "x\n", 3])
+def test_names_cannot_leave_the_folder(store, name):
+    for attempt in (
+        lambda: store.save(name, {}),
+        lambda: store.load(name),
+        lambda: store.has(name),
+        lambda: store.remove(name),
+        lambda: store.write_json(name, {}),
+        lambda: store.read_json(name),
+    ):
+        with pytest.raises(ConfigError, match="can't name a file"):
+            attempt()
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_crash_at_any_replacement_leaves_the_old_record(store, monkeypatch, failing):
+    store.save("stage", {"a": np.zeros(3)})
+    calls = []
+
+    def crash(*args):
+        calls.append(args)
+        if len(calls) == failing % 2 + 1:
+            raise OSError(28, "No space left on device")
+        return replace(*args)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", crash)
+    new = {"a": np.ones(3)}
+    with pytest.raises(OSError, match="No space"):
+        store.save("stage" if failing < 2 else "fresh", new)
+    monkeypatch.undo()
+    assert identical(store.load("stage"), {"a": np.zeros(3)})
+    assert store.stages() == ["stage"]
+    assert not list(store.path.rglob("*.tmp"))
+    store.save("stage", new)
+    assert identical(store.load("stage"), new)
+    assert len(list((store.path / "stages/stage").iterdir())) == 2
+
+
+def test_stages_are_listed_in_the_order_of_their_first_saving(store):
+    assert store.stages() == []
+    for name in ("meta", "transitions", "affinity", "grouping"):
+        store.save(name, {"a": np.zeros(1)})
+    store.save("transitions", {"a": np.ones(1)})
+    assert store.stages() == ["meta", "transitions", "affinity", "grouping"]
+    store.remove("affinity")
+    store.remove("affinity")
+    (store.path / "stages/half").mkdir()
+    assert store.stages() == ["meta", "transitions", "grouping"]
+    assert not store.has("half") and not store.has("affinity") and store.has("meta")
+    with pytest.raises(DataError, match=r"no stage 'affinity' \(it has meta, transitions, grouping\)"):
+        store.load("affinity")
+
+
+def test_equal_records_give_equal_files(tmp_path):
+    record = Transitions(*(np.full((2, 3), i, np.float32) for i in range(6)))
+    for name in "ab":
+        RunStore.create(tmp_path / name, {}).save("data", record)
+    files = [sorted((tmp_path / name / "stages/data").iterdir()) for name in "ab"]
+    assert [f.name for f in files[0]] == [f.name for f in files[1]]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+def test_create_and_open(tmp_path):
+    (tmp_path / "empty").mkdir()
+    RunStore.create(tmp_path / "empty", {"seed": 1})
+    store = RunStore.create(tmp_path / "deep/er/run", {"seed": 3, "path": tmp_path, "bad": float("nan")})
+    assert RunStore.open(str(store.path)).config == {"seed": 3, "path": str(tmp_path), "bad": None}
+    with pytest.raises(ConfigError, match="already has contents.*--out"):
+        RunStore.create(store.path, {})
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunStore.open(tmp_path / "missing")
+    (store.path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        RunStore.open(store.path)
+
+
+def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
+    store = RunStore.create(tmp_path / "run", {"seed": 0})
+    store.save("meta", {"a": np.zeros(1)})
+    store.append_metrics({"x": 1})
+    store.write_json("results.json", {})
+    (store.path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError):  # bad settings are refused before anything is removed
+        RunStore.create(store.path, {"f": {1, 2}}, overwrite=True)
+    assert store.stages() == ["meta"]
+    again = RunStore.create(store.path, {"seed": 1}, overwrite=True)
+    assert again.config == {"seed": 1} and again.stages() == [] and again.metrics() == []
+    assert sorted(entry.name for entry in store.path.iterdir()) == ["config.json", "notes.txt"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="no run.*isn't overwritten"):
+        RunStore.create(tmp_path / "other", {}, overwrite=True)
+    assert (tmp_path / "other/thesis.tex").read_text() == "mine"
+
+
+def test_folders_that_cannot_be_written_are_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        RunStore.create(tmp_path / "file", {})
+    with pytest.raises(ConfigError, match="can't be written to.*--out"):
+        RunStore.create(tmp_path / "file/run", {})
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ConfigError, match=r"locked can't be written to \(Permission denied\)"):
+        RunStore.create(tmp_path / "locked", {})
+
+
+def test_metrics_survive_a_killed_writer(store):
+    assert store.metrics() == []
+    store.append_metrics({"step": 1, "loss": float("nan"), "name": "\u2028"})
+    with (store.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    store.append_metrics({"step": np.int64(3), "values": jnp.arange(2)})
+    assert store.metrics() == [
+        {"step": 1, "loss": None, "name": "\u2028"},
+        {"step": 3, "values": [0, 1]},
+    ]
+
+
+def test_json_is_sorted_and_free_of_nan(store):
+    value = {"b": np.array([[1.5, np.inf]]), "a": (np.float32(0.5), np.bool_(True), None)}
+    value[3] = Moments(1, 2, 3)
+    path = store.write_json("results.json", value)
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert list(json.loads(text)) == ["3", "a", "b"]
+    assert store.read_json("results.json") == {
+        "a": [0.5, True, None],
+        "b": [[1.5, None]],
+        "3": {"mean": 1, "var": 2, "count": 3},
+    }
+    with pytest.raises(DataError, match=r"a\.b\[1\] is a set"):
+        store.write_json("results.json", {"a": {"b": [0, {1}]}})
+    assert path.read_text() == text
+    with pytest.raises(DataError, match="no config2.json"):
+        store.read_json("config2.json")
