@@ -11,12 +11,13 @@ from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import PPO
 from pgx_jax.pipeline import group_transitions
 from pgx_jax.run import Listener, Run, run
-from pgx_jax.saved import load, resume
+from pgx_jax.saved import agent_for, load, regroup, resume
 from pgx_jax.tasks import DeviceEnv, Step, TaskFamily
 from pgx_jax.types import Grouping, Rows, Transitions
 
 __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
     "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
-    "Transitions", "families", "group_transitions", "load", "make_family", "resume", "run",
+    "Transitions", "agent_for", "families", "group_transitions", "load", "make_family", "regroup", "resume",
+    "run",
 ]  # fmt: skip

@@ -165,7 +165,11 @@ def check(config: Config, family: TaskFamily) -> Budget:
         )
     batch = config.ppo.steps_per_update
     if batch < config.ppo.minibatches:
-        raise ConfigError(f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer")
+        raise ConfigError(
+            f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
+        )
     if config.estimate.l2 < MIN_L2:
-        raise ConfigError(f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}")
+        raise ConfigError(
+            f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}"
+        )
     return Budget(config, family)

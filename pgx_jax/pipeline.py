@@ -78,7 +78,9 @@ def meta_train(
 ) -> Trained:
     """Stage 1: one meta-policy theta* on all tasks (R = 1)."""
     member = np.ones((1, family.n), bool)
-    rows = Rows(member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None])
+    rows = Rows(
+        member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None]
+    )
     return learn.train(policy, config.ppo, family, rows, progress=progress)
 
 
@@ -100,7 +102,9 @@ def features(
     return estimate.gradient_features(log_prob, params, transitions, key, config.estimate.dim, names=names)
 
 
-def fit_subsets(feats: Features, transitions: Transitions, member: Array, config: EstimateConfig, **kw) -> Surrogates:
+def fit_subsets(
+    feats: Features, transitions: Transitions, member: Array, config: EstimateConfig, **kw
+) -> Surrogates:
     """Stage 2: the surrogates of all subsets in one batched call."""
     return estimate.fit(
         feats, transitions, member, l2=config.l2, iterations=config.iterations, solver=config.solver, **kw
@@ -144,7 +148,9 @@ def lift(feats, transitions, surrogates, config: EstimateConfig, log_prob, param
     return estimate.lift_dual(log_prob, params, transitions, a, surrogates, feats)
 
 
-def make_roll_out(policy: Policy, family: TaskFamily, agent: Agent, config: Config) -> tuple[RollOut, list[int]]:
+def make_roll_out(
+    policy: Policy, family: TaskFamily, agent: Agent, config: Config
+) -> tuple[RollOut, list[int]]:
     """Real roll-outs with common random numbers, in units of each task's reward scale.
 
     Returns:
@@ -181,7 +187,9 @@ class HeldOut:
         solved = fit_subsets(
             self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts
         )
-        place = {tuple(labels): row for labels, row in zip(np.asarray(partitions).tolist(), index, strict=True)}
+        place = {
+            tuple(labels): row for labels, row in zip(np.asarray(partitions).tolist(), index, strict=True)
+        }
 
         def score(labels):
             return estimate.trajectory_gains(

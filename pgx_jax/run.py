@@ -85,7 +85,9 @@ class Run:
             self.seconds[name] = time.perf_counter() - began
             if self.store is not None:
                 self.store.save(name, record)
-                self.store.append_metrics({"stage": name, "seconds": self.seconds[name], "result": text(record)})
+                self.store.append_metrics(
+                    {"stage": name, "seconds": self.seconds[name], "result": text(record)}
+                )
             self.listener.finish(name, self.seconds[name], text(record))
         self.records[name] = record
         return record
@@ -100,7 +102,9 @@ class Run:
         """The training of theta*."""
 
         def text(record):
-            return f"mean return {np.nanmean(record.returns[0, -5:]):.1f} after {int(record.steps[0]):,} steps"
+            return (
+                f"mean return {np.nanmean(record.returns[0, -5:]):.1f} after {int(record.steps[0]):,} steps"
+            )
 
         train = pipeline.meta_train
         return self.stage(

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"types", "errors", "tasks"},
     {"learn", "estimate", "grouping", "families"},
-    {"analysis", "pipeline", "config"},
-    {"serial", "store", "report", "figures"},
-    {"cli", "__main__", "__init__"},
+    {"config", "analysis", "pipeline", "judge"},
+    {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
+    {"run", "saved", "console", "cli", "__main__", "__init__"},
 )
 """Rooms of the package, from the ground up; a room imports from its own floor and those below."""
 

@@ -1,4 +1,4 @@
-"""The run folder: what is saved comes back, whole or not at all, and nothing else is touched."""
+"""Stages of a run folder: what is saved comes back, whole or not at all, and nothing is executed."""
 
 import json
 import os
@@ -290,82 +290,3 @@ def test_equal_records_give_equal_files(tmp_path):
     files = [sorted((tmp_path / name / "stages/data").iterdir()) for name in "ab"]
     assert [f.name for f in files[0]] == [f.name for f in files[1]]
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
-
-
-def test_create_and_open(tmp_path):
-    (tmp_path / "empty").mkdir()
-    RunStore.create(tmp_path / "empty", {"seed": 1})
-    store = RunStore.create(tmp_path / "deep/er/run", {"seed": 3, "path": tmp_path, "bad": float("nan")})
-    assert RunStore.open(str(store.path)).config == {"seed": 3, "path": str(tmp_path), "bad": None}
-    with pytest.raises(ConfigError, match="already has contents.*--out"):
-        RunStore.create(store.path, {})
-    with pytest.raises(ConfigError, match="holds no run"):
-        RunStore.open(tmp_path / "missing")
-    (store.path / "config.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        RunStore.open(store.path)
-
-
-def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
-    store = RunStore.create(tmp_path / "run", {"seed": 0})
-    store.save("meta", {"a": np.zeros(1)})
-    store.append_metrics({"x": 1})
-    store.write_json("results.json", {})
-    (store.path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError):  # bad settings are refused before anything is removed
-        RunStore.create(store.path, {"f": {1, 2}}, overwrite=True)
-    assert store.stages() == ["meta"]
-    again = RunStore.create(store.path, {"seed": 1}, overwrite=True)
-    assert again.config == {"seed": 1} and again.stages() == [] and again.metrics() == []
-    assert sorted(entry.name for entry in store.path.iterdir()) == ["config.json", "notes.txt"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match="no run.*isn't overwritten"):
-        RunStore.create(tmp_path / "other", {}, overwrite=True)
-    assert (tmp_path / "other/thesis.tex").read_text() == "mine"
-
-
-def test_folders_that_cannot_be_written_are_named(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file"):
-        RunStore.create(tmp_path / "file", {})
-    with pytest.raises(ConfigError, match="can't be written to.*--out"):
-        RunStore.create(tmp_path / "file/run", {})
-
-    def refuse(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(ConfigError, match=r"locked can't be written to \(Permission denied\)"):
-        RunStore.create(tmp_path / "locked", {})
-
-
-def test_metrics_survive_a_killed_writer(store):
-    assert store.metrics() == []
-    store.append_metrics({"step": 1, "loss": float("nan"), "name": "\u2028"})
-    with (store.path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 2, "lo')
-    store.append_metrics({"step": np.int64(3), "values": jnp.arange(2)})
-    assert store.metrics() == [
-        {"step": 1, "loss": None, "name": "\u2028"},
-        {"step": 3, "values": [0, 1]},
-    ]
-
-
-def test_json_is_sorted_and_free_of_nan(store):
-    value = {"b": np.array([[1.5, np.inf]]), "a": (np.float32(0.5), np.bool_(True), None)}
-    value[3] = Moments(1, 2, 3)
-    path = store.write_json("results.json", value)
-    text = path.read_text()
-    assert "NaN" not in text and "Infinity" not in text
-    assert list(json.loads(text)) == ["3", "a", "b"]
-    assert store.read_json("results.json") == {
-        "a": [0.5, True, None],
-        "b": [[1.5, None]],
-        "3": {"mean": 1, "var": 2, "count": 3},
-    }
-    with pytest.raises(DataError, match=r"a\.b\[1\] is a set"):
-        store.write_json("results.json", {"a": {"b": [0, {1}]}})
-    assert path.read_text() == text
-    with pytest.raises(DataError, match="no config2.json"):
-        store.read_json("config2.json")

@@ -11,7 +11,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.estimate.projection import DEFAULT_BLOCK, gaussian, project
+from pgx_jax.estimate.precision import full_precision
+from pgx_jax.estimate.projection import default_block, gaussian, project
 from pgx_jax.types import Array, Features, PyTree, Transitions
 
 LogProb = Callable[[PyTree, Array, Array], Array]
@@ -54,6 +55,7 @@ def _features(log_prob, params, obs, action, key, dim, chunk, block):
     return jax.tree.map(join, jax.lax.map(chunk_features, starts))
 
 
+@full_precision
 def gradient_features(
     log_prob: LogProb,
     params: PyTree,
@@ -62,7 +64,7 @@ def gradient_features(
     dim: int = 400,
     *,
     chunk: int | None = None,
-    block: int = DEFAULT_BLOCK,
+    block: int | None = None,
     names: Sequence[str] | None = None,
 ) -> Features:
     """Project the gradient of log pi of every transition: g~ = P^T grad log pi(a|s).
@@ -88,9 +90,11 @@ def gradient_features(
     """
     sources, count = transitions.action.shape[:2]
     total = sources * count
-    if dim < 1 or block < 1 or (chunk is not None and chunk < 1):
-        raise ConfigError(f"dim = {dim}, chunk = {chunk}, block = {block}: all must be positive")
+    for name, value in (("dim", dim), ("chunk", chunk), ("block", block)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}; it must be at least 1")
     p = sum(leaf.size for leaf in jax.tree.leaves(params))
+    block = default_block(p) if block is None else block
     chunk = min(total, chunk or default_chunk(p, block))
     chunk = -(-total // -(-total // chunk))
     obs, action = (jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action))

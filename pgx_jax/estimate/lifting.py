@@ -17,6 +17,7 @@ import numpy as np
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import projection
 from pgx_jax.estimate.features import LogProb
+from pgx_jax.estimate.precision import full_precision
 from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 
@@ -54,6 +55,7 @@ def _source_duals(member, delta, l2, linear, weights, g, source):
     return jax.lax.scan(add_task, jnp.zeros(g.shape[:2], g.dtype), jnp.arange(len(source)))[0]
 
 
+@full_precision
 def duals(
     features: Features,
     transitions: Transitions,
@@ -109,6 +111,7 @@ def _lift_one(log_prob, params, obs, action, alpha):
     return jax.lax.scan(add_source, zero, (obs, action, alpha))[0]
 
 
+@full_precision
 def lift_dual(
     log_prob: LogProb,
     params: PyTree,

@@ -16,15 +16,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.estimate.precision import full_precision
 from pgx_jax.types import Array, PyTree
 
 TILE = 1024
 """Rows of P that are drawn from one folded key. Part of the definition of P: never change it."""
 
-DEFAULT_BLOCK = 16 * TILE
-"""Rows of P that are held at a time."""
+HELD_ROWS = 16 * TILE
+"""A map of at most this height is one block by default, and need not be drawn again."""
 
 
+@functools.partial(jax.jit, static_argnames=("count", "d"))
 def draw_tiles(key: Array, first: Array | int, count: int, d: int) -> Array:
     """Draw ``count`` consecutive tiles of P, beginning with tile ``first`` (which may be traced).
 
@@ -63,14 +65,20 @@ def gaussian(key: Array, p: int, d: int, start: int = 0, rows: int | None = None
     return draw_tiles(key, first, count, d)[offset : offset + rows]
 
 
-def block_tiles(block: int) -> int:
-    """Number of whole tiles in a block of ``block`` rows (at least one)."""
+def default_block(p: int) -> int:
+    """Rows of P to hold at a time: all of a small map, else what matrix products like best."""
+    return p if p <= HELD_ROWS else 2 * TILE
+
+
+def _block_tiles(block: int | None, p: int) -> int:
+    """Number of whole tiles in a block (the default one if None)."""
+    block = default_block(p) if block is None else min(block, p)
     if block < 1:
         raise ConfigError(f"block = {block} rows; a block of the map needs at least 1 row")
     return -(-block // TILE)
 
 
-def project(key: Array, x: Array, d: int, block: int = DEFAULT_BLOCK) -> Array:
+def project(key: Array, x: Array, d: int, block: int | None = None) -> Array:
     """P^T x, visiting P in blocks of rows.
 
     Args:
@@ -83,7 +91,7 @@ def project(key: Array, x: Array, d: int, block: int = DEFAULT_BLOCK) -> Array:
         float [..., d].
     """
     p = x.shape[-1]
-    tiles = block_tiles(min(block, p))
+    tiles = _block_tiles(block, p)
     size, whole = tiles * TILE, p // (tiles * TILE)
 
     def add_block(index, total):
@@ -109,7 +117,8 @@ def _lift_flat(key, delta, p, tiles):
     return blocks.reshape(-1, delta.shape[0])[:p].T
 
 
-def lift(key: Array, delta: Array, params: PyTree, block: int = DEFAULT_BLOCK) -> PyTree:
+@full_precision
+def lift(key: Array, delta: Array, params: PyTree, block: int | None = None) -> PyTree:
     """P @ delta as a pytree like ``params``: the paper's way back to the parameters.
 
     Args:
@@ -124,7 +133,7 @@ def lift(key: Array, delta: Array, params: PyTree, block: int = DEFAULT_BLOCK) -
     flat, unravel = ravel_pytree(params)
     delta = jnp.asarray(delta)
     lead = delta.shape[:-1]
-    tiles = block_tiles(min(block, flat.size))
+    tiles = _block_tiles(block, flat.size)
     lifted = _lift_flat(key, delta.reshape(-1, delta.shape[-1]), flat.size, tiles)
     trees = jax.vmap(unravel)(lifted)
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), trees)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import DataError
+from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.solvers import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
 from pgx_jax.types import SCORE, SELECT, Array, Features, PyTree, Scores, Surrogates, Transitions
@@ -44,6 +45,7 @@ def _importance(data: Data, delta: Array) -> Array:
     return jax.lax.map(of_task, (data.a, data.source)).T
 
 
+@full_precision
 def heldout(
     features: Features, transitions: Transitions, surrogates: Surrogates, part: int = SCORE
 ) -> Scores:
@@ -62,6 +64,7 @@ def heldout(
     return Scores(surrogates.member, _heldout(data, surrogates.delta))
 
 
+@full_precision
 def importance(
     features: Features, transitions: Transitions, surrogates: Surrogates, part: int = SCORE
 ) -> Scores:
@@ -112,6 +115,7 @@ def _transition_gains(values, a, source, delta):
     return jax.lax.map(of_task, (a, source, delta))
 
 
+@full_precision
 def trajectory_gains(
     features: Features, transitions: Transitions, delta: Array, labels: Array, part: int = SELECT
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -86,27 +86,37 @@ def _balanced_design(rng, n: int, size: int, count: int | None, min_cover: int) 
     upper = ~np.tri(n, dtype=bool)
     limit = math.comb(n, size) if count is None else count
     while len(seen) < limit and (count is not None or met[upper].min() < min_cover):
-        subset = _least_met_subset(rng, met, size)
-        while subset in seen:
+        subset = next((s for s in _least_met_subsets(rng, met, size) if s not in seen), None)
+        while subset is None or subset in seen:
             subset = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
         seen.add(subset)
         met[np.ix_(subset, subset)] += 1
     return _membership(sorted(seen), n)
 
 
-def _least_met_subset(rng, met: np.ndarray, size: int) -> tuple[int, ...]:
-    """Begin with a least-met pair, then add the task that has met the chosen ones least; ties at random."""
+def _least_met_subsets(rng, met: np.ndarray, size: int) -> Iterator[tuple[int, ...]]:
+    """Subsets to add to a design, best first: a least-met pair, joined by tasks that have met it least.
+
+    They differ in the last task alone; ties are broken at random.
+    """
     n = len(met)
     noise = rng.random((n, n))
     pairs = met + np.triu(noise)
     pairs[np.tril_indices(n)] = np.inf
     chosen = list(np.unravel_index(np.argmin(pairs), pairs.shape))
-    while len(chosen) < size:
+    while True:
         # The square prefers several pairs met once over one pair met often; then the rarer task.
         cost = (met[chosen] ** 2).sum(0) + 1e-3 * np.diag(met) + 1e-6 * noise[0]
         cost[chosen] = np.inf
-        chosen.append(int(np.argmin(cost)))
-    return tuple(sorted(int(task) for task in chosen))
+        order = np.argsort(cost)[: n - len(chosen)]
+        if len(chosen) >= size - 1:
+            break
+        chosen.append(order[0])
+    if size == 2:
+        yield tuple(sorted(int(task) for task in chosen))
+        return
+    for last in order:
+        yield tuple(sorted(int(task) for task in [*chosen, last]))
 
 
 def coverage(member: Array) -> np.ndarray:
@@ -123,8 +133,9 @@ def check_coverage(member: Array, names: Sequence[str] | None = None) -> np.ndar
     """
     met = coverage(member)
     missing = np.argwhere((met == 0) & (np.tri(len(met)).T > 0))
-    if len(missing):
-        i, j = (int(index) for index in missing[0])
+    missing = sorted(missing.tolist(), key=lambda pair: pair[0] != pair[1])  # whole tasks first
+    if missing:
+        i, j = missing[0]
         label = [f"{t}" if names is None else f"{t} ({names[t]!r})" for t in (i, j)]
         what = f"task {label[0]}" if i == j else f"both task {label[0]} and task {label[1]}"
         raise ConfigError(

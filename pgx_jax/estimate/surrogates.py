@@ -11,6 +11,7 @@ import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.estimate import solvers
+from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.solvers import Data
 from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
 
@@ -115,6 +116,7 @@ def _statistics(data: Data) -> TaskStatistics:
     return TaskStatistics(jnp.einsum("nM,nMd->nd", data.a / 2, g), jax.lax.map(lambda x: x.T @ x, weighted))
 
 
+@full_precision
 def task_statistics(
     features: Features, transitions: Transitions, a: Array, part: int = FIT
 ) -> TaskStatistics:
@@ -137,6 +139,7 @@ def ridge_unit(stats: TaskStatistics) -> float:
     return float(jnp.einsum("ndd->", stats.h)) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
 
 
+@full_precision
 def fit(
     features: Features,
     transitions: Transitions,

@@ -16,6 +16,7 @@ from pgx_jax.grouping.selection import (
     GroupingConfig,
     distinct_groups,
     group,
+    paired_difference,
     propose,
     select,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "group_sizes",
     "nmi",
     "objective",
+    "paired_difference",
     "partition_matrix",
     "propose",
     "random_groupings",

@@ -72,7 +72,9 @@ def collect(
     for what, x in (("rewards", reward), ("observations", obs), ("advantages", advantage)):
         bad = ~np.isfinite(x).all(axis=(0, *range(2, x.ndim)))
         if bad.any():
-            raise DataError(f"collecting from task {family.task_names[int(np.argmax(bad))]!r} gave non-finite {what}")
+            raise DataError(
+                f"collecting from task {family.task_names[int(np.argmax(bad))]!r} gave non-finite {what}"
+            )
 
     def per_source(x):  # [T, n, E, ...] -> [n, E * T, ...], so that trajectories are contiguous
         return np.moveaxis(x, 0, 2).reshape(x.shape[1], steps, *x.shape[3:])

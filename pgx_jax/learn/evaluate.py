@@ -78,7 +78,7 @@ def evaluate(
     """
     row, task = np.asarray(row, int), np.asarray(task, int)
     count = len(row)
-    width = min(PAIRS_PER_CALL[jax.default_backend()], count)
+    width = min(PAIRS_PER_CALL[jax.default_backend()], 1 << max(4, (count - 1).bit_length()))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
     own = tasks is None
     tasks = jax.tree.map(jnp.asarray, family.tasks if own else tasks)

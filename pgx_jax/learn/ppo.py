@@ -22,24 +22,33 @@ from pgx_jax.types import Agent, Array, PyTree
 
 @struct.dataclass
 class PPO:
-    """Settings of PPO. Fields marked static change shapes; all others are traced numbers, so a
-    sweep over them needs no new compilation."""
+    """Settings of PPO. The last five are compiled in; the others are traced numbers, so that other
+    values need no new compilation."""
 
     learning_rate: float = 1e-3
+    """Step size of Adam."""
     final_learning_rate: float = 1.0
-    """Fraction of the learning rate that is left at the end of a row's budget (linear annealing)."""
+    """Fraction of the step size that is left at the end of a row's budget (linear annealing)."""
     gamma: float = 0.99
+    """Discount."""
     gae_lambda: float = 0.95
+    """Trace decay of the advantages."""
     clip: float = 0.2
-    entropy: float = 0.0
+    """Clipping range of the probability ratio."""
+    entropy: float = 0.01
+    """Weight of the entropy bonus."""
     value: float = 0.5
+    """Weight of the critic's squared error."""
     max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm, in minibatches where theirs is larger."""
     num_envs: int = struct.field(pytree_node=False, default=40)
-    """Environments per policy, shared evenly by its tasks."""
+    """Environments of a policy, shared evenly by its tasks."""
     num_steps: int = struct.field(pytree_node=False, default=128)
     """Steps of every environment between updates."""
     epochs: int = struct.field(pytree_node=False, default=4)
+    """Passes over the data of an update."""
     minibatches: int = struct.field(pytree_node=False, default=4)
+    """Gradient steps of a pass."""
     scale_rewards: bool = struct.field(pytree_node=False, default=True)
     """Divide every task's rewards by the running deviation of its discounted returns."""
 
@@ -155,7 +164,9 @@ def make_batch(
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
 
-def fit_batch(policy: Policy, config: PPO, state: RowState, batch: Batch, key: Array, rate: Array) -> RowState:
+def fit_batch(
+    policy: Policy, config: PPO, state: RowState, batch: Batch, key: Array, rate: Array
+) -> RowState:
     """Epochs of minibatch Adam on one batch."""
     optimiser, size = config.optimiser(), batch.weight.shape[0]
     width = size // config.minibatches

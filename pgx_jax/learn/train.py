@@ -83,6 +83,16 @@ def _start(env, config, problem, member, agent, key) -> RowState:
     return ppo.start(config, env, problem, member, agent, key)
 
 
+@partial(jax.jit, static_argnames=("width",))
+def _fill(row: RowState, width: int) -> RowState:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def _put(state: RowState, row: RowState, slot: int) -> RowState:
+    return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
+
+
 def check_rows(config: PPO, family: TaskFamily, rows: Rows) -> None:
     """Refuse rows that cannot be trained, before any work.
 
@@ -91,9 +101,13 @@ def check_rows(config: PPO, family: TaskFamily, rows: Rows) -> None:
     """
     member, steps = np.asarray(rows.member), np.asarray(rows.steps)
     if member.ndim != 2 or member.shape[1] != family.n:
-        raise ConfigError(f"rows.member has shape {member.shape}; expected [R, {family.n}] for {family.name!r}")
+        raise ConfigError(
+            f"rows.member has shape {member.shape}; expected [R, {family.n}] for {family.name!r}"
+        )
     if not member.any(1).all():
-        raise ConfigError(f"row {int(np.argmin(member.any(1)))} has no member task; give every row at least one")
+        raise ConfigError(
+            f"row {int(np.argmin(member.any(1)))} has no member task; give every row at least one"
+        )
     if member.sum(1).max() > config.num_envs:
         raise ConfigError(
             f"a row has {member.sum(1).max()} tasks but num_envs = {config.num_envs}; "
@@ -129,6 +143,7 @@ def train(
     check_rows(config, family, rows)
     total = np.asarray(rows.steps) // config.steps_per_update
     agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
+    agents = jax.tree.map(np.asarray, agents)
     work = _Work(
         policy, config, family, np.asarray(rows.member, bool), total, agents, np.asarray(rows.key), progress
     )
@@ -189,11 +204,14 @@ class _Work:
     def _enter(self, state: RowState | None, slot: int, row: int, width: int) -> RowState:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
         fresh = _start(
-            self.family.env, self.config, self.problem, self.member[row], take(self.agents, row), self.key[row]
+            self.family.env,
+            self.config,
+            self.problem,
+            self.member[row],
+            take(self.agents, row),
+            self.key[row],
         )
-        if state is None:
-            return jax.tree.map(lambda x: jnp.repeat(x[None], width, 0), fresh)
-        return jax.tree.map(lambda x, y: x.at[slot].set(y), state, fresh)
+        return _fill(fresh, width) if state is None else _put(state, fresh, slot)
 
     def _advance(self, state: RowState, rows: list[int | None], active: list[int]) -> RowState:
         """One segment of all slots (idle ones repeat an active row's membership, unused)."""
@@ -204,14 +222,15 @@ class _Work:
             self.member[index], self.total[index], state, length,
         )  # fmt: skip
         curve = np.asarray(curve)[:, :length]
+        agents = jax.tree.map(np.asarray, state.agent)
         for slot, row in enumerate(rows):
             if row is None:
                 continue
             self.returns[row, self.done[row] : self.done[row] + length] = curve[slot]
-            _check_finite(take(state.agent, slot), row, self.member, self.family)
+            _check_finite(take(agents, slot), row, self.member, self.family)
             self.done[row] += length
             if self.done[row] == self.total[row]:
-                self.finished[row] = jax.tree.map(np.asarray, take(state.agent, slot))
+                self.finished[row] = jax.tree.map(np.copy, take(agents, slot))
                 rows[slot] = None
         if self.progress:
             recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")

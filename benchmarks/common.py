@@ -1,0 +1,145 @@
+"""What the benchmark scripts share: a result file that grows cell by cell and can be resumed.
+
+A result file holds {"name", "command", "settings", "environments", "cells": [...]}. A cell is a
+dict with its identity under "cell", the index of the environment it ran in (device, versions,
+commit) under "environment", raw values, and everything that may differ between equal runs under
+"timings". The full presets write to benchmarks/results/, the small ones to runs/benchmarks/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pgx_jax.errors import ConfigError
+from pgx_jax.run import environment as run_environment
+from pgx_jax.serial import dumps, write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SMALL = ROOT / "runs" / "benchmarks"
+Preset = Literal["full", "small"]
+
+
+def environment() -> dict:
+    """Device, processor, cores, versions and commit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return run_environment() | {"processor": processor(), "cores": cores, "machine": platform.machine()}
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def result_path(name: str, preset: Preset, out: Path | None = None) -> Path:
+    """Where a script's results go: ``out``, or a folder by preset."""
+    return out or (RESULTS if preset == "full" else SMALL) / f"{name}.json"
+
+
+def read(path: Path) -> dict:
+    """A result file."""
+    return json.loads(path.read_text())
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back."""
+    return json.loads(dumps(value))
+
+
+def text(data: Mapping) -> str:
+    """A result file as JSON with a line for every cell."""
+    head = dumps({key: value for key, value in data.items() if key != "cells"}, indent=1)
+    cells = ",\n".join("  " + dumps(cell, indent=None) for cell in data["cells"])
+    return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+
+
+class ResultFile:
+    """A result file that is saved after every cell; cells that are in it are done."""
+
+    def __init__(self, path: Path, *, name: str, command: str, settings: Mapping | None = None):
+        """Open the file, or begin it.
+
+        Raises:
+            ConfigError: the file holds results of other settings.
+        """
+        self.path = path
+        fresh = {"name": name, "command": command, "settings": dict(settings or {})}
+        self.data = plain({**fresh, "environments": [], "cells": []})
+        if path.exists():
+            found = read(path)
+            if found.get("settings") != self.data["settings"]:
+                raise ConfigError(
+                    f"{path} holds results of other settings ({found.get('settings')}); "
+                    f"remove it or choose another file with --out"
+                )
+            self.data = found
+
+    @property
+    def cells(self) -> list[dict]:
+        """What is done."""
+        return self.data["cells"]
+
+    def find(self, cell: Mapping) -> dict | None:
+        """The result of a cell, or None if it has not run."""
+        key = plain(dict(cell))
+        return next((done for done in self.cells if done["cell"] == key), None)
+
+    def add(self, cell: Mapping, result: Mapping) -> None:
+        """Add the result of a cell and save the file."""
+        here = plain(environment())
+        if here not in self.data["environments"]:
+            self.data["environments"].append(here)
+        index = self.data["environments"].index(here)
+        self.cells.append(plain({"cell": dict(cell), "environment": index, **result}))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, text(self.data).encode())
+
+    def run(self, cells: Iterable[Mapping], compute: Callable[[Mapping], Mapping]) -> int:
+        """Compute and save the cells that are missing; returns how many there were."""
+        ran = 0
+        for cell in cells:
+            if self.find(cell) is None:
+                began = time.perf_counter()
+                result = dict(compute(cell))
+                seconds = time.perf_counter() - began
+                self.add(cell, result | {"timings": {**result.get("timings", {}), "seconds": seconds}})
+                ran += 1
+                print(f"{self.data['name']} {describe(cell)}: {seconds:.1f} s", flush=True)
+        return ran
+
+
+def describe(cell: Mapping) -> str:
+    """A cell in one line, without its changes to the settings."""
+    shown = {key: value for key, value in cell.items() if key != "config" and value not in ({}, None, "default")}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def override(config: Any, changes: Mapping) -> Any:
+    """A settings dataclass with nested changes, {"estimate": {"score": "importance"}, "k": 3}."""
+    values = {
+        name: override(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def merge(*changes: Mapping) -> dict:
+    """Nested changes joined; later ones win."""
+    out: dict = {}
+    for change in changes:
+        for name, value in change.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
+            out[name] = merge(out[name], value) if both else value
+    return out

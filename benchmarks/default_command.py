@@ -1,0 +1,97 @@
+"""The default command as a whole process, compilation included: `python benchmarks/default_command.py`.
+
+Runs `pgx-jax run cartpole-goals` in a process of its own without a compilation cache, and takes wall
+and CPU time. Repeated with the same seed, its results.json must be the same apart from "timings".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from common import Preset, ResultFile, result_path
+from study import SMALL_CONFIG, flags, record
+
+from pgx_jax.errors import PgxError
+
+TARGET_SECONDS = 180
+"""On 2 CPU cores, installation apart."""
+SMALL_ARGS = ("--n-tasks", "4", "--set", "n_groups=2", "horizon=20", *flags(SMALL_CONFIG), "--compare", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time the default command."""
+
+    preset: Preset = "full"
+    """full: what the README shows; small: a short run, for tests."""
+    repeats: int = 2
+    """Processes, all with the same seed."""
+    args: tuple[str, ...] = ()
+    """Further arguments of the command."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def compute(cell: Mapping) -> dict:
+    """Run the command once.
+
+    Raises:
+        PgxError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "run"
+        command = [sys.executable, "-m", "pgx_jax", *cell["args"], "--out", str(target)]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        load = os.getloadavg()
+        process = subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder)
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if process.returncode:
+            raise PgxError(f"`{' '.join(command)}` ended with status {process.returncode}: {process.stderr[-2000:]}")
+        results = json.loads((target / "results.json").read_text())
+    timings = {
+        "wall": wall,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "load_before": load,
+        "max_rss_mib": after.ru_maxrss / 1024,
+        "run": results.pop("timings"),
+    }
+    kept = record(results | {"timings": {}}) | {"results": fingerprint(results)}
+    return kept | {"timings": timings, "limit_seconds": TARGET_SECONDS}
+
+
+def fingerprint(results: Mapping) -> str:
+    """A hash of everything but the timings."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    small = settings.preset == "small"
+    command = ["run", "cartpole-goals", *(SMALL_ARGS if small else ()), *settings.args]
+    path = result_path("default_command", settings.preset, settings.out)
+    results = ResultFile(path, name="default_command", command="python benchmarks/default_command.py")
+    todo = [{"args": command, "repeat": i} for i in range(settings.repeats)]
+    results.run(todo, compute)
+    done = [cell for cell in results.cells if cell["cell"]["args"] == command]
+    for cell in done:
+        print(f"wall {cell['timings']['wall']:.1f} s, cpu {cell['timings']['cpu']:.1f} s")
+    same = len({cell["results"] for cell in done}) == 1
+    print("equal results apart from timings" if same else "THE RESULTS DIFFER")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The README's figures, drawn from result files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from tables import has, means, over_runs, paired
+
+from pgx_jax import figures
+from pgx_jax.figures.canvas import FAINT, RC, canvas, method_style, png
+from pgx_jax.wording import OURS, method_label, ordered_methods, with_interval
+
+TITLES = {
+    "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
+    "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
+    "ppo_curves": "Learning curves of PPO on stock environments",
+}
+
+
+def of_section(section: str, data: Mapping) -> list[str]:
+    """Names of the figures that a result file has the numbers for."""
+    if section == "study_goals":
+        return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
+    return ["ppo_curves"] if section == "ppo" else []
+
+
+def goals_methods(data: Mapping) -> bytes:
+    """Left: mean return of every run and its mean; right: ours minus each method, paired by run."""
+    cells = data["cells"]
+    names = [name for name in ordered_methods(cells[0]) if has(cells, name)]
+    with matplotlib.rc_context(RC):
+        figure, (left, right) = canvas(9.2, 1.2 + 0.42 * len(names), columns=2)
+        for row, name in enumerate(names):
+            colour, weight = method_style(name)[0], "bold" if name == OURS else None
+            values, estimate = means(cells, name), over_runs(means(cells, name))
+            jitter = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
+            left.plot(values, row + jitter, "o", ms=3, color=colour, alpha=0.45, mew=0)
+            _interval(left, row, estimate, colour)
+            text = {"textcoords": "offset points", "xycoords": ("axes fraction", "data"), "va": "center"}
+            left.annotate(method_label(cells[0], name), (0, row), (-8, 0), ha="right", weight=weight, **text)
+            if name != OURS:
+                difference = paired(cells, name)
+                right.plot(means(cells, OURS) - values, row + jitter, "o", ms=3, color=colour, alpha=0.45, mew=0)
+                _interval(right, row, difference, colour)
+                right.annotate(with_interval(difference, signed=True), (1, row), (6, 0), **text)
+        right.axvline(0, color=FAINT, lw=1)
+        left.set(xlabel="mean return over all tasks")
+        right.set(xlabel="ours minus it, paired by run")
+        for axes in (left, right):
+            axes.set(ylim=(len(names) - 0.5, -0.5), yticks=[])
+            axes.spines["left"].set_visible(False)
+            axes.grid(axis="x")
+            axes.set_axisbelow(True)
+        return png(figure)
+
+
+def _interval(axes, row: int, estimate, colour: str) -> None:
+    if estimate.lo is not None:
+        axes.plot([estimate.lo, estimate.hi], [row, row], color=colour, lw=2.4, solid_capstyle="round")
+    axes.plot(estimate.mean, row, "o", ms=8, color=colour, mec="white", mew=1)
+
+
+def goals_affinity(data: Mapping) -> bytes:
+    """Affinity heat map of the first run."""
+    with matplotlib.rc_context(RC):
+        return png(figures.affinity(data["cells"][0]))
+
+
+def ppo_curves(data: Mapping) -> bytes:
+    """Mean return while training, a line a seed, an environment a panel."""
+    cells = data["cells"]
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(3.2 * len(cells), 2.7, columns=len(cells))
+        for axes, cell in zip(panels, cells, strict=True):
+            for curve, total in zip(cell["curves"], cell["env_steps"], strict=True):
+                values = np.array(curve, float)
+                axes.plot((np.arange(len(values)) + 1) / len(values) * total / 1e3, values, lw=1.2, alpha=0.8)
+            axes.axhline(cell["solved_at"], color=FAINT, ls="--", lw=1)
+            axes.set(title=cell["cell"]["env"], xlabel="thousand environment steps")
+            axes.grid(axis="y")
+        panels[0].set(ylabel="mean return while training")
+        return png(figure)
+
+
+DRAWERS = {"goals_methods": goals_methods, "goals_affinity": goals_affinity, "ppo_curves": ppo_curves}
+"""Name of the figure -> drawing function."""

@@ -1,0 +1,232 @@
+"""Estimating all triples against fine-tuning them: `python benchmarks/estimation.py`.
+
+After collection on cartpole-goals, all 120 triples are estimated (features, surrogates, scores,
+affinity; warm, median of several) and, in the same run, fine-tuned side by side from theta* and its
+critic for 40 updates each, as rows of `train`. Operations of both are counted from the traced
+programs (see operations.py). Fine-tuning is saved after every few triples.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from common import Preset, ResultFile, merge, override, plain, result_path
+from operations import operations
+from study import SMALL_CONFIG
+
+from pgx_jax import estimate, learn, pipeline
+from pgx_jax.config import Config
+from pgx_jax.estimate import features as features_module
+from pgx_jax.estimate import scores as scores_module
+from pgx_jax.estimate import solvers, surrogates
+from pgx_jax.families import make_family
+from pgx_jax.learn import ppo
+from pgx_jax.learn.ppo import Problem
+from pgx_jax.run import Run
+from pgx_jax.types import FIT, SCORE, Rows
+
+FAMILY = "cartpole-goals"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time and count the estimation of all triples, and fine-tuning them."""
+
+    preset: Preset = "full"
+    """full: what the README shows; small: seconds, for tests."""
+    seed: int = 0
+    """Seed of the run."""
+    updates: int = 40
+    """Updates of each triple's fine-tuning."""
+    chunk: int = 12
+    """Triples trained between two savings."""
+    repeats: int = 5
+    """Timings of the estimation; the median counts."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def make_run(settings: Settings) -> Run:
+    """The run whose triples are estimated; its stages are computed when they are needed."""
+    small = settings.preset == "small"
+    family = make_family(FAMILY, **({"n_tasks": 4, "n_groups": 2, "horizon": 20} if small else {}))
+    size = {"estimate": {"subset_size": 3}}
+    config = override(Config(seed=settings.seed), merge(SMALL_CONFIG, size) if small else size)
+    return Run(family, config)
+
+
+def median_seconds(function: Callable[[], object], repeats: int) -> tuple[list[float], object]:
+    """Seconds of each of ``repeats`` warm calls, and what the last one returned."""
+    jax.block_until_ready(function())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        out = jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - began)
+    return seconds, out
+
+
+def estimation(run: Run, repeats: int) -> dict:
+    """Time the estimation of all subsets, and count its operations."""
+    transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
+    names, member = run.family.task_names, run.budget.subsets
+    seconds = {}
+    seconds["features"], feats = median_seconds(
+        lambda: pipeline.features(run.policy.log_prob, params, transitions, run.config, names), repeats
+    )
+    seconds["surrogates_and_scores"], (_, scores) = median_seconds(
+        lambda: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
+    )
+    seconds["affinity"], matrix = median_seconds(lambda: estimate.affinity(scores, e.affinity), repeats)
+    seconds["grouping"], _ = median_seconds(
+        lambda: pipeline.choose_groups(matrix.matrix, run.held_out, run.config, names=names), 1
+    )
+    middle = {name: float(np.median(s)) for name, s in seconds.items()}
+    without = middle["surrogates_and_scores"] + middle["affinity"]
+    count = count_estimation(run, feats)
+    return {
+        "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
+        "subsets": len(member),
+        "subset_size": int(member.sum(1).max()),
+        "transitions": int(np.size(transitions.split)),
+        "dim": e.dim,
+        "operations": count,
+        "timings": {
+            "each": seconds, "median": middle,
+            "without_features": without, "with_features": without + middle["features"],
+        },
+    }  # fmt: skip
+
+
+def count_estimation(run: Run, feats) -> dict:
+    """Operations of the features, and of the surrogates with their scores."""
+    transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
+    total = transitions.split.size
+    flat = [jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action)]
+    p = sum(np.size(x) for x in jax.tree.leaves(params))
+    block = features_module.default_block(p)
+    chunk = min(total, features_module.default_chunk(p, block))
+    chunk = -(-total // -(-total // chunk))
+    of_features = operations(
+        lambda params, obs, action, key: features_module._features(
+            run.policy.log_prob, params, obs, action, key, e.dim, chunk, block
+        ),
+        params, *flat, feats.key,
+    )  # fmt: skip
+    a = estimate.signed_weights(transitions)
+    fitted = surrogates.select_rows(feats, transitions, a, (FIT,))
+    scored = surrogates.select_rows(feats, transitions, a, (SCORE,))
+    problems = solvers.make_problems(run.budget.subsets)
+    stats = surrogates._statistics(fitted)
+    ridge = jnp.float32(e.l2 * surrogates.ridge_unit(stats))
+    trips = while_trips(lambda: solvers.newton(None, stats, problems, ridge, 1))
+    delta = jnp.zeros((len(run.budget.subsets), e.dim))
+    parts = {
+        "features": of_features,
+        "statistics": operations(surrogates._statistics, fitted),
+        "solve": operations(
+            lambda s, r: solvers.newton(None, s, problems, r, 1), stats, ridge, while_trips=trips
+        ),
+        "scores": operations(scores_module._heldout, scored, delta),
+    }
+    return parts | {"total": sum(parts.values()), "solver_iterations": trips}
+
+
+def while_trips(function: Callable[[], object]) -> int:
+    """How often the body of the while loops in ``function`` runs."""
+    count = 0
+
+    def loop(condition, body, value):
+        nonlocal count
+        while condition(value):
+            value, count = body(value), count + 1
+        return value
+
+    with jax.disable_jit(), mock.patch.object(jax.lax, "while_loop", loop):
+        function()
+    return count
+
+
+def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
+    """Train some subsets from theta* and its critic, warm."""
+    member = run.budget.subsets[slice(*triples)]
+    keys = pipeline.row_keys(run.config.seed, member)
+    init = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(member), 0), run.meta)
+
+    def go(count):
+        rows = Rows(member, np.full(len(member), count * run.config.ppo.steps_per_update), keys, init)
+        began = time.perf_counter()
+        learn.train(run.policy, run.config.ppo, run.family, rows)
+        return time.perf_counter() - began
+
+    go(1)
+    return {"rows": len(member), "updates": updates, "timings": {"train": go(updates)}}
+
+
+def count_update(run: Run) -> float:
+    """Operations of one update of one row."""
+    family, config = run.family, run.config.ppo
+    problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+    member, key = jnp.asarray(run.budget.subsets[0]), jax.random.PRNGKey(0)
+    state = ppo.start(config, family.env, problem, member, run.meta, key)
+    return operations(
+        lambda p, m, s: ppo.update(run.policy, family.env, family.horizon, config, p, m, 40, s)[0].agent,
+        problem, member, state,
+    )  # fmt: skip
+
+
+def ratios(cells: list[dict]) -> dict | None:
+    """Fine-tuning over estimation, in operations and in time; None before both are complete."""
+    first = next((c for c in cells if c["cell"]["part"] == "estimate"), None)
+    tuned = [c for c in cells if c["cell"]["part"] == "fine_tune"]
+    if first is None or sum(c["rows"] for c in tuned) < first["subsets"]:
+        return None
+    work = sum(c["rows"] * c["updates"] for c in tuned) * first["operations_per_update"]
+    seconds = sum(c["timings"]["train"] for c in tuned)
+    own = first["operations"]
+    return {
+        "fine_tune_operations": work,
+        "operations": work / own["total"],
+        "operations_without_features": work / (own["total"] - own["features"]),
+        "timings": {
+            "fine_tune_seconds": seconds,
+            "time": seconds / first["timings"]["with_features"],
+            "time_without_features": seconds / first["timings"]["without_features"],
+        },
+    }
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    small = settings.preset == "small"
+    updates, repeats = (1, 1) if small else (settings.updates, settings.repeats)
+    run = make_run(settings)
+    path = result_path("estimation", settings.preset, settings.out)
+    about = {"seed": settings.seed, "updates": updates, "config": run.config, "family": run.family.settings}
+    results = ResultFile(path, name="estimation", command="python benchmarks/estimation.py", settings=about)
+    count = len(run.budget.subsets)
+    ranges = [[a, min(a + settings.chunk, count)] for a in range(0, count, settings.chunk)]
+
+    def compute(cell: Mapping) -> dict:
+        if cell["part"] == "estimate":
+            return estimation(run, repeats) | {"operations_per_update": count_update(run)}
+        return fine_tune(run, tuple(cell["triples"]), updates)
+
+    todo = [{"part": "estimate"}, *({"part": "fine_tune", "triples": r} for r in ranges)]
+    results.run(todo, compute)
+    print(plain(ratios(results.cells)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Steps a second of `train` by the number of rows of one vmapped program: `python benchmarks/rows.py`.
+
+One row a program is the batched `lax.map` with batches of one: rows wait in a queue, and every lane
+(a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The committed
+default of each platform, `ROWS_PER_CALL` in pgx_jax/learn/train.py, is the fastest one here.
+Compilation is left out: each shape is trained for one update before it is timed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+import tyro
+from common import Preset, ResultFile, override, result_path
+
+from pgx_jax.families import make_family
+from pgx_jax.learn import PPO, make_policy, train
+from pgx_jax.types import Rows
+
+FAMILY = "cartpole-goals"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time `train` for several numbers of rows a program, and on the CPU several lanes."""
+
+    preset: Preset = "full"
+    """full: what the README shows; small: seconds, for tests."""
+    rows_per_call: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Rows of one vmapped program."""
+    lanes: tuple[int, ...] = ()
+    """Programs at the same time; on the CPU 1 and the number of cores by default."""
+    rows: int = 32
+    """Rows to train."""
+    updates: int = 10
+    """Updates of each row."""
+    repeats: int = 3
+    """Timings of each cell; the median counts."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def cells(settings: Settings) -> list[dict]:
+    """The cells: lanes x rows a program."""
+    own = len(lanes_module()._lanes())
+    lanes = settings.lanes or tuple(sorted({1, own}))
+    small = settings.preset == "small"
+    base = {
+        "platform": jax.default_backend(),
+        "rows": 4 if small else settings.rows,
+        "updates": 1 if small else settings.updates,
+        "repeats": 1 if small else settings.repeats,
+        "ppo": {"num_envs": 4, "num_steps": 16, "epochs": 1, "minibatches": 2} if small else {},
+        "hidden": [8] if small else [64, 64],
+    }
+    widths = settings.rows_per_call[:2] if small else settings.rows_per_call
+    lanes = lanes[-1:] if small else lanes
+    return [
+        base | {"lanes": count, "rows_per_call": width}
+        for count in lanes
+        for width in widths
+        if width * count <= base["rows"]
+    ]
+
+
+def lanes_module():
+    """The module of `train` (its name in the package is taken by the function)."""
+    return sys.modules["pgx_jax.learn.train"]
+
+
+def compute(cell: Mapping) -> dict:
+    """Time one cell."""
+    family = make_family(FAMILY, **({"n_tasks": 4} if cell["rows"] < 8 else {}))
+    policy, config = make_policy(family, hidden=tuple(cell["hidden"])), override(PPO(), cell["ppo"])
+    rng = np.random.default_rng(0)
+    member = np.zeros((cell["rows"], family.n), bool)
+    for row in member:
+        row[rng.choice(family.n, 3, replace=False)] = True
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), cell["rows"]))
+
+    def go(updates: int) -> float:
+        rows = Rows(member, np.full(len(member), updates * config.steps_per_update), keys)
+        began = time.perf_counter()
+        train(policy, config, family, rows, rows_per_call=cell["rows_per_call"])
+        return time.perf_counter() - began
+
+    module = lanes_module()
+    devices = jax.local_devices()
+    lanes = (devices * cell["lanes"])[: cell["lanes"]]
+    with mock.patch.object(module, "_lanes", lambda: lanes):
+        go(1)
+        seconds = [go(cell["updates"]) for _ in range(cell["repeats"])]
+    steps = cell["rows"] * cell["updates"] * config.steps_per_update
+    rates = [steps / s for s in seconds]
+    return {"steps": steps, "timings": {"train": seconds, "steps_per_second": float(np.median(rates))}}
+
+
+def best(done: list[dict]) -> dict[str, int]:
+    """The fastest number of rows a program of each platform, at most lanes."""
+    out = {}
+    for platform in {c["cell"]["platform"] for c in done}:
+        some = [c for c in done if c["cell"]["platform"] == platform]
+        most = max(c["cell"]["lanes"] for c in some)
+        some = [c for c in some if c["cell"]["lanes"] == most]
+        out[platform] = max(some, key=lambda c: c["timings"]["steps_per_second"])["cell"]["rows_per_call"]
+    return out
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    path = result_path("rows", settings.preset, settings.out)
+    results = ResultFile(path, name="rows", command="python benchmarks/rows.py")
+    results.run(cells(settings), compute)
+    for done in results.cells:
+        c, rate = done["cell"], done["timings"]["steps_per_second"]
+        print(f"{c['platform']} {c['lanes']} lane(s), {c['rows_per_call']} row(s) a program: {rate:,.0f} steps/s")
+    print(f"fastest: {best(results.cells)}, committed: {lanes_module().ROWS_PER_CALL}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Whole runs over families, seeds and settings: `python benchmarks/study.py goals`.
+
+Every cell is one run of the method in this process (those of `options` go through the command
+line). A study saves its file after every cell; started again it continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from common import Preset, ResultFile, describe, merge, override, plain, result_path
+
+from pgx_jax import cli
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import make_family
+from pgx_jax.run import run
+
+Cell = dict
+"""{"family", "settings" (of the family), "seed", "config" (changes to the default), "label"}."""
+
+
+def cell(family: str, settings: Mapping, seed: int = 0, config: Mapping | None = None, label: str = "default"):
+    """The identity of one run."""
+    return {
+        "family": family, "settings": dict(settings), "seed": seed, "config": dict(config or {}), "label": label,
+    }  # fmt: skip
+
+
+def per_seed(family: str, family_seeds: int, seeds: int = 1, **settings) -> list[Cell]:
+    """All pairs of a family's seed and a training seed, with every comparison of the report."""
+    return [
+        cell(family, {"seed": f, **settings}, seed, {"compare": "fast"})
+        for f in range(family_seeds)
+        for seed in range(seeds)
+    ]
+
+
+def sizes() -> list[Cell]:
+    """Numbers of tasks and of planted groups."""
+    pairs = ((5, 2), (8, 2), (10, 3), (10, 5), (13, 4), (16, 5))
+    return [
+        cell(family, {"n_tasks": n, "n_groups": k, "seed": seed}, config={"compare": "none"})
+        for seed in range(3)
+        for family in ("cartpole-goals", "points")
+        for n, k in pairs
+    ]
+
+
+def scales() -> list[Cell]:
+    """A third of the tasks with rewards of a hundredth, a third with a hundredfold."""
+    settings = {"reward_scales": [1.0, 0.01, 100.0]}
+    return [
+        cell("cartpole-goals", settings | {"seed": seed}, config={"compare": "none"}) for seed in range(3)
+    ]
+
+
+ROLLOUTS = {
+    "steps_per_task": 600_000,
+    "meta_fraction": 0.05,
+    "estimate": {"score": "rollouts", "rollout_episodes": 64},
+}
+"""Roll-outs of 120 triples with 64 episodes take up to 4.6 M steps: the total is raised to pay for
+them, and the meta-policy keeps about the steps that it has by default."""
+
+OPTIONS = {
+    "default": {},
+    "score=importance": {"estimate": {"score": "importance"}},
+    "score=rollouts lift=dual": ROLLOUTS,
+    "score=rollouts lift=projection": merge(ROLLOUTS, {"estimate": {"lift": "projection"}}),
+    "solver=lbfgs": {"estimate": {"solver": "lbfgs"}},
+    "affinity=aggregate": {"estimate": {"affinity": "aggregate"}},
+    "affinity=datamodel": {"estimate": {"affinity": "datamodel"}},
+}
+
+
+def options() -> list[Cell]:
+    """Every option of score, lift, solver and affinity, one at a time."""
+    return [
+        cell("cartpole-goals", {"seed": seed}, config=merge({"compare": "none"}, changes), label=label)
+        for seed in range(3)
+        for label, changes in OPTIONS.items()
+    ]
+
+
+STUDIES: dict[str, Callable[[], list[Cell]]] = {
+    "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
+    "physics": lambda: per_seed("cartpole-physics", 3),
+    "flip": lambda: per_seed("cartpole-flip", 3),
+    "points": lambda: per_seed("points", 3),
+    "points_hard": lambda: per_seed("points-hard", 3),
+    "sizes": sizes,
+    "scales": scales,
+    "options": options,
+}
+
+SMALL_CONFIG = {
+    "steps_per_task": 1024, "random_draws": 1, "episodes": 4, "test_tasks": 2, "trial_episodes": 2,
+    "policy": {"hidden": [8]},
+    "ppo": {"num_envs": 8, "num_steps": 32, "epochs": 1, "minibatches": 2},
+    "estimate": {"steps": 256, "num_envs": 8, "dim": 40, "rollout_episodes": 1},
+}  # fmt: skip
+"""Seconds instead of minutes, and no sensible groups."""
+
+
+def small(full: Cell) -> Cell:
+    """The same cell, shrunk to four tasks of the family."""
+    settings = full["settings"] | {"n_tasks": 4, "n_groups": 2, "horizon": 20}
+    if full["family"] == "cartpole-physics":
+        del settings["n_groups"]
+    return full | {"settings": settings, "config": merge(full["config"], SMALL_CONFIG)}
+
+
+def study_cells(name: str, preset: Preset) -> list[Cell]:
+    """All cells of a study.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"there is no study {name!r}; the studies are: {', '.join(STUDIES)}")
+    cells = STUDIES[name]()
+    if preset == "small":
+        shrunk = [small(c) for c in cells]
+        cells = [c for i, c in enumerate(shrunk) if c not in shrunk[:i]]
+    return cells
+
+
+def run_here(c: Cell) -> dict:
+    """Run a cell in this process; returns what results.json would hold."""
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in c["settings"].items()}
+    config = override(Config(seed=c["seed"]), c["config"])
+    return plain(run(make_family(c["family"], **settings), config).results)
+
+
+def command_line(c: Cell) -> list[str]:
+    """The arguments of `pgx-jax` that run a cell."""
+    args = ["run", c["family"], "--seed", str(c["seed"])]
+    settings = dict(c["settings"])
+    for setting, flag in (("seed", "--family-seed"), ("n_tasks", "--n-tasks")):
+        if setting in settings:
+            args += [flag, str(settings.pop(setting))]
+    if settings:
+        args += ["--set", *(f"{key}={value}" for key, value in settings.items())]
+    return args + flags(c["config"])
+
+
+def flags(changes: Mapping, prefix: str = "") -> list[str]:
+    """Changes to the settings as flags, --estimate.score rollouts."""
+    out = []
+    for key, value in changes.items():
+        name = prefix + key.replace("_", "-")
+        if isinstance(value, Mapping):
+            out += flags(value, f"{name}.")
+        else:
+            out += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return out
+
+
+def run_by_command(c: Cell) -> dict:
+    """Run a cell through the command line; returns its results.json.
+
+    Raises:
+        ConfigError: the command failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        args = [*command_line(c), "--out", str(Path(folder) / "run")]
+        status = cli.main(args)
+        if status:
+            raise ConfigError(f"`pgx-jax {' '.join(args)}` ended with status {status}")
+        results = json.loads((Path(folder) / "run" / "results.json").read_text())
+    return results | {"command": "pgx-jax " + " ".join(command_line(c))}
+
+
+KEPT = ("k", "groups", "true_groups", "task_names", "agreement", "methods", "gain", "advice", "command")
+"""What a cell keeps of results.json as it is."""
+
+
+def record(results: Mapping) -> dict:
+    """The raw values of a run: everything but curves and candidates."""
+    out = {name: results[name] for name in KEPT if name in results}
+    diagnostics = dict(results["diagnostics"])
+    diagnostics.pop("affinity_ci95", None)
+    out["diagnostics"] = diagnostics
+    out["affinity"] = results["affinity"]
+    out["path"] = {key: value for key, value in results["path"].items() if key != "labels"}
+    if results.get("test_tasks"):
+        keep = ("mean", "ci95", "multitask", "env_steps")
+        out["test_tasks"] = {key: results["test_tasks"][key] for key in keep if key in results["test_tasks"]}
+    return out | {"timings": {"run": results["timings"]}}
+
+
+def summary(result: Mapping) -> str:
+    """A cell's result in a line."""
+    agreement = result.get("agreement")
+    parts = [f"k={result['k']}", f"NMI={agreement['nmi']:.2f}" if agreement else "no planted groups"]
+    return " ".join(parts + [f"{name} {m['mean']:.1f}" for name, m in result["methods"].items()])
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Run the named studies; cells that are done are skipped."""
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """goals, physics, flip, points, points_hard, sizes, scales or options."""
+    preset: Preset = "full"
+    """full: what the README shows; small: seconds, for tests."""
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only cells whose one-line description contains this text (may be repeated)."""
+    limit: int | None = None
+    """Stop after this many new cells."""
+    out: Path | None = None
+    """Folder of the results; benchmarks/results (full) or runs/benchmarks (small) by default."""
+    list: bool = False
+    """Show the cells and stop."""
+
+
+def run_study(name: str, settings: Settings) -> int:
+    """Run the missing cells of a study; returns how many ran."""
+    cells = [
+        c for c in study_cells(name, settings.preset) if all(text in describe(c) for text in settings.only)
+    ]
+    if settings.list:
+        print("\n".join(describe(c) for c in cells))
+        return 0
+    file = f"study_{name}"
+    path = result_path(file, settings.preset, settings.out and settings.out / f"{file}.json")
+    defaults = {"preset": settings.preset, "defaults": dataclasses.replace(Config(), seed=0)}
+    results = ResultFile(path, name=file, command=f"python benchmarks/study.py {name}", settings=defaults)
+    execute = run_by_command if name == "options" else run_here
+
+    def compute(c: Cell) -> dict:
+        began = time.process_time()
+        result = record(execute(c))
+        result["timings"]["cpu_seconds"] = time.process_time() - began
+        print(summary(result), flush=True)
+        return result
+
+    todo = [c for c in cells if results.find(c) is None][: settings.limit]
+    return results.run(todo, compute)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    try:
+        for name in settings.names:
+            run_study(name, settings)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

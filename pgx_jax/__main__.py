@@ -1,0 +1,7 @@
+"""``python -m pgx_jax`` is the command ``pgx-jax``."""
+
+import sys
+
+from pgx_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,166 @@
+"""Fixtures that several test files share."""
+
+import copy
+
+import numpy as np
+import pytest
+
+
+def example_results(seed: int = 0) -> dict:
+    """What a run of cartpole-goals with every comparison leaves behind, made up."""
+    rng = np.random.default_rng(seed)
+    n, total = 10, 1_228_800
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    names = [f"goal{(-1, 0, 1)[label]:+d}-{i}" for i, label in enumerate(labels)]
+    groups = [[name for name, label in zip(names, labels, strict=True) if label == g] for g in range(3)]
+    same = labels[:, None] == labels[None, :]
+    matrix = np.where(same, 0.021, -0.006) + rng.normal(0, 0.003, (n, n))
+    matrix = (matrix + matrix.T) / 2
+
+    def method(mean, width, partition, equal=True, steps=total, **more):
+        per_task = (mean + rng.normal(0, 8, n)).tolist()
+        interval = [mean - width, mean + width]
+        entry = {"groups": partition, "metric": "return", "mean": mean, "ci95": interval}
+        return entry | {"per_task": per_task, "env_steps": steps, "equal_steps": equal, **more}
+
+    single = [[name] for name in names]
+    methods = {
+        "policygradex": method(149.6, 2.3, groups),
+        "multitask": method(61.9, 4.1, [names]),
+        "multitask_conditioned": method(138.2, 3.8, [names], note="is told which task it is in"),
+        "single_task": method(86.4, 6.0, single),
+        "random": method(70.5, 5.2, None, note="mean over 3 draws"),
+        "gradient_similarity": method(141.0, 3.1, groups, label="Gradient-similarity groups (dot product)"),
+        "gradient_similarity_cosine": method(124.0, 7.5, groups[:2]),
+        "true_groups": method(151.2, 2.0, groups),
+        "true_groups_same_steps_per_policy": method(153.3, 1.8, groups, equal=False, steps=2_100_000),
+    }
+    methods["random"]["draws"] = [
+        {"groups": [names[i::3] for i in range(3)], "mean": 68.25},
+        {"groups": [names[:4], names[4:7], names[7:]], "mean": 72.75},
+    ]
+    steps = np.linspace(0, total, 60)[1:]
+    rise = 1 - np.exp(-5 * steps / total)
+    curves = {
+        name: {
+            "steps": steps.tolist(),
+            "return": (12 + (entry["mean"] - 12) * rise + rng.normal(0, 2, 59)).tolist(),
+        }
+        for name, entry in methods.items()
+        if "cosine" not in name and "same_steps" not in name
+    }
+    candidates = [np.zeros(n, int), labels % 2, labels // 2, labels, labels + (np.arange(n) == 6) * 3]
+    candidates.append(np.arange(n))
+    return {
+        "advice": "",
+        "family": "cartpole-goals",
+        "n_tasks": n,
+        "task_names": names,
+        "seed": seed,
+        "k": 3,
+        "groups": groups,
+        "true_groups": groups,
+        "methods": methods,
+        "gain": {
+            "predicted": {"mean": 0.0193, "ci95": [0.0171, 0.0215]},
+            "realised": {"mean": 87.7, "ci95": [83.0, 92.4]},
+        },
+        "affinity": {"matrix": matrix.tolist(), "coverage": np.where(np.eye(n), 36, 8).tolist()},
+        "agreement": {"nmi": 1.0, "ari": 1.0, "exact": True},
+        "path": {
+            "k": [1, 2, 2, 3, 4, 10],
+            "score": [-0.0021, 0.0065, 0.0071, 0.0172, 0.0174, 0.0150],
+            "stderr": [0.0011, 0.0010, 0.0009, 0.0002, 0.0, 0.0006],
+            "difference": [-0.0195, -0.0109, -0.0103, -0.0002, 0.0, -0.0024],
+            "chosen": 3,
+            "labels": [candidate.tolist() for candidate in candidates],
+        },
+        "test_tasks": {
+            "names": [f"test-{i}" for i in range(6)],
+            "method": "the best of the groups' policies in 8 trial episodes each",
+            "mean": 146.1,
+            "ci95": [141.0, 151.2],
+            "multitask": {"mean": 58.3, "ci95": [51.0, 65.6]},
+            "assigned": [0, 1, 2, 0, 1, 2],
+        },
+        "curves": curves,
+        "diagnostics": {
+            "relative_distance": [0.034, 0.029, 0.041],
+            "subsets": 120,
+            "clipped": False,
+            "affinity_ci95": {"low": (matrix - 0.004).tolist(), "high": (matrix + 0.004).tolist()},
+        },
+        "timings": {
+            "stages": {
+                "report": 2.2,
+                "meta_policy": 22.4,
+                "collect": 3.1,
+                "features": 2.4,
+                "surrogates": 0.31,
+                "scores": 0.22,
+                "affinity": 0.01,
+                "grouping": 0.84,
+                "policies": 31.0,
+                "compare": 64.9,
+                "test_tasks": 4.0,
+            },
+            "total": 133.0,
+            "date": "2025-01-01T00:00:00",
+        },
+    }
+
+
+def one_group(results: dict) -> dict:
+    """The same run, had it found nothing to split and had no planted groups."""
+    for name in ("true_groups", "true_groups_same_steps_per_policy"):
+        results["methods"].pop(name)
+        results["curves"].pop(name, None)
+    results.update(k=1, groups=[results["task_names"]], true_groups=None, agreement=None, test_tasks=None)
+    results["path"].update(chosen=0, score=[0.0121, 0.0118, 0.0120, 0.0119, 0.0115, 0.0090])
+    results["path"].update(difference=[0.0, -0.0003, -0.0001, -0.0002, -0.0006, -0.0031])
+    gain = {"mean": -0.8, "ci95": [-2.5, 0.9]}
+    results["gain"] = {"predicted": {"mean": 0.0001, "ci95": [-0.0007, 0.0009]}, "realised": gain}
+    return results
+
+
+@pytest.fixture(scope="session")
+def pristine_results() -> dict:
+    """Results of a made-up run of cartpole-goals with three groups and every comparison."""
+    return example_results()
+
+
+@pytest.fixture
+def run_results(pristine_results) -> dict:
+    """A copy of these results that may be changed."""
+    return copy.deepcopy(pristine_results)
+
+
+@pytest.fixture
+def ungrouped_results() -> dict:
+    """The same run, had it found nothing to split and had no planted groups."""
+    return one_group(example_results())
+
+
+@pytest.fixture(scope="session")
+def make_logged():
+    """Factory of random Transitions and Features with a planted direction per task, no environment needed."""
+    from pgx_jax.types import Features, Transitions
+
+    def make(n=4, count=300, d=12, sources=None, seed=0, groups=2):
+        rng = np.random.default_rng(seed)
+        u = n if sources is None else sources
+        scales = 0.97 ** np.arange(d) * np.sqrt(d)
+        values = (rng.normal(size=(u, count, d)) * scales / np.sqrt(d)).astype(np.float32)
+        source = np.arange(n) % u
+        directions = rng.normal(size=(groups, d)) / np.sqrt(d)
+        signal = np.einsum("ntd,nd->nt", values[source], directions[np.arange(n) % groups])
+        advantage = (signal + rng.normal(size=(n, count))) * 10.0 ** rng.integers(-2, 3, (n, 1)) + 0.3
+        # Trajectories of uneven lengths, dealt to the three parts.
+        trajectory = np.stack([np.cumsum(rng.random(count) < 0.08) for _ in range(u)])
+        split = ((trajectory + np.arange(u)[:, None]) % 3).astype(np.int8)
+        obs = rng.normal(size=(u, count, 3)).astype(np.float32)
+        action = rng.integers(0, 2, (u, count))
+        transitions = Transitions(obs, action, advantage.astype(np.float32), trajectory, split, source)
+        return transitions, Features(values, np.array([0, seed], np.uint32))
+
+    return make

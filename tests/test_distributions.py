@@ -1,0 +1,103 @@
+"""Action distributions against SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgx_jax.learn.distributions import Categorical, DiagonalGaussian, for_space
+
+logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6)
+numbers = st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(logits)
+def test_categorical_against_scipy(x):
+    dist, x = Categorical(len(x)), np.array(x, np.float32)
+    expected = scipy.special.log_softmax(x.astype(float))
+    found = jax.vmap(dist.log_prob, (None, 0))(jnp.asarray(x), jnp.arange(len(x)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dist.entropy(jnp.asarray(x)), scipy.stats.entropy(np.exp(expected)), atol=1e-5)
+    assert x[int(dist.mode(jnp.asarray(x)))] == x.max()
+
+
+def test_categorical_draws_with_its_probabilities():
+    dist, p = Categorical(4), np.array([0.1, 0.2, 0.3, 0.4])
+    keys = jax.random.split(jax.random.PRNGKey(0), 4000)
+    drawn = jax.vmap(dist.sample, (0, None))(keys, jnp.log(p))
+    assert scipy.stats.chisquare(np.bincount(drawn, minlength=4), 4000 * p).pvalue > 1e-3
+    np.testing.assert_array_equal(dist.to_env(drawn), drawn)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(numbers, numbers, numbers)
+def test_gaussian_against_scipy(mean, log_std, action):
+    dist = DiagonalGaussian((-1.0,) * 3, (1.0,) * 3)
+    mean, log_std, action = (np.array(x, np.float32) for x in (mean, log_std, action))
+    normal = scipy.stats.norm(mean.astype(float), np.exp(log_std.astype(float)))
+    params = jnp.asarray(mean), jnp.asarray(log_std)
+    expected = normal.logpdf(action).sum()
+    np.testing.assert_allclose(dist.log_prob(params, action), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dist.entropy(params), normal.entropy().sum(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(dist.mode(params), mean)
+    score = jax.grad(lambda m: dist.log_prob((m, params[1]), action))(params[0])
+    np.testing.assert_allclose(score, (action - mean) / np.exp(2 * log_std.astype(float)), rtol=1e-3, atol=1e-4)
+
+
+def test_gaussian_draws_with_its_mean_and_deviation():
+    dist = DiagonalGaussian((-1.0, -1.0), (1.0, 1.0))
+    params = jnp.array([0.5, -2.0]), jnp.log(jnp.array([0.3, 2.0]))
+    keys = jax.random.split(jax.random.PRNGKey(1), 3000)
+    drawn = np.asarray(jax.vmap(dist.sample, (0, None))(keys, params), float)
+    for i, normal in enumerate((scipy.stats.norm(0.5, 0.3), scipy.stats.norm(-2.0, 2.0))):
+        assert scipy.stats.kstest(drawn[:, i], normal.cdf).pvalue > 1e-3
+    assert abs(scipy.stats.spearmanr(*drawn.T).statistic) < 0.06
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.4, 0.2), (-1.5, 0.7)])
+def test_the_squashed_density_integrates_to_one(mean, std):
+    dist = DiagonalGaussian((-1.0,), (1.0,), squash=True)
+    params = jnp.array([mean]), jnp.log(jnp.array([std]))
+    density = jax.jit(lambda u: jnp.exp(dist.log_prob(params, u[None])))
+
+    def of_action(a):  # density over the action a = tanh(u), by quadrature over a itself
+        return float(density(jnp.arctanh(jnp.float32(a))))
+
+    total, _ = scipy.integrate.quad(of_action, -0.99999, 0.99999, limit=200, epsabs=1e-4)
+    assert total == pytest.approx(1.0, abs=5e-3)
+
+
+def test_the_squashed_density_far_out_is_finite():
+    dist = DiagonalGaussian((-1.0,), (1.0,), squash=True)
+    params = jnp.zeros(1), jnp.zeros(1)
+    for u in (-60.0, 60.0):
+        value, slope = jax.value_and_grad(lambda u: dist.log_prob(params, u[None]))(jnp.float32(u))
+        assert np.isfinite(value) and slope == pytest.approx(-u + np.sign(u) * 2.0)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_actions_fit_the_box(squash):
+    box = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 5.0], np.float32))
+    dist = for_space(box, squash)
+    u = jnp.array([[-1e9, 1e9], [0.0, 0.0], [0.3, -0.3], [1.0, -1.0]])
+    action = np.asarray(dist.to_env(u))
+    assert all(box.contains(a) for a in action)
+    np.testing.assert_allclose(action[:2], [[-2.0, 5.0], [0.0, 2.5]], atol=1e-6)
+    inner = np.tanh([0.3, -0.3]) if squash else np.array([0.3, -0.3])
+    np.testing.assert_allclose(action[2], [2 * inner[0], 2.5 + 2.5 * inner[1]], rtol=1e-5)
+    assert (abs(action[3] - [2.0, 0.0]) < 1e-6).all() == (not squash)
+
+
+def test_which_spaces_have_a_distribution():
+    assert for_space(spaces.Discrete(3)) == Categorical(3)
+    assert for_space(spaces.Box(-1.0, 1.0, (2,))).size == 2
+    for space in (spaces.MultiBinary(3), spaces.Box(-1.0, 1.0, (2, 2)), spaces.Box(-np.inf, np.inf, (2,))):
+        with pytest.raises(ValueError, match="no distribution"):
+            for_space(space)
