@@ -122,7 +122,8 @@ class ResultFile:
 
 def describe(cell: Mapping) -> str:
     """A cell in one line, without its changes to the settings."""
-    shown = {key: value for key, value in cell.items() if key != "config" and value not in ({}, None, "default")}
+    plain_ones = ({}, None, "default")
+    shown = {k: v for k, v in cell.items() if k != "config" and v not in plain_ones}
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
@@ -132,7 +133,12 @@ def override(config: Any, changes: Mapping) -> Any:
         name: override(getattr(config, name), value) if isinstance(value, Mapping) else value
         for name, value in changes.items()
     }
-    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return dataclasses.replace(config, **tuples(values))
+
+
+def tuples(values: Mapping) -> dict:
+    """The same settings with tuples in place of JSON's lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def merge(*changes: Mapping) -> dict:

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from common import Preset, ResultFile, result_path
-from study import SMALL_CONFIG, flags, record
+from common import Preset, ResultFile, merge, result_path
+from study import SMALL_CONFIG, SMALL_FAMILY, cell, command_line, record
 
 from pgx_jax.errors import PgxError
 
 TARGET_SECONDS = 180
 """On 2 CPU cores, installation apart."""
-SMALL_ARGS = ("--n-tasks", "4", "--set", "n_groups=2", "horizon=20", *flags(SMALL_CONFIG), "--compare", "none")
+SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge({"compare": "none"}, SMALL_CONFIG))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def compute(cell: Mapping) -> dict:
         process = subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder)
         wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
-            raise PgxError(f"`{' '.join(command)}` ended with status {process.returncode}: {process.stderr[-2000:]}")
+            shown, end = " ".join(command), process.stderr[-2000:]
+            raise PgxError(f"`{shown}` ended with status {process.returncode}: {end}")
         results = json.loads((target / "results.json").read_text())
     timings = {
         "wall": wall,
@@ -80,7 +81,7 @@ def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
     small = settings.preset == "small"
-    command = ["run", "cartpole-goals", *(SMALL_ARGS if small else ()), *settings.args]
+    command = [*(command_line(SMALL_CELL) if small else ("run", "cartpole-goals")), *settings.args]
     path = result_path("default_command", settings.preset, settings.out)
     results = ResultFile(path, name="default_command", command="python benchmarks/default_command.py")
     todo = [{"args": command, "repeat": i} for i in range(settings.repeats)]

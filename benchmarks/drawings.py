@@ -19,11 +19,11 @@ TITLES = {
 }
 
 
-def of_section(section: str, data: Mapping) -> list[str]:
+def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
-    if section == "study_goals":
+    if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
-    return ["ppo_curves"] if section == "ppo" else []
+    return ["ppo_curves"] if source == "ppo" else []
 
 
 def goals_methods(data: Mapping) -> bytes:
@@ -42,7 +42,8 @@ def goals_methods(data: Mapping) -> bytes:
             left.annotate(method_label(cells[0], name), (0, row), (-8, 0), ha="right", weight=weight, **text)
             if name != OURS:
                 difference = paired(cells, name)
-                right.plot(means(cells, OURS) - values, row + jitter, "o", ms=3, color=colour, alpha=0.45, mew=0)
+                gains = means(cells, OURS) - values
+                right.plot(gains, row + jitter, "o", ms=3, color=colour, alpha=0.45, mew=0)
                 _interval(right, row, difference, colour)
                 right.annotate(with_interval(difference, signed=True), (1, row), (6, 0), **text)
         right.axvline(0, color=FAINT, lw=1)
@@ -58,14 +59,18 @@ def goals_methods(data: Mapping) -> bytes:
 
 def _interval(axes, row: int, estimate, colour: str) -> None:
     if estimate.lo is not None:
-        axes.plot([estimate.lo, estimate.hi], [row, row], color=colour, lw=2.4, solid_capstyle="round")
-    axes.plot(estimate.mean, row, "o", ms=8, color=colour, mec="white", mew=1)
+        axes.plot(
+            [estimate.lo, estimate.hi], [row, row], color=colour, lw=5, alpha=0.55, solid_capstyle="butt"
+        )
+    axes.plot(estimate.mean, row, "|", ms=13, color=colour, mew=2.4)
 
 
 def goals_affinity(data: Mapping) -> bytes:
     """Affinity heat map of the first run."""
+    first = dict(data["cells"][0])
+    first["affinity"] = {"matrix": first["affinity"]["matrix"]}
     with matplotlib.rc_context(RC):
-        return png(figures.affinity(data["cells"][0]))
+        return png(figures.affinity(first))
 
 
 def ppo_curves(data: Mapping) -> bytes:
@@ -78,6 +83,8 @@ def ppo_curves(data: Mapping) -> bytes:
                 values = np.array(curve, float)
                 axes.plot((np.arange(len(values)) + 1) / len(values) * total / 1e3, values, lw=1.2, alpha=0.8)
             axes.axhline(cell["solved_at"], color=FAINT, ls="--", lw=1)
+            text = {"textcoords": "offset points", "xycoords": ("axes fraction", "data"), "va": "top"}
+            axes.annotate("solved", (1, cell["solved_at"]), (0, -3), ha="right", color=FAINT, **text)
             axes.set(title=cell["cell"]["env"], xlabel="thousand environment steps")
             axes.grid(axis="y")
         panels[0].set(ylabel="mean return while training")

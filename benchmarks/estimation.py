@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from common import Preset, ResultFile, merge, override, plain, result_path
 from operations import operations
-from study import SMALL_CONFIG
+from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.config import Config
@@ -58,7 +58,7 @@ class Settings:
 def make_run(settings: Settings) -> Run:
     """The run whose triples are estimated; its stages are computed when they are needed."""
     small = settings.preset == "small"
-    family = make_family(FAMILY, **({"n_tasks": 4, "n_groups": 2, "horizon": 20} if small else {}))
+    family = make_family(FAMILY, **(SMALL_FAMILY if small else {}))
     size = {"estimate": {"subset_size": 3}}
     config = override(Config(seed=settings.seed), merge(SMALL_CONFIG, size) if small else size)
     return Run(family, config)

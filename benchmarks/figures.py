@@ -21,25 +21,22 @@ from pgx_jax.serial import write_atomically
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
+STUDY = "python benchmarks/study.py"
+FAMILIES = {f"study_{name}": f"{STUDY} {name}" for name in ("points", "points_hard", "flip", "physics")}
 SECTIONS = (
-    Section("study_goals", "CartPole with hidden goals", "python benchmarks/study.py goals", tables.goals),
-    Section("study_points", "Point mass", "python benchmarks/study.py points", tables.family),
+    Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
+    Section("Other families", FAMILIES, tables.families),
+    Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
+    Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
+    Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
+    Section("Cost of the estimate", {"estimation": "python benchmarks/estimation.py"}, tables.estimation),
+    Section("PPO on stock environments", {"ppo": "python benchmarks/ppo.py"}, tables.ppo),
     Section(
-        "study_points_hard", "Point mass, hard", "python benchmarks/study.py points_hard", tables.family
+        "The default command",
+        {"default_command": "python benchmarks/default_command.py"},
+        tables.default_command,
     ),
-    Section("study_flip", "CartPole with flipped force", "python benchmarks/study.py flip", tables.family),
-    Section(
-        "study_physics", "CartPole with varied physics", "python benchmarks/study.py physics", tables.family
-    ),
-    Section("study_sizes", "Numbers of tasks and groups", "python benchmarks/study.py sizes", tables.sizes),
-    Section("study_scales", "Rewards of different scales", "python benchmarks/study.py scales", tables.sizes),
-    Section("study_options", "Every option", "python benchmarks/study.py options", tables.options),
-    Section("estimation", "Cost of the estimate", "python benchmarks/estimation.py", tables.estimation),
-    Section("ppo", "PPO on stock environments", "python benchmarks/ppo.py", tables.ppo),
-    Section(
-        "default_command", "The default command", "python benchmarks/default_command.py", tables.default_command
-    ),
-    Section("rows", "Rows of one program", "python benchmarks/rows.py", tables.rows),
+    Section("Rows of one program", {"rows": "python benchmarks/rows.py"}, tables.rows),
 )
 
 
@@ -57,28 +54,41 @@ class Settings:
     """Draw the figures, too."""
 
 
-def source(section: Section, data: Mapping) -> str:
+def load(section: Section, folder: Path) -> dict[str, dict]:
+    """The section's result files that exist and hold something."""
+    paths = {name: folder / f"{name}.json" for name in section.sources}
+    found = {name: read(path) for name, path in paths.items() if path.exists()}
+    return {name: data for name, data in found.items() if data["cells"]}
+
+
+def source(name: str, command: str, data: Mapping | None) -> str:
     """Where a table comes from."""
+    if data is None:
+        return f"<sub>Not measured yet: `{name}.json`, made by `{command}`.</sub>"
     here = data["environments"][-1]
-    cells = data["cells"]
-    runs = f"{tables.seeds(cells)}; " if section.name.startswith("study_") else ""
+    runs = f"{tables.seeds(data['cells'])}; " if name.startswith("study_") else ""
     return (
-        f"<sub>{runs}[`{section.name}.json`](benchmarks/results/{section.name}.json), "
-        f"`{section.command}`; {here['device']}, {here['processor']}, {here['cores']} cores, "
-        f"jax {here['versions']['jax']}, commit {here['commit']}.</sub>"
+        f"<sub>[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{here['device']}, "
+        f"{here['processor']}, {here['cores']} cores, jax {here['versions']['jax']}, "
+        f"commit {here['commit']}.</sub>"
     )
 
 
 def render(section: Section, folder: Path) -> str:
-    """A section of the README; a note where its result file is missing."""
-    path = folder / f"{section.name}.json"
-    if not path.exists() or not (data := read(path))["cells"]:
-        body = f"_Not measured yet: `{section.name}.json` is made by `{section.command}`._"
-        return f"### {section.title}\n\n{body}"
-    pieces = [f"### {section.title}", section.render(data), source(section, data)]
-    for name in drawings.of_section(section.name, data):
-        pieces.insert(1, f"![{drawings.TITLES[name]}](benchmarks/results/figures/{name}.png)")
-    return "\n\n".join(pieces)
+    """A section of the README; a note where a result file is missing."""
+    found = load(section, folder)
+    pieces = [f"### {section.title}"]
+    for name, data in found.items():
+        for figure in drawings.of_source(name, data):
+            pieces.append(f"![{drawings.TITLES[figure]}](benchmarks/results/figures/{figure}.png)")
+    if len(section.sources) > 1 and found:
+        pieces.append(
+            section.render({name.removeprefix("study_"): found.get(name) for name in section.sources})
+        )
+    elif found:
+        pieces.append(section.render(*found.values()))
+    notes = [source(name, command, found.get(name)) for name, command in section.sources.items()]
+    return "\n\n".join([*pieces, "<br>\n".join(notes)])
 
 
 def results_text(folder: Path) -> str:
@@ -107,9 +117,8 @@ def draw(folder: Path) -> dict[str, bytes]:
     """Every figure that the result files have the numbers for: name -> PNG."""
     found = {}
     for section in SECTIONS:
-        path = folder / f"{section.name}.json"
-        if path.exists() and (data := read(path))["cells"]:
-            for name in drawings.of_section(section.name, data):
+        for source_name, data in load(section, folder).items():
+            for name in drawings.of_source(source_name, data):
                 found[name] = drawings.DRAWERS[name](data)
     return found
 
@@ -124,7 +133,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {settings.readme}: {error}", file=sys.stderr)
         return 2
     if settings.check:
-        print(f"{settings.readme} is {'up to date' if old == new else 'stale: run python benchmarks/figures.py'}")
+        print("up to date" if old == new else f"{settings.readme} is stale: run python benchmarks/figures.py")
         return int(old != new)
     write_atomically(settings.readme, new.encode())
     if settings.figures:

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, override, result_path
+from common import Preset, ResultFile, merge, override, result_path, tuples
 
 from envs.gymnax_adapter import gymnax_family
 from pgx_jax.errors import ConfigError
@@ -71,7 +71,7 @@ def compute(cell: Mapping, episodes: int = 100) -> dict:
     """Train and score one environment."""
     family = gymnax_family(cell["env"], n_tasks=2)
     config = override(PPO(), cell["ppo"])
-    wanted = {k: tuple(v) if isinstance(v, list) else v for k, v in cell["policy"].items()}
+    wanted = tuples(cell["policy"])
     policy = make_policy(family, **wanted)
     count = cell["seeds"]
     keys = np.stack([np.asarray(jax.random.PRNGKey(seed)) for seed in range(count)])

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import tyro
 from common import Preset, ResultFile, override, result_path
+from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax.families import make_family
 from pgx_jax.learn import PPO, make_policy, train
@@ -57,8 +58,9 @@ def cells(settings: Settings) -> list[dict]:
         "rows": 4 if small else settings.rows,
         "updates": 1 if small else settings.updates,
         "repeats": 1 if small else settings.repeats,
-        "ppo": {"num_envs": 4, "num_steps": 16, "epochs": 1, "minibatches": 2} if small else {},
-        "hidden": [8] if small else [64, 64],
+        "ppo": SMALL_CONFIG["ppo"] if small else {},
+        "hidden": SMALL_CONFIG["policy"]["hidden"] if small else [64, 64],
+        "settings": SMALL_FAMILY if small else {},
     }
     widths = settings.rows_per_call[:2] if small else settings.rows_per_call
     lanes = lanes[-1:] if small else lanes
@@ -77,7 +79,7 @@ def lanes_module():
 
 def compute(cell: Mapping) -> dict:
     """Time one cell."""
-    family = make_family(FAMILY, **({"n_tasks": 4} if cell["rows"] < 8 else {}))
+    family = make_family(FAMILY, **cell["settings"])
     policy, config = make_policy(family, hidden=tuple(cell["hidden"])), override(PPO(), cell["ppo"])
     rng = np.random.default_rng(0)
     member = np.zeros((cell["rows"], family.n), bool)
@@ -121,7 +123,7 @@ def main(args: list[str] | None = None) -> int:
     results.run(cells(settings), compute)
     for done in results.cells:
         c, rate = done["cell"], done["timings"]["steps_per_second"]
-        print(f"{c['platform']} {c['lanes']} lane(s), {c['rows_per_call']} row(s) a program: {rate:,.0f} steps/s")
+        print(f"{c['platform']}: lanes {c['lanes']}, rows {c['rows_per_call']}: {rate:,.0f} steps/s")
     print(f"fastest: {best(results.cells)}, committed: {lanes_module().ROWS_PER_CALL}")
     return 0
 

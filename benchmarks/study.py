@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common import Preset, ResultFile, describe, merge, override, plain, result_path
+from common import Preset, ResultFile, describe, merge, override, plain, result_path, tuples
 
 from pgx_jax import cli
 from pgx_jax.config import Config
@@ -28,10 +28,13 @@ Cell = dict
 """{"family", "settings" (of the family), "seed", "config" (changes to the default), "label"}."""
 
 
-def cell(family: str, settings: Mapping, seed: int = 0, config: Mapping | None = None, label: str = "default"):
+def cell(
+    family: str, settings: Mapping, seed: int = 0, config: Mapping | None = None, label: str = "default"
+):
     """The identity of one run."""
     return {
-        "family": family, "settings": dict(settings), "seed": seed, "config": dict(config or {}), "label": label,
+        "family": family, "settings": dict(settings), "seed": seed,
+        "config": dict(config or {}), "label": label,
     }  # fmt: skip
 
 
@@ -111,9 +114,12 @@ SMALL_CONFIG = {
 """Seconds instead of minutes, and no sensible groups."""
 
 
+SMALL_FAMILY = {"n_tasks": 4, "n_groups": 2, "horizon": 20}
+
+
 def small(full: Cell) -> Cell:
     """The same cell, shrunk to four tasks of the family."""
-    settings = full["settings"] | {"n_tasks": 4, "n_groups": 2, "horizon": 20}
+    settings = full["settings"] | SMALL_FAMILY
     if full["family"] == "cartpole-physics":
         del settings["n_groups"]
     return full | {"settings": settings, "config": merge(full["config"], SMALL_CONFIG)}
@@ -136,7 +142,7 @@ def study_cells(name: str, preset: Preset) -> list[Cell]:
 
 def run_here(c: Cell) -> dict:
     """Run a cell in this process; returns what results.json would hold."""
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in c["settings"].items()}
+    settings = tuples(c["settings"])
     config = override(Config(seed=c["seed"]), c["config"])
     return plain(run(make_family(c["family"], **settings), config).results)
 

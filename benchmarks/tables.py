@@ -16,12 +16,11 @@ Cells = Sequence[Mapping]
 class Section(NamedTuple):
     """A table of the README."""
 
-    name: str
-    """Of the result file, without its ending."""
     title: str
-    command: str
-    render: Callable[[Mapping], str]
-    """The result file's contents -> Markdown."""
+    sources: Mapping[str, str]
+    """Names of the result files, without their ending -> the commands that make them."""
+    render: Callable[..., str]
+    """Contents of the result file -> Markdown; of several, {name: contents or None} -> Markdown."""
 
 
 def over_runs(values: Sequence[float]) -> Estimate:
@@ -51,7 +50,8 @@ def paired(cells: Cells, name: str) -> Estimate:
 
 def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     """A Markdown table, first column to the left."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join([" --- "] + [" ---: "] * (len(header) - 1)) + "|"]
+    rule = "|".join([" --- "] + [" ---: "] * (len(header) - 1))
+    lines = ["| " + " | ".join(header) + " |", f"|{rule}|"]
     return "\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows])
 
 
@@ -59,7 +59,8 @@ def seeds(cells: Cells) -> str:
     """How many runs over which seeds, in words."""
     families = {c["cell"]["settings"].get("seed", 0) for c in cells}
     training = {c["cell"]["seed"] for c in cells}
-    return f"{len(cells)} runs ({_plural(len(families), 'family seed')} × {_plural(len(training), 'training seed')})"
+    which = f"{_plural(len(families), 'family seed')} × {_plural(len(training), 'training seed')}"
+    return f"{_plural(len(cells), 'run')} ({which})"
 
 
 def _plural(count: int, noun: str) -> str:
@@ -101,7 +102,7 @@ def goals(data: Mapping) -> str:
     nmi, exact = agreement(cells)
     text = [
         table(["method", "mean return", "ours minus it, paired", "environment steps"], rows),
-        f"\nGroups: mean NMI with the planted ones {nmi}, exactly right in {exact} runs.",
+        f"Groups: mean NMI with the planted ones {nmi}, exactly right in {exact} runs.",
     ]
     for name, words in (
         ("true_groups", "at the same total"), ("true_groups_continued", "at the same steps a policy")
@@ -111,33 +112,51 @@ def goals(data: Mapping) -> str:
             text.append(f"Ours reaches {share:.1%} of the true groups' mean return {words}.")
     if any(not m["equal_steps"] for m in cells[0]["methods"].values()):
         text.append("† another total of environment steps.")
-    return "\n".join(text[:1]) + "\n" + " ".join(t.strip() for t in text[1:])
+    return text[0] + "\n\n" + " ".join(text[1:])
 
 
-FAMILY_METHODS = (
-    "multitask", "multitask_conditioned", "gradient_similarity", "random", "single_task", "true_groups",
-)  # fmt: skip
+def families(found: Mapping[str, Mapping | None]) -> str:
+    """Several families side by side: name -> result file, or None where it is missing."""
+    known = {name: data["cells"] for name, data in found.items() if data and data["cells"]}
+    methods = dict.fromkeys(m for cells in known.values() for m in ordered_methods(cells[0]))
+    methods = ordered_methods({"methods": methods})
 
+    def row(label: str, value: Callable[[Cells], str]) -> list[str]:
+        return [label, *(value(known[name]) if name in known else "not measured" for name in found)]
 
-def family(data: Mapping) -> str:
-    """A family's runs: what was found, what it was predicted to gain and what it gained."""
-    cells = data["cells"]
-    nmi, exact = agreement(cells)
-    predicted = over_runs([c["gain"]["predicted"]["mean"] for c in cells])
-    base, gain = means(cells, "multitask"), paired(cells, "multitask")
-    names = [OURS, *(name for name in FAMILY_METHODS if has(cells, name))]
-    head = ["", *(method_label(cells[0], name) for name in names)]
-    rows = [
-        ["mean return", *(with_interval(over_runs(means(cells, name))) for name in names)],
-        ["ours minus it, paired", "", *(with_interval(paired(cells, n), signed=True) for n in names[1:])],
+    def mean_return(name: str) -> Callable[[Cells], str]:
+        return lambda cells: with_interval(over_runs(means(cells, name))) if has(cells, name) else "–"
+
+    some = next(iter(known.values()), [{}])[0]
+    body = [
+        row("planted k", planted_k),
+        row("k found", found_k),
+        row("mean NMI", lambda cells: agreement(cells)[0]),
+        row("exactly right", lambda cells: agreement(cells)[1]),
+        row("predicted gain over one policy ‡", predicted_gain),
+        row("realised gain over one policy", realised_gain),
+        row("the same, in percent", realised_percent),
+        *(row(f"return: {method_label(some, name)}", mean_return(name)) for name in methods),
     ]
-    facts = (
-        f"k planted: {planted_k(cells)}; found: {found_k(cells)}; NMI {nmi}, exactly right in {exact}. "
-        f"Predicted gain over one policy (surrogate loss, standardised advantage a step): "
-        f"{with_interval(predicted, signed=True)}; realised: {with_interval(gain, signed=True)} return, "
-        f"{gain.mean / base.mean():+.1%}."
-    )
-    return table(head, rows) + "\n\n" + facts
+    note = "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
+    return table(["", *found], body) + "\n\n" + note
+
+
+def predicted_gain(cells: Cells) -> str:
+    """What the estimate promised, before any group was trained."""
+    return with_interval(over_runs([c["gain"]["predicted"]["mean"] for c in cells]), signed=True)
+
+
+def realised_gain(cells: Cells) -> str:
+    """Return of ours minus that of one policy for all at the same total, paired by run."""
+    return with_interval(paired(cells, "multitask"), signed=True) if has(cells, "multitask") else "–"
+
+
+def realised_percent(cells: Cells) -> str:
+    """The realised gain in percent of one policy's return."""
+    if not has(cells, "multitask"):
+        return "–"
+    return f"{paired(cells, 'multitask').mean / abs(means(cells, 'multitask').mean()):+.1%}"
 
 
 def sizes(data: Mapping) -> str:
@@ -209,14 +228,17 @@ def estimation(data: Mapping) -> str:
         f"times without). p = {first['parameters']:,}, d = {first['dim']}, "
         f"{first['transitions']:,} transitions; warm, operations counted from the traced programs."
     )
-    return table([f"all {count} subsets of {first['subset_size']}", "time", "operations"], rows) + "\n\n" + facts
+    return (
+        table([f"all {count} subsets of {first['subset_size']}", "time", "operations"], rows) + "\n\n" + facts
+    )
 
 
 def default_command(data: Mapping) -> str:
     """Time of the default command."""
     cells = data["cells"]
     rows = [
-        [c["cell"]["repeat"] + 1, duration(c["timings"]["wall"]), duration(c["timings"]["cpu"])] for c in cells
+        [c["cell"]["repeat"] + 1, duration(c["timings"]["wall"]), duration(c["timings"]["cpu"])]
+        for c in cells
     ]
     same = len({c["results"] for c in cells}) == 1
     words = "are equal apart from `timings`" if same else "DIFFER"
@@ -229,10 +251,8 @@ def rows(data: Mapping) -> str:
     cells = data["cells"]
     widths = sorted({c["cell"]["rows_per_call"] for c in cells})
     kinds = sorted({(c["cell"]["platform"], c["cell"]["lanes"]) for c in cells})
-    rate = {
-        (c["cell"]["platform"], c["cell"]["lanes"], c["cell"]["rows_per_call"]): c["timings"]["steps_per_second"]
-        for c in cells
-    }
+    keys = [(c["cell"]["platform"], c["cell"]["lanes"], c["cell"]["rows_per_call"]) for c in cells]
+    rate = {key: c["timings"]["steps_per_second"] for key, c in zip(keys, cells, strict=True)}
     body = [
         [f"{platform}, {_plural(lanes, 'lane')}"]
         + [f"{rate[platform, lanes, w]:,.0f}" if (platform, lanes, w) in rate else "–" for w in widths]

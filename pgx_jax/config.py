@@ -17,9 +17,9 @@ from pgx_jax.tasks import TaskFamily
 class EstimateConfig:
     """Settings of the estimation, from the meta-policy to the affinity."""
 
-    steps: int = 2048
+    steps: int = 4096
     """Transitions collected from each task with the meta-policy."""
-    num_envs: int = 16
+    num_envs: int = 32
     """Environments of each task while collecting."""
     dim: int = 400
     """Projected dimension d of the gradient features."""

@@ -206,8 +206,7 @@ def choose_groups(
     g = config.grouping
     candidates = grouping.propose(matrix, k=k, names=names, config=g)
     score = held_out(candidates.labels)
-    errors = g.standard_errors if k is None and g.trace_penalty is None else 0.0
-    return grouping.select(candidates, score, names=names, standard_errors=errors)
+    return grouping.select(candidates, score, names=names, **g.rule(k))
 
 
 def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:

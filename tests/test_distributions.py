@@ -48,7 +48,9 @@ def test_gaussian_against_scipy(mean, log_std, action):
     np.testing.assert_allclose(dist.entropy(params), normal.entropy().sum(), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(dist.mode(params), mean)
     score = jax.grad(lambda m: dist.log_prob((m, params[1]), action))(params[0])
-    np.testing.assert_allclose(score, (action - mean) / np.exp(2 * log_std.astype(float)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        score, (action - mean) / np.exp(2 * log_std.astype(float)), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_gaussian_draws_with_its_mean_and_deviation():

@@ -245,6 +245,7 @@ def test_conflict_of_the_points():
 
 def test_conflict_of_the_flip():
     for swap in (0, 1):
+
         def balance(obs, task, swap=swap):
             return ((obs @ jnp.array([1.0, 2.0, 30.0, 6.0]) > 0) != swap).astype(jnp.int32)
 

@@ -85,7 +85,7 @@ def test_rollouts_hand_the_policies_over_and_check_what_comes_back():
     with pytest.raises(DataError, match=r"shape \(5, 1\)"):
         rollouts(lambda thetas, member: thetas["w"], thetas, MEMBER)
     with pytest.raises(DataError, match="task 2 after adapting to subset 1 is not finite"):
-        rollouts(lambda thetas, member: np.where([[1, 1, 0, 1]], 1.0, np.nan), thetas, MEMBER)
+        rollouts(lambda thetas, member: np.where(MEMBER[0], 1.0, np.nan) + np.zeros((5, 1)), thetas, MEMBER)
 
 
 def test_trajectory_gains_average_to_the_heldout_score(solved):

@@ -159,6 +159,20 @@ def test_rule_takes_the_smallest_k_within_the_errors_and_its_best_candidate():
     assert np.allclose(path["task_score"][2], [3.5, 3.5, 3.5]) and np.allclose(path["score"], [1, 3, 3.5, 4])
 
 
+def test_negligible_differences_count_as_equal():
+    rows = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 2]])
+    gains = {(0, 0, 0): [0] * 6, (0, 1, 1): [0.97] * 6, (0, 1, 2): [1] * 6}
+    candidates = Candidates(rows, np.zeros(3), np.zeros(3))
+    assert select(candidates, table(gains)).k == 3
+    assert select(candidates, table(gains), min_share=0.02).k == 3
+    assert select(candidates, table(gains), min_share=0.05).k == 2
+    assert select(candidates, table(gains), min_gain=0.029).k == 3
+    assert select(candidates, table(gains), min_gain=0.031).k == 2
+    assert select(candidates, table(gains), min_gain=1.1).k == 1
+    config = GroupingConfig()
+    assert config.rule(None)["standard_errors"] == 2 and not any(config.rule(3).values())
+
+
 def test_equal_gains_choose_the_smaller_k_even_without_noise():
     rows = np.array([[0, 0, 0], [0, 1, 2]])
     gains = {(0, 0, 0): [0.1] * 6, (0, 1, 2): [0.1 + 1e-17] * 6}

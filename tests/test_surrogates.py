@@ -150,6 +150,16 @@ def test_newton_descends_in_every_iteration_from_the_quadratic_step(make_logged,
     assert (losses[0] < [f(np.zeros(30))[0] for f in loss]).all()
 
 
+@pytest.mark.parametrize("count", [20, 100, 128, 200])
+def test_data_of_any_length_are_fitted(make_logged, count):
+    """Whether or not rows are padded, and whatever the order of the parts."""
+    transitions, features = make_logged(count=count, d=5, seed=5)
+    got = fit(features, transitions, MEMBER, solver="lbfgs", tolerance=1e-6)
+    for row, delta in zip(MEMBER, got.delta, strict=True):
+        expected = reference_solution(transitions, features, row, float(got.l2))
+        np.testing.assert_allclose(delta, expected, atol=2e-3 * np.abs(expected).max())
+
+
 def test_parts_of_the_data_are_told_apart(make_logged):
     transitions, features = make_logged(d=8, seed=4)
     both = fit(features, transitions, MEMBER, solver="lbfgs", parts=(FIT, SCORE), tolerance=1e-6)

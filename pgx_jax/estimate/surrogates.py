@@ -104,7 +104,7 @@ def select_rows(features: Features, transitions: Transitions, a: Array, parts: S
     source = np.asarray(transitions.source)
     weights = np.take_along_axis(np.asarray(a), index[source], 1) * valid[source] / counts[source, None]
     values = jnp.asarray(features.values)
-    if rows < total:
+    if not keep.all():  # else the order is as it was
         values = jnp.take_along_axis(values, jnp.asarray(index)[..., None], axis=1)
     return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
 

@@ -8,7 +8,8 @@ together with "one group" and "all alone". The score of a partition is a functio
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
 stand in the same order for every candidate: differences are paired. Take the smallest k of which
-the difference to the best candidate is within 2 standard errors: splitting must be earned.
+the difference to the best candidate is within 2 standard errors, or negligible (5% of the whole gain
+over one group, or less than 0.003): splitting must be earned.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class GroupingConfig:
         penalties: grid of trace penalties of the path.
         max_groups: largest k among the candidates; None allows up to 12 and all alone.
         standard_errors: how many standard errors below the best candidate count as equal to it.
+        min_share: so does a smaller part than this of what the best candidate gains over one group:
+            more groups must pay for the data that each of them loses.
+        min_gain: and so does a smaller difference than this, in the score's units. (Held-out
+            surrogate scores of families with a conflict gain 0.03 to 0.08, others up to 0.001.)
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
@@ -47,6 +52,8 @@ class GroupingConfig:
     penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
     max_groups: int | None = None
     standard_errors: float = 2.0
+    min_share: float = 0.05
+    min_gain: float = 0.003
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
     solver: str | None = None
@@ -57,12 +64,21 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
-        if not self.standard_errors >= 0:
-            raise ConfigError(f"standard_errors = {self.standard_errors} must not be negative")
+        for name in ("standard_errors", "min_share", "min_gain"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
         if self.exhaustive_up_to > 8:
             raise ConfigError(
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"
             )
+
+    def rule(self, k: int | None) -> dict[str, float]:
+        """What `select` takes: the arg max where k or the penalty is given, else the careful rule."""
+        careful = k is None and self.trace_penalty is None
+        return {
+            name: getattr(self, name) if careful else 0.0
+            for name in ("standard_errors", "min_share", "min_gain")
+        }
 
 
 class Candidates(NamedTuple):
@@ -214,7 +230,15 @@ def _gains(labels, score, names) -> tuple[np.ndarray, np.ndarray]:
     return gain, task.astype(np.int64)
 
 
-def select(candidates: Candidates, score: Score, *, names=None, standard_errors: float = 2.0) -> Grouping:
+def select(
+    candidates: Candidates,
+    score: Score,
+    *,
+    names=None,
+    standard_errors: float = 2.0,
+    min_share: float = 0.0,
+    min_gain: float = 0.0,
+) -> Grouping:
     """Choose a partition by its held-out score.
 
     The score of a candidate is the mean over tasks of the mean gain of a task's trajectories. Of all
@@ -225,7 +249,10 @@ def select(candidates: Candidates, score: Score, *, names=None, standard_errors:
         candidates: from `propose`.
         score: see the head of this module; called once a candidate.
         names: n task names for error messages.
-        standard_errors: 0 is the plain arg max.
+        standard_errors: 0 is the plain arg max, if the two following are 0 as well.
+        min_share: candidates that lack at most this part of the best one's gain over one group (where
+            that is a candidate) remain, too.
+        min_gain: and those that lack at most this much.
 
     Returns:
         Grouping whose ``path`` holds candidates [c, n], k, score, difference, stderr_to_best,
@@ -244,8 +271,10 @@ def select(candidates: Candidates, score: Score, *, names=None, standard_errors:
     pairs = [paired_difference(gain[best] - row, task, n) for row in gain]
     difference, stderr = np.array(pairs).T
     rounding_error = 1e-12 * np.abs(gain).max()
-    equal = difference <= standard_errors * stderr + rounding_error
     k = labels.max(1) + 1
+    whole_gain = difference[k == 1].max(initial=0.0)
+    indifferent = max(rounding_error, min_gain, min_share * whole_gain)
+    equal = difference <= np.maximum(standard_errors * stderr + rounding_error, indifferent)
     chosen = int(np.argmax(np.where(equal & (k == k[equal].min()), value, -np.inf)))
     path = {
         "candidates": labels, "k": k, "score": value, "difference": difference, "stderr_to_best": stderr,
@@ -305,5 +334,4 @@ def group(
     candidates = propose(matrix, k=k, names=names, config=config)
     if score is None or config.trace_penalty is not None:
         return _without_score(candidates)
-    errors = config.standard_errors if k is None else 0.0
-    return select(candidates, score, names=names, standard_errors=errors)
+    return select(candidates, score, names=names, **config.rule(k))

@@ -1,0 +1,358 @@
+"""PPO: the loss worked out by hand, the batch it sees, and probe environments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from probes import reach_family, table, tabular_family
+
+from pgx_jax.learn import PPO, make_policy, train
+from pgx_jax.learn.ppo import Batch, fit_batch, make_batch, ppo_loss, slot_tasks, start, update
+from pgx_jax.learn.ppo import Problem as PPOProblem
+from pgx_jax.learn.rollout import Steps, reset_slots, unroll
+from pgx_jax.learn.train import init_agents, take
+from pgx_jax.types import Moments, Rows
+
+
+class ConstantLogits(nn.Module):
+    """The same logits everywhere."""
+
+    @nn.compact
+    def __call__(self, x):
+        logits = self.param("logits", nn.initializers.zeros, (2,))
+        return jnp.broadcast_to(logits, (*x.shape[:-1], 2))
+
+
+class LinearValue(nn.Module):
+    """w . x"""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1, use_bias=False)(x)[..., 0]
+
+
+FAMILY = tabular_family([table(), table()])
+POLICY = make_policy(FAMILY, actor=ConstantLogits(), critic=LinearValue(), conditioned_critic=False)
+KEY = jax.random.PRNGKey(0)
+
+
+def agent_with(weights, policy=POLICY, family=FAMILY):
+    """An agent whose value of an observation is its product with ``weights``."""
+    agent = policy.init(KEY, family.observation_space.shape, jnp.asarray(family.context))
+    kernel = jnp.asarray(weights, jnp.float32)[:, None]
+    return agent._replace(critic={"params": {"Dense_0": {"kernel": kernel}}})
+
+
+# The loss
+
+
+def hand_batch():
+    """Four transitions; the policy gives both actions 1/2, the old one gave 1/3, 1/3, 1, 5/11."""
+    old = jnp.log(jnp.array([1 / 3, 1 / 3, 1.0, 5 / 11]))
+    return Batch(
+        inputs=jnp.zeros((4, 3)),
+        critic_inputs=jnp.eye(4, 3),
+        action=jnp.array([0, 1, 0, 1]),
+        log_prob=old,
+        advantage=jnp.array([2.0, -2.0, -2.0, 3.0]),
+        target=jnp.array([1.5, 0.0, 3.0, -1.0]),
+        weight=jnp.array([1.0, 2.0, 0.5, 1.0]),
+    )
+
+
+def test_the_loss_by_hand():
+    # ratios 1.5, 1.5, .5, 1.1; clipped at .2: 1.2, 1.2, .8, 1.1
+    # objectives min(r A, clip(r) A): 2.4, -3, -1.6, 3.3
+    # values (1, 2, 3, 0), errors (v - target)^2 / 2: .125, 2, 0, .5; entropy log 2 everywhere
+    objective = np.array([2.4, -3.0, -1.6, 3.3])
+    error, weight = np.array([0.125, 2.0, 0.0, 0.5]), np.array([1.0, 2.0, 0.5, 1.0])
+    expected = np.mean(weight * (0.7 * error - objective - 0.1 * np.log(2.0)))
+    agent, config = agent_with([1.0, 2.0, 3.0]), PPO(clip=0.2, value=0.7, entropy=0.1)
+    params = (agent.actor, agent.critic)
+    assert float(ppo_loss(params, POLICY, config, hand_batch())) == pytest.approx(expected, rel=1e-5)
+
+
+def test_clipped_transitions_pull_no_more():
+    agent, config = agent_with([0.0, 0.0, 0.0]), PPO(clip=0.2, value=0.0, entropy=0.0)
+    batch = hand_batch()
+
+    def pull(i):
+        one = jax.tree.map(lambda x: x[i : i + 1], batch)
+        grads = jax.grad(ppo_loss)((agent.actor, agent.critic), POLICY, config, one)
+        return np.asarray(grads[0]["params"]["logits"])
+
+    np.testing.assert_array_equal(pull(0), 0.0)  # better and already 1.5 times as likely
+    np.testing.assert_array_equal(pull(2), 0.0)  # worse and already half as likely
+    # d(r A w)/d logit of the action = r A w (1 - 1/2); the loss is its negative
+    np.testing.assert_allclose(pull(1), [-1.5 * 2 * 2 * 0.5, 1.5 * 2 * 2 * 0.5], rtol=1e-5)
+    np.testing.assert_allclose(pull(3), [1.1 * 3 * 0.5, -1.1 * 3 * 0.5], rtol=1e-5)
+
+
+# The batch
+
+
+def hand_steps(seed=0, length=6, slots=3):
+    """Random steps with both kinds of ending; slots 0 and 2 are on task 0, slot 1 on task 1."""
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.normal(size=(2, length, slots, 3)).astype(np.float32)
+    terminated = rng.random((length, slots)) < 0.2
+    done = terminated | (rng.random((length, slots)) < 0.3)
+    next_obs[:-1] = np.where(done[:-1, :, None], next_obs[:-1], obs[1:])
+    reward = rng.normal(size=(length, slots)).astype(np.float32)
+    assert (done & ~terminated)[:-1].any() and terminated[:-1].any()
+    zero = np.zeros((length, slots), np.float32)
+    action = rng.integers(0, 2, (length, slots))
+    steps = Steps(obs, action, reward, next_obs, terminated, done, zero, zero, zero)
+    return jax.tree.map(jnp.asarray, steps), jnp.asarray(np.eye(2, dtype=np.float32)[[0, 1, 0]])
+
+
+def slow_advantage(steps, weights, scale, gamma, lam):
+    reward = np.asarray(steps.reward) / scale
+    value, after = np.asarray(steps.obs) @ weights, np.asarray(steps.next_obs) @ weights
+    out = np.zeros(reward.shape)
+    for e in range(reward.shape[1]):
+        carry = 0.0
+        for t in reversed(range(len(reward))):
+            future = 0.0 if steps.terminated[t, e] else after[t, e]
+            carry = 0.0 if steps.done[t, e] else carry
+            carry = reward[t, e] + gamma * future - value[t, e] + gamma * lam * carry
+            out[t, e] = carry
+    return out, value
+
+
+def test_the_batch_bootstraps_from_the_observation_before_the_reset():
+    steps, one_hot = hand_steps()
+    weights = np.array([0.5, -1.0, 2.0])
+    agent = agent_with(weights)
+    agent = agent._replace(reward=Moments(jnp.zeros(2), jnp.array([4.0, 0.25]), jnp.ones(2)))
+    for scale_rewards, scale in ((True, np.array([2.0, 0.5, 2.0])), (False, 1.0)):
+        config = PPO(gamma=0.9, gae_lambda=0.8, scale_rewards=scale_rewards)
+        batch = make_batch(POLICY, config, agent, steps, one_hot, one_hot)
+        advantage, value = slow_advantage(steps, weights, scale, 0.9, 0.8)
+        np.testing.assert_allclose(batch.target, (advantage + value).ravel(), atol=1e-4)
+        standard = np.zeros_like(advantage)
+        for slots in ([0, 2], [1]):
+            a = advantage[:, slots]
+            standard[:, slots] = (a - a.mean()) / a.std()
+        np.testing.assert_allclose(batch.advantage, standard.ravel(), atol=1e-4)
+    np.testing.assert_allclose(batch.log_prob, np.log(0.5), rtol=1e-6)
+    np.testing.assert_array_equal(batch.inputs, np.asarray(steps.obs).reshape(-1, 3))
+
+
+def test_weights_make_the_tasks_of_a_row_count_the_same():
+    steps, one_hot = hand_steps()
+    batch = make_batch(POLICY, PPO(), agent_with(np.zeros(3)), steps, one_hot, one_hot)
+    weight = np.asarray(batch.weight).reshape(6, 3)
+    np.testing.assert_allclose(weight[:, [0, 2]].sum(), weight[:, 1].sum(), rtol=1e-6)
+    np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-6)
+
+    # so that gradients are the mean of the tasks' own, however many slots each one has
+    def grads(columns):
+        part = jax.tree.map(lambda x: x.reshape(6, 3, *x.shape[1:])[:, columns], batch)
+        part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part)
+        if columns != [0, 1, 2]:
+            part = part._replace(weight=jnp.ones_like(part.weight))
+        agent = agent_with([1.0, -1.0, 0.5])
+        return jax.grad(ppo_loss)((agent.actor, agent.critic), POLICY, PPO(), part)
+
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, grads([0, 2]), grads([1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads([0, 1, 2]), mean)
+
+
+def test_slots_go_round_the_member_tasks():
+    member = jnp.array([False, True, False, True, True])
+    np.testing.assert_array_equal(slot_tasks(member, 7), [1, 3, 4, 1, 3, 4, 1])
+    np.testing.assert_array_equal(slot_tasks(jnp.eye(5, dtype=bool)[2], 3), [2, 2, 2])
+
+
+def test_the_collector_keeps_the_observation_before_the_reset():
+    chain = table(4, following={(0, None): 1, (1, None): 2, (2, None): 3}, terminal={(2, None): True})
+    family = tabular_family([chain, chain])
+    policy = make_policy(family, hidden=(4,))
+    agent = policy.init(KEY, (4,), jnp.asarray(family.context))
+    for horizon, states, after, done in (
+        (2, [0, 1, 0, 1, 0, 1], [1, 2, 1, 2, 1, 2], [0, 1, 0, 1, 0, 1]),  # cut by the time limit
+        (9, [0, 1, 2, 0, 1, 2], [1, 2, 3, 1, 2, 3], [0, 0, 1, 0, 0, 1]),  # terminated
+    ):
+        slots = reset_slots(family.env, family.tasks, jax.random.split(KEY, 2))
+        context = jnp.asarray(family.context)
+        _, steps = unroll(policy, family.env, horizon, agent, family.tasks, context, slots, KEY, 6)
+        np.testing.assert_array_equal(np.argmax(steps.obs, -1), np.array([states] * 2).T)
+        np.testing.assert_array_equal(np.argmax(steps.next_obs, -1), np.array([after] * 2).T)
+        np.testing.assert_array_equal(steps.done, np.array([done] * 2).T)
+        np.testing.assert_array_equal(steps.terminated, steps.done & (horizon == 9))
+
+
+def test_returns_and_discounted_sums_of_episodes():
+    chain = table(
+        3, following={(0, None): 1, (1, None): 2}, reward={(0, None): 1.0, (1, None): 10.0, (2, None): 100.0}
+    )
+    family = tabular_family([chain, chain], horizon=3)
+    policy = make_policy(family, hidden=(4,))
+    agent = policy.init(KEY, (3,), jnp.asarray(family.context))
+    slots = reset_slots(family.env, family.tasks, jax.random.split(KEY, 2))
+    context = jnp.asarray(family.context)
+    _, steps = unroll(policy, family.env, 3, agent, family.tasks, context, slots, KEY, 5, gamma=0.5)
+    np.testing.assert_allclose(steps.episode_return[:, 0], [1, 11, 111, 1, 11])
+    np.testing.assert_allclose(steps.discounted[:, 0], [1, 10.5, 105.25, 1, 10.5])
+
+
+# Updates
+
+
+def test_the_learning_rate_is_annealed_to_nothing():
+    config = PPO(num_envs=4, num_steps=4, epochs=1, minibatches=2, final_learning_rate=0.0)
+    family = tabular_family([table(reward={(0, 0): 1.0}), table(reward={(0, 1): 1.0})])
+    policy = make_policy(family, hidden=(4,))
+    problem = PPOProblem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+    member = jnp.ones(2, bool)
+    agent = policy.init(KEY, (3,), problem.context)
+    state = start(config, family.env, problem, member, agent, KEY)
+    one = jax.jit(
+        lambda state, total: update(policy, family.env, 2, config, problem, member, total, state)[0]
+    )
+
+    def moved(done):
+        after = one(state._replace(update=jnp.int32(done)), jnp.int32(8))
+        assert after.update == done + 1 and float(after.agent.observation.count[0]) > 15
+        return max(
+            float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (after.agent.actor, agent.actor)))
+        )
+
+    assert moved(8) == 0.0
+    assert moved(0) > 0.0
+    assert moved(6) == pytest.approx(moved(0) / 4, rel=0.3)
+
+
+def test_epochs_see_every_transition_once():
+    class Echo(nn.Module):
+        """A critic that is linear with one weight per transition."""
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(x)[..., 0]
+
+    policy = make_policy(FAMILY, actor=ConstantLogits(), critic=Echo(), conditioned_critic=False)
+    agent = policy.init(KEY, (12,), jnp.asarray(FAMILY.context))
+    zeros = jnp.zeros(12)
+    batch = Batch(
+        jnp.zeros((12, 12)), jnp.eye(12), zeros.astype(int), zeros + jnp.log(0.5), zeros, zeros + 1, zeros + 1
+    )
+    config = PPO(epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
+    state = start(config, FAMILY.env, PPOProblem(FAMILY.tasks, FAMILY.context), jnp.ones(2, bool), agent, KEY)
+    after = fit_batch(policy, config, state, batch, KEY, 0.1)
+    weights = np.asarray(after.agent.critic["params"]["Dense_0"]["kernel"])[:, 0]
+    # Adam moves every coordinate that had a gradient by about the learning rate, and later on coasts
+    assert (weights > 0.05).all()
+    assert (np.asarray(after.agent.actor["params"]["logits"]) == 0).all()
+
+
+# Probes: tables whose values and best actions are known; one row each, all in one program
+
+GAMMA = 0.5
+BOTH = {0: np.log(0.5), 1: np.log(0.5)}
+PROBES = {
+    "value": table(reward={(0, None): 1.0}, terminal={(0, None): True}),
+    "reward": table(reward={(0, None): 1.0, (1, None): -3.0}, terminal={(None, None): True}, start=BOTH),
+    "discounting": table(
+        following={(0, None): 1}, reward={(1, None): 1.0}, terminal={(1, None): True},
+    ),
+    "truncation": table(following={(0, None): 1}, reward={(1, None): 1.0}, start=BOTH),
+    "action": table(
+        reward={(0, 0): 1.0, (1, 1): 1.0}, terminal={(None, None): True}, start=BOTH,
+    ),
+    "delayed action": table(
+        following={(0, 0): 1, (0, 1): 2}, reward={(0, 0): 0.1, (2, None): 1.0},
+        terminal={(1, None): True, (2, None): True},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def probed():
+    """(policy, agent, family) of every probe, each trained alone."""
+    family = tabular_family(PROBES.values(), names=PROBES, horizon=2)
+    policy = make_policy(family, hidden=(16,))
+    config = PPO(
+        learning_rate=0.02, final_learning_rate=0.05, gamma=GAMMA, gae_lambda=0.9, entropy=0.0, value=1.0,
+        max_grad_norm=10.0, num_envs=16, num_steps=8, epochs=4, minibatches=2, scale_rewards=False,
+    )  # fmt: skip
+    n = family.n
+    rows = Rows(np.eye(n, dtype=bool), np.full(n, 120 * 128), np.asarray(jax.random.split(KEY, n)))
+    trained = train(policy, config, family, rows)
+    return {name: (policy, take(trained.agents, i), family.context[i]) for i, name in enumerate(PROBES)}
+
+
+def values(probed, name):
+    policy, agent, context = probed[name]
+    return np.asarray(policy.value(agent, jnp.eye(3), jnp.broadcast_to(context, (3, len(context)))))
+
+
+def choices(probed, name):
+    policy, agent, _ = probed[name]
+    return np.asarray(jax.nn.softmax(policy.actor.apply(agent.actor, jnp.eye(3))))
+
+
+def test_probe_value(probed):
+    assert values(probed, "value")[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_probe_reward(probed):
+    np.testing.assert_allclose(values(probed, "reward")[:2], [1.0, -3.0], atol=0.1)
+
+
+def test_probe_discounting(probed):
+    np.testing.assert_allclose(values(probed, "discounting")[:2], [GAMMA, 1.0], atol=0.07)
+
+
+def test_probe_truncation(probed):
+    # State 1 pays 1 for ever, state 0 leads there. The time limit of 2 steps must not show, and the
+    # value after the last step is state 1's, not that of the state drawn at the reset.
+    np.testing.assert_allclose(values(probed, "truncation")[:2], [1.0, 2.0], atol=0.12)
+
+
+def test_probe_action(probed):
+    probability = choices(probed, "action")
+    assert probability[0, 0] > 0.9 and probability[1, 1] > 0.9
+
+
+def test_probe_delayed_action(probed):
+    assert choices(probed, "delayed action")[0, 1] > 0.9  # .5 later is more than .1 now
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_probe_continuous_action(squash):
+    family = reach_family([0.6, -0.6])
+    policy = make_policy(family, hidden=(16,), squash=squash)
+    config = PPO(
+        learning_rate=0.02, final_learning_rate=0.05, gamma=0.9, gae_lambda=0.9, entropy=0.0, max_grad_norm=0.5,
+        num_envs=16, num_steps=8, epochs=4, minibatches=2,
+    )  # fmt: skip
+    rows = Rows(np.eye(2, dtype=bool), np.full(2, 80 * 128), np.asarray(jax.random.split(KEY, 2)))
+    trained = train(policy, config, family, rows)
+    obs = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
+    for i, slope in enumerate((0.6, -0.6)):
+        action = policy.act(take(trained.agents, i), obs, family.context[i])
+        np.testing.assert_allclose(action, slope * obs, atol=0.15)
+
+
+def test_scaled_rewards_learn_alike():
+    """Rewards a thousand times as large change nothing but the scale that is remembered."""
+    tables = [table(reward={(0, 0): r}, terminal={(None, None): True}) for r in (1.0, 1000.0)]
+    family = tabular_family(tables)
+    policy = make_policy(family, hidden=(4,), conditioned_critic=False)
+    config = PPO(learning_rate=0.01, num_envs=4, num_steps=8, epochs=2, minibatches=2, scale_rewards=True)
+    same = np.repeat(np.asarray(KEY)[None], 2, 0)
+    rows = Rows(np.eye(2, dtype=bool), np.full(2, 15 * 32), same)
+    trained = train(policy, config, family, rows)
+    scale = np.sqrt(np.asarray(trained.agents.reward.var)[[0, 1], [0, 1]])
+    assert scale[1] / scale[0] == pytest.approx(1000, rel=0.02)
+    ours, theirs = (jax.tree.leaves(take(trained.agents.actor, i)) for i in range(2))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02)
+    agents = init_agents(policy, family, same)
+    assert (
+        max(float(abs(a - b[0]).max()) for a, b in zip(ours, jax.tree.leaves(agents.actor), strict=True))
+        > 0.05
+    )
