@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.run import environment as run_environment
+from pgx_jax.provenance import environment as run_environment
 from pgx_jax.serial import dumps, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]

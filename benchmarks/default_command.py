@@ -43,7 +43,7 @@ class Settings:
     """File of the results."""
 
 
-def compute(cell: Mapping) -> dict:
+def compute(c: Mapping) -> dict:
     """Run the command once.
 
     Raises:
@@ -51,7 +51,7 @@ def compute(cell: Mapping) -> dict:
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "run"
-        command = [sys.executable, "-m", "pgx_jax", *cell["args"], "--out", str(target)]
+        command = [sys.executable, "-m", "pgx_jax", *c["args"], "--out", str(target)]
         env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         load = os.getloadavg()
@@ -86,10 +86,10 @@ def main(args: list[str] | None = None) -> int:
     results = ResultFile(path, name="default_command", command="python benchmarks/default_command.py")
     todo = [{"args": command, "repeat": i} for i in range(settings.repeats)]
     results.run(todo, compute)
-    done = [cell for cell in results.cells if cell["cell"]["args"] == command]
-    for cell in done:
-        print(f"wall {cell['timings']['wall']:.1f} s, cpu {cell['timings']['cpu']:.1f} s")
-    same = len({cell["results"] for cell in done}) == 1
+    done = [c for c in results.cells if c["cell"]["args"] == command]
+    for c in done:
+        print(f"wall {c['timings']['wall']:.1f} s, cpu {c['timings']['cpu']:.1f} s")
+    same = len({c["results"] for c in done}) == 1
     print("equal results apart from timings" if same else "THE RESULTS DIFFER")
     return 0 if same else 1
 

@@ -40,7 +40,7 @@ class Settings:
     """Programs at the same time; on the CPU 1 and the number of cores by default."""
     rows: int = 32
     """Rows to train."""
-    updates: int = 10
+    updates: int = 4
     """Updates of each row."""
     repeats: int = 3
     """Timings of each cell; the median counts."""

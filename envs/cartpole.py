@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from gymnax.environments.classic_control import cartpole as gymnax_cartpole
 
 from envs import common
+from envs.gymnax_adapter import gymnax_cartpole
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from gymnax.environments.classic_control import cartpole as gymnax_cartpole  # noqa: F401  (for cartpole)
 from gymnax.environments.spaces import Box, gymnax_space_to_gym_space
 
 from envs import common

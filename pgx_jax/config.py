@@ -118,8 +118,8 @@ class Budget:
         if self.rest(0) < self.n * self.unit:
             raise ConfigError(
                 f"{self.total} steps in all leave {self.rest(0)} for the groups after meta-training "
-                f"({self.meta}) and collecting ({self.collect}); one update a task takes {self.n * self.unit}: "
-                f"raise steps_per_task or lower meta_fraction"
+                f"({self.meta}) and collecting ({self.collect}); one update a task takes "
+                f"{self.n * self.unit}: raise steps_per_task or lower meta_fraction"
             )
         e = config.estimate
         self.subsets = make_subsets(config.seed, family.n, e.subset_size, e.subsets, e.min_cover)

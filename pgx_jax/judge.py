@@ -74,6 +74,8 @@ def method(budget: Budget, labels, total: int, *, spent: int = 0, continues: boo
     rows = tuple(
         Row(tuple(map(bool, m)), int(s), continues, conditioned) for m, s in zip(member, steps, strict=True)
     )
+    if continues and not budget.meta:
+        kw |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
     return Method(labels, rows, spent, **kw)
 
 

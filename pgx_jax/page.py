@@ -28,8 +28,8 @@ _CAPTIONS = {
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "path": "Every candidate partition with its score on data that neither the surrogates nor the affinity "
-    "have seen. The smallest k that can't be told from the best is chosen. Bars are two "
-    "standard errors of the paired difference to the best.",
+    "have seen. The smallest k is chosen whose distance to the best is within two standard errors, or "
+    "negligible. Bars are two standard errors of the paired difference to the best.",
     "pipeline": "Every stage of the run and how long it took, compilation included.",
 }
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,8 @@ from pgx_jax import estimate, grouping, judge, learn, pipeline, report
 from pgx_jax.config import Budget, Config, check
 from pgx_jax.judge import Method, Pool
 from pgx_jax.learn import Policy, Trained
+from pgx_jax.provenance import environment
+from pgx_jax.results import assemble
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
@@ -252,63 +251,14 @@ class Run:
     def results(self) -> dict:
         """What results.json holds."""
         if "results" not in self.records:
-            methods = {"policygradex": [self.ours], **self.baselines}
-            pool = self.policies + self.comparisons if self.baselines else self.policies
             self.listener.start("evaluation")
             began = time.perf_counter()
-            self.records["results"] = self._results(methods, pool)
+            self.records["results"] = assemble(self)
             self.seconds["evaluation"] = time.perf_counter() - began
             self.records["results"]["timings"] = self._timings()
+            count = len(self.records["results"]["methods"])
+            self.listener.finish("evaluation", self.seconds["evaluation"], f"{count} method(s)")
         return self.records["results"]
-
-    def _results(self, methods: dict[str, list[Method]], pool: Pool) -> dict:
-        family, found = self.family, self.grouping
-        played = judge.play(pool, self.policy_of, family, self.config)
-        mine, multitask = methods["policygradex"][0], methods.get("multitask", [None])[0]
-        gain = {"predicted": pipeline.predicted_gain(found.labels, self.held_out), "realised": None}
-        if multitask:
-            gain["realised"] = judge.stratified(played.of(mine) - played.of(multitask))
-        results = {
-            "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
-            "task_names": family.task_names, "seed": self.config.seed, "k": found.k,
-            "groups": judge.named_groups(found.labels, family.task_names),
-            "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
-            "gain": gain,
-            "affinity": self.affinity._asdict(),
-            "path": _path(found),
-            "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
-            "test_tasks": judge.unseen_tasks(mine, multitask, pool, self.policy, family, self.config),
-            "diagnostics": self._diagnostics(),
-            "true_groups": None, "agreement": None,
-        }  # fmt: skip
-        if family.true_groups is not None:
-            truth = np.asarray(family.true_groups)
-            results["true_groups"] = judge.named_groups(grouping.canonical(truth), family.task_names)
-            results["agreement"] = {
-                "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
-                "exact": bool(grouping.exact(truth, found.labels)),
-            }  # fmt: skip
-        results["advice"] = report.advice(results)
-        return results
-
-    def _diagnostics(self) -> dict:
-        """Numbers by which to judge the estimate itself."""
-        feats, transitions = self.features, self.transitions
-        params, member = learn.policy_params(self.meta), self.grouping.member
-        solved = pipeline.fit_subsets(feats, transitions, member, self.config.estimate)
-        a = estimate.signed_weights(transitions)
-        moved = estimate.lift_dual(self.policy.log_prob, params, transitions, a, solved, feats)
-        low, high = estimate.affinity_interval(self.scored["scores"], self.config.estimate.affinity)
-        return {
-            "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
-            "subsets": len(self.budget.subsets),
-            "l2": float(solved.l2),
-            "relative_distance": np.asarray(estimate.relative_distance(moved, params)).tolist(),
-            "affinity_ci95": {"low": low, "high": high},
-            "scoring_steps": int(self.scored["steps"]),
-            "meta_steps": self.budget.meta,
-            "collect_steps": self.budget.collect,
-        }
 
     def _timings(self) -> dict:
         saved = {m["stage"]: m["seconds"] for m in self.store.metrics() if "stage" in m} if self.store else {}
@@ -324,42 +274,6 @@ class Run:
             return None
         self.store.write_json("results.json", results)
         return report.build(results, self.store.config, self.store.path)
-
-
-def _path(found: Grouping) -> dict:
-    path = found.path
-    return {
-        "k": path["k"], "score": path["score"], "stderr": path["stderr_to_best"],
-        "difference": path["difference"], "chosen": int(path["chosen"]), "labels": path["candidates"],
-        "penalty": path["penalty"],
-    }  # fmt: skip
-
-
-def environment() -> dict:
-    """Device, versions and commit of this run, for the record."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "cvxpy", "gymnax", "gymnasium", "pgx-jax")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    device = jax.devices()[0]
-    return {
-        "device": f"{device.platform}: {device.device_kind}",
-        "devices": jax.device_count(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def run(

@@ -164,3 +164,32 @@ def make_logged():
         return transitions, Features(values, np.array([0, seed], np.uint32))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_settings():
+    """(settings of the family `points`, Config) of a run of seconds that finds its two groups.
+
+    The numbers are given one by one, so that other defaults leave this run as it is.
+    """
+    from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig
+
+    config = Config(
+        seed=3, steps_per_task=3600, meta_fraction=0.2, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
+        policy=PolicyConfig(hidden=(8, 8)),
+        ppo=PPO(
+            learning_rate=2e-2, final_learning_rate=1.0, gamma=0.99, gae_lambda=0.95, entropy=0.0, num_envs=12,
+            num_steps=15, epochs=4, minibatches=2,
+        ),
+        estimate=EstimateConfig(steps=480, num_envs=16, dim=48),
+    )  # fmt: skip
+    return {"n_tasks": 6, "n_groups": 2, "horizon": 15, "seed": 3}, config
+
+
+@pytest.fixture(scope="session")
+def small_run(small_settings, tmp_path_factory):
+    """That run with every comparison, saved in a folder (``small_run.store.path``); copy before changing."""
+    from pgx_jax import make_family, run
+
+    family, config = small_settings
+    return run(make_family("points", **family), config, out=tmp_path_factory.mktemp("runs") / "small")

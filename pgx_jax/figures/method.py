@@ -97,6 +97,7 @@ def path(results: Mapping) -> Figure | None:
     best = np.nanmax(score)
     difference = np.array(entry.get("difference") or score - best, dtype=float)
     within = np.nan_to_num(np.abs(difference), nan=np.inf) <= factor * error + 1e-12
+    within = np.array(entry.get("equal") or within, dtype=bool)
     x = k + _jitter(k)
     figure, axes = canvas(7.6, 3.5)
     axes.axhline(best, color=FAINT, ls="--", lw=1)
@@ -107,7 +108,7 @@ def path(results: Mapping) -> Figure | None:
         )
     chosen = entry.get("chosen")
     handles = [
-        Line2D([], [], marker="o", ls="", color=BLUE, label=f"within {factor:g} standard errors of the best"),
+        Line2D([], [], marker="o", ls="", color=BLUE, label="as good as the best"),
         Line2D([], [], marker="o", ls="", color=BLUE, mfc="none", label="worse than that"),
         Line2D([], [], color=FAINT, ls="--", label="best score"),
     ]

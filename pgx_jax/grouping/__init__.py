@@ -2,6 +2,7 @@
 
 from pgx_jax.grouping.agreement import ari, exact, nmi
 from pgx_jax.grouping.alternatives import SIMILARITIES, group_sizes, random_groupings, similarity
+from pgx_jax.grouping.config import GroupingConfig
 from pgx_jax.grouping.rounding import (
     all_partitions,
     canonical,
@@ -13,7 +14,6 @@ from pgx_jax.grouping.rounding import (
 from pgx_jax.grouping.sdp import PartitionSDP, solve_sdp, standardise
 from pgx_jax.grouping.selection import (
     Candidates,
-    GroupingConfig,
     distinct_groups,
     group,
     paired_difference,

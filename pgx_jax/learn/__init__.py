@@ -7,6 +7,6 @@ from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.train import Trained, concatenate, init_agents, take, train
 
 __all__ = [
-    "PPO", "Evaluation", "Policy", "Trained", "collect", "concatenate", "evaluate", "init_agents", "make_policy",
-    "member_pairs", "policy_params", "take", "train", "with_policy_params",
+    "PPO", "Evaluation", "Policy", "Trained", "collect", "concatenate", "evaluate", "init_agents",
+    "make_policy", "member_pairs", "policy_params", "take", "train", "with_policy_params",
 ]  # fmt: skip

@@ -125,10 +125,13 @@ def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: 
 
 def _per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:
     """Mean, variance and count [n] per task of x [T, E], given the slots' one-hot tasks [E, n]."""
-    count = one_hot.sum(0) * x.shape[0]
-    mean = x.sum(0) @ one_hot / jnp.maximum(count, 1.0)
-    var = jnp.sum((x - one_hot @ mean) ** 2, axis=0) @ one_hot / jnp.maximum(count, 1.0)
-    return mean, var, count
+    count, own = one_hot.sum(0) * x.shape[0], one_hot > 0
+
+    def average(x):  # not a product with one_hot, in which one task's NaN would reach all tasks
+        return jnp.where(own, x.sum(0)[:, None], 0.0).sum(0) / jnp.maximum(count, 1.0)
+
+    mean = average(x)
+    return mean, average((x - jnp.where(own, mean, 0.0).sum(1)) ** 2), count
 
 
 def make_batch(
@@ -230,7 +233,11 @@ def update(
     batch = make_batch(policy, config, agent, steps, context, one_hot)
     progress = state.update / jnp.maximum(total_updates, 1)
     rate = config.learning_rate * (1.0 - progress * (1.0 - config.final_learning_rate))
-    state = fit_batch(policy, config, state._replace(agent=agent), batch, fit_key, rate)
+    state = state._replace(agent=agent)
+    # After a non-finite reward the policy stands still, so that the task it came from can be named.
+    sane = jnp.isfinite(agent.reward.var).all()
+    fitted = fit_batch(policy, config, state, batch, fit_key, rate)
+    state = jax.tree.map(lambda x, y: jnp.where(sane, x, y), fitted, state)
     observation = _update_normalisation(config, state.agent, steps, one_hot).observation
     state = state._replace(
         agent=state.agent._replace(observation=observation), slots=slots, key=key, update=state.update + 1

@@ -1,0 +1,185 @@
+"""Rate and memory of gradient features: `python benchmarks/features.py`.
+
+The policy is the main job's with wider layers, so that it has the wanted number p of parameters; the
+transitions are drawn at random. The rate counts the useful operations, 2 N p d for N transitions,
+and divides by the time of the whole call of `estimate.gradient_features`: differentiating, drawing
+the map and checking included, compilation left out. Beside it stands this machine's own rate of
+float32 matrix products, the fastest of several shapes, measured in turns with the features.
+
+Every cell runs in a process of its own, whose peak resident memory is recorded.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from common import Preset, ResultFile, result_path
+
+from pgx_jax import learn
+from pgx_jax.estimate import gradient_features
+from pgx_jax.families import make_family
+from pgx_jax.types import Transitions
+
+FAMILY = "cartpole-goals"
+SHAPES = ((4096, 4096, 4096), (2048, 8192, 400), (1024, 2048, 2048))
+"""Matrix products (M, K, N) whose rates are measured; the fastest counts."""
+SMALL_SHAPES = ((256, 256, 256),)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time gradient features against this machine's matrix products, and measure their memory."""
+
+    preset: Preset = "full"
+    """full: what the README shows; small: seconds, for tests."""
+    parameters: tuple[int, ...] = (100_000, 1_000_000)
+    """Numbers p of parameters of the policy (met within a few per cent)."""
+    transitions: int = 20_480
+    """Transitions N."""
+    dim: int = 400
+    """Projected dimension d."""
+    repeats: tuple[int, ...] = (3, 1)
+    """Timings for each number of parameters; the median counts."""
+    seed: int = 0
+    """Seed of the policy, the transitions and the map."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def width_for(parameters: int, inputs: int, outputs: int) -> int:
+    """Width of two equal hidden layers, w^2 + (inputs + outputs + 2) w + outputs = parameters."""
+    linear = inputs + outputs + 2
+    return max(1, round((-linear + np.sqrt(linear**2 + 4 * (parameters - outputs))) / 2))
+
+
+def setup(cell: Mapping) -> tuple[Callable, object, Transitions]:
+    """log_prob, parameters and random transitions of a cell."""
+    family = make_family(FAMILY)
+    inputs, outputs = family.observation_space.shape[0], int(family.action_space.n)
+    width = width_for(cell["parameters"], inputs, outputs)
+    policy = learn.make_policy(family, hidden=(width, width))
+    key = jax.random.PRNGKey(cell["seed"])
+    agent = policy.init(key, family.observation_space.shape, jnp.asarray(family.context))
+    rng = np.random.default_rng(cell["seed"])
+    shape = (1, cell["transitions"])
+    zeros = np.zeros(shape, np.int32)
+    transitions = Transitions(
+        obs=rng.normal(size=(*shape, inputs)).astype(np.float32),
+        action=rng.integers(0, outputs, shape),
+        advantage=rng.normal(size=shape).astype(np.float32),
+        trajectory=zeros,
+        split=zeros.astype(np.int8),
+        source=np.zeros(1, int),
+    )
+    return policy.log_prob, learn.policy_params(agent), transitions
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - began
+
+
+def sgemm_rates(shapes) -> dict[str, float]:
+    """Operations a second of float32 matrix products, the best of five calls of each shape."""
+    rates = {}
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision="float32"))
+    for m, k, n in shapes:
+        a, b = jnp.ones((m, k)), jnp.ones((k, n))
+        timed(lambda a=a, b=b: multiply(a, b))
+        rates[f"{m}x{k}x{n}"] = 2 * m * k * n / min(timed(lambda a=a, b=b: multiply(a, b)) for _ in range(5))
+    return rates
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def compute(cell: Mapping) -> dict:
+    """Time one number of parameters (in a fresh process)."""
+    log_prob, params, transitions = setup(cell)
+    p = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    key = jax.random.PRNGKey(cell["seed"])
+
+    def features():
+        return gradient_features(log_prob, params, transitions, key, cell["dim"]).values
+
+    shapes = SMALL_SHAPES if cell["transitions"] < 1000 else SHAPES
+    first = timed(features)  # compiles
+    memory = peak_memory()
+    seconds, sgemm = [], [sgemm_rates(shapes)]
+    for _ in range(cell["repeats"]):
+        seconds.append(timed(features))
+        sgemm.append(sgemm_rates(shapes))
+    useful = 2.0 * cell["transitions"] * p * cell["dim"]
+    best = max(max(rates.values()) for rates in sgemm)
+    rates = [useful / s for s in seconds]
+    return {
+        "p": p,
+        "useful_operations": useful,
+        "timings": {
+            "first": first, "features": seconds, "rates": rates, "rate": float(np.median(rates)),
+            "sgemm": sgemm, "sgemm_rate": best, "share": float(np.median(rates)) / best,
+            "transitions_per_second": cell["transitions"] / float(np.median(seconds)),
+            "peak_memory": memory,
+        },
+    }  # fmt: skip
+
+
+def in_own_process(cell: Mapping) -> dict:
+    """The same in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(compute, dict(cell)).result()
+
+
+def cells(settings: Settings) -> list[dict]:
+    """One cell a number of parameters."""
+    if settings.preset == "small":
+        return [{"parameters": 2000, "transitions": 256, "dim": 20, "repeats": 1, "seed": settings.seed}]
+    repeats = (settings.repeats * len(settings.parameters))[: len(settings.parameters)]
+    return [
+        {
+            "parameters": p,
+            "transitions": settings.transitions,
+            "dim": settings.dim,
+            "repeats": count,
+            "seed": settings.seed,
+        }
+        for p, count in zip(settings.parameters, repeats, strict=True)
+    ]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    path = result_path("features", settings.preset, settings.out)
+    results = ResultFile(path, name="features", command="python benchmarks/features.py")
+    results.run(cells(settings), in_own_process)
+    for done in results.cells:
+        t = done["timings"]
+        print(
+            f"p = {done['p']:,}: {t['transitions_per_second']:,.0f} transitions/s, {t['rate'] / 1e9:.0f} of "
+            f"{t['sgemm_rate'] / 1e9:.0f} GFLOP/s ({t['share']:.0%}), peak memory "
+            f"{t['peak_memory'] / 2**30:.2f} GiB"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

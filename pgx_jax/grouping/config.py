@@ -1,0 +1,62 @@
+"""Settings of the grouping."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pgx_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupingConfig:
+    """Settings of the grouping; the defaults are meant for every family.
+
+    Attributes:
+        trace_penalty: price of a group in standardised units; None chooses along the path.
+        penalties: grid of trace penalties of the path.
+        max_groups: largest k among the candidates; None allows up to 12 and all alone.
+        standard_errors: how many standard errors below the best candidate count as equal to it.
+        min_share: so does a smaller part than this of what the best candidate gains over one group:
+            more groups must pay for the data that each of them loses.
+        min_gain: and so does a smaller difference than this, in the score's units. (Held-out
+            surrogate scores of families with a conflict gain 0.03 to 0.08, others up to 0.001.)
+        exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
+        lone_tasks: also try each task alone against all the others together. Centring takes a task
+            that goes with none of the others for an additive effect, so that its affinities do not
+            show it (from 6 tasks on); n more candidates also mean more chances to split by luck.
+        solver: "CLARABEL", "SCS", or None for the faster one at this n.
+    """
+
+    trace_penalty: float | None = None
+    penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
+    max_groups: int | None = None
+    standard_errors: float = 2.0
+    min_share: float = 0.05
+    min_gain: float = 0.003
+    exhaustive_up_to: int = 5
+    lone_tasks: bool = False
+    solver: str | None = None
+
+    def __post_init__(self):
+        penalties = (*self.penalties, self.trace_penalty or 0.0)
+        if not all(np.isfinite(penalty) and penalty >= 0 for penalty in penalties):
+            raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
+        if self.max_groups is not None and self.max_groups < 1:
+            raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
+        for name in ("standard_errors", "min_share", "min_gain"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.exhaustive_up_to > 8:
+            raise ConfigError(
+                f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"
+            )
+
+    def rule(self, k: int | None) -> dict[str, float]:
+        """What `select` takes: the arg max where k or the penalty is given, else the careful rule."""
+        careful = k is None and self.trace_penalty is None
+        return {
+            name: getattr(self, name) if careful else 0.0
+            for name in ("standard_errors", "min_share", "min_gain")
+        }

@@ -1,0 +1,74 @@
+"""The results of a run: everything that results.json holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from pgx_jax import estimate, grouping, judge, learn, pipeline, report
+from pgx_jax.types import Grouping
+
+
+def assemble(run: Any) -> dict:
+    """What results.json holds of a `Run`, all but the timings."""
+    methods = {"policygradex": [run.ours], **run.baselines}
+    pool = run.policies + run.comparisons if run.baselines else run.policies
+    family, found = run.family, run.grouping
+    played = judge.play(pool, run.policy_of, family, run.config)
+    mine, multitask = methods["policygradex"][0], methods.get("multitask", [None])[0]
+    gain = {"predicted": pipeline.predicted_gain(found.labels, run.held_out), "realised": None}
+    if multitask:
+        gain["realised"] = judge.stratified(played.of(mine) - played.of(multitask))
+    results = {
+        "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
+        "task_names": family.task_names, "seed": run.config.seed, "k": found.k,
+        "groups": judge.named_groups(found.labels, family.task_names),
+        "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
+        "gain": gain,
+        "affinity": run.affinity._asdict(),
+        "path": _path(found),
+        "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
+        "test_tasks": judge.unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
+        "diagnostics": diagnostics(run),
+        "true_groups": None, "agreement": None,
+    }  # fmt: skip
+    if family.true_groups is not None:
+        truth = np.asarray(family.true_groups)
+        results["true_groups"] = judge.named_groups(grouping.canonical(truth), family.task_names)
+        results["agreement"] = {
+            "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
+            "exact": bool(grouping.exact(truth, found.labels)),
+        }  # fmt: skip
+    results["advice"] = report.advice(results)
+    return results
+
+
+def diagnostics(run: Any) -> dict:
+    """Numbers by which to judge the estimate itself."""
+    feats, transitions = run.features, run.transitions
+    params, member = learn.policy_params(run.meta), run.grouping.member
+    solved = pipeline.fit_subsets(feats, transitions, member, run.config.estimate)
+    a = estimate.signed_weights(transitions)
+    moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
+    low, high = estimate.affinity_interval(run.scored["scores"], run.config.estimate.affinity)
+    return {
+        "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
+        "subsets": len(run.budget.subsets),
+        "l2": float(solved.l2),
+        "relative_distance": np.asarray(estimate.relative_distance(moved, params)).tolist(),
+        "affinity_ci95": {"low": low, "high": high},
+        "scoring_steps": int(run.scored["steps"]),
+        "meta_steps": run.budget.meta,
+        "collect_steps": run.budget.collect,
+    }
+
+
+def _path(found: Grouping) -> dict:
+    path = found.path
+    return {
+        "k": path["k"], "score": path["score"], "stderr": path["stderr_to_best"],
+        "difference": path["difference"], "chosen": int(path["chosen"]), "labels": path["candidates"],
+        "penalty": path["penalty"], "equal": path["equal"],
+    }  # fmt: skip

@@ -1,0 +1,284 @@
+"""The benchmark scripts: their small presets, resuming, and the README that is made from results."""
+
+import json
+import sys
+import typing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tyro
+from scipy import stats
+
+from pgx_jax import cli
+from pgx_jax.config import Config, check
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import make_family
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("no checkout around the tests", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import common  # noqa: E402
+import default_command  # noqa: E402
+import estimation  # noqa: E402
+import figures  # noqa: E402
+import ppo  # noqa: E402
+import rows  # noqa: E402
+import study  # noqa: E402
+import tables  # noqa: E402
+from operations import operations  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory):
+    """A folder with the first cell of the small `goals`."""
+    out = tmp_path_factory.mktemp("study")
+    assert study.main(["goals", "--preset", "small", "--limit", "1", "--out", str(out)]) == 0
+    return out
+
+
+def test_study_saves_raw_values_of_a_cell(small_study):
+    data = common.read(small_study / "study_goals.json")
+    (cell,) = data["cells"]
+    assert data["environments"][cell["environment"]]["versions"]["jax"] == jax.__version__
+    assert cell["cell"] == common.plain(study.study_cells("goals", "small")[0])
+    assert set(cell["agreement"]) == {"nmi", "ari", "exact"}
+    assert {"policygradex", "multitask", "random", "gradient_similarity", "true_groups"} <= set(
+        cell["methods"]
+    )
+    for method in cell["methods"].values():
+        assert len(method["per_task"]) == 4 and len(method["ci95"]) == 2 and method["env_steps"] > 0
+        assert method["mean"] == pytest.approx(np.mean(method["per_task"]))
+    assert cell["gain"]["predicted"]["ci95"] and cell["gain"]["realised"]["ci95"]
+    assert len(cell["diagnostics"]["relative_distance"]) == cell["k"] == len(cell["groups"])
+    assert cell["timings"]["run"]["total"] > 0
+
+
+def test_study_resumes_behind_the_last_saved_cell(small_study, monkeypatch, tmp_path):
+    out = tmp_path / "study_goals.json"
+    out.write_text((small_study / "study_goals.json").read_text())
+    first = common.read(out)["cells"][0]
+    results = {**first, "timings": {}}
+    ran = []
+
+    def interrupted(cell):
+        ran.append(cell["seed"])
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return results
+
+    monkeypatch.setattr(study, "run_here", interrupted)
+    args = ["goals", "--preset", "small", "--only", "'seed': 0", "--out", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        study.main(args)
+    assert ran == [1, 2]  # seed 0 was done
+    assert [c["cell"]["seed"] for c in common.read(out)["cells"]] == [0, 1]
+    study.main(args)
+    assert ran == [1, 2, 2, 3, 4]
+    assert common.read(out)["cells"][0] == first
+    study.main(args)
+    assert len(ran) == 5
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    path = tmp_path / "x.json"
+    common.ResultFile(path, name="x", command="", settings={"a": 1}).add({"i": 0}, {"v": 1.0})
+    with pytest.raises(ConfigError, match="other settings.*--out"):
+        common.ResultFile(path, name="x", command="", settings={"a": 2})
+
+
+@pytest.mark.parametrize("preset", ["full", "small"])
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_every_cell_of_every_study_can_run(name, preset):
+    cells = study.study_cells(name, preset)
+    assert len({json.dumps(c, sort_keys=True) for c in cells}) == len(cells) > 0
+    for c in cells:
+        family = make_family(c["family"], **common.tuples(c["settings"]))
+        check(common.override(Config(seed=c["seed"]), c["config"]), family)
+
+
+def test_the_studies_cover_what_they_promise():
+    goals = study.study_cells("goals", "full")
+    assert {(c["settings"]["seed"], c["seed"]) for c in goals} == {(f, s) for f in range(3) for s in range(5)}
+    sizes = study.study_cells("sizes", "full")
+    found = {(c["family"], c["settings"]["n_tasks"], c["settings"]["n_groups"]) for c in sizes}
+    assert {n for _, n, _ in found} == {5, 8, 10, 13, 16} and {k for *_, k in found} == {2, 3, 4, 5}
+    default = Config().estimate
+    for setting in ("score", "lift", "solver", "affinity"):
+        options = typing.get_args(typing.get_type_hints(type(default))[setting])
+        tried = {c["config"].get("estimate", {}).get(setting) for c in study.study_cells("options", "full")}
+        assert set(options) - {getattr(default, setting)} <= tried
+
+
+@pytest.mark.parametrize("preset", ["full", "small"])
+def test_command_lines_mean_the_same_as_the_cells(preset):
+    for c in [*study.study_cells("options", preset)[:7], study.study_cells("scales", preset)[0]]:
+        command = tyro.extras.subcommand_cli_from_dict(cli.COMMANDS, args=study.command_line(c))
+        assert command.config == common.override(Config(seed=c["seed"]), c["config"])
+        settings = cli.parse_settings(command.settings) | {"seed": command.family_seed}
+        if command.n_tasks is not None:
+            settings["n_tasks"] = command.n_tasks
+        assert common.plain(settings) == common.plain(c["settings"])
+
+
+def test_an_option_runs_from_the_command_line(tmp_path):
+    args = ["options", "--preset", "small", "--only", "score=importance", "--limit", "1"]
+    assert study.main([*args, "--out", str(tmp_path)]) == 0
+    (cell,) = common.read(tmp_path / "study_options.json")["cells"]
+    assert cell["command"].startswith("pgx-jax run cartpole-goals") and "importance" in cell["command"]
+    assert list(cell["methods"]) == ["policygradex"] and 0 <= cell["agreement"]["nmi"] <= 1
+
+
+def test_unknown_studies_are_refused(capsys):
+    assert study.main(["gaols"]) == 2
+    assert "the studies are: goals" in capsys.readouterr().err
+
+
+def test_ppo_small_preset(tmp_path):
+    out = tmp_path / "ppo.json"
+    ppo.main(["--preset", "small", "--only", "CartPole-v1", "--out", str(out)])
+    (cell,) = common.read(out)["cells"]
+    assert cell["env_steps"] == [128, 128] and cell["solved_at"] == 475 and cell["horizon"] == 500
+    assert all(
+        len(cell["scores"][kind]) == 2 and min(cell["scores"][kind]) >= 1 for kind in ("sampled", "mode")
+    )
+    assert cell["solved"] == [score >= 475 for score in cell["scores"]["sampled"]]
+    assert cell["settings"]["ppo"]["num_envs"] == 4
+
+
+def test_rows_small_preset(tmp_path):
+    out = tmp_path / "rows.json"
+    args = ["--preset", "small", "--rows-per-call", "1", "--lanes", "2", "--out", str(out)]
+    rows.main(args)
+    before = out.read_text()
+    (cell,) = common.read(out)["cells"]
+    seconds = cell["timings"]["train"]
+    assert cell["timings"]["steps_per_second"] == pytest.approx(cell["steps"] / seconds[0])
+    assert cell["steps"] == 4 * 1 * 8 * 32
+    rows.main(args)
+    assert out.read_text() == before
+
+
+def test_estimation_small_preset(tmp_path):
+    out = tmp_path / "estimation.json"
+    estimation.main(["--preset", "small", "--chunk", "3", "--out", str(out)])
+    data = common.read(out)
+    first, *tuned = data["cells"]
+    assert [c["rows"] for c in tuned] == [3, 1] and first["subsets"] == 4
+    own = first["operations"]
+    assert own["features"] >= 2 * first["transitions"] * first["parameters"] * first["dim"]
+    assert own["total"] == own["features"] + own["statistics"] + own["solve"] + own["scores"]
+    assert own["solver_iterations"] >= 1
+    found = estimation.ratios(data["cells"])
+    assert found["operations"] == pytest.approx(4 * first["operations_per_update"] / own["total"])
+    spent = sum(c["timings"]["train"] for c in tuned)
+    assert found["timings"]["time"] == pytest.approx(spent / first["timings"]["with_features"])
+    assert estimation.ratios(data["cells"][:2]) is None
+    assert "times the operations" in tables.estimation(data)
+
+
+def test_default_command_small_preset(tmp_path):
+    out = tmp_path / "default.json"
+    assert default_command.main(["--preset", "small", "--repeats", "1", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert cell["timings"]["wall"] > 0 and cell["timings"]["cpu"] > 0 and len(cell["results"]) == 64
+    assert cell["methods"]["policygradex"]["env_steps"] > 0
+
+
+def test_fingerprints_tell_results_apart():
+    assert default_command.fingerprint({"a": 1, "b": 2}) == default_command.fingerprint({"b": 2, "a": 1})
+    assert default_command.fingerprint({"a": 1}) != default_command.fingerprint({"a": 1.5})
+
+
+def test_operations_are_counted_as_often_as_they_run():
+    a, b = jnp.zeros((5, 7)), jnp.zeros((7, 3))
+    assert operations(jnp.dot, a, b) == 2 * 5 * 7 * 3
+    assert operations(jax.vmap(jnp.dot, (0, None)), jnp.zeros((4, 5, 7)), b) == 4 * 2 * 5 * 7 * 3
+    assert operations(jax.jit(lambda x: x + x), a) == 35
+    looped = operations(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6)[0], jnp.eye(4))
+    assert looped == 6 * 2 * 4**3
+
+    def unknown(x, n):
+        return jax.lax.fori_loop(0, n, lambda _, c: c @ c, x)
+
+    one, three = (operations(unknown, jnp.eye(4), 9, while_trips=t) for t in (1, 3))
+    assert three == 3 * one >= 3 * 2 * 4**3
+    assert operations(jnp.linalg.cholesky, jnp.eye(30)) >= 30**3 / 3
+
+
+def test_loop_bodies_are_counted():
+    def seven(x):
+        return jax.lax.while_loop(lambda c: c < 7, lambda c: c + 1, x)
+
+    assert estimation.while_trips(lambda: seven(jnp.int32(0))) == 7
+
+
+def test_intervals_over_runs_are_paired_t_intervals():
+    rng = np.random.default_rng(0)
+    base = rng.normal(60, 20, 8)
+    ours = base + rng.normal(5, 1, 8)
+    cells = [
+        {"methods": {"policygradex": {"mean": a}, "multitask": {"mean": b}}}
+        for a, b in zip(ours, base, strict=True)
+    ]
+    found = tables.paired(cells, "multitask")
+    wanted = stats.ttest_rel(ours, base).confidence_interval(0.95)
+    assert found == pytest.approx((np.mean(ours - base), wanted.low, wanted.high))
+    assert tables.over_runs([3.0]) == (3.0, None, None)
+
+
+@pytest.fixture
+def made_up(tmp_path, pristine_results):
+    """Results of two made-up runs of `goals`, and a README with markers."""
+    file = common.ResultFile(tmp_path / "study_goals.json", name="study_goals", command="")
+    for shift, cell in enumerate(study.study_cells("goals", "full")[:2]):
+        record = study.record(pristine_results)
+        record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
+        file.add(cell, record)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n")
+    return tmp_path, ["--results", str(tmp_path), "--readme", str(readme)]
+
+
+def test_readme_is_made_from_results_and_checked(made_up):
+    folder, args = made_up
+    readme = folder / "README.md"
+    assert figures.main([*args, "--check"]) == 1 and "old" in readme.read_text()
+    assert figures.main(args) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "study_goals.json" in text and "2 runs" in text and "+87.70" in text
+    assert "Not measured yet: `ppo.json`, made by `python benchmarks/ppo.py`" in text
+    for name in ("goals_methods", "goals_affinity"):
+        assert f"figures/{name}.png" in text and (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    assert figures.main([*args, "--no-figures"]) == 0 and readme.read_text() == text
+    assert figures.main([*args, "--check"]) == 0
+    data = common.read(folder / "study_goals.json")
+    data["cells"][0]["methods"]["multitask"]["mean"] += 10
+    (folder / "study_goals.json").write_text(common.text(data))
+    assert figures.main([*args, "--check"]) == 1
+
+
+def test_families_stand_side_by_side_and_missing_ones_say_so(made_up):
+    cells = common.read(made_up[0] / "study_goals.json")["cells"]
+    text = tables.families({"points": {"cells": cells}, "flip": None})
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "3 | not measured" in lines["k found"] and "2 of 2" in lines["exactly right"]
+    assert "+87.7" in lines["realised gain over one policy"]
+
+
+def test_readme_without_markers_is_refused(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing")
+    assert figures.main(["--results", str(tmp_path), "--readme", str(readme)]) == 2
+    assert "results:begin" in capsys.readouterr().err and readme.read_text() == "nothing"
+
+
+def test_the_readme_is_up_to_date():
+    if not list(common.RESULTS.glob("*.json")):
+        pytest.skip("nothing has been measured")
+    assert figures.main(["--check"]) == 0, "run python benchmarks/figures.py"

@@ -1,0 +1,194 @@
+"""Training rows side by side: what a row's result depends on, budgets, compilation, bad rows."""
+
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from envs.points import points
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn import PPO, concatenate, make_policy, take, train
+from pgx_jax.types import Rows
+
+train_module = importlib.import_module("pgx_jax.learn.train")
+
+FAMILY = points(n_tasks=4, n_groups=2, horizon=6)
+POLICY = make_policy(FAMILY, hidden=(8,))
+CONFIG = PPO(learning_rate=3e-3, num_envs=6, num_steps=5, epochs=2, minibatches=2)
+UNIT = CONFIG.steps_per_update
+MEMBER = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0]], bool)
+UPDATES = np.array([12, 3, 11, 1, 11])
+KEYS = np.asarray(jax.random.split(jax.random.PRNGKey(5), 5))
+ROWS = Rows(MEMBER, UPDATES * UNIT + np.array([0, 7, 29, 1, 0]), KEYS)
+
+
+@pytest.fixture(scope="module")
+def together():
+    return train(POLICY, CONFIG, FAMILY, ROWS)
+
+
+def close(ours, theirs, **tolerance):
+    tolerance = tolerance or {"rtol": 2e-3, "atol": 2e-4}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), ours, theirs)
+
+
+def one_lane(monkeypatch):
+    monkeypatch.setattr(train_module, "_lanes", lambda: jax.devices()[:1])
+
+
+def test_steps_and_curves(together):
+    np.testing.assert_array_equal(together.steps, UPDATES * UNIT)
+    assert together.returns.shape == (5, 12, 4)
+    for row, (member, updates) in enumerate(zip(MEMBER, UPDATES, strict=True)):
+        curve = together.returns[row]
+        assert np.isnan(curve[updates:]).all() and np.isnan(curve[:, ~member]).all()
+        # horizon 6, 5 steps an update: no episode ends in the first update, all do in the others
+        assert np.isnan(curve[0]).all()
+        ends = np.isfinite(curve[1:updates][:, member])
+        assert ends.all() if updates < 6 else ends.mean() > 0.75
+    assert all(leaf.shape[0] == 5 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(together.agents))
+
+
+def test_a_row_trains_the_same_alone(together):
+    for i in (1, 2):
+        alone = train(POLICY, CONFIG, FAMILY, take(ROWS._replace(init=None), slice(i, i + 1)))
+        close(take(alone.agents, 0), take(together.agents, i))
+        close(alone.returns[0], together.returns[i, : UPDATES[i]])
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_a_row_trains_the_same_in_any_company(together, monkeypatch, width):
+    one_lane(monkeypatch)
+    found = train(POLICY, CONFIG, FAMILY, ROWS, rows_per_call=width)
+    close(found.agents, together.agents)
+    close(found.returns, together.returns)
+    np.testing.assert_array_equal(found.steps, together.steps)
+
+
+def test_the_order_of_the_rows_does_not_matter(together):
+    order = np.array([3, 1, 4, 0, 2])
+    found = train(POLICY, CONFIG, FAMILY, Rows(MEMBER[order], ROWS.steps[order], KEYS[order]))
+    close(found.agents, take(together.agents, order))
+
+
+def test_equal_rows_with_equal_keys_train_alike_and_others_do_not(together):
+    rows = Rows(MEMBER[[2, 2, 2]], np.full(3, 2 * UNIT), KEYS[[2, 2, 3]])
+    found = train(POLICY, CONFIG, FAMILY, rows).agents
+    close(take(found, 0), take(found, 1), rtol=0, atol=0)
+    first, last = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(take(found.actor, i))]) for i in (0, 2)
+    )
+    assert not np.allclose(first, last)
+
+
+def counted(monkeypatch):
+    """[(rows of the call, updates), ...] of every segment from here on."""
+    calls, segment = [], train_module._segment
+
+    def spy(*args):
+        calls.append((len(args[5]), int(args[8])))
+        return segment(*args)
+
+    monkeypatch.setattr(train_module, "_segment", spy)
+    return calls
+
+
+def test_no_update_is_wasted(monkeypatch):
+    one_lane(monkeypatch)
+    calls = counted(monkeypatch)
+    train(POLICY, CONFIG, FAMILY, ROWS, rows_per_call=1)
+    assert sum(updates for _, updates in calls) == UPDATES.sum()
+    calls.clear()
+    updates = np.array([6, 12, 6])  # one lane of 12, and one of 6 and 6
+    rows = Rows(MEMBER[:3], updates * UNIT, KEYS[:3])
+    train(POLICY, CONFIG, FAMILY, rows, rows_per_call=2)
+    assert sum(width * updates for width, updates in calls) == 24
+
+
+def test_new_contents_compile_nothing(together):
+    programs = ("_segment", "_start", "_init", "_fill", "_put")
+    programs = [f for f in (getattr(train_module, name, None) for name in programs) if f is not None]
+    before = [f._cache_size() for f in programs]
+    config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
+    family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)
+    rows = Rows(~MEMBER[1:4], np.array([2, 13, 1]) * UNIT, KEYS[:3])
+    train(make_policy(family, hidden=(8,)), config, family, rows)
+    train(POLICY, config, family, rows._replace(init=take(together.agents, slice(3))))
+    train(POLICY, config, family, rows._replace(init=jax.tree.map(np.array, take(together.agents, slice(3)))))
+    assert [f._cache_size() for f in programs] == before
+
+
+def test_training_continues_from_the_agents_given(together):
+    agents = take(together.agents, slice(2))
+    rows = Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], agents)
+    still = train(POLICY, CONFIG.replace(learning_rate=0.0), FAMILY, rows).agents
+    close((still.actor, still.critic), (agents.actor, agents.critic), rtol=0, atol=0)
+    assert (still.reward.count >= agents.reward.count).all()
+    assert still.reward.count[0].sum() == pytest.approx(agents.reward.count[0].sum() + UNIT, rel=1e-5)
+
+
+def test_progress_reaches_the_total():
+    heard = []
+    train(
+        POLICY,
+        CONFIG,
+        FAMILY,
+        take(ROWS._replace(init=None), slice(0, 2)),
+        progress=lambda *x: heard.append(x),
+    )
+    done = [x[0] for x in heard]
+    assert done == sorted(done) and done[-1] == heard[0][1] == UPDATES[:2].sum() * UNIT
+    assert np.isfinite(heard[-1][2])
+
+
+def test_reward_scales_do_not_change_the_training():
+    scales = (1.0, 1000.0, 1.0, 1.0)
+    family = points(n_tasks=4, n_groups=2, horizon=6, reward_scales=scales)
+    plain, scaled = (
+        train(POLICY, CONFIG, f, Rows(MEMBER[2:3], np.array([8 * UNIT]), KEYS[:1])) for f in (FAMILY, family)
+    )
+    deviation = [np.sqrt(t.agents.reward.var[0, 1]) for t in (plain, scaled)]
+    assert deviation[1] / deviation[0] == pytest.approx(1000, rel=0.01)
+    np.testing.assert_allclose(scaled.returns[0, :, 1], 1000 * plain.returns[0, :, 1], rtol=0.02, atol=20)
+    close(plain.agents.actor, scaled.agents.actor, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"member": MEMBER[:, :3]}, "expected \\[R, 4\\]"),
+        ({"member": MEMBER[0]}, "expected \\[R, 4\\]"),
+        ({"member": MEMBER & (np.arange(5) != 3)[:, None]}, "row 3 has no member"),
+        ({"steps": np.array([UNIT, UNIT, UNIT - 1, UNIT, UNIT])}, "row 2 has a budget of 29 steps"),
+    ],
+)
+def test_bad_rows(change, message):
+    with pytest.raises(ConfigError, match=message):
+        train(POLICY, CONFIG, FAMILY, ROWS._replace(**change))
+
+
+def test_more_tasks_than_environments():
+    with pytest.raises(ConfigError, match="4 tasks but num_envs = 3"):
+        train(POLICY, CONFIG.replace(num_envs=3), FAMILY, ROWS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_rewards_are_traced_to_their_task(bad):
+    scale = FAMILY.tasks.reward_scale.copy()
+    scale[3] = bad
+    family = dataclasses.replace(FAMILY, tasks=FAMILY.tasks._replace(reward_scale=scale))
+    rows = Rows(MEMBER[[2, 1]], np.full(2, 3 * UNIT), KEYS[:2])
+    with pytest.raises(DataError, match="row 1 .*non-finite rewards") as error:
+        train(POLICY, CONFIG, family, rows)
+    told = str(error.value).split("met")[1]
+    assert [name in told for name in family.task_names] == [False, False, False, True]
+    train(POLICY, CONFIG, family, take(rows._replace(init=None), slice(1)))  # the others can be trained
+
+
+def test_non_finite_parameters_are_reported():
+    broken = concatenate(train_module.init_agents(POLICY, FAMILY, KEYS[:2]))
+    broken = broken._replace(critic=jax.tree.map(lambda x: x.at[1].set(np.nan), broken.critic))
+    with pytest.raises(DataError, match="row 1 .*non-finite parameters"):
+        train(POLICY, CONFIG, FAMILY, Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], broken))
