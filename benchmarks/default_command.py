@@ -26,7 +26,7 @@ from pgx_jax.errors import PgxError
 
 TARGET_SECONDS = 180
 """On 2 CPU cores, installation apart."""
-SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge({"compare": "none"}, SMALL_CONFIG))
+SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge(SMALL_CONFIG, {"compare": "none"}))
 
 
 @dataclass(frozen=True)

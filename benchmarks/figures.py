@@ -30,6 +30,8 @@ SECTIONS = (
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
     Section("Cost of the estimate", {"estimation": "python benchmarks/estimation.py"}, tables.estimation),
+    Section("All surrogates at once", {"surrogates": "python benchmarks/surrogates.py"}, tables.surrogates),
+    Section("Gradient features", {"features": "python benchmarks/features.py"}, tables.features),
     Section("PPO on stock environments", {"ppo": "python benchmarks/ppo.py"}, tables.ppo),
     Section(
         "The default command",

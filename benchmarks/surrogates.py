@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, override, result_path
+from common import Preset, ResultFile, override, result_path
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from study import SMALL_CONFIG
@@ -44,6 +44,8 @@ SOLVERS = (
     ("newton-cg", "float64"),
     ("newton-cg", "float32"),
 )
+COLLECTED = {"estimate": {"steps": 2048, "num_envs": 16}}
+"""Ten tasks make N = 20,480 transitions."""
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -110,7 +112,7 @@ class Data:
         small = settings.preset == "small"
         self.family = make_family(FAMILY, **({"n_tasks": 4, "n_groups": 2, "horizon": 20} if small else {}))
         self.run = Run(
-            self.family, override(Config(seed=settings.seed), merge(SMALL_CONFIG) if small else {})
+            self.family, override(Config(seed=settings.seed), SMALL_CONFIG if small else COLLECTED)
         )
         n = self.family.n
         size, count = (2, None) if small else (settings.size, settings.subsets)

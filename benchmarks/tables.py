@@ -233,6 +233,46 @@ def estimation(data: Mapping) -> str:
     )
 
 
+def surrogates(data: Mapping) -> str:
+    """All surrogates in one call against scikit-learn's loop over them."""
+    rows = []
+    for c in data["cells"]:
+        own, theirs, times = c, c["sklearn"], c["timings"]
+        rows.append([
+            f"{c['cell']['l2']:g} u", duration(np.median(times["ours"])), f"{own['gap']:.1e}",
+            duration(np.median(times["sklearn"])), f"{theirs['gap']:.1e}",
+            f"{theirs['solver']}, {theirs['dtype']}", f"{times['speedup']:.1f}×",
+        ])  # fmt: skip
+    first = data["cells"][0]
+    head = ["ridge", "one call", "gap", "scikit-learn", "gap", "its fastest solver", "speed-up"]
+    facts = (
+        f"m = {first['subsets']} surrogates, N = {first['rows']:,} transitions, d = {first['dim']}. "
+        f"Gap: the largest (L − L*) / (L(0) − L*)."
+    )
+    return table(head, rows) + "\n\n" + facts
+
+
+def features(data: Mapping) -> str:
+    """Throughput and memory of the gradient features."""
+    rows = []
+    for c in data["cells"]:
+        t = c["timings"]
+        rows.append([
+            f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}",
+            f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:.0f}", f"{t['share']:.0%}", f"{t['peak_memory'] / 2**30:.2f} GiB",
+        ])  # fmt: skip
+    head = [
+        "p",
+        "d",
+        "N",
+        "transitions/s",
+        "useful GFLOP/s (2 N p d)",
+        "of the machine's sgemm",
+        "peak memory",
+    ]
+    return table(head, rows)
+
+
 def default_command(data: Mapping) -> str:
     """Time of the default command."""
     cells = data["cells"]

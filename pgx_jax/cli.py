@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -109,12 +109,12 @@ class RegroupCommand:
     """Number of groups; chosen by held-out data if not given."""
     trace_penalty: float | None = None
     """Price of a group in the relaxation, instead of k."""
-    score: str | None = None
-    """surrogate or importance."""
-    affinity: str | None = None
-    """per_task, aggregate or datamodel."""
-    solver: str | None = None
-    """newton or lbfgs."""
+    score: Literal["surrogate", "importance"] | None = None
+    """How subsets are scored."""
+    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
+    """How scores are averaged over pairs."""
+    solver: Literal["newton", "lbfgs"] | None = None
+    """Solver of the surrogates."""
     l2: float | None = None
     """Ridge of the surrogates, in multiples of its unit."""
     out: Path | None = None

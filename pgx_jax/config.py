@@ -172,4 +172,18 @@ def check(config: Config, family: TaskFamily) -> Budget:
         raise ConfigError(
             f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}"
         )
+    _check_data(config)
     return Budget(config, family)
+
+
+def _check_data(config: Config) -> None:
+    """Refuse what collecting and grouping would refuse, before the meta-policy is trained."""
+    e, penalty = config.estimate, config.grouping.trace_penalty
+    if e.num_envs < 1 or e.steps % e.num_envs or e.steps < 4 * e.num_envs:
+        raise ConfigError(
+            f"estimate.steps = {e.steps} must be a multiple (at least 4) of estimate.num_envs = {e.num_envs}"
+        )
+    if e.dim < 1:
+        raise ConfigError(f"estimate.dim = {e.dim} must be at least 1")
+    if config.k is not None and penalty is not None:
+        raise ConfigError(f"give either k (= {config.k}) or grouping.trace_penalty (= {penalty}), not both")

@@ -275,7 +275,7 @@ def unseen_tasks(
     A new task finds its group by trial: every group's policy plays a few episodes on it, and the
     best mean return wins; it is then judged on fresh episodes.
     """
-    if family.sample_test_tasks is None or config.test_tasks < 1 or mine.rows[0].conditioned:
+    if family.sample_test_tasks is None or config.test_tasks < 1 or policy.conditioned_actor:
         return None
     count, k = config.test_tasks, len(mine.rows)
     tasks = family.sample_test_tasks(stream(config.seed, "test_tasks"), count)

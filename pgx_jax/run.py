@@ -251,6 +251,8 @@ class Run:
     def results(self) -> dict:
         """What results.json holds."""
         if "results" not in self.records:
+            if self.policies and self.baselines:  # stages of their own, so not timed as evaluation
+                self.comparisons  # noqa: B018
             self.listener.start("evaluation")
             began = time.perf_counter()
             self.records["results"] = assemble(self)

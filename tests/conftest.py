@@ -175,15 +175,15 @@ def small_settings():
     from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig
 
     config = Config(
-        seed=3, steps_per_task=3600, meta_fraction=0.2, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
+        seed=5, steps_per_task=5400, meta_fraction=0.2, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
         policy=PolicyConfig(hidden=(8, 8)),
         ppo=PPO(
             learning_rate=2e-2, final_learning_rate=1.0, gamma=0.99, gae_lambda=0.95, entropy=0.0, num_envs=12,
             num_steps=15, epochs=4, minibatches=2,
         ),
-        estimate=EstimateConfig(steps=480, num_envs=16, dim=48),
+        estimate=EstimateConfig(steps=960, num_envs=16, dim=48),
     )  # fmt: skip
-    return {"n_tasks": 6, "n_groups": 2, "horizon": 15, "seed": 3}, config
+    return {"n_tasks": 6, "n_groups": 2, "horizon": 15, "seed": 5}, config
 
 
 @pytest.fixture(scope="session")

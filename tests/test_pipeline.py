@@ -91,7 +91,7 @@ def test_grouping_pays_where_tasks_conflict(small_run):
 def test_the_schema_of_the_results(small_run):
     results = json.loads((small_run.store.path / "results.json").read_text())
     n, names = 6, list(small_run.family.task_names)
-    assert results["family"] == "points" and results["n_tasks"] == n and results["seed"] == 3
+    assert results["family"] == "points" and results["n_tasks"] == n and results["seed"] == 5
     assert results["task_names"] == names
     assert set(results["methods"]) >= {
         "policygradex", "multitask", "multitask_conditioned", "single_task", "random", "gradient_similarity",
@@ -118,7 +118,7 @@ def test_the_schema_of_the_results(small_run):
     assert tests["mean"] > tests["multitask"]["mean"]
     stages = [name for name, _ in results["timings"]["stages"]]
     assert set(STAGES + ["similarity", "comparisons", "evaluation"]) <= set(stages)
-    assert results["diagnostics"]["meta_steps"] + results["diagnostics"]["collect_steps"] < 3600 * n
+    assert results["diagnostics"]["meta_steps"] + results["diagnostics"]["collect_steps"] < 5400 * n
 
 
 def test_every_method_takes_the_same_steps(small_run):
@@ -175,7 +175,7 @@ def test_nothing_before_the_report_reads_the_true_groups(small_run, small_settin
 
 
 def test_other_seeds_differ(small_run, small_settings):
-    family, config = small(small_settings, seed=4)
+    family, config = small(small_settings, seed=6)
     run = Run(family, config)
     assert not np.array_equal(run.transitions.obs, small_run.transitions.obs)
     np.testing.assert_array_equal(np.sort(run.budget.subsets, 0), np.sort(small_run.budget.subsets, 0))
@@ -218,7 +218,7 @@ def test_resuming_before_the_comparisons(small_run, tmp_path):
     (path / "results.json").unlink()
     ears = Ears()
     resume(path, listener=ears)
-    assert {s for what, s in ears.events if what == "finish"} == {"similarity", "comparisons"}
+    assert {s for what, s in ears.events if what == "finish"} == {"similarity", "comparisons", "evaluation"}
     assert plain(path) == plain(small_run.store.path)
 
 
@@ -308,7 +308,7 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
     np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
     np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
     constant = data._replace(advantage=np.where(np.arange(6)[:, None] == 2, 1.0, data.advantage))
-    with pytest.raises(DataError, match=run.family.task_names[2]):
+    with pytest.raises(DataError, match="task2_"):
         group_transitions(run.policy.log_prob, run.meta.actor, constant, run.config, names=run.family.task_names)
 
 
