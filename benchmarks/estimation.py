@@ -45,6 +45,8 @@ class Settings:
     """full: what the README shows; small: seconds, for tests."""
     seed: int = 0
     """Seed of the run."""
+    transitions: int | None = None
+    """Transitions of each task; as in the default settings if not given."""
     updates: int = 40
     """Updates of each triple's fine-tuning."""
     chunk: int = 12
@@ -60,6 +62,8 @@ def make_run(settings: Settings) -> Run:
     small = settings.preset == "small"
     family = make_family(FAMILY, **(SMALL_FAMILY if small else {}))
     size = {"estimate": {"subset_size": 3}}
+    if settings.transitions is not None:
+        size["estimate"]["steps"] = settings.transitions
     config = override(Config(seed=settings.seed), merge(SMALL_CONFIG, size) if small else size)
     return Run(family, config)
 

@@ -221,7 +221,8 @@ def main(args: list[str] | None = None) -> int:
         print(
             f"l2 = {done['cell']['l2']} u: {done['subsets']} surrogates in {np.median(times['ours']):.2f} s, "
             f"gap {done['gap']:.1e}; scikit-learn ({theirs['solver']}, {theirs['dtype']}) "
-            f"{np.median(times['sklearn']):.1f} s, gap {theirs['gap']:.1e}: {times['speedup']:.1f} times as long"
+            f"{np.median(times['sklearn']):.1f} s, gap {theirs['gap']:.1e}: "
+            f"{times['speedup']:.1f} times as long"
         )
     return 0
 

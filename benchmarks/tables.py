@@ -125,7 +125,7 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         return [label, *(value(known[name]) if name in known else "not measured" for name in found)]
 
     def mean_return(name: str) -> Callable[[Cells], str]:
-        return lambda cells: with_interval(over_runs(means(cells, name))) if has(cells, name) else "–"
+        return lambda cells: return_of(cells, name)
 
     some = next(iter(known.values()), [{}])[0]
     body = [
@@ -136,10 +136,22 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         row("predicted gain over one policy ‡", predicted_gain),
         row("realised gain over one policy", realised_gain),
         row("the same, in percent", realised_percent),
-        *(row(f"return: {method_label(some, name)}", mean_return(name)) for name in methods),
+        row("mean return of ours", mean_return(OURS)),
+        *(row(method_label(some, name), mean_return(name)) for name in methods if name != OURS),
     ]
-    note = "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
+    note = "Methods beside ours: mean return, in parentheses ours minus it, paired. "
+    note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
     return table(["", *found], body) + "\n\n" + note
+
+
+def return_of(cells: Cells, name: str) -> str:
+    """Mean return of a method; for others than ours, with what ours is better by."""
+    if not has(cells, name):
+        return "–"
+    found = over_runs(means(cells, name))
+    if name == OURS:
+        return with_interval(found)
+    return f"{found.mean:.1f} ({with_interval(paired(cells, name), signed=True)})"
 
 
 def predicted_gain(cells: Cells) -> str:
@@ -153,10 +165,11 @@ def realised_gain(cells: Cells) -> str:
 
 
 def realised_percent(cells: Cells) -> str:
-    """The realised gain in percent of one policy's return."""
-    if not has(cells, "multitask"):
+    """The realised gain in percent of one policy's return, where that is clearly above 0."""
+    base = over_runs(means(cells, "multitask")) if has(cells, "multitask") else None
+    if base is None or base.mean <= 0 or (base.lo or 0) < 0:
         return "–"
-    return f"{paired(cells, 'multitask').mean / abs(means(cells, 'multitask').mean()):+.1%}"
+    return f"{paired(cells, 'multitask').mean / base.mean:+.1%}"
 
 
 def sizes(data: Mapping) -> str:
@@ -237,12 +250,11 @@ def surrogates(data: Mapping) -> str:
     """All surrogates in one call against scikit-learn's loop over them."""
     rows = []
     for c in data["cells"]:
-        own, theirs, times = c, c["sklearn"], c["timings"]
-        rows.append([
-            f"{c['cell']['l2']:g} u", duration(np.median(times["ours"])), f"{own['gap']:.1e}",
-            duration(np.median(times["sklearn"])), f"{theirs['gap']:.1e}",
-            f"{theirs['solver']}, {theirs['dtype']}", f"{times['speedup']:.1f}×",
-        ])  # fmt: skip
+        theirs, times = c["sklearn"], c["timings"]
+        each = (duration(np.median(times["ours"])), f"{c['gap']:.1e}")
+        other = (duration(np.median(times["sklearn"])), f"{theirs['gap']:.1e}")
+        solver = f"{theirs['solver']}, {theirs['dtype']}"
+        rows.append([f"{c['cell']['l2']:g} u", *each, *other, solver, f"{times['speedup']:.1f}×"])
     first = data["cells"][0]
     head = ["ridge", "one call", "gap", "scikit-learn", "gap", "its fastest solver", "speed-up"]
     facts = (
@@ -257,19 +269,10 @@ def features(data: Mapping) -> str:
     rows = []
     for c in data["cells"]:
         t = c["timings"]
-        rows.append([
-            f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}",
-            f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:.0f}", f"{t['share']:.0%}", f"{t['peak_memory'] / 2**30:.2f} GiB",
-        ])  # fmt: skip
-    head = [
-        "p",
-        "d",
-        "N",
-        "transitions/s",
-        "useful GFLOP/s (2 N p d)",
-        "of the machine's sgemm",
-        "peak memory",
-    ]
+        size = (f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}")
+        speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:.0f}", f"{t['share']:.0%}")
+        rows.append([*size, *speed, f"{t['peak_memory'] / 2**30:.2f} GiB"])
+    head = ["p", "d", "N", "transitions/s", "GFLOP/s (2 N p d)", "of this machine's sgemm", "peak memory"]
     return table(head, rows)
 
 

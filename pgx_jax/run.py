@@ -199,7 +199,7 @@ class Run:
             }
 
         return self.stage(
-            "similarity", Grouping, compute, lambda r: f"own k = {r['gradient_similarity'].k}"
+            "similarity", (), compute, lambda r: f"own k = {r['gradient_similarity'].k}"
         )  # fmt: skip
 
     @property

@@ -175,11 +175,12 @@ def small_settings():
     from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig
 
     config = Config(
-        seed=5, steps_per_task=5400, meta_fraction=0.2, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
+        seed=5, steps_per_task=5400, meta_fraction=0.2,
+        episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
         policy=PolicyConfig(hidden=(8, 8)),
         ppo=PPO(
-            learning_rate=2e-2, final_learning_rate=1.0, gamma=0.99, gae_lambda=0.95, entropy=0.0, num_envs=12,
-            num_steps=15, epochs=4, minibatches=2,
+            learning_rate=2e-2, final_learning_rate=1.0, gamma=0.99, gae_lambda=0.95, entropy=0.0,
+            num_envs=12, num_steps=15, epochs=4, minibatches=2,
         ),
         estimate=EstimateConfig(steps=960, num_envs=16, dim=48),
     )  # fmt: skip
@@ -193,3 +194,14 @@ def small_run(small_settings, tmp_path_factory):
 
     family, config = small_settings
     return run(make_family("points", **family), config, out=tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Any training fails."""
+    import pgx_jax.learn
+
+    def refuse(*args, **kw):
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(pgx_jax.learn, "train", refuse)

@@ -1,6 +1,7 @@
 """The benchmark scripts: their small presets, resuming, and the README that is made from results."""
 
 import json
+import subprocess
 import sys
 import typing
 from pathlib import Path
@@ -181,10 +182,21 @@ def test_estimation_small_preset(tmp_path):
     assert "times the operations" in tables.estimation(data)
 
 
-def test_default_command_small_preset(tmp_path):
+def test_default_command_small_preset(tmp_path, monkeypatch):
+    started = subprocess.run
+
+    def in_this_process(command, **kw):
+        if command[0] != sys.executable:
+            return started(command, **kw)
+        assert command[1:3] == ["-m", "pgx_jax"] and "JAX_COMPILATION_CACHE_DIR" not in kw["env"]
+        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     out = tmp_path / "default.json"
-    assert default_command.main(["--preset", "small", "--repeats", "1", "--out", str(out)]) == 0
-    (cell,) = common.read(out)["cells"]
+    assert default_command.main(["--preset", "small", "--repeats", "2", "--out", str(out)]) == 0
+    cell, other = common.read(out)["cells"]
+    assert cell["results"] == other["results"]
     assert cell["timings"]["wall"] > 0 and cell["timings"]["cpu"] > 0 and len(cell["results"]) == 64
     assert cell["methods"]["policygradex"]["env_steps"] > 0
 

@@ -43,13 +43,17 @@ def agents():
 
 def slow_episode(choice, t, state):
     """One episode of a deterministic policy: (return, success, length)."""
-    total, success = 0.0, False
-    for step in range(HORIZON):
+    total, success, length = 0.0, False, 0
+    while True:
         at = (state, choice[state])
-        total, success, state = total + t.reward[at], success or t.solved[at], t.following[at]
-        if t.terminal[at]:
-            break
-    return total, success, step + 1
+        total, success, state, length = (
+            total + t.reward[at],
+            success or t.solved[at],
+            t.following[at],
+            length + 1,
+        )
+        if t.terminal[at] or length == HORIZON:
+            return total, success, length
 
 
 def test_episodes_equal_a_loop(agents):

@@ -216,9 +216,8 @@ def test_the_learning_rate_is_annealed_to_nothing():
     def moved(done):
         after = one(state._replace(update=jnp.int32(done)), jnp.int32(8))
         assert after.update == done + 1 and float(after.agent.observation.count[0]) > 15
-        return max(
-            float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (after.agent.actor, agent.actor)))
-        )
+        moves = jax.tree.map(lambda a, b: float(abs(a - b).max()), after.agent.actor, agent.actor)
+        return max(jax.tree.leaves(moves))
 
     assert moved(8) == 0.0
     assert moved(0) > 0.0
@@ -325,8 +324,8 @@ def test_probe_continuous_action():
     family = reach_family([0.6, -0.6])
     policy = make_policy(family, hidden=(16,), squash=True)
     config = PPO(
-        learning_rate=0.02, final_learning_rate=0.05, gamma=0.9, gae_lambda=0.9, entropy=0.0, max_grad_norm=0.5,
-        num_envs=16, num_steps=8, epochs=4, minibatches=2,
+        learning_rate=0.02, final_learning_rate=0.05, gamma=0.9, gae_lambda=0.9, entropy=0.0,
+        max_grad_norm=0.5, num_envs=16, num_steps=8, epochs=4, minibatches=2,
     )  # fmt: skip
     rows = Rows(np.eye(2, dtype=bool), np.full(2, 80 * 128), np.asarray(jax.random.split(KEY, 2)))
     trained = train(policy, config, family, rows)

@@ -1,0 +1,43 @@
+"""The small run of conftest.py: its stages, other settings for it, and what it tells."""
+
+import dataclasses
+import json
+import shutil
+
+import pgx_jax
+from pgx_jax import make_family
+
+STAGES = ["meta", "transitions", "features", "scores", "affinity", "grouping", "policies"]
+
+
+def plain(path):
+    """results.json of a run folder, without its timings."""
+    results = json.loads((path / "results.json").read_text())
+    assert results.pop("timings")
+    return results
+
+
+def small(small_settings, **changes):
+    """(family, config) with other settings of the config; no baselines unless asked for."""
+    family, config = small_settings
+    return make_family("points", **family), dataclasses.replace(config, **({"compare": "none"} | changes))
+
+
+def copy_of(run, tmp_path):
+    return shutil.copytree(run.store.path, tmp_path / "copy")
+
+
+class Ears(pgx_jax.Listener):
+    """Remembers what it hears."""
+
+    def __init__(self):
+        self.events, self.steps = [], []
+
+    def start(self, stage):
+        self.events.append(("start", stage))
+
+    def progress(self, done, total, recent):
+        self.steps.append((self.events[-1][1], done, total))
+
+    def finish(self, stage, seconds, text):
+        self.events.append(("finish", stage))

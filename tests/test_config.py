@@ -1,0 +1,76 @@
+"""The rule of comparison, and settings that are refused before any work."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pgx_jax
+from pgx_jax import PPO, ConfigError, Run, make_family
+from pgx_jax.config import check
+from pgx_jax.judge import baselines, ours
+
+FAMILY = make_family("points", n_tasks=6, n_groups=2)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=6, max_size=6),
+    steps=st.integers(2500, 9000),
+    fraction=st.floats(0.05, 0.6),
+    envs=st.sampled_from([6, 12]),
+)
+def test_budgets_of_all_methods(labels, steps, fraction, envs):
+    config = pgx_jax.Config(
+        steps_per_task=steps, meta_fraction=fraction, compare="full",
+        ppo=PPO(num_envs=envs, num_steps=5, minibatches=1),
+        estimate=pgx_jax.EstimateConfig(steps=40, num_envs=10),
+    )  # fmt: skip
+    budget = check(config, FAMILY)
+    mine = ours(budget, config, np.array(labels), 0)
+    found = {"policygradex": [mine]} | baselines(
+        budget, config, mine.labels, {"gradient_similarity": np.arange(6) % 2}, np.arange(6) % 3
+    )
+    unit = budget.unit
+    for name, methods in found.items():
+        assert len(methods) == (config.random_draws if name == "random" else 1)
+        for m in methods:
+            assert all(row.steps % unit == 0 and row.steps >= unit for row in m.rows)
+            covered = np.array([m.rows[g].member[task] for task, g in enumerate(m.labels)])
+            assert covered.all() and sum(sum(row.member) for row in m.rows) == 6
+            if m.equal_steps:
+                assert m.env_steps <= budget.total < m.env_steps + (len(m.rows) + 1) * unit
+            else:
+                assert m.env_steps > budget.total and m.label
+    assert sorted(map(sum, (row.member for m in found["random"][:1] for row in m.rows))) == sorted(
+        sum(row.member) for row in mine.rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 7}, "k = 7.*6 tasks"),
+        ({"k": 0}, "k = 0"),
+        ({"meta_fraction": 1.0}, "meta_fraction"),
+        ({"steps_per_task": 10}, "raise steps_per_task"),
+        ({"episodes": 0}, "episodes"),
+        ({"ppo": PPO(num_envs=5)}, "num_envs = 5"),
+        ({"ppo": PPO(num_envs=6, num_steps=1, minibatches=7)}, "minibatches"),
+        ({"estimate": {"l2": 1e-6}}, "l2 = 1e-06.*at least"),
+        ({"estimate": {"subset_size": 7}}, "7 exceeds the number of tasks, 6"),
+        ({"estimate": {"subsets": 3}}, "uncovered|contains both"),
+        ({"estimate": {"steps": 1001}}, "1001.*multiple"),
+        ({"estimate": {"score": "rollouts", "rollout_episodes": 10**6}}, "rollout_episodes"),
+        ({"k": 2, "grouping": {"trace_penalty": 1.0}}, "either k"),
+    ],
+)
+def test_settings_that_cannot_work(change, message):
+    config = pgx_jax.Config()
+    for name, value in change.items():
+        if isinstance(value, dict):
+            change = change | {name: dataclasses.replace(getattr(config, name), **value)}
+    with pytest.raises(ConfigError, match=message):
+        Run(FAMILY, dataclasses.replace(config, **change))

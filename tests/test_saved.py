@@ -1,0 +1,107 @@
+"""Saved runs: resumed from every stage, regrouped, and put to use."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small import STAGES, Ears, copy_of, plain, small
+
+import pgx_jax
+from pgx_jax import ConfigError, DataError, load, resume
+from pgx_jax.saved import agent_for, regroup
+from pgx_jax.store import RunStore
+
+
+def test_a_finished_run_resumes_without_training(small_run, tmp_path, no_training):
+    path = copy_of(small_run, tmp_path)
+    (path / "results.json").unlink()
+    (path / "report.html").unlink()
+    ears = Ears()
+    resume(path, listener=ears)
+    assert plain(path) == plain(small_run.store.path) and (path / "report.html").stat().st_size > 10_000
+    assert {stage for _, stage in ears.events} <= {"evaluation"}
+
+
+@pytest.mark.parametrize("last", STAGES[:-1])
+def test_resuming_from_every_stage(small_run, tmp_path, last):
+    """What is on disk is not computed again, the rest is, and comes out the same."""
+    path = copy_of(small_run, tmp_path)
+    store = RunStore.open(path)
+    later = [stage for stage in store.stages() if stage not in STAGES[: STAGES.index(last) + 1]]
+    for stage in later:
+        store.remove(stage)
+    ears = Ears()
+    run = load(path, listener=ears)
+    jax.tree.map(np.testing.assert_array_equal, run.policies.agents, small_run.policies.agents)
+    np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
+    assert [s for what, s in ears.events if what == "finish"] == STAGES[STAGES.index(last) + 1 :]
+    assert store.has("policies") and load(path).ours.rows == small_run.ours.rows
+
+
+def test_resuming_before_the_comparisons(small_run, tmp_path):
+    path = copy_of(small_run, tmp_path)
+    store = RunStore.open(path)
+    for stage in ("similarity", "comparisons"):
+        store.remove(stage)
+    (path / "results.json").unlink()
+    ears = Ears()
+    resume(path, listener=ears)
+    assert {s for what, s in ears.events if what == "finish"} == {"similarity", "comparisons", "evaluation"}
+    assert plain(path) == plain(small_run.store.path)
+
+
+def test_earlier_stages_stay_when_a_later_one_fails(small_settings, tmp_path, monkeypatch):
+    family, config = small(small_settings)
+
+    def fail(*args, **kw):
+        raise DataError("no luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pgx_jax.pipeline, "features", fail)
+        with pytest.raises(DataError, match="no luck"):
+            pgx_jax.run(family, config, out=tmp_path / "run")
+    assert RunStore.open(tmp_path / "run").stages() == ["meta", "transitions"]
+    run = resume(tmp_path / "run")
+    assert run.results["k"] == 2 and (tmp_path / "run" / "report.html").exists()
+
+
+def test_regrouping(small_run, no_training, tmp_path):
+    run = load(small_run.store.path)
+    same = regroup(run, run.config)
+    assert same["groups"] == small_run.results["groups"] and same["agreement"]["nmi"] == 1.0
+    assert same["gain"]["predicted"] == small_run.results["gain"]["predicted"]
+    assert regroup(run, dataclasses.replace(run.config, k=4))["k"] == 4
+    for change in ({"affinity": "aggregate"}, {"affinity": "datamodel"}):
+        estimate = dataclasses.replace(run.config.estimate, **change)
+        found = regroup(run, dataclasses.replace(run.config, estimate=estimate))
+        assert found["groups"] == small_run.results["groups"], change
+    grouping = dataclasses.replace(run.config.grouping, trace_penalty=1e6)
+    assert regroup(run, dataclasses.replace(run.config, grouping=grouping))["k"] == 1
+    for change in ({"dim": 7}, {"steps": 64}, {"score": "rollouts"}):
+        estimate = dataclasses.replace(run.config.estimate, **change)
+        with pytest.raises(ConfigError):
+            regroup(run, dataclasses.replace(run.config, estimate=estimate))
+
+
+def test_a_saved_policy_loads_and_acts(small_run, no_training):
+    run = load(small_run.store.path)
+    family, name = run.family, run.family.task_names[4]
+    agent = agent_for(run, name)
+    state, obs = family.env.reset(jax.random.PRNGKey(0), jax.tree.map(lambda x: x[4], family.tasks))
+    action = run.policy.act(agent, obs)
+    assert family.action_space.contains(action.astype(np.float32))
+    goal = np.asarray(family.tasks.goal[4])
+    assert action @ goal / np.linalg.norm(action) / np.linalg.norm(goal) > 0.5  # it sets out for its goal
+    drawn = [run.policy.act(agent, obs, key=jax.random.PRNGKey(i)) for i in range(8)]
+    assert len(np.unique(drawn, axis=0)) > 1
+    with pytest.raises(ConfigError, match="no task 'nobody'"):
+        agent_for(run, "nobody")
+
+
+def test_a_folder_with_contents_is_refused_before_any_work(small_settings, tmp_path, no_training):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="already has contents"):
+        pgx_jax.run(*small(small_settings), out=tmp_path)
+    with pytest.raises(ConfigError, match="holds no run"):
+        load(tmp_path)
