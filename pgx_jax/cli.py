@@ -29,8 +29,8 @@ class RunCommand:
 
     family: tyro.conf.Positional[str]
     """Name of a task family; `pgx-jax families` lists them."""
-    family_seed: int = 0
-    """Seed of the family: which task is in which group, and its variation."""
+    family_seed: int | None = None
+    """Seed of the family: which task is in which group, and its variation (the family's own default)."""
     n_tasks: int | None = None
     """Number of tasks of the family."""
     settings: Annotated[tuple[str, ...], _Settings] = ()
@@ -46,9 +46,15 @@ class RunCommand:
         from pgx_jax.families import make_family
         from pgx_jax.run import run
 
-        settings = parse_settings(self.settings) | {"seed": self.family_seed}
-        if self.n_tasks is not None:
-            settings["n_tasks"] = self.n_tasks
+        settings = parse_settings(self.settings)
+        for name, flag, value in (
+            ("seed", "--family-seed", self.family_seed),
+            ("n_tasks", "--n-tasks", self.n_tasks),
+        ):
+            if value is not None and settings.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"{flag} {value} contradicts --set {name}={settings[name]}; give one of them"
+                )
         family = make_family(self.family, **settings)
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)

@@ -100,8 +100,10 @@ def regroup(run: Run, config: Config) -> dict:
         {"k", "groups", "labels", "gain": {"predicted"}, "affinity", "path", "agreement"}.
 
     Raises:
-        ConfigError: settings that need new data, or scoring by roll-outs.
+        ConfigError: settings that need new data, scoring by roll-outs, or a run without features.
     """
+    if run.store is not None and not run.store.has("features"):
+        raise ConfigError(f"the run {run.store.path} has no features yet; finish it with `pgx-jax resume`")
     e = config.estimate
     for name in ("steps", "num_envs", "dim"):
         if getattr(e, name) != getattr(run.config.estimate, name):

@@ -97,13 +97,15 @@ DistributionParams = PyTree
 
 
 def for_space(space: spaces.Space, squash: bool = False) -> Distribution:
-    """The distribution that fits an action space (Discrete or one-dimensional bounded Box).
+    """The distribution that fits an action space (Discrete from 0, or one-dimensional bounded Box).
 
     Raises:
         ValueError: for any other space.
     """
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, spaces.Discrete) and space.start == 0:
         return Categorical(int(space.n))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all():
         return DiagonalGaussian(tuple(map(float, space.low)), tuple(map(float, space.high)), squash)
-    raise ValueError(f"no distribution for action space {space}; use Discrete or a bounded Box of shape (n,)")
+    raise ValueError(
+        f"no distribution for action space {space}; use Discrete from 0 or a bounded Box of shape (n,)"
+    )
