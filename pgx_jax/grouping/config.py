@@ -20,8 +20,9 @@ class GroupingConfig:
         standard_errors: how many standard errors below the best candidate count as equal to it.
         min_share: so does a smaller part than this of what the best candidate gains over one group:
             more groups must pay for the data that each of them loses.
-        min_gain: and so does a smaller difference than this, in the score's units. (Held-out
-            surrogate scores of families with a conflict gain 0.03 to 0.08, others up to 0.001.)
+        min_gain: the least gain of the best candidate over one group that is worth a split, in the
+            score's units. (Held-out surrogate scores of families with a conflict gain 0.02 to 0.08,
+            others up to 0.001.)
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not

@@ -8,8 +8,8 @@ together with "one group" and "all alone". The score of a partition is a functio
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
 stand in the same order for every candidate: differences are paired. Take the smallest k of which
-the difference to the best candidate is within 2 standard errors, or negligible (5% of the whole gain
-over one group, or less than 0.003): splitting must be earned.
+the difference to the best candidate is within 2 standard errors or 5% of the whole gain over one
+group (which must be 0.003 at least): splitting must be earned.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def select(
         standard_errors: 0 is the plain arg max, if the two following are 0 as well.
         min_share: candidates that lack at most this part of the best one's gain over one group (where
             that is a candidate) remain, too.
-        min_gain: and those that lack at most this much.
+        min_gain: and all of them, if even the best one gains less than this over one group.
 
     Returns:
         Grouping whose ``path`` holds candidates [c, n], k, score, difference, stderr_to_best,
@@ -219,8 +219,8 @@ def select(
     difference, stderr = np.array(pairs).T
     rounding_error = 1e-12 * np.abs(gain).max()
     k = labels.max(1) + 1
-    whole_gain = difference[k == 1].max(initial=0.0)
-    indifferent = max(rounding_error, min_gain, min_share * whole_gain)
+    whole = difference[k == 1].max(initial=0.0)
+    indifferent = max(rounding_error, whole if whole < min_gain else min_share * whole)
     equal = difference <= np.maximum(standard_errors * stderr + rounding_error, indifferent)
     chosen = int(np.argmax(np.where(equal & (k == k[equal].min()), value, -np.inf)))
     path = {
