@@ -21,6 +21,11 @@ from pgx_jax.learn.ppo import PPO, Problem, RowState
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
+# On few cores, XLA's CPU client can deadlock when dispatched computations fill the threads that they
+# themselves wait for (seen with jaxlib 0.10.2 on 2 cores). Computing in the calling thread avoids it;
+# the lanes below run in threads of their own anyway. It takes effect if JAX has not computed yet.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 SEGMENT = 10
 """Updates between two looks of the host at the rows (progress, rows that are done)."""
 
