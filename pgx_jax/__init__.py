@@ -4,7 +4,7 @@ The main job is `run`; `pipeline` has the method on one page, and `estimate`, `g
 `learn` have its parts, each usable alone.
 """
 
-from pgx_jax.config import Config, EstimateConfig, PolicyConfig
+from pgx_jax.config import Config, EstimateConfig, PolicyConfig, config_for
 from pgx_jax.errors import ConfigError, DataError, PgxError, SolverError
 from pgx_jax.families import families, make_family
 from pgx_jax.grouping import GroupingConfig
@@ -18,6 +18,6 @@ from pgx_jax.types import Grouping, Rows, Transitions
 __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
     "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
-    "Transitions", "agent_for", "families", "group_transitions", "load", "make_family", "regroup", "resume",
-    "run",
+    "Transitions", "agent_for", "config_for", "families", "group_transitions", "load", "make_family",
+    "regroup", "resume", "run",
 ]  # fmt: skip

@@ -14,8 +14,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pgx_jax.config import Config
+from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.tasks import TaskFamily
 
 _Flat = tyro.conf.arg(name="")
 _Settings = tyro.conf.arg(
@@ -40,11 +41,13 @@ class RunCommand:
     """Replace an earlier run in the folder."""
     config: Annotated[Config, _Flat] = field(default_factory=Config)
 
-    def __call__(self, console: Console) -> None:
-        """Run it."""
-        from pgx_jax.console import ConsoleListener, show_results
+    def make_family(self) -> TaskFamily:
+        """Build the family.
+
+        Raises:
+            ConfigError: an unknown family, a setting that cannot work, or two that contradict.
+        """
         from pgx_jax.families import make_family
-        from pgx_jax.run import run
 
         settings = parse_settings(self.settings)
         for name, flag, value in (
@@ -55,7 +58,14 @@ class RunCommand:
                 raise ConfigError(
                     f"{flag} {value} contradicts --set {name}={settings[name]}; give one of them"
                 )
-        family = make_family(self.family, **settings)
+        return make_family(self.family, **settings)
+
+    def __call__(self, console: Console) -> None:
+        """Run it."""
+        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.run import run
+
+        family = self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
         with ConsoleListener(console) as listener:
@@ -209,13 +219,25 @@ def parse_settings(pairs: tuple[str, ...]) -> dict:
     return settings
 
 
+def with_family_defaults(command: RunCommand, args: list[str]) -> RunCommand:
+    """Parse the arguments of ``run`` again if the family asks for defaults of its own."""
+    family = command.make_family()
+    if not family.defaults:
+        return command
+    default = dataclasses.replace(command, config=config_for(family))
+    return tyro.cli(RunCommand, prog="pgx-jax run", args=args[args.index("run") + 1 :], default=default)
+
+
 def main(args: list[str] | None = None) -> int:
     """Parse the command line and run the command; returns the exit status."""
     console = Console()
+    args = sys.argv[1:] if args is None else args
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="pgx-jax", args=args, description="Find which tasks should share a policy."
     )
     try:
+        if isinstance(command, RunCommand):
+            command = with_family_defaults(command, args)
         command(console)
     except PgxError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}: ", end="")

@@ -1,9 +1,11 @@
-"""All settings of a run, with defaults that are meant for every family."""
+"""All settings of a run, with general defaults; a family may ask for others (a larger budget, say)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import make_subsets
@@ -95,6 +97,30 @@ class Config:
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
 
 
+def config_for(family: TaskFamily) -> Config:
+    """The default settings, with those in their place that the family asks for.
+
+    Raises:
+        ConfigError: if the family asks for a setting that there is not.
+    """
+    config = Config()
+    for name, value in family.defaults.items():
+        try:
+            config = _replaced(config, name.split("."), value)
+        except AttributeError:
+            raise ConfigError(
+                f"family {family.name!r} has a default for {name!r}, which is not a setting of a run"
+            ) from None
+    return config
+
+
+def _replaced(settings: Any, path: Sequence[str], value: Any) -> Any:
+    """``settings`` with the setting at ``path`` replaced; AttributeError if there is none."""
+    current = getattr(settings, path[0])
+    new = _replaced(current, path[1:], value) if path[1:] else value
+    return replace(settings, **{path[0]: new})
+
+
 class Budget:
     """The rule of comparison: every method has the same total of environment steps.
 
@@ -151,6 +177,7 @@ def check(config: Config, family: TaskFamily) -> Budget:
     Raises:
         ConfigError: naming setting and remedy.
     """
+    _check_choices(config)
     n = family.n
     if config.k is not None and not 1 <= config.k <= n:
         raise ConfigError(f"k = {config.k}, but family {family.name!r} has {n} tasks; choose 1 <= k <= {n}")
@@ -174,6 +201,18 @@ def check(config: Config, family: TaskFamily) -> Budget:
         )
     _check_data(config)
     return Budget(config, family)
+
+
+def _check_choices(settings: Any, prefix: str = "") -> None:
+    """Refuse values that are not among the choices of a setting."""
+    hints = typing.get_type_hints(type(settings))
+    for f in fields(settings):
+        value, name = getattr(settings, f.name), prefix + f.name
+        if is_dataclass(value):
+            _check_choices(value, f"{name}.")
+        choices = typing.get_args(hints[f.name]) if typing.get_origin(hints[f.name]) is Literal else None
+        if choices and value not in choices:
+            raise ConfigError(f"{name} = {value!r}; choose one of {', '.join(map(repr, choices))}")
 
 
 def _check_data(config: Config) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
-from pgx_jax.config import Budget, Config, check
+from pgx_jax.config import Budget, Config, check, config_for
 from pgx_jax.judge import Method, Pool
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.provenance import environment
@@ -53,7 +53,7 @@ class Run:
 
         Args:
             family: the tasks.
-            config: settings.
+            config: settings; those of `config_for(family)` by default.
             store: where the stages are saved; None keeps them in memory.
             policy: networks of one's own, instead of ``config.policy``.
             meta: a meta-policy of one's own, whose training is not counted.
@@ -62,7 +62,7 @@ class Run:
         Raises:
             ConfigError: settings that cannot work.
         """
-        self.family, self.config, self.store = family, config or Config(), store
+        self.family, self.config, self.store = family, config or config_for(family), store
         self.budget: Budget = check(self.config, family)
         self.policy = policy or pipeline.make_policy(family, self.config)
         self.own_meta, self.listener = meta, listener or Listener()
@@ -292,7 +292,7 @@ def run(
 
     Args:
         family: a task family, or the name of a registered one.
-        config: settings; the defaults are meant for every family.
+        config: settings; those of `config_for(family)` by default.
         out: run folder to be made; None keeps everything in memory.
         policy: networks of one's own.
         meta: a meta-policy of one's own.
@@ -307,7 +307,7 @@ def run(
         from pgx_jax.families import make_family
 
         family = make_family(family)
-    config = config or Config()
+    config = config or config_for(family)
     this = Run(family, config, policy=policy, meta=meta, listener=listener)
     if out is not None:
         record = {

@@ -59,6 +59,8 @@ class TaskFamily:
         true_groups: int [n] planted labels, or None. Read by reports alone.
         metric: "return" or "success" (any step of the episode).
         settings: the settings that built the family, for the record.
+        defaults: settings of a run that suit the family better than the general ones, by dotted
+            name, as {"steps_per_task": 1_000_000, "ppo.gamma": 0.999}; the user's own go before.
     """
 
     name: str
@@ -73,6 +75,7 @@ class TaskFamily:
     true_groups: np.ndarray | None = None
     metric: str = "return"
     settings: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         n = len(self.task_names)

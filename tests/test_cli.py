@@ -1,5 +1,6 @@
 """The command line: help, errors and their exit status, and a run from start to end."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from pgx_jax import cli
+from pgx_jax import Config, cli, make_family
 from pgx_jax.errors import ConfigError
 
 COMMANDS = ("run", "families", "resume", "regroup", "report")
@@ -104,6 +105,17 @@ def test_output_folders(capsys, tmp_path, no_training):
     for command in ("resume", "regroup", "report"):
         status, _, err = call(capsys, command, tmp_path / "nothing")
         assert status == 2 and "holds no run" in err
+
+
+def test_the_users_settings_go_before_the_familys(capsys, monkeypatch):
+    asked = {"steps_per_task": 300_000, "ppo.gamma": 0.9}
+    family = dataclasses.replace(make_family("points"), defaults=asked)
+    monkeypatch.setattr(cli.RunCommand, "make_family", lambda self: family)
+    seen = []
+    monkeypatch.setattr(cli.RunCommand, "__call__", lambda self, console: seen.append(self.config))
+    status, _, err = call(capsys, "run", "points", "--ppo.gamma", "0.99", "--seed", "3")
+    assert status == 0, err
+    assert seen == [dataclasses.replace(Config(), seed=3, steps_per_task=300_000)]
 
 
 def test_settings_are_literals_or_text():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, Run, make_family
+from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
 from pgx_jax.config import check
 from pgx_jax.judge import baselines, ours
 
@@ -74,3 +74,29 @@ def test_settings_that_cannot_work(change, message):
             change = change | {name: dataclasses.replace(getattr(config, name), **value)}
     with pytest.raises(ConfigError, match=message):
         Run(FAMILY, dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"compare": "most"}, "compare = 'most'; choose one of 'none', 'fast', 'full'"),
+        (
+            {"estimate": EstimateConfig(score="surogate")},
+            "estimate.score = 'surogate'; choose one of 'surrogate'",
+        ),
+    ],
+)
+def test_a_choice_that_there_is_not(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Run(FAMILY, pgx_jax.Config(**change))
+
+
+def test_a_family_may_ask_for_settings():
+    family = dataclasses.replace(FAMILY, defaults={"steps_per_task": 200_000, "ppo.gamma": 0.9})
+    config = pgx_jax.config_for(family)
+    assert (config.steps_per_task, config.ppo.gamma) == (200_000, 0.9)
+    assert dataclasses.replace(config, steps_per_task=122_880, ppo=PPO()) == pgx_jax.config_for(FAMILY)
+    assert Run(family).config == config
+    assert Run(family, pgx_jax.Config()).config == pgx_jax.Config()
+    with pytest.raises(ConfigError, match="'ppo.gama', which is not a setting"):
+        pgx_jax.config_for(dataclasses.replace(FAMILY, defaults={"ppo.gama": 0.9}))
