@@ -1,15 +1,20 @@
 """Gradient features against a loop of jax.grad, closed forms, and every chunk and block size."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import gaussian, gradient_features
-from pgx_jax.estimate.features import _features
+from pgx_jax.estimate.features import _features, split_parameters
+from pgx_jax.estimate.projection import TILE
 from pgx_jax.types import Transitions
 
 KEY = jax.random.PRNGKey(5)
@@ -88,9 +93,9 @@ def test_gaussian_policy_has_the_closed_form():
     np.testing.assert_allclose(got.values, gradient @ np.asarray(gaussian(KEY, 8, 25)), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("chunk", "block"), [(1, None), (7, 1), (11, 5000), (30, 10**9), (10**9, 2048)])
+@pytest.mark.parametrize(("chunk", "block"), [(1, None), (7, 1), (11, 3000), (30, 10**9), (10**9, 2048)])
 def test_chunks_and_blocks_do_not_change_the_features(logged, chunk, block):
-    params = mlp_params(135)  # 19,309 parameters: more than are held at a time by default
+    params = mlp_params(70)  # 5,534 parameters: six tiles of the map
     reference = gradient_features(mlp_log_prob, params, logged, KEY, 10).values
     got = gradient_features(mlp_log_prob, params, logged, KEY, 10, chunk=chunk, block=block).values
     np.testing.assert_allclose(got, reference, rtol=1e-3, atol=2e-5)
@@ -103,13 +108,32 @@ def shapes_inside(jaxpr):
             yield from shapes_inside(inner)
 
 
-def test_a_large_map_is_never_held_whole(logged):
-    params, dim, block = mlp_params(300), 64, 4096
+@pytest.mark.parametrize("block", [4096, 20_000])
+def test_a_large_map_is_drawn_once_and_never_held_whole(logged, block):
+    params, dim, chunk = mlp_params(300), 64, 3
     p = sum(x.size for x in jax.tree.leaves(params))
     obs, action = logged.obs[0], logged.action[0]
-    jaxpr = jax.make_jaxpr(lambda *x: _features(mlp_log_prob, *x, KEY, dim, 3, block))(params, obs, action)
-    largest = max(int(np.prod(shape)) for shape in shapes_inside(jaxpr.jaxpr))
-    assert block * dim <= largest <= max(block * dim, 3 * p) < p * dim
+    program = jax.make_jaxpr(lambda *x: _features(mlp_log_prob, *x, KEY, dim, chunk, block))
+    shapes = list(shapes_inside(program(params, obs, action).jaxpr))
+    largest = max(math.prod(shape) for shape in shapes)
+    assert largest <= max((block + 2 * TILE) * dim, chunk * p) < p * dim / 3
+    drawn = sum(math.prod(shape) // dim for shape in shapes if shape[2:] == (dim,) and shape[1] == TILE)
+    assert p <= drawn <= p + 2 * TILE * -(-p // block)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    st.lists(st.lists(st.integers(1, 7), max_size=3).map(tuple), min_size=1, max_size=6), st.integers(1, 60)
+)
+def test_blocks_cut_the_flattened_parameters_in_order(shapes, block):
+    blocks = split_parameters(shapes, block)
+    leaves = np.split(np.arange(sum(map(math.prod, shapes))), np.cumsum([math.prod(s) for s in shapes])[:-1])
+    batch = [leaf.reshape(1, *shape) for leaf, shape in zip(leaves, shapes, strict=True)]
+    sizes = [sum(piece.stop - piece.start for piece in pieces) for pieces in blocks]
+    assert 0 < min(sizes)
+    assert max(sizes) <= block
+    cut = np.concatenate([piece.of(batch)[0] for pieces in blocks for piece in pieces])
+    np.testing.assert_array_equal(cut, np.concatenate(leaves))
 
 
 def test_several_objectives_share_the_features_of_their_source(logged):

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate.projection import HELD_ROWS, TILE, gaussian, lift, project
+from pgx_jax.estimate.projection import BLOCK, TILE, gaussian, lift, project
 
 KEY = jax.random.PRNGKey(3)
 examples = settings(derandomize=True, deadline=None, max_examples=15)
@@ -51,15 +51,15 @@ def test_entries_are_independent_normals_of_variance_one_over_d():
     assert abs(np.corrcoef(other, flat[0])[0, 1]) < 5 / np.sqrt(other.size)
 
 
-@pytest.mark.parametrize("p", [1, 1000, TILE, 2 * TILE + 1, 5000, HELD_ROWS + 700])
-@pytest.mark.parametrize("block", [None, 1, TILE + 1, 10**9])
+@pytest.mark.parametrize("p", [1, 1000, TILE, 2 * TILE + 1, 3 * BLOCK + 700])
+@pytest.mark.parametrize("block", [BLOCK, 1, TILE + 1, 10**9])
 def test_blocked_projection_is_the_dense_one(p, block):
     x = np.random.default_rng(p).normal(size=(2, 3, p)).astype(np.float32)
     got = project(KEY, jnp.asarray(x), 16, block)
     np.testing.assert_allclose(got, x @ dense(p, 16), atol=2e-5 * np.sqrt(p))
 
 
-@pytest.mark.parametrize("block", [None, TILE, 3 * TILE])
+@pytest.mark.parametrize("block", [BLOCK, TILE, 3 * TILE])
 def test_lift_is_the_dense_map_in_the_order_of_ravel_pytree(block):
     rng = np.random.default_rng(0)
     params = {"z": np.ones((40, 50), np.float32), "a": [np.ones(3, np.float32), np.ones((), np.float32)]}
@@ -75,7 +75,7 @@ def test_lift_is_the_dense_map_in_the_order_of_ravel_pytree(block):
     np.testing.assert_allclose(ravel_pytree(single)[0], flat, atol=1e-6)
 
 
-@pytest.mark.parametrize(("p", "d"), [(1, 1), (1500, 40), (HELD_ROWS + 1, 3)])
+@pytest.mark.parametrize(("p", "d"), [(1, 1), (1500, 40), (BLOCK + 1, 3)])
 def test_lift_is_the_adjoint_of_project(p, d):
     rng = np.random.default_rng(p + d)
     x, delta = rng.normal(size=p).astype(np.float32), rng.normal(size=d).astype(np.float32)

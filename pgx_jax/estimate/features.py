@@ -3,46 +3,94 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.projection import default_block, gaussian, project
+from pgx_jax.estimate.projection import TILE, gaussian
 from pgx_jax.types import Array, Features, PyTree, Transitions
 
 LogProb = Callable[[PyTree, Array, Array], Array]
 """(params, obs, action) of one transition -> log pi(action | obs), a scalar."""
 
-GRADIENT_BYTES = 3 << 29
-"""Memory for the unprojected gradients of a chunk. Large, because every chunk draws the map anew."""
-CACHED_GRADIENT_BYTES = 1 << 25
-"""The same where the map is one block, which is drawn once: small enough for the processor's cache."""
+SMALL_BLOCK, LARGE_BLOCK = 16 * TILE, 256 * TILE
+"""By default half of the map is held at a time, but so many rows at least and at most."""
+PIECE = 2048
+"""Gradients by so many parameters are projected at a time: they stay in a processor's cache."""
+CHUNK = 512
+"""Transitions differentiated at a time on a processor, at least as many on an accelerator."""
+GRADIENT_BYTES = 1 << 30
+"""Memory for a chunk's gradients by the parameters of one block on an accelerator."""
+
+
+class Piece(NamedTuple):
+    """Entries [start, stop) of a flattened leaf of the parameters."""
+
+    leaf: int
+    start: int
+    stop: int
+
+    def of(self, leaves: Sequence[Array]) -> Array:
+        """Gradients by these parameters: [c, stop - start] of leaves [c, ...]."""
+        x = leaves[self.leaf]
+        width = math.prod(x.shape[2:])
+        if self.start % width or self.stop % width:
+            return x.reshape(len(x), -1)[:, self.start : self.stop]
+        # Whole rows of a kernel: the compiler then makes this part of the outer product alone.
+        x = x.reshape(len(x), -1, width)[:, self.start // width : self.stop // width]
+        return x.reshape(len(x), -1)
+
+
+def default_block(p: int) -> int:
+    """Rows of the map to hold at a time."""
+    return min(max(SMALL_BLOCK, -(-p // 2)), LARGE_BLOCK)
 
 
 def default_chunk(p: int, block: int) -> int:
     """Transitions to differentiate at a time."""
-    return max(1, (CACHED_GRADIENT_BYTES if p <= block else GRADIENT_BYTES) // (4 * p))
+    if jax.default_backend() == "cpu":
+        return CHUNK
+    return max(CHUNK, GRADIENT_BYTES // (4 * min(p, block)))
 
 
-@functools.partial(jax.jit, static_argnames=("log_prob", "dim", "chunk", "block"))
-def _features(log_prob, params, obs, action, key, dim, chunk, block):
-    """Features [N, d] and log-probabilities [N] of transitions obs [N, ...], action [N, ...]."""
-    total, p = len(obs), sum(leaf.size for leaf in jax.tree.leaves(params))
-    held = gaussian(key, p, dim) if p <= block else None
+def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tuple[Piece, ...]]:
+    """Cut the flattened parameters, leaf after leaf, into blocks of at most ``block`` entries.
 
-    def gradient(obs, action):
-        value, grad = jax.value_and_grad(log_prob)(params, obs, action)
-        return value, ravel_pytree(grad)[0]
+    A block is a sequence of pieces: whole rows of a leaf where they fit, about ``PIECE`` entries each.
+    """
+    blocks, current, room = [], [], block
+    for leaf, shape in enumerate(shapes):
+        size, width, start = math.prod(shape), math.prod(shape[1:]), 0
+        while start < size:
+            fits = room - room % width if width <= block else room
+            take = min(size - start, max(width, PIECE - PIECE % width), fits)
+            if take:
+                current.append(Piece(leaf, start, start + take))
+                start, room = start + take, room - take
+            if not take or not room:
+                blocks, current, room = [*blocks, tuple(current)], [], block
+    return [*blocks, tuple(current)] if current else blocks
+
+
+@functools.partial(jax.jit, static_argnames=("log_prob", "chunk", "pieces", "offset"))
+def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offset):
+    """Add what one block of parameters, the pieces from ``offset`` on, contributes to the features [N, d]."""
+    total, dim = features.shape
+    p = sum(leaf.size for leaf in jax.tree.leaves(params))
+    ends = np.cumsum([piece.stop - piece.start for piece in pieces])
+    rows = jnp.split(gaussian(key, p, dim, offset, int(ends[-1])), ends[:-1])
 
     def chunk_features(start):
-        rows = (jax.lax.dynamic_slice_in_dim(x, start, chunk) for x in (obs, action))
-        value, grads = jax.vmap(gradient)(*rows)
-        return (project(key, grads, dim, block) if held is None else grads @ held), value
+        batch = (jax.lax.dynamic_slice_in_dim(x, start, chunk) for x in (obs, action))
+        value, grads = jax.vmap(jax.value_and_grad(log_prob), (None, 0, 0))(params, *batch)
+        leaves = jax.tree.leaves(grads)
+        return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True)), value
 
     # The last chunk is shifted back instead of padded: one shape for all.
     count = -(-total // chunk)
@@ -52,7 +100,25 @@ def _features(log_prob, params, obs, action, key, dim, chunk, block):
     def join(x):
         return jnp.concatenate([x[:-1].reshape(-1, *x.shape[2:]), x[-1, chunk - new :]])
 
-    return jax.tree.map(join, jax.lax.map(chunk_features, starts))
+    added, value = jax.tree.map(join, jax.lax.map(chunk_features, starts))
+    return features + added, value
+
+
+def _features(log_prob, params, obs, action, key, dim, chunk, block):
+    """Features [N, d] and log-probabilities [N] of transitions obs [N, ...], action [N, ...].
+
+    Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
+    chunk by the parameters of a piece never leave the cache. What a block does not need of the
+    gradients is not computed, so another block costs a backward pass, but no other outer products.
+    """
+    features, offset = jnp.zeros((len(obs), dim)), 0
+    block = -(-block // TILE) * TILE
+    for pieces in split_parameters([leaf.shape for leaf in jax.tree.leaves(params)], block):
+        features, value = _add_block(
+            log_prob, params, obs, action, key, features, chunk=chunk, pieces=pieces, offset=offset
+        )
+        offset += sum(piece.stop - piece.start for piece in pieces)
+    return features, value
 
 
 @full_precision
@@ -76,9 +142,10 @@ def gradient_features(
         transitions: what the policy experienced; obs [U, N, ...] and action [U, N, ...].
         key: raw PRNG key of the map P.
         dim: projected dimension d.
-        chunk: transitions differentiated at a time; by default as many as 1.5 GiB of
-            gradients allows. It does not change the features.
-        block: rows of P held at a time. It does not change the features.
+        chunk: transitions differentiated at a time. It does not change the features.
+        block: rows of P held at a time, rounded up to whole tiles; all of a small P and half of a
+            larger one by default, 262,144 at most. Each block costs a backward pass and a
+            compilation: hold more where they are dear. It does not change the features.
         names: names of the U sources, for messages.
 
     Returns:

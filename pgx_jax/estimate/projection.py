@@ -22,8 +22,8 @@ from pgx_jax.types import Array, PyTree
 TILE = 1024
 """Rows of P that are drawn from one folded key. Part of the definition of P: never change it."""
 
-HELD_ROWS = 16 * TILE
-"""A map of at most this height is one block by default, and need not be drawn again."""
+BLOCK = 4 * TILE
+"""Rows of P that are held at a time by default."""
 
 
 @functools.partial(jax.jit, static_argnames=("count", "d"))
@@ -65,20 +65,14 @@ def gaussian(key: Array, p: int, d: int, start: int = 0, rows: int | None = None
     return draw_tiles(key, first, count, d)[offset : offset + rows]
 
 
-def default_block(p: int) -> int:
-    """Rows of P to hold at a time: all of a small map, else what matrix products like best."""
-    return p if p <= HELD_ROWS else 2 * TILE
-
-
-def _block_tiles(block: int | None, p: int) -> int:
-    """Number of whole tiles in a block (the default one if None)."""
-    block = default_block(p) if block is None else min(block, p)
+def _block_tiles(block: int, p: int) -> int:
+    """Number of whole tiles in a block of at least ``block`` rows."""
     if block < 1:
         raise ConfigError(f"block = {block} rows; a block of the map needs at least 1 row")
-    return -(-block // TILE)
+    return -(-min(block, p) // TILE)
 
 
-def project(key: Array, x: Array, d: int, block: int | None = None) -> Array:
+def project(key: Array, x: Array, d: int, block: int = BLOCK) -> Array:
     """P^T x, visiting P in blocks of rows.
 
     Args:
@@ -118,7 +112,7 @@ def _lift_flat(key, delta, p, tiles):
 
 
 @full_precision
-def lift(key: Array, delta: Array, params: PyTree, block: int | None = None) -> PyTree:
+def lift(key: Array, delta: Array, params: PyTree, block: int = BLOCK) -> PyTree:
     """P @ delta as a pytree like ``params``: the paper's way back to the parameters.
 
     Args:
