@@ -4,13 +4,16 @@ After collection on cartpole-goals, all 120 triples are estimated (features, sur
 affinity; warm, median of several) and, in the same run, fine-tuned side by side from theta* and its
 critic for 40 updates each, as rows of `train`. Operations of both are counted from the traced
 programs (see operations.py). Fine-tuning is saved after every few triples.
+
+The estimates use two of the three parts of the data, to fit and to score. The features of the third,
+by which the groups are selected, are timed and counted beside them, and so is the grouping.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -32,9 +35,11 @@ from pgx_jax.families import make_family
 from pgx_jax.learn import ppo
 from pgx_jax.learn.ppo import Problem
 from pgx_jax.run import Run
-from pgx_jax.types import FIT, SCORE, Rows
+from pgx_jax.types import FIT, SCORE, SELECT, Rows, Transitions
 
 FAMILY = "cartpole-goals"
+PARTS = {"features": (FIT, SCORE), "features_to_select": (SELECT,)}
+"""The features that the estimates use, and those by which the groups are selected."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,23 @@ def median_seconds(function: Callable[[], object], repeats: int) -> tuple[list[f
     return seconds, out
 
 
+def of_parts(transitions: Transitions, parts: Sequence[int]) -> Transitions:
+    """Observations and actions of some parts of the data, as one source."""
+    keep = np.isin(transitions.split, parts)
+    return transitions._replace(obs=transitions.obs[keep][None], action=transitions.action[keep][None])
+
+
 def estimation(run: Run, repeats: int) -> dict:
     """Time the estimation of all subsets, and count its operations."""
     transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
     names, member = run.family.task_names, run.budget.subsets
-    seconds = {}
-    seconds["features"], feats = median_seconds(
-        lambda: pipeline.features(run.policy.log_prob, params, transitions, run.config, names), repeats
-    )
+    seconds, feats = {}, run.features
+    for name, parts in PARTS.items():
+        some = of_parts(transitions, parts)
+        seconds[name], _ = median_seconds(
+            lambda some=some: estimate.gradient_features(run.policy.log_prob, params, some, feats.key, e.dim),
+            repeats,
+        )
     seconds["surrogates_and_scores"], (_, scores) = median_seconds(
         lambda: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
     )
@@ -107,25 +121,15 @@ def estimation(run: Run, repeats: int) -> dict:
         "timings": {
             "each": seconds, "median": middle,
             "without_features": without, "with_features": without + middle["features"],
+            "with_selection": without + sum(middle[name] for name in (*PARTS, "grouping")),
         },
     }  # fmt: skip
 
 
 def count_estimation(run: Run, feats) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
-    transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
-    total = transitions.split.size
-    flat = [jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action)]
-    p = sum(np.size(x) for x in jax.tree.leaves(params))
-    block = features_module.default_block(p)
-    chunk = min(total, features_module.default_chunk(p, block))
-    chunk = -(-total // -(-total // chunk))
-    of_features = operations(
-        lambda params, obs, action, key: features_module._features(
-            run.policy.log_prob, params, obs, action, key, e.dim, chunk, block
-        ),
-        params, *flat, feats.key,
-    )  # fmt: skip
+    transitions, e = run.transitions, run.config.estimate
+    features = {name: count_features(run, of_parts(transitions, parts)) for name, parts in PARTS.items()}
     a = estimate.signed_weights(transitions)
     fitted = surrogates.select_rows(feats, transitions, a, (FIT,))
     scored = surrogates.select_rows(feats, transitions, a, (SCORE,))
@@ -135,14 +139,26 @@ def count_estimation(run: Run, feats) -> dict:
     trips = while_trips(lambda: solvers.newton(None, stats, problems, ridge, 1))
     delta = jnp.zeros((len(run.budget.subsets), e.dim))
     parts = {
-        "features": of_features,
+        "features": features["features"],
         "statistics": operations(surrogates._statistics, fitted),
         "solve": operations(
             lambda s, r: solvers.newton(None, s, problems, r, 1), stats, ridge, while_trips=trips
         ),
         "scores": operations(scores_module._heldout, scored, delta),
     }
-    return parts | {"total": sum(parts.values()), "solver_iterations": trips}
+    return features | parts | {"total": sum(parts.values()), "solver_iterations": trips}
+
+
+def count_features(run: Run, transitions: Transitions) -> float:
+    """Operations of the features of one source."""
+    params, dim, total = learn.policy_params(run.meta), run.config.estimate.dim, transitions.obs.shape[1]
+    block = features_module.default_block(sum(np.size(x) for x in jax.tree.leaves(params)))
+    return operations(
+        lambda params, obs, action, key: features_module._features(
+            run.policy.log_prob, params, obs, action, key, dim, min(total, features_module.CHUNK), block
+        ),
+        params, transitions.obs[0], transitions.action[0], run.features.key,
+    )  # fmt: skip
 
 
 def while_trips(function: Callable[[], object]) -> int:
@@ -200,10 +216,12 @@ def ratios(cells: list[dict]) -> dict | None:
     return {
         "fine_tune_operations": work,
         "operations": work / own["total"],
+        "operations_with_selection": work / (own["total"] + own["features_to_select"]),
         "operations_without_features": work / (own["total"] - own["features"]),
         "timings": {
             "fine_tune_seconds": seconds,
             "time": seconds / first["timings"]["with_features"],
+            "time_with_selection": seconds / first["timings"]["with_selection"],
             "time_without_features": seconds / first["timings"]["without_features"],
         },
     }

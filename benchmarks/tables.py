@@ -231,6 +231,8 @@ def estimation(data: Mapping) -> str:
         ["estimation, features included", duration(times["with_features"]), f"{own['total']:.2e}"],
         ["estimation, features excluded", duration(times["without_features"]),
          f"{own['total'] - own['features']:.2e}"],
+        ["features to select the groups by", duration(times["median"]["features_to_select"]),
+         f"{own['features_to_select']:.2e}"],
         [f"fine-tuning, {updates} updates each", duration(found["timings"]["fine_tune_seconds"]),
          f"{found['fine_tune_operations']:.2e}"],
     ]  # fmt: skip
@@ -238,7 +240,9 @@ def estimation(data: Mapping) -> str:
         f"Fine-tuning takes {found['operations']:.0f} times the operations and "
         f"{found['timings']['time']:.0f} times the time of estimation with its features "
         f"({found['operations_without_features']:.0f} and {found['timings']['time_without_features']:.0f} "
-        f"times without). p = {first['parameters']:,}, d = {first['dim']}, "
+        f"times without; {found['operations_with_selection']:.0f} and "
+        f"{found['timings']['time_with_selection']:.0f} times with the features and the selection of the "
+        f"groups added). p = {first['parameters']:,}, d = {first['dim']}, "
         f"{first['transitions']:,} transitions; warm, operations counted from the traced programs."
     )
     return (

@@ -171,7 +171,8 @@ def test_estimation_small_preset(tmp_path):
     first, *tuned = data["cells"]
     assert [c["rows"] for c in tuned] == [3, 1] and first["subsets"] == 4
     own = first["operations"]
-    assert own["features"] >= 2 * first["transitions"] * first["parameters"] * first["dim"]
+    every = own["features"] + own["features_to_select"]
+    assert every >= 2 * first["transitions"] * first["parameters"] * first["dim"] > own["features_to_select"]
     assert own["total"] == own["features"] + own["statistics"] + own["solve"] + own["scores"]
     assert own["solver_iterations"] >= 1
     found = estimation.ratios(data["cells"])
