@@ -59,8 +59,9 @@ def seeds(cells: Cells) -> str:
     """How many runs over which seeds, in words."""
     families = {c["cell"]["settings"].get("seed", 0) for c in cells}
     training = {c["cell"]["seed"] for c in cells}
-    which = f"{_plural(len(families), 'family seed')} × {_plural(len(training), 'training seed')}"
-    return f"{_plural(len(cells), 'run')} ({which})"
+    return f"{_plural(len(cells), 'run')}, {_plural(len(families), 'family seed')}, " + (
+        _plural(len(training), "training seed")
+    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -192,3 +195,16 @@ def test_non_finite_parameters_are_reported():
     broken = broken._replace(critic=jax.tree.map(lambda x: x.at[1].set(np.nan), broken.critic))
     with pytest.raises(DataError, match="row 1 .*non-finite parameters"):
         train(POLICY, CONFIG, FAMILY, Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], broken))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs control over the processors")
+def test_many_fresh_agents_on_two_threads():
+    """Orthogonal kernels are made by QR factorisations, which can wait for each other for ever."""
+    code = (
+        "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:2])\n"
+        "import jax; from pgx_jax import learn, make_family\n"
+        "family = make_family('points', n_tasks=2, n_groups=2); policy = learn.make_policy(family)\n"
+        "keys = jax.random.split(jax.random.PRNGKey(0), 12)\n"
+        "for _ in range(400): learn.init_agents(policy, family, keys)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -21,11 +21,6 @@ from pgx_jax.learn.ppo import PPO, Problem, RowState
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
-# On few cores, XLA's CPU client can deadlock when dispatched computations fill the threads that they
-# themselves wait for (seen with jaxlib 0.10.2 on 2 cores). Computing in the calling thread avoids it;
-# the lanes below run in threads of their own anyway. It takes effect if JAX has not computed yet.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-
 SEGMENT = 10
 """Updates between two looks of the host at the rows (progress, rows that are done)."""
 
@@ -57,7 +52,9 @@ def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
 
 @partial(jax.jit, static_argnames=("policy", "shape"))
 def _init(policy, shape, context, keys) -> Agent:
-    return jax.vmap(lambda key: policy.init(jax.random.fold_in(key, 1), shape, context))(keys)
+    # Not vmapped: two batched QR factorisations at a time (of orthogonal kernels) wait for each other
+    # for ever on a CPU of two threads (jaxlib 0.10.2).
+    return jax.lax.map(lambda key: policy.init(jax.random.fold_in(key, 1), shape, context), keys)
 
 
 def concatenate(*trees):
