@@ -106,7 +106,7 @@ def estimation(run: Run, repeats: int) -> dict:
     )
     seconds["affinity"], matrix = median_seconds(lambda: estimate.affinity(scores, e.affinity), repeats)
     seconds["grouping"], _ = median_seconds(
-        lambda: pipeline.choose_groups(matrix.matrix, run.held_out, run.config, names=names), 1
+        lambda: pipeline.choose_groups(matrix, run.held_out, run.config, names=names), 1
     )
     middle = {name: float(np.median(s)) for name, s in seconds.items()}
     without = middle["surrogates_and_scores"] + middle["affinity"]
@@ -130,22 +130,21 @@ def count_estimation(run: Run, feats) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
     transitions, e = run.transitions, run.config.estimate
     features = {name: count_features(run, of_parts(transitions, parts)) for name, parts in PARTS.items()}
-    a = estimate.signed_weights(transitions)
-    fitted = surrogates.select_rows(feats, transitions, a, (FIT,))
-    scored = surrogates.select_rows(feats, transitions, a, (SCORE,))
-    problems = solvers.make_problems(run.budget.subsets)
-    stats = surrogates._statistics(fitted)
-    ridge = jnp.float32(e.l2 * surrogates.ridge_unit(stats))
-    trips = while_trips(lambda: solvers.newton(None, stats, problems, ridge, 1))
+    a, problems = estimate.signed_weights(transitions), solvers.make_problems(run.budget.subsets)
     delta = jnp.zeros((len(run.budget.subsets), e.dim))
-    parts = {
-        "features": features["features"],
-        "statistics": operations(surrogates._statistics, fitted),
-        "solve": operations(
-            lambda s, r: solvers.newton(None, s, problems, r, 1), stats, ridge, while_trips=trips
-        ),
-        "scores": operations(scores_module._heldout, scored, delta),
-    }
+    parts, trips = {"features": features["features"], "statistics": 0.0, "solve": 0.0, "scores": 0.0}, []
+    for way in ((FIT, SCORE), (SCORE, FIT)):
+        fitted, scored = (surrogates.select_rows(feats, transitions, a, (part,)) for part in way)
+        stats = surrogates._statistics(fitted)
+        ridge = jnp.float32(e.l2 * surrogates.ridge_unit(stats))
+
+        def solve(stats, ridge):
+            return solvers.newton(None, stats, problems, ridge, 1)
+
+        trips.append(while_trips(lambda: solve(stats, ridge)))  # noqa: B023
+        parts["statistics"] += operations(surrogates._statistics, fitted)
+        parts["solve"] += operations(solve, stats, ridge, while_trips=trips[-1])
+        parts["scores"] += operations(scores_module._heldout, scored, delta)
     return features | parts | {"total": sum(parts.values()), "solver_iterations": trips}
 
 

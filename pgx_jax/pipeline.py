@@ -128,13 +128,18 @@ def score_subsets(
 ) -> tuple[Surrogates, Scores]:
     """Fit every subset and estimate every task's performance after adapting to it.
 
+    Held-out scores are cross-fitted: fitted on FIT and scored on SCORE, and the other way round.
     ``log_prob``, ``params`` and ``roll_out`` are needed for scoring by roll-outs alone.
+
+    Returns:
+        the surrogates that were fitted on FIT, and the scores.
     """
     surrogates = fit_subsets(feats, transitions, member, config, names=names)
-    if config.score == "surrogate":
-        return surrogates, estimate.heldout(feats, transitions, surrogates)
-    if config.score == "importance":
-        return surrogates, estimate.importance(feats, transitions, surrogates)
+    if config.score != "rollouts":
+        judge = estimate.heldout if config.score == "surrogate" else estimate.importance
+        turned = fit_subsets(feats, transitions, member, config, names=names, parts=(SCORE,))
+        ways = [judge(feats, transitions, surrogates, SCORE), judge(feats, transitions, turned, FIT)]
+        return surrogates, estimate.cross_fitted(ways)
     moved = lift(feats, transitions, surrogates, config, log_prob, params)
     thetas = estimate.displace(params, estimate.rescale(moved, params, config.distance))
     return surrogates, estimate.rollouts(roll_out, thetas, member)
@@ -200,11 +205,15 @@ class HeldOut:
 
 
 def choose_groups(
-    matrix: np.ndarray, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
+    affinity: Affinity | np.ndarray, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
 ) -> Grouping:
-    """From an affinity (or a similarity) to a partition; k chosen on held-out data if not given."""
+    """From an affinity (or a similarity [n, n]) to a partition; k chosen on held-out data if not given.
+
+    The affinities of the scores' folds propose partitions as well.
+    """
     g = config.grouping
-    candidates = grouping.propose(matrix, k=k, names=names, config=g)
+    matrix, folds = (affinity.matrix, affinity.folds) if isinstance(affinity, Affinity) else (affinity, None)
+    candidates = grouping.propose(matrix, () if folds is None else folds, k=k, names=names, config=g)
     score = held_out(candidates.labels)
     return grouping.select(candidates, score, names=names, **g.rule(k))
 
@@ -255,5 +264,5 @@ def group_transitions(
     surrogates, scores = score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, names)
-    found = choose_groups(affinity.matrix, held_out, config, k=config.k, names=names)
+    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
     return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))

@@ -27,7 +27,7 @@ def assemble(run: Any) -> dict:
         "groups": judge.named_groups(found.labels, family.task_names),
         "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
         "gain": gain,
-        "affinity": run.affinity._asdict(),
+        "affinity": {"matrix": run.affinity.matrix, "coverage": run.affinity.coverage},
         "path": _path(found),
         "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
         "test_tasks": judge.unseen_tasks(mine, multitask, pool, run.policy, family, run.config),

@@ -170,7 +170,7 @@ class Run:
     @property
     def grouping(self) -> Grouping:
         """The partition."""
-        matrix, names = self.affinity.matrix, self.family.task_names
+        affinity, config, names = self.affinity, self.config, self.family.task_names
 
         def text(record):
             return f"k = {record.k}: " + " | ".join(
@@ -179,7 +179,7 @@ class Run:
 
         return self.stage(
             "grouping", Grouping,
-            lambda: pipeline.choose_groups(matrix, self.held_out, self.config, k=self.config.k, names=names),
+            lambda: pipeline.choose_groups(affinity, self.held_out, config, k=config.k, names=names),
             text,
         )  # fmt: skip
 

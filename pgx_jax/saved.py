@@ -115,7 +115,7 @@ def regroup(run: Run, config: Config) -> dict:
     _, scores = pipeline.score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = pipeline.HeldOut(feats, transitions, e, names)
-    found = pipeline.choose_groups(affinity.matrix, held_out, config, k=config.k, names=names)
+    found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
     truth, agreement = run.family.true_groups, None
     if truth is not None:
         agreement = {"nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels)}
@@ -124,7 +124,7 @@ def regroup(run: Run, config: Config) -> dict:
         "groups": judge.named_groups(found.labels, names),
         "labels": np.asarray(found.labels).tolist(),
         "gain": {"predicted": pipeline.predicted_gain(found.labels, held_out), "realised": None},
-        "affinity": affinity._asdict(),
+        "affinity": {"matrix": affinity.matrix, "coverage": affinity.coverage},
         "agreement": agreement,
         "settings": config,
     }

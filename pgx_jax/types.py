@@ -114,6 +114,9 @@ class Scores(NamedTuple):
     """bool [m, n]."""
     values: Array
     """float [m, n]: f_i(S); larger is better."""
+    folds: Array | None = None
+    """float [F, m, n]: the scores of each of F ways of dividing the data, of which ``values`` is the
+    mean; None if there is one way."""
 
 
 class Affinity(NamedTuple):
@@ -123,6 +126,8 @@ class Affinity(NamedTuple):
     """float [n, n], symmetric."""
     coverage: np.ndarray
     """int [n, n]: number of subsets that contain both tasks."""
+    folds: np.ndarray | None = None
+    """float [F, n, n]: the matrices of the scores' folds; None if there are none."""
 
 
 class Grouping(NamedTuple):

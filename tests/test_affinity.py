@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.estimate import affinity, affinity_interval, all_subsets
+from pgx_jax.estimate import affinity, affinity_interval, all_subsets, cross_fitted
 from pgx_jax.estimate.affinity import DATAMODEL_RIDGE, KINDS
 from pgx_jax.types import Scores
 
@@ -32,7 +32,7 @@ def planted_scores(seed=0, noise=0.3):
 @given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 99))
 def test_means_by_brute_force(n, size, seed):
     scores = random_scores(n, min(size, n), seed)
-    member, f = scores
+    member, f, _ = scores
     per_task, aggregate = affinity(scores, "per_task"), affinity(scores, "aggregate")
     for i in range(n):
         for j in range(n):
@@ -136,3 +136,12 @@ def test_what_cannot_be_known_is_refused():
         affinity(Scores(scores.member, values))
     with pytest.raises(ConfigError, match="level = 1"):
         affinity_interval(scores, level=1)
+
+
+def test_folds_have_matrices_of_their_own():
+    ways = [random_scores(seed=seed) for seed in (1, 2)]
+    both = affinity(cross_fitted(ways), "per_task")
+    apart = np.stack([affinity(way, "per_task").matrix for way in ways])
+    np.testing.assert_allclose(both.folds, apart, rtol=1e-5)
+    np.testing.assert_allclose(both.matrix, apart.mean(0), rtol=1e-5, atol=1e-6)
+    assert affinity(ways[0], "per_task").folds is None

@@ -174,7 +174,7 @@ def test_estimation_small_preset(tmp_path):
     every = own["features"] + own["features_to_select"]
     assert every >= 2 * first["transitions"] * first["parameters"] * first["dim"] > own["features_to_select"]
     assert own["total"] == own["features"] + own["statistics"] + own["solve"] + own["scores"]
-    assert own["solver_iterations"] >= 1
+    assert min(own["solver_iterations"]) >= 1
     found = estimation.ratios(data["cells"])
     assert found["operations"] == pytest.approx(4 * first["operations_per_update"] / own["total"])
     spent = sum(c["timings"]["train"] for c in tuned)

@@ -218,6 +218,15 @@ def test_candidates_are_distinct_canonical_and_complete(n):
     assert set((capped.max(1) + 1).tolist()) == {1, 2}
 
 
+def test_other_affinities_add_their_partitions():
+    first, second = (planted(8, 3, seed=seed, spread=1.0)[0] for seed in (1, 2))
+    apart = [{tuple(row) for row in propose(U).labels.tolist()} for U in (first, second)]
+    both = propose(first, [second]).labels.tolist()
+    assert {tuple(row) for row in both} == apart[0] | apart[1] and len(both) == len(apart[0] | apart[1])
+    exact = {tuple(row) for row in propose(first, [second], k=2).labels.tolist()}
+    assert exact == {tuple(row) for U in (first, second) for row in propose(U, k=2).labels.tolist()}
+
+
 def test_a_fixed_trace_penalty_needs_no_score_and_falls_in_k():
     U, truth = planted(9, 3, seed=2)
     ks = [group(U, config=GroupingConfig(trace_penalty=p)).k for p in (0.0, 1.0, 100.0)]

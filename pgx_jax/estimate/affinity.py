@@ -81,14 +81,17 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
         kind: one of the above.
 
     Returns:
-        Affinity with matrix and coverage [n, n].
+        Affinity with matrix and coverage [n, n], and the matrices [F, n, n] of the scores' folds.
 
     Raises:
         ConfigError: for an unknown kind, or if no subset contains some pair, naming it.
         DataError: if a score is not finite.
     """
     member, values, met = _checked(scores, kind)
-    return Affinity(_MATRICES[kind](member, values, np.ones(len(member))), met)
+    folds = None
+    if scores.folds is not None:
+        folds = np.stack([affinity(Scores(scores.member, fold), kind).matrix for fold in scores.folds])
+    return Affinity(_MATRICES[kind](member, values, np.ones(len(member))), met, folds)
 
 
 def affinity_interval(

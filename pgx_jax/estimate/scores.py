@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,12 @@ def importance(
     """
     data = select_rows(features, transitions, signed_weights(transitions), (part,))
     return Scores(surrogates.member, _importance(data, surrogates.delta))
+
+
+def cross_fitted(folds: Sequence[Scores]) -> Scores:
+    """The mean of the scores of F ways of dividing the data into one part to fit and one to score."""
+    values = jnp.stack([fold.values for fold in folds])
+    return Scores(folds[0].member, values.mean(0), values)
 
 
 def rollouts(evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member: Array) -> Scores:

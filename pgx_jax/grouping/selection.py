@@ -72,11 +72,21 @@ def _at_k(sdp, U, k):
     return [refine(U, labels) for labels in roundings(sdp.solve(U, k=k), U, k)]
 
 
-def propose(matrix, *, k: int | None = None, names=None, config: GroupingConfig | None = None) -> Candidates:
+def _at_penalties(sdp, U, penalties):
+    """The partition that the relaxation at each trace penalty rounds to, with the penalty."""
+    solved = ((sdp.solve(U, trace_penalty=penalty), penalty) for penalty in penalties)
+    return [(round_sdp(X, U, trace_penalty=penalty), penalty) for X, penalty in solved]
+
+
+def propose(
+    matrix, others=(), *, k: int | None = None, names=None, config: GroupingConfig | None = None
+) -> Candidates:
     """List the partitions worth comparing.
 
     Args:
         matrix: affinity [n, n], in any unit.
+        others: further affinities of the same tasks, of which the partitions along the path are
+            candidates, too; not used with a fixed trace penalty.
         k: exact number of groups, or None for the whole path with k = 1 and (unless
             ``max_groups`` forbids it) singletons.
         names: n task names for error messages.
@@ -97,17 +107,17 @@ def propose(matrix, *, k: int | None = None, names=None, config: GroupingConfig 
         every = all_partitions(n, k)
         return _collect(U, [(row, np.nan) for row in every if k is not None or row.max() < largest])
     sdp = PartitionSDP(n, config.solver)
-    if k is not None:
-        return _collect(U, [(row, np.nan) for row in _at_k(sdp, U, k)])
-    fixed = config.trace_penalty is not None
+    if config.trace_penalty is not None:
+        return _collect(U, _at_penalties(sdp, U, [config.trace_penalty]))
+    sizes = sorted({1, *range(2, min(largest, n - 1, 12) + 1), largest if largest == n else 1})
     found = []
-    for penalty in [config.trace_penalty] if fixed else config.penalties:
-        X = sdp.solve(U, trace_penalty=penalty)
-        found.append((round_sdp(X, U, trace_penalty=penalty), penalty))
-    if fixed:
+    for matrix in (U, *(standardise(other, names) for other in others)):
+        if k is None:
+            found += _at_penalties(sdp, matrix, config.penalties)
+        for size in sizes if k is None else [k]:
+            found += [(row, np.nan) for row in _at_k(sdp, matrix, size)]
+    if k is not None:
         return _collect(U, found)
-    for size in sorted({1, *range(2, min(largest, n - 1, 12) + 1), largest if largest == n else 1}):
-        found += [(row, np.nan) for row in _at_k(sdp, U, size)]
     if config.lone_tasks:
         found += [(row, np.nan) for row in np.eye(n, dtype=np.int64)]
     return _collect(U, [(row, penalty) for row, penalty in found if row.max() < largest])
