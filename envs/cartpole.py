@@ -113,7 +113,8 @@ def goals(
 
     Args:
         n_tasks: Number of tasks.
-        n_groups: Number of planted groups, with goals evenly spread over the range.
+        n_groups: Number of planted groups, with goals evenly spread over the range. Two groups take
+            half of it: from its ends, a metre from the start, hardly any reward can be seen there.
         horizon: Time limit of an episode, in steps of 20 ms.
         seed: Decides which task is in which group, and its variation.
         reward_scales: Factors on the tasks' rewards; a shorter tuple is repeated in turn.
@@ -135,7 +136,8 @@ def goals(
             f"at {_STANDARD.x_threshold} m: lower one of them"
         )
     env = CartPole(goal_width=common.number("goal_width", goal_width, open_end=True))
-    centres = np.linspace(-goal_range, goal_range, n_groups) if n_groups > 1 else np.zeros(1)
+    end = goal_range * min(1.0, (n_groups - 1) / 2)
+    centres = np.linspace(-end, end, n_groups)
 
     def draw(key: Array, group: Array) -> CartPoleTask:
         key, key_goal = jax.random.split(key)

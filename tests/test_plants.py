@@ -30,6 +30,10 @@ def test_goals_are_where_they_were_planted():
     assert np.abs(family.tasks.goal - centres[nearest]).max() <= 0.03 + 1e-6
     np.testing.assert_array_equal(common.canonical(nearest), family.true_groups)
     np.testing.assert_array_equal(goals(n_groups=1, goal_jitter=0).tasks.goal, np.zeros(10))
+    assert set(goals(n_groups=2, goal_range=0.8, goal_jitter=0).tasks.goal.tolist()) == {
+        np.float32(-0.4),
+        np.float32(0.4),
+    }
 
 
 def test_flip_plants_the_sign_and_physics_plants_nothing():
