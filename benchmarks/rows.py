@@ -1,9 +1,10 @@
 """Steps a second of `train` by the number of rows of one vmapped program: `python benchmarks/rows.py`.
 
 One row a program is the batched `lax.map` with batches of one: rows wait in a queue, and every lane
-(a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The committed
-default of each platform, `ROWS_PER_CALL` in pgx_jax/learn/train.py, is the fastest one here.
-Compilation is left out: each shape is trained for one update before it is timed.
+(a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The default of each
+platform is `ROWS_PER_CALL` in pgx_jax/learn/train.py. Compilation is left out here (each shape is
+trained for one update before it is timed), but counts in a run, where every other number of rows is
+another program.
 """
 
 from __future__ import annotations
