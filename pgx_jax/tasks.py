@@ -28,6 +28,9 @@ class Step(NamedTuple):
     success: Array | bool = False
     """bool []: whether the task is solved in this step; only families whose metric is
     "success" report it."""
+    objectives: Array | None = None
+    """float [K]: the vector reward, where tasks are weightings of one; ``reward`` is its product with
+    the task's own weights (which are in ``task``), and it must not depend on them itself."""
 
 
 class DeviceEnv(Protocol):
@@ -61,6 +64,9 @@ class TaskFamily:
         settings: the settings that built the family, for the record.
         defaults: settings of a run that suit the family better than the general ones, by dotted
             name, as {"steps_per_task": 1_000_000, "ppo.gamma": 0.999}; the user's own go before.
+        objectives: float [n, K], the weights of each task, of a family whose tasks differ by nothing
+            but the weights of one vector reward (``Step.objectives``): what a policy experiences on
+            one of them is then relabelled for all. None otherwise.
     """
 
     name: str
@@ -76,6 +82,7 @@ class TaskFamily:
     metric: str = "return"
     settings: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    objectives: np.ndarray | None = None
 
     def __post_init__(self):
         n = len(self.task_names)
@@ -97,6 +104,29 @@ class TaskFamily:
             object.__setattr__(self, "context", np.eye(n, dtype=np.float32))
         elif len(self.context) != n:
             raise ConfigError(f"family {self.name!r}: context has {len(self.context)} rows for {n} tasks")
+        if self.objectives is not None:
+            object.__setattr__(self, "objectives", self._weights())
+
+    def _weights(self) -> np.ndarray:
+        """``objectives`` as float32 [n, K]; ConfigError unless every task has weights of its own."""
+        try:
+            weights = np.asarray(self.objectives, np.float32)
+        except (TypeError, ValueError):
+            weights = np.empty(0, np.float32)
+        if weights.ndim != 2 or len(weights) != self.n or not weights.shape[1]:
+            raise ConfigError(
+                f"family {self.name!r}: objectives must be the weights [n, K] of K rewards for each of the "
+                f"n = {self.n} tasks, got shape {weights.shape}"
+            )
+        for what, bad in (
+            ("weights that are not finite", ~np.isfinite(weights).all(1)),
+            ("no weight but 0, so that it has no reward", ~weights.any(1)),
+        ):
+            if bad.any():
+                raise ConfigError(
+                    f"family {self.name!r}: task {self.task_names[int(np.argmax(bad))]!r} has {what}"
+                )
+        return weights
 
     @property
     def n(self) -> int:

@@ -45,6 +45,8 @@ class Steps(NamedTuple):
     """Return of the episode that ended here, where ``done``."""
     discounted: Array
     success: Array
+    objectives: Array | None = None
+    """float [T, E, K]: the vector rewards of environments that have them."""
 
 
 def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
@@ -97,7 +99,16 @@ def unroll(
         ran = Slots(out.state, out.obs, age, total, discounted)
         success = jnp.broadcast_to(jnp.asarray(out.success, bool), (count,))
         record = Steps(
-            slots.obs, action, out.reward, out.obs, out.terminated, done, total, discounted, success
+            slots.obs,
+            action,
+            out.reward,
+            out.obs,
+            out.terminated,
+            done,
+            total,
+            discounted,
+            success,
+            out.objectives,
         )
         return where(done, fresh, ran), record
 
