@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -45,6 +45,69 @@ class DeviceEnv(Protocol):
         """Advance by one action; no time limit, no reset. Any action must be safe."""
 
 
+class HostStep(NamedTuple):
+    """What one step of a host environment returns: plain numbers and NumPy arrays, or arrays with
+    a leading axis E from a `HostVector`."""
+
+    obs: np.ndarray
+    """The observation that the action led to, before any reset (but see `HostVector.autoreset`)."""
+    reward: float
+    terminated: bool
+    truncated: bool = False
+    """Cut by the environment's own time limit; the family's horizon cuts as well."""
+    success: bool = False
+    final_obs: np.ndarray | None = None
+    """Of vectors that reset in the same step: float [E, *observation shape], the last observation
+    of the episodes that ended; other rows are not read."""
+
+
+class HostCopy(Protocol):
+    """One running copy of an environment in plain Python."""
+
+    def reset(self, seed: int, task: PyTree) -> np.ndarray:
+        """Start an episode of a task, which may be another one than before; returns obs."""
+
+    def step(self, action: np.ndarray | int) -> HostStep:
+        """Advance by one action; never resets. Any action of the space must be safe."""
+
+    def render(self) -> np.ndarray:
+        """Draw the present state, uint8 [H, W, 3]."""
+
+    def close(self) -> None:
+        """Free what the copy holds."""
+
+
+class HostVector(Protocol):
+    """E running copies of one task that step together, in a library's own way (threads, processes,
+    native code)."""
+
+    autoreset: Literal["disabled", "same_step", "next_step"]
+    """What follows the end of an episode.
+    "disabled": ``reset`` is called for the slot.
+    "same_step": ``obs`` is the first of the next episode already, ``final_obs`` the last one.
+    "next_step": ``obs`` is the last one, and the next call of ``step`` ignores the slot's action and
+    returns the first observation of the next episode.
+    Vectors of the last two kinds must end episodes at the family's horizon themselves."""
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Start episodes in the slots of ``mask`` [E] (all, but for "disabled") with ``seeds`` [E];
+        returns obs [E, ...], of which the rows of the mask are read."""
+
+    def step(self, actions: np.ndarray) -> HostStep:
+        """Advance all slots; every leaf has a leading axis E."""
+
+    def close(self) -> None:
+        """Free what the vector holds."""
+
+
+class HostEnv(Protocol):
+    """An environment in plain Python, as a maker of running copies. It may offer, besides,
+    ``make_vector(task, count) -> HostVector``, which training and collecting then prefer."""
+
+    def make(self) -> HostCopy:
+        """A copy; the first call will be its ``reset``."""
+
+
 @dataclass(frozen=True)
 class TaskFamily:
     """n tasks that share one observation and one action space.
@@ -52,7 +115,7 @@ class TaskFamily:
     Attributes:
         name: the family's registered name.
         task_names: n distinct names.
-        env: the environment (device engine).
+        env: the environment: a `DeviceEnv`, or a `HostEnv` in plain Python.
         tasks: pytree of task parameters, every leaf with a leading axis n.
         observation_space, action_space: gymnasium spaces, equal for all tasks.
         horizon: time limit of an episode, in steps.
@@ -71,7 +134,7 @@ class TaskFamily:
 
     name: str
     task_names: tuple[str, ...]
-    env: DeviceEnv
+    env: DeviceEnv | HostEnv
     tasks: PyTree
     observation_space: spaces.Box
     action_space: spaces.Box | spaces.Discrete
@@ -127,6 +190,11 @@ class TaskFamily:
                     f"family {self.name!r}: task {self.task_names[int(np.argmax(bad))]!r} has {what}"
                 )
         return weights
+
+    @property
+    def engine(self) -> Literal["device", "host"]:
+        """Where the environment runs: in compiled programs, or in plain Python beside them."""
+        return "host" if hasattr(self.env, "make") else "device"
 
     @property
     def n(self) -> int:

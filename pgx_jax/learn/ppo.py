@@ -99,13 +99,18 @@ def slot_tasks(member: Array, num_envs: int) -> Array:
     return order[jnp.arange(num_envs) % jnp.maximum(member.sum(), 1)]
 
 
-def start(config: PPO, env: DeviceEnv, problem: Problem, member: Array, agent: Agent, key: Array) -> RowState:
-    """Training state of a row before its first update."""
+def begin(config: PPO, agent: Agent, key: Array) -> tuple[RowState, Array]:
+    """Training state of a row before its first update, without slots, and the key of their resets."""
     key, reset_key = jax.random.split(key)
+    optimiser = config.optimiser().init((agent.actor, agent.critic))
+    return RowState(agent, optimiser, (), key, jnp.zeros((), jnp.int32)), reset_key
+
+
+def start(config: PPO, env: DeviceEnv, problem: Problem, member: Array, agent: Agent, key: Array) -> RowState:
+    """Training state of a row before its first update, its environments reset."""
+    state, reset_key = begin(config, agent, key)
     tasks = jax.tree.map(lambda x: x[slot_tasks(member, config.num_envs)], problem.tasks)
-    slots = reset_slots(env, tasks, jax.random.split(reset_key, config.num_envs))
-    params = (agent.actor, agent.critic)
-    return RowState(agent, config.optimiser().init(params), slots, key, jnp.zeros((), jnp.int32))
+    return state._replace(slots=reset_slots(env, tasks, jax.random.split(reset_key, config.num_envs)))
 
 
 def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch) -> Array:
@@ -198,6 +203,12 @@ def _update_normalisation(config: PPO, agent: Agent, steps: Steps, one_hot: Arra
     )
 
 
+def step_keys(key: Array) -> tuple[Array, Array, Array]:
+    """The keys of an update: that of the next one, of acting and of fitting."""
+    next_key, act_key, fit_key = jax.random.split(key, 3)
+    return next_key, act_key, fit_key
+
+
 def update(
     policy: Policy,
     env: DeviceEnv,
@@ -208,15 +219,9 @@ def update(
     total_updates: Array,
     state: RowState,
 ) -> tuple[RowState, Array]:
-    """One PPO update of one row.
-
-    Returns:
-        The new state, and the mean return [n] of the episodes that ended, per task (NaN if none).
-    """
-    key, act_key, fit_key = jax.random.split(state.key, 3)
-    slot_task = slot_tasks(member, config.num_envs)
-    one_hot = jax.nn.one_hot(slot_task, member.shape[0])
-    tasks, context = jax.tree.map(lambda x: x[slot_task], problem)
+    """One PPO update of one row: act in its slots, then `learn_from` what came of it."""
+    _, act_key, _ = step_keys(state.key)
+    tasks, context = jax.tree.map(lambda x: x[slot_tasks(member, config.num_envs)], problem)
     slots, steps = unroll(
         policy,
         env,
@@ -229,8 +234,37 @@ def update(
         config.num_steps,
         gamma=config.gamma,
     )
+    state = state._replace(slots=slots)
+    return learn_from(policy, config, problem.context, member, total_updates, state, steps)
+
+
+def learn_from(
+    policy: Policy,
+    config: PPO,
+    context: Array,
+    member: Array,
+    total_updates: Array,
+    state: RowState,
+    steps: Steps,
+) -> tuple[RowState, Array]:
+    """The second half of an update, the same for both engines.
+
+    Args:
+        policy, config: static description and settings.
+        context: float [n, C], the family's.
+        member: bool [n], the row's tasks.
+        total_updates: int [], of the row's budget.
+        state: the row, as it acted.
+        steps: what its slots did, leaves [T, E, ...].
+
+    Returns:
+        The new state, and the mean return [n] of the episodes that ended, per task (NaN if none).
+    """
+    key, _, fit_key = step_keys(state.key)
+    slot_task = slot_tasks(member, config.num_envs)
+    one_hot = jax.nn.one_hot(slot_task, member.shape[0])
     agent = state.agent._replace(reward=_update_normalisation(config, state.agent, steps, one_hot).reward)
-    batch = make_batch(policy, config, agent, steps, context, one_hot)
+    batch = make_batch(policy, config, agent, steps, context[slot_task], one_hot)
     progress = state.update / jnp.maximum(total_updates, 1)
     rate = config.learning_rate * (1.0 - progress * (1.0 - config.final_learning_rate))
     state = state._replace(agent=agent)
@@ -240,7 +274,7 @@ def update(
     state = jax.tree.map(lambda x, y: jnp.where(sane, x, y), fitted, state)
     observation = _update_normalisation(config, state.agent, steps, one_hot).observation
     state = state._replace(
-        agent=state.agent._replace(observation=observation), slots=slots, key=key, update=state.update + 1
+        agent=state.agent._replace(observation=observation), key=key, update=state.update + 1
     )
     ended = (steps.done * 1.0).sum(0) @ one_hot
     returns = (steps.done * steps.episode_return).sum(0) @ one_hot / ended
