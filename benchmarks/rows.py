@@ -2,9 +2,9 @@
 
 One row a program is the batched `lax.map` with batches of one: rows wait in a queue, and every lane
 (a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The default of each
-platform is `ROWS_PER_CALL` in pgx_jax/learn/train.py. Compilation is left out here (each shape is
-trained for one update before it is timed), but counts in a run, where every other number of rows is
-another program.
+platform is `ROWS_PER_CALL` in pgx_jax/learn/train.py. Compilation is left out of the first cells (each
+shape is trained for one update before it is timed), but counts in a run, where every other number of
+rows is another program: the last cells time the whole default command, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import default_command
 import jax
 import numpy as np
 import tyro
@@ -45,6 +46,8 @@ class Settings:
     """Updates of each row."""
     repeats: int = 3
     """Timings of each cell; the median counts."""
+    whole: tuple[int, ...] = (1, 2, 4)
+    """Rows of one program with which to time the whole default command, twice in turns; not when small."""
     out: Path | None = None
     """File of the results."""
 
@@ -70,6 +73,22 @@ def cells(settings: Settings) -> list[dict]:
         for count in lanes
         for width in widths
         if width * count <= base["rows"]
+    ]
+
+
+def commands(settings: Settings) -> list[dict]:
+    """The cells of the whole default command, the numbers of rows in turns."""
+    if settings.preset == "small":
+        return []
+    return [
+        {
+            "platform": jax.default_backend(),
+            "rows_per_call": width,
+            "args": ["run", FAMILY, "--rows-per-call", str(width)],
+            "repeat": i,
+        }
+        for i in range(2)
+        for width in settings.whole
     ]
 
 
@@ -106,8 +125,8 @@ def compute(cell: Mapping) -> dict:
 
 
 def best(done: list[dict]) -> dict[str, int]:
-    """The fastest number of rows a program of each platform, at most lanes."""
-    out = {}
+    """The fastest number of rows a program of each platform, at most lanes, once compiled."""
+    out, done = {}, [c for c in done if "lanes" in c["cell"]]
     for platform in {c["cell"]["platform"] for c in done}:
         some = [c for c in done if c["cell"]["platform"] == platform]
         most = max(c["cell"]["lanes"] for c in some)
@@ -122,9 +141,12 @@ def main(args: list[str] | None = None) -> int:
     path = result_path("rows", settings.preset, settings.out)
     results = ResultFile(path, name="rows", command="python benchmarks/rows.py")
     results.run(cells(settings), compute)
+    results.run(commands(settings), default_command.compute)
     for done in results.cells:
-        c, rate = done["cell"], done["timings"]["steps_per_second"]
-        print(f"{c['platform']}: lanes {c['lanes']}, rows {c['rows_per_call']}: {rate:,.0f} steps/s")
+        c, t = done["cell"], done["timings"]
+        how = f"lanes {c['lanes']}" if "lanes" in c else "whole command"
+        what = f"{t['steps_per_second']:,.0f} steps/s" if "lanes" in c else f"{t['wall']:.1f} s"
+        print(f"{c['platform']}: {how}, rows {c['rows_per_call']}: {what}")
     print(f"fastest: {best(results.cells)}, committed: {lanes_module().ROWS_PER_CALL}")
     return 0
 

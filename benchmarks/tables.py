@@ -295,8 +295,8 @@ def default_command(data: Mapping) -> str:
 
 
 def rows(data: Mapping) -> str:
-    """Steps a second by lanes and rows of one program."""
-    cells = data["cells"]
+    """Steps a second by lanes and rows of one program, and the time of the whole default command."""
+    cells = [c for c in data["cells"] if "lanes" in c["cell"]]
     widths = sorted({c["cell"]["rows_per_call"] for c in cells})
     kinds = sorted({(c["cell"]["platform"], c["cell"]["lanes"]) for c in cells})
     keys = [(c["cell"]["platform"], c["cell"]["lanes"], c["cell"]["rows_per_call"]) for c in cells]
@@ -306,4 +306,12 @@ def rows(data: Mapping) -> str:
         + [f"{rate[platform, lanes, w]:,.0f}" if (platform, lanes, w) in rate else "–" for w in widths]
         for platform, lanes in kinds
     ]
+    whole = {}
+    for c in data["cells"]:
+        if "lanes" not in c["cell"]:
+            key = c["cell"]["platform"], c["cell"]["rows_per_call"]
+            whole.setdefault(key, []).append(c["timings"]["wall"])
+    for platform in sorted({platform for platform, _ in whole}):
+        walls = [f"{np.median(whole[platform, w]):.0f} s" if (platform, w) in whole else "–" for w in widths]
+        body.append([f"{platform}, the whole default command, cold", *walls])
     return table(["steps/s by rows of one program", *map(str, widths)], body)

@@ -91,6 +91,8 @@ class Config:
     """Unseen tasks that the final policies are tried on."""
     trial_episodes: int = 8
     """Episodes of each group's policy on an unseen task, by which the task finds its group."""
+    rows_per_call: int | None = None
+    """Policies that one compiled program trains at a time; what is fastest on the platform by default."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ppo: PPO = field(default_factory=PPO)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
@@ -183,8 +185,8 @@ def check(config: Config, family: TaskFamily) -> Budget:
         raise ConfigError(f"k = {config.k}, but family {family.name!r} has {n} tasks; choose 1 <= k <= {n}")
     if not 0 < config.meta_fraction < 1:
         raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
-    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes"):
-        if getattr(config, name) < 1:
+    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
     if config.ppo.num_envs < n:
         raise ConfigError(

@@ -176,7 +176,10 @@ def train_pool(
             if progress:
                 progress(before + done, total, recent)
 
-        trained = learn.train(policy, config.ppo, family, Rows(member, steps, keys, init), progress=report)
+        trained = learn.train(
+            policy, config.ppo, family, Rows(member, steps, keys, init),
+            rows_per_call=config.rows_per_call, progress=report,
+        )  # fmt: skip
         before += int(steps.sum())
         agents = tuple(learn.take(trained.agents, i) for i in range(len(some)))
         updates = steps // config.ppo.steps_per_update

@@ -81,7 +81,9 @@ def meta_train(
     rows = Rows(
         member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None]
     )
-    return learn.train(policy, config.ppo, family, rows, progress=progress)
+    return learn.train(
+        policy, config.ppo, family, rows, rows_per_call=config.rows_per_call, progress=progress
+    )
 
 
 def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:
