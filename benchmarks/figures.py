@@ -7,10 +7,11 @@ measured here and nothing is typed by hand; a result file that is missing leaves
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cost_tables
 import drawings
 import tables
 import tyro
@@ -23,22 +24,30 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 STUDY = "python benchmarks/study.py"
 FAMILIES = {f"study_{name}": f"{STUDY} {name}" for name in ("points", "points_hard", "flip", "physics")}
+
+
+def by_script(title: str, name: str, table: Callable[[Mapping], str]) -> Section:
+    """A section whose one result file has a script of its name."""
+    return Section(title, {name: f"python benchmarks/{name}.py"}, table)
+
+
 SECTIONS = (
     Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
+    Section(
+        "The same on family seeds that nothing was tuned on",
+        {"study_goals_fresh": f"{STUDY} goals_fresh"},
+        tables.goals,
+    ),
     Section("Other families", FAMILIES, tables.families),
     Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
-    Section("Cost of the estimate", {"estimation": "python benchmarks/estimation.py"}, tables.estimation),
-    Section("All surrogates at once", {"surrogates": "python benchmarks/surrogates.py"}, tables.surrogates),
-    Section("Gradient features", {"features": "python benchmarks/features.py"}, tables.features),
-    Section("PPO on stock environments", {"ppo": "python benchmarks/ppo.py"}, tables.ppo),
-    Section(
-        "The default command",
-        {"default_command": "python benchmarks/default_command.py"},
-        tables.default_command,
-    ),
-    Section("Rows of one program", {"rows": "python benchmarks/rows.py"}, tables.rows),
+    by_script("Cost of the estimate", "estimation", cost_tables.estimation),
+    by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
+    by_script("Gradient features", "features", cost_tables.features),
+    by_script("PPO on stock environments", "ppo", cost_tables.ppo),
+    by_script("The default command", "default_command", cost_tables.default_command),
+    by_script("Rows of one program", "rows", cost_tables.rows),
 )
 
 

@@ -19,7 +19,7 @@ import tyro
 from common import Preset, ResultFile, describe, merge, override, plain, result_path, tuples
 
 from pgx_jax import cli
-from pgx_jax.config import Config
+from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError
 from pgx_jax.families import make_family
 from pgx_jax.run import run
@@ -38,11 +38,11 @@ def cell(
     }  # fmt: skip
 
 
-def per_seed(family: str, family_seeds: int, seeds: int = 1, **settings) -> list[Cell]:
+def per_seed(family: str, family_seeds: int, seeds: int = 1, first: int = 0, **settings) -> list[Cell]:
     """All pairs of a family's seed and a training seed, with every comparison of the report."""
     return [
         cell(family, {"seed": f, **settings}, seed, {"compare": "fast"})
-        for f in range(family_seeds)
+        for f in range(first, first + family_seeds)
         for seed in range(seeds)
     ]
 
@@ -96,6 +96,7 @@ def options() -> list[Cell]:
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
+    "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=3),
     "physics": lambda: per_seed("cartpole-physics", 3),
     "flip": lambda: per_seed("cartpole-flip", 3),
     "points": lambda: per_seed("points", 3),
@@ -142,9 +143,9 @@ def study_cells(name: str, preset: Preset) -> list[Cell]:
 
 def run_here(c: Cell) -> dict:
     """Run a cell in this process; returns what results.json would hold."""
-    settings = tuples(c["settings"])
-    config = override(Config(seed=c["seed"]), c["config"])
-    return plain(run(make_family(c["family"], **settings), config).results)
+    family = make_family(c["family"], **tuples(c["settings"]))
+    config = override(dataclasses.replace(config_for(family), seed=c["seed"]), c["config"])
+    return plain(run(family, config).results)
 
 
 def command_line(c: Cell) -> list[str]:

@@ -24,6 +24,7 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
+import cost_tables  # noqa: E402
 import default_command  # noqa: E402
 import estimation  # noqa: E402
 import figures  # noqa: E402
@@ -180,7 +181,7 @@ def test_estimation_small_preset(tmp_path):
     spent = sum(c["timings"]["train"] for c in tuned)
     assert found["timings"]["time"] == pytest.approx(spent / first["timings"]["with_features"])
     assert estimation.ratios(data["cells"][:2]) is None
-    assert "times the operations" in tables.estimation(data)
+    assert "times the operations" in cost_tables.estimation(data)
 
 
 def test_default_command_small_preset(tmp_path, monkeypatch):
@@ -289,11 +290,11 @@ def test_cost_tables_show_what_was_measured():
     solver = {"solver": "newton-cg", "dtype": "float32", "gap": 2e-5}
     times = {"ours": [1.0, 1.2, 1.4], "sklearn": [12.0, 13.0, 14.0], "speedup": 10.8}
     one = {"cell": {"l2": 0.01}, "gap": 3e-5, "sklearn": solver, "timings": times}
-    text = tables.surrogates({"cells": [one | {"subsets": 200, "rows": 20480, "dim": 400}]})
+    text = cost_tables.surrogates({"cells": [one | {"subsets": 200, "rows": 20480, "dim": 400}]})
     assert "| 0.01 u | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |" in text
     times = {"transitions_per_second": 812.4, "rate": 65e9, "share": 0.71, "peak_memory": 3 << 30}
     cell = {"cell": {"dim": 400, "transitions": 4096}, "p": 100_123, "timings": times}
-    assert "| 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in tables.features({"cells": [cell]})
+    assert "| 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in cost_tables.features({"cells": [cell]})
 
 
 def test_readme_without_markers_is_refused(tmp_path, capsys):

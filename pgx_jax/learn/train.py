@@ -25,10 +25,10 @@ SEGMENT = 10
 """Updates between two looks of the host at the rows (progress, rows that are done)."""
 
 ROWS_PER_CALL = {"cpu": 1, "gpu": 256, "tpu": 256}
-"""Rows of one vmapped program, by platform. On the CPU some more are faster once compiled
-(benchmarks/rows.py), but with one the meta-policy, the groups and all comparisons share a single
-compilation, which saves more in a usual run. Those of accelerators are a guess (all rows of usual
-runs at once) until they are measured there."""
+"""Rows of one vmapped program, by platform. On the CPU some more are faster once compiled, but with
+one the meta-policy, the groups and all comparisons share a single compilation, and the whole default
+command is faster (benchmarks/rows.py measures both). Those of accelerators are a guess (all rows of
+usual runs at once) until they are measured there."""
 
 
 class Trained(NamedTuple):
