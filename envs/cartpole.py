@@ -7,6 +7,7 @@ in metres, m/s, radians and rad/s. One step is 20 ms; the time limit belongs to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from envs import common
+from envs import classic_drawing, common
 from envs.gymnax_adapter import gymnax_cartpole
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
@@ -269,4 +270,5 @@ def _family(name, env, settings, draw, groups, label) -> TaskFamily:
         sample_test_tasks=sample_test_tasks,
         true_groups=None if groups is None else common.canonical(groups),
         settings=common.record(settings),
+        draw=partial(classic_drawing.cartpole, goal_width=env.goal_width),
     )

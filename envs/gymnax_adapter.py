@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnax.environments.classic_control import cartpole as gymnax_cartpole  # noqa: F401  (for cartpole)
 from gymnax.environments.spaces import Box, gymnax_space_to_gym_space
 
-from envs import common
+from envs import classic_drawing, common
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array, PyTree
@@ -27,6 +27,15 @@ _DERIVED = {
     },
 }
 """Parameters that gymnax stores beside those they follow from: env id -> name -> formula."""
+
+_DRAW = {
+    "CartPole-v1": classic_drawing.cartpole,
+    "Pendulum-v1": classic_drawing.pendulum,
+    "Acrobot-v1": classic_drawing.acrobot,
+    "MountainCar-v0": classic_drawing.mountain_car,
+    "MountainCarContinuous-v0": classic_drawing.mountain_car,
+}
+"""The environments that can be drawn."""
 
 
 @functools.cache
@@ -121,6 +130,7 @@ def gymnax_family(
         sample_test_tasks=sample_test_tasks,
         true_groups=None if true_groups is None else common.canonical(np.asarray(true_groups)),
         settings={"env_id": env_id, "horizon": horizon, **{k: v.tolist() for k, v in given.items()}},
+        draw=_DRAW.get(env_id),
     )
 
 

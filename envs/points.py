@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from envs import common
+from envs import classic_drawing, common
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array
@@ -203,4 +203,5 @@ def _family(name: str, settings) -> TaskFamily:
         sample_test_tasks=sample_test_tasks,
         true_groups=common.canonical(groups),
         settings=common.record(settings),
+        draw=classic_drawing.point,
     )

@@ -130,6 +130,9 @@ class TaskFamily:
         objectives: float [n, K], the weights of each task, of a family whose tasks differ by nothing
             but the weights of one vector reward (``Step.objectives``): what a policy experiences on
             one of them is then relabelled for all. None otherwise.
+        draw: (state, task) -> uint8 [H, W, 3], a picture of one environment: its unbatched state and
+            task, leaves as NumPy arrays; the size is the same for every state of a task. None if
+            the family cannot be drawn.
     """
 
     name: str
@@ -146,6 +149,7 @@ class TaskFamily:
     settings: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     objectives: np.ndarray | None = None
+    draw: Callable[[PyTree, PyTree], np.ndarray] | None = None
 
     def __post_init__(self):
         n = len(self.task_names)
