@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.types import Array
+from pgx_jax.types import Array, PyTree
 
 TRAIN, TEST = 0x7EA1, 0x7E57
 """Folded into the keys from which training and test tasks are drawn: equal seeds, other tasks."""
@@ -123,3 +124,19 @@ def uniform(key: Array, low: float, high: float, count: int) -> Array:
 def log_uniform(key: Array, low: float, high: float, count: int) -> Array:
     """Draw float32 [count], log-uniform on [low, high]."""
     return jnp.exp(uniform(key, math.log(low), math.log(high), count))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" with the known names nearest to ``name``; empty if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Give arrays and Python numbers types that arithmetic does not change."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), tree)
+
+
+def typed_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Return ``tree`` with the types of ``like``'s leaves: a step keeps the types of the reset."""
+    return jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), tree, like)

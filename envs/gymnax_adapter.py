@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,9 +43,8 @@ def _make(env_id: str):
     try:
         return gymnax.make(env_id)
     except ValueError as error:
-        close = difflib.get_close_matches(env_id, gymnax.registered_envs, n=3, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-        raise ConfigError(f"gymnax has no environment {env_id!r}{hint}") from error
+        near = common.nearest(env_id, gymnax.registered_envs)
+        raise ConfigError(f"gymnax has no environment {env_id!r}{near}") from error
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class GymnaxEnv:
     def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
         """Return gymnax's initial (state, obs), obs as float32."""
         obs, state = _make(self.env_id)[0].reset_env(key, task)
-        return jax.tree.map(_strong, state), jnp.asarray(obs, jnp.float32)
+        return common.strong(state), jnp.asarray(obs, jnp.float32)
 
     def step(self, key: Array, state: PyTree, action: Array, task: PyTree) -> Step:
         """Advance by one action; the state keeps the types that it had at the reset."""
@@ -74,7 +72,7 @@ class GymnaxEnv:
         if isinstance(space, Box):
             action = jnp.clip(action, space.low, space.high)
         obs, after, reward, terminated, _ = env.step_env(key, state, action, task)
-        after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state)
+        after = common.typed_like(after, state)
         obs, reward = jnp.asarray(obs, jnp.float32), jnp.asarray(reward, jnp.float32)
         return Step(after, obs, reward, jnp.asarray(terminated, bool))
 
@@ -134,19 +132,13 @@ def gymnax_family(
     )
 
 
-def _strong(leaf) -> Array:
-    """Give an array, or a Python number, a type that arithmetic does not change."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
 def _count(env_id: str, default, given: Mapping[str, np.ndarray], n_tasks: int | None) -> int:
     """Return n, checking that the parameters exist and agree on it."""
     counts = {} if n_tasks is None else {"n_tasks": common.integer("n_tasks", n_tasks, 2)}
     for key, value in given.items():
         if not hasattr(default, key):
             known = list(vars(default))
-            close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+            hint = common.nearest(key, known)
             raise ConfigError(f"{env_id} has no parameter {key!r}{hint}; it has: {', '.join(known)}")
         shape = np.shape(getattr(default, key))
         if value.shape[1:] == shape and value.ndim == len(shape) + 1:
