@@ -2,221 +2,34 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, PgxError
-from pgx_jax.tasks import TaskFamily
-
-_Flat = tyro.conf.arg(name="")
-_Settings = tyro.conf.arg(
-    name="set", metavar="KEY=VALUE", help="Settings of the family; `pgx-jax families FAMILY` lists them."
+from pgx_jax.commands import (
+    FamiliesCommand,
+    RegroupCommand,
+    ReportCommand,
+    ResumeCommand,
+    RunCommand,
+    ShowCommand,
+    parse_settings,
 )
+from pgx_jax.config import config_for
+from pgx_jax.errors import PgxError
 
-
-@dataclass(frozen=True)
-class RunCommand:
-    """Group the tasks of a family, train one policy a group, and compare at equal steps."""
-
-    family: tyro.conf.Positional[str]
-    """Name of a task family; `pgx-jax families` lists them."""
-    family_seed: int | None = None
-    """Seed of the family: which task is in which group, and its variation (the family's own default)."""
-    n_tasks: int | None = None
-    """Number of tasks of the family."""
-    settings: Annotated[tuple[str, ...], _Settings] = ()
-    out: Path | None = None
-    """Run folder; runs/FAMILY-DATE-TIME by default."""
-    overwrite: bool = False
-    """Replace an earlier run in the folder."""
-    config: Annotated[Config, _Flat] = field(default_factory=Config)
-
-    def make_family(self) -> TaskFamily:
-        """Build the family.
-
-        Raises:
-            ConfigError: an unknown family, a setting that cannot work, or two that contradict.
-        """
-        from pgx_jax.families import make_family
-
-        settings = parse_settings(self.settings)
-        for name, flag, value in (
-            ("seed", "--family-seed", self.family_seed),
-            ("n_tasks", "--n-tasks", self.n_tasks),
-        ):
-            if value is not None and settings.setdefault(name, value) != value:
-                raise ConfigError(
-                    f"{flag} {value} contradicts --set {name}={settings[name]}; give one of them"
-                )
-        return make_family(self.family, **settings)
-
-    def __call__(self, console: Console) -> None:
-        """Run it."""
-        from pgx_jax.console import ConsoleListener, show_results
-        from pgx_jax.run import run
-
-        family = self.make_family()
-        out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
-        console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        with ConsoleListener(console) as listener:
-            done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
-        show_results(console, done.results, out / "report.html")
-
-
-@dataclass(frozen=True)
-class FamiliesCommand:
-    """List the task families, or the settings of one."""
-
-    family: tyro.conf.Positional[str | None] = None
-    """A family whose settings to list."""
-
-    def __call__(self, console: Console) -> None:
-        """Print them."""
-        from pgx_jax.families import describe_family, families
-
-        names = [self.family] if self.family else list(families())
-        table = Table("family", "what", "registered by") if not self.family else None
-        for name in names:
-            info = describe_family(name)
-            if table:
-                table.add_row(name, info.summary, info.origin)
-                continue
-            console.print(info.summary)
-            table = Table("setting", "type", "default", "meaning")
-            for s in info.settings:
-                table.add_row(s.name, s.annotation, repr(s.default), s.help)
-        console.print(table)
-
-
-@dataclass(frozen=True)
-class ResumeCommand:
-    """Finish a run from its last whole stage."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-
-    def __call__(self, console: Console) -> None:
-        """Resume it."""
-        from pgx_jax.console import ConsoleListener, show_results
-        from pgx_jax.saved import resume
-
-        with ConsoleListener(console) as listener:
-            done = resume(self.run, listener=listener)
-        show_results(console, done.results, self.run / "report.html")
-
-
-@dataclass(frozen=True)
-class RegroupCommand:
-    """Group a saved run anew (another k, penalty, score or affinity), without training."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-    k: int | None = None
-    """Number of groups; chosen by held-out data if not given."""
-    trace_penalty: float | None = None
-    """Price of a group in the relaxation, instead of k."""
-    score: Literal["surrogate", "importance"] | None = None
-    """How subsets are scored."""
-    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
-    """How scores are averaged over pairs."""
-    solver: Literal["newton", "lbfgs"] | None = None
-    """Solver of the surrogates."""
-    l2: float | None = None
-    """Ridge of the surrogates, in multiples of its unit."""
-    out: Path | None = None
-    """JSON file to write; regroup.json in the run folder by default."""
-
-    def __call__(self, console: Console) -> None:
-        """Regroup it."""
-        from pgx_jax.saved import load, regroup
-        from pgx_jax.serial import dumps, write_atomically
-
-        run = load(self.run)
-        changed = {
-            name: getattr(self, name)
-            for name in ("score", "affinity", "solver", "l2")
-            if getattr(self, name) is not None
-        }
-        found = regroup(
-            run,
-            dataclasses.replace(
-                run.config,
-                k=self.k,
-                estimate=dataclasses.replace(run.config.estimate, **changed),
-                grouping=dataclasses.replace(run.config.grouping, trace_penalty=self.trace_penalty),
-            ),
-        )
-        table = Table("group", "tasks", title=f"k = {found['k']}")
-        for i, names in enumerate(found["groups"]):
-            table.add_row(str(i), ", ".join(names))
-        console.print(table)
-        gain = found["gain"]["predicted"]
-        low, high = gain["ci95"]
-        console.print(
-            f"predicted gain over one policy: {gain['mean']:+.4f} [{low:.4f}, {high:.4f}]", highlight=False
-        )
-        path = self.out or self.run / "regroup.json"
-        write_atomically(path, dumps(found).encode())
-        console.print(f"saved: {path}", highlight=False)
-
-
-@dataclass(frozen=True)
-class ReportCommand:
-    """Write results.json and report.html of a finished run again."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-
-    def __call__(self, console: Console) -> None:
-        """Write them."""
-        from pgx_jax import report
-        from pgx_jax.store import RunStore
-
-        store = RunStore.open(self.run)
-        results = store.read_json("results.json")
-        results["advice"] = report.advice(results)
-        store.write_json("results.json", results)
-        path = report.build(results, store.config, store.path)
-        from pgx_jax.console import show_results
-
-        show_results(console, results, path)
-
+__all__ = ["COMMANDS", "main", "parse_settings"]
 
 COMMANDS = {
     "run": RunCommand,
     "families": FamiliesCommand,
+    "show": ShowCommand,
     "resume": ResumeCommand,
     "regroup": RegroupCommand,
     "report": ReportCommand,
 }
-
-
-def parse_settings(pairs: tuple[str, ...]) -> dict:
-    """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
-
-    Raises:
-        ConfigError: a pair without "=".
-    """
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {pair!r} is not of the form KEY=VALUE")
-        try:
-            settings[key.replace("-", "_")] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key.replace("-", "_")] = value
-    return settings
 
 
 def with_family_defaults(command: RunCommand, args: list[str]) -> RunCommand:

@@ -12,7 +12,7 @@ import pytest
 from pgx_jax import Config, cli, make_family
 from pgx_jax.errors import ConfigError
 
-COMMANDS = ("run", "families", "resume", "regroup", "report")
+COMMANDS = ("run", "families", "show", "resume", "regroup", "report")
 
 
 def call(capsys, *args):

@@ -1,0 +1,257 @@
+"""The commands of ``pgx-jax``: dataclasses of their arguments, called with the console to run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.tasks import TaskFamily
+
+_Flat = tyro.conf.arg(name="")
+_Settings = tyro.conf.arg(
+    name="set", metavar="KEY=VALUE", help="Settings of the family; `pgx-jax families FAMILY` lists them."
+)
+
+
+@dataclass(frozen=True)
+class FamilyArguments:
+    """Which family, with which settings."""
+
+    family: tyro.conf.Positional[str]
+    """Name of a task family; `pgx-jax families` lists them."""
+    family_seed: int | None = None
+    """Seed of the family: which task is in which group, and its variation (the family's own default)."""
+    n_tasks: int | None = None
+    """Number of tasks of the family."""
+    settings: Annotated[tuple[str, ...], _Settings] = ()
+
+    def family_settings(self) -> dict:
+        """The settings given for the family.
+
+        Raises:
+            ConfigError: two of them contradict.
+        """
+        settings = parse_settings(self.settings)
+        for name, flag, value in (
+            ("seed", "--family-seed", self.family_seed),
+            ("n_tasks", "--n-tasks", self.n_tasks),
+        ):
+            if value is not None and settings.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"{flag} {value} contradicts --set {name}={settings[name]}; give one of them"
+                )
+        return settings
+
+    def make_family(self) -> TaskFamily:
+        """Build the family.
+
+        Raises:
+            ConfigError: an unknown family, a setting that cannot work, or two that contradict.
+        """
+        from pgx_jax.families import make_family
+
+        return make_family(self.family, **self.family_settings())
+
+
+@dataclass(frozen=True)
+class RunCommand(FamilyArguments):
+    """Group the tasks of a family, train one policy a group, and compare at equal steps."""
+
+    out: Path | None = None
+    """Run folder; runs/FAMILY-DATE-TIME by default."""
+    overwrite: bool = False
+    """Replace an earlier run in the folder."""
+    config: Annotated[Config, _Flat] = field(default_factory=Config)
+
+    def __call__(self, console: Console) -> None:
+        """Run it."""
+        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.run import run
+
+        family = self.make_family()
+        out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
+        console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
+        with ConsoleListener(console) as listener:
+            done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
+        show_results(console, done.results, out / "report.html")
+
+
+@dataclass(frozen=True)
+class FamiliesCommand:
+    """List the task families, or the settings of one."""
+
+    family: tyro.conf.Positional[str | None] = None
+    """A family whose settings to list."""
+
+    def __call__(self, console: Console) -> None:
+        """Print them."""
+        from pgx_jax.families import describe_family, families
+
+        names = [self.family] if self.family else list(families())
+        table = Table("family", "what", "registered by") if not self.family else None
+        for name in names:
+            info = describe_family(name)
+            if table:
+                table.add_row(name, info.summary, info.origin)
+                continue
+            console.print(info.summary)
+            table = Table("setting", "type", "default", "meaning")
+            for s in info.settings:
+                table.add_row(s.name, s.annotation, repr(s.default), s.help)
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class ShowCommand(FamilyArguments):
+    """Draw a short roll-out of one task as a moving GIF, or as a PNG of its first episode."""
+
+    task: str | None = None
+    """Name or number of the task; the first one by default."""
+    run: Path | None = None
+    """Act by the policy that a saved run of the family trained for the task, instead of at random."""
+    out: Path | None = None
+    """File to write, *.gif or *.png; FAMILY-TASK.gif by default."""
+    steps: int = 100
+    """Environment steps to take; episodes that end sooner start again."""
+    seed: int = 0
+    """Seed of the roll-out."""
+
+    def __call__(self, console: Console) -> None:
+        """Draw it."""
+        from pgx_jax import show
+
+        show.check_ending(self.out)
+        given = self.family_settings()
+        if self.run is None:
+            family, agent = self.make_family(), None
+        else:
+            if given:
+                raise ConfigError("--run brings the family's settings; leave out " + ", ".join(given))
+            family, agent = show.trained(self.run, self.family)
+        task = show.task_number(family, self.task)
+        picture = show.roll_out(family, task, steps=self.steps, seed=self.seed, agent=agent)
+        path = show.write(picture, self.out)
+        console.print(f"{picture.title}: {len(picture.frames)} steps drawn", highlight=False, markup=False)
+        console.print(f"saved: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Finish a run from its last whole stage."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+    def __call__(self, console: Console) -> None:
+        """Resume it."""
+        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.saved import resume
+
+        with ConsoleListener(console) as listener:
+            done = resume(self.run, listener=listener)
+        show_results(console, done.results, self.run / "report.html")
+
+
+@dataclass(frozen=True)
+class RegroupCommand:
+    """Group a saved run anew (another k, penalty, score or affinity), without training."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    k: int | None = None
+    """Number of groups; chosen by held-out data if not given."""
+    trace_penalty: float | None = None
+    """Price of a group in the relaxation, instead of k."""
+    score: Literal["surrogate", "importance"] | None = None
+    """How subsets are scored."""
+    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
+    """How scores are averaged over pairs."""
+    solver: Literal["newton", "lbfgs"] | None = None
+    """Solver of the surrogates."""
+    l2: float | None = None
+    """Ridge of the surrogates, in multiples of its unit."""
+    out: Path | None = None
+    """JSON file to write; regroup.json in the run folder by default."""
+
+    def __call__(self, console: Console) -> None:
+        """Regroup it."""
+        from pgx_jax.saved import load, regroup
+        from pgx_jax.serial import dumps, write_atomically
+
+        run = load(self.run)
+        changed = {
+            name: getattr(self, name)
+            for name in ("score", "affinity", "solver", "l2")
+            if getattr(self, name) is not None
+        }
+        found = regroup(
+            run,
+            dataclasses.replace(
+                run.config,
+                k=self.k,
+                estimate=dataclasses.replace(run.config.estimate, **changed),
+                grouping=dataclasses.replace(run.config.grouping, trace_penalty=self.trace_penalty),
+            ),
+        )
+        table = Table("group", "tasks", title=f"k = {found['k']}")
+        for i, names in enumerate(found["groups"]):
+            table.add_row(str(i), ", ".join(names))
+        console.print(table)
+        gain = found["gain"]["predicted"]
+        low, high = gain["ci95"]
+        console.print(
+            f"predicted gain over one policy: {gain['mean']:+.4f} [{low:.4f}, {high:.4f}]", highlight=False
+        )
+        path = self.out or self.run / "regroup.json"
+        write_atomically(path, dumps(found).encode())
+        console.print(f"saved: {path}", highlight=False)
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write results.json and report.html of a finished run again."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+    def __call__(self, console: Console) -> None:
+        """Write them."""
+        from pgx_jax import report
+        from pgx_jax.store import RunStore
+
+        store = RunStore.open(self.run)
+        results = store.read_json("results.json")
+        results["advice"] = report.advice(results)
+        store.write_json("results.json", results)
+        path = report.build(results, store.config, store.path)
+        from pgx_jax.console import show_results
+
+        show_results(console, results, path)
+
+
+def parse_settings(pairs: tuple[str, ...]) -> dict:
+    """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
+
+    Raises:
+        ConfigError: a pair without "=".
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not of the form KEY=VALUE")
+        try:
+            settings[key.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key.replace("-", "_")] = value
+    return settings
