@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pgx_jax.config import Config
@@ -88,26 +89,52 @@ class RunCommand(FamilyArguments):
 
 @dataclass(frozen=True)
 class FamiliesCommand:
-    """List the task families, or the settings of one."""
+    """List the task families, or what one is and its settings."""
 
     family: tyro.conf.Positional[str | None] = None
-    """A family whose settings to list."""
+    """A family to describe."""
 
     def __call__(self, console: Console) -> None:
         """Print them."""
-        from pgx_jax.families import describe_family, families
+        from pgx_jax.families import facts, families
 
-        names = [self.family] if self.family else list(families())
-        table = Table("family", "what", "registered by") if not self.family else None
-        for name in names:
-            info = describe_family(name)
-            if table:
-                table.add_row(name, info.summary, info.origin)
-                continue
-            console.print(info.summary)
-            table = Table("setting", "type", "default", "meaning")
-            for s in info.settings:
-                table.add_row(s.name, s.annotation, repr(s.default), s.help)
+        if self.family:
+            self._describe(console, self.family)
+            return
+        table = Table("family", "engine", "n", "observation", "action", "conflict", "what")
+        for name in families():
+            f = facts(name)
+            what = f.summary if not f.problem else f"{f.summary} ({f.problem})" if f.summary else f.problem
+            cells = (f.engine, f.n, f.observation, f.action, f.conflict, what)
+            table.add_row(name, *map(escape, cells))
+        console.print(table)
+        console.print("`pgx-jax families FAMILY` lists a family's settings.", highlight=False)
+
+    def _describe(self, console: Console, name: str) -> None:
+        from pgx_jax.families import describe_family, facts
+
+        info, f = describe_family(name), facts(name)
+        defaults = ", ".join(f"{key} = {value!r}" for key, value in f.defaults.items())
+        console.print(info.summary, markup=False, highlight=False)
+        if f.problem:
+            console.print(f"cannot be built as it stands: {f.problem}", markup=False, highlight=False)
+        table = Table(show_header=False)
+        for fact, words in (
+            ("engine", f.engine),
+            ("tasks", f.n),
+            ("observation", f.observation),
+            ("action", f.action),
+            ("conflict", f.conflict),
+            ("drawn by `pgx-jax show`", "yes" if f.drawn else "no"),
+            ("its defaults of a run", defaults or "the general ones"),
+            ("registered by", f.origin),
+        ):
+            table.add_row(fact, escape(words))
+        if not f.problem:
+            console.print(table)
+        table = Table("setting", "type", "default", "meaning")
+        for s in info.settings:
+            table.add_row(s.name, *map(escape, (s.annotation, repr(s.default), s.help)))
         console.print(table)
 
 

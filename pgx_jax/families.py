@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import numpy as np
+from gymnasium import spaces
+
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import TaskFamily
 
@@ -42,6 +45,26 @@ class FamilyInfo(NamedTuple):
     settings: tuple[Setting, ...]
     origin: str
     """Where it is registered, "module:function"."""
+
+
+class Facts(NamedTuple):
+    """A family at its default settings, in words for a table; or why it cannot be built."""
+
+    name: str
+    summary: str
+    origin: str
+    engine: str = ""
+    n: str = ""
+    observation: str = ""
+    action: str = ""
+    conflict: str = ""
+    """What is planted, or that the tasks weigh one vector reward."""
+    drawn: bool = False
+    """Whether `pgx-jax show` can draw it."""
+    defaults: dict[str, Any] = {}
+    """Settings of a run that the family prefers."""
+    problem: str = ""
+    """Empty if the family can be built; else what it needs."""
 
 
 def families() -> dict[str, metadata.EntryPoint]:
@@ -97,6 +120,44 @@ def describe_family(name: str) -> FamilyInfo:
     return FamilyInfo(name, " ".join(text.split("\n\n")[0].split()), settings, families()[name].value)
 
 
+def facts(name: str) -> Facts:
+    """Build a family at its defaults and tell what it is; what goes wrong on the way is told, not raised.
+
+    Raises:
+        ConfigError: if the name is unknown.
+    """
+    if name not in families():
+        load_factory(name)  # says which names are near
+    summary, origin = "", families()[name].value
+    try:
+        summary = describe_family(name).summary
+        family = make_family(name)
+    except Exception as error:  # whatever one family does, the others are listed
+        install = re.search(r'pip install "[^"]+"', str(error))
+        told = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        return Facts(name, summary, origin, problem=f"needs {install[0]}" if install else told)
+    if family.objectives is not None:
+        conflict = f"weights of {family.objectives.shape[1]} rewards"
+    elif family.true_groups is not None:
+        conflict = f"{len(np.unique(family.true_groups))} groups"
+    else:
+        conflict = "not planted"
+    observation, action = short_space(family.observation_space), short_space(family.action_space)
+    drawn = family.draw is not None or family.engine == "host"
+    return Facts(
+        name, summary, origin, family.engine, str(family.n), observation, action, conflict, drawn,
+        family.defaults,
+    )  # fmt: skip
+
+
+def short_space(space: spaces.Space) -> str:
+    """A space in two words: "choice of 4", "float [3]", "uint8 [64, 64, 3]"."""
+    if isinstance(space, spaces.Discrete):
+        return f"choice of {space.n}"
+    dtype = "float" if space.dtype.kind == "f" else str(space.dtype)
+    return f"{dtype} {list(space.shape)}"
+
+
 def load_factory(name: str) -> Callable[..., TaskFamily]:
     """Import and return the factory registered under ``name``.
 
@@ -119,8 +180,8 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
         package = entry.module.partition(".")[0]
         if missing and missing != package and not missing.startswith(package + "."):
             raise ConfigError(
-                f"family {name!r} needs the package {missing!r}, which is not installed: install it, "
-                f"or the extra of {_distribution(entry)} that brings it"
+                f"family {name!r} needs the package {missing!r}, which is not installed: "
+                f"{_installation(entry, missing)}"
             ) from error
         raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
     except AttributeError as error:
@@ -133,6 +194,15 @@ def _registered() -> list[metadata.EntryPoint]:
 
 def _distribution(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unknown distribution"
+
+
+def _installation(entry: metadata.EntryPoint, package: str) -> str:
+    """Say how to install a package: by the extra of the family's distribution that names it, if one does."""
+    for requirement in (entry.dist.requires or []) if entry.dist is not None else []:
+        found = re.match(r"([\w.-]+).*;.*\bextra == [\"']([\w.-]+)[\"']", requirement)
+        if found and re.sub(r"[-_.]+", "_", found[1]).lower() == package.partition(".")[0].lower():
+            return f'pip install "{entry.dist.name}[{found[2]}]"'
+    return f"install it, or the extra of {_distribution(entry)} that brings it"
 
 
 def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:

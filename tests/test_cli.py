@@ -54,11 +54,14 @@ def test_the_module_is_the_command():
     assert "cartpole-goals" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_families(capsys):
+def test_families(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     status, out, _ = call(capsys, "families")
+    assert all(words in out for words in ("choice of 2", "3 groups", "not planted", "device"))
     assert status == 0 and all(name in out for name in ("cartpole-goals", "cartpole-flip", "points-hard"))
     status, out, _ = call(capsys, "families", "points")
-    assert status == 0 and "n_groups" in out and "horizon" in out
+    assert status == 0 and "n_groups" in out and "horizon" in out and "float [4]" in out
+    assert "envs.points:points" in out and "3 groups" in out and "device" in out
     status, _, err = call(capsys, "families", "point")
     assert status == 2 and "points" in err
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from importlib import metadata
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import describe_family, families, make_family
+from pgx_jax.families import describe_family, facts, families, make_family, short_space
 from pgx_jax.tasks import TaskFamily
 
 module = importlib.import_module("pgx_jax.families")
@@ -158,6 +160,58 @@ def test_a_missing_library_is_named(register, package):
     register(needy=f"{origin}:family")
     with pytest.raises(ConfigError, match="needs the package 'a_library_nobody_has'"):
         make_family("needy")
+
+
+def test_the_extra_that_brings_a_library_is_named(package, tmp_path):
+    info = tmp_path / "theirs_needy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: theirs-needy\nVersion: 1.0\nProvides-Extra: walks\n"
+        'Requires-Dist: numpy\nRequires-Dist: A-Library.nobody-has>=2; extra == "walks"\n'
+    )
+    origin = package("needy", "import a_library_nobody_has.deep\n")
+    (info / "entry_points.txt").write_text(f"[pgx_jax.families]\nneedy = {origin}:family\n")
+    with pytest.raises(ConfigError, match=r'needs the package .*: pip install "theirs-needy\[walks\]"'):
+        make_family("needy")
+    found = facts("needy")
+    assert found.problem == 'needs pip install "theirs-needy[walks]"' and found.engine == found.n == ""
+
+
+def test_facts_of_ours():
+    for name in OURS:
+        found = facts(name)
+        assert not found.problem and found.engine == "device" and found.n == "10" and found.drawn
+        assert found.observation == "float [4]"
+        assert found.action == ("float [2]" if "points" in name else "choice of 2")
+    assert facts("points").conflict == "3 groups" and facts("cartpole-flip").conflict == "2 groups"
+    assert facts("cartpole-physics").conflict == "not planted"
+    with pytest.raises(ConfigError, match="did you mean points"):
+        facts("point")
+
+
+def test_facts_of_families_that_fail(register, package):
+    text = (
+        "def needs(size): pass\n"
+        'def breaks():\n    """Breaks when it is built."""\n    return 1 / 0\n'
+        "def lazy():\n    from pgx_jax.errors import ConfigError\n"
+        "    raise ConfigError('walkers need Walk: pip install \"theirs[walk]\"')\n"
+    )
+    origin = package("failing", text)
+    register(needs=f"{origin}:needs", breaks=f"{origin}:breaks", lazy=f"{origin}:lazy")
+    assert "size" in facts("needs").problem
+    assert facts("breaks").problem.startswith("ZeroDivisionError")
+    assert facts("breaks").summary == "Breaks when it is built."
+    assert facts("lazy").problem == 'needs pip install "theirs[walk]"'
+
+
+def test_vector_rewards_and_pixels_in_words(register, package):
+    text = (
+        "import dataclasses\nimport numpy as np\nfrom pgx_jax.families import make_family\n"
+        "def mine(): return dataclasses.replace(make_family('points', n_tasks=3), objectives=np.eye(3))\n"
+    )
+    register(mine=f"{package('weighing', text)}:mine")
+    assert facts("mine").conflict == "weights of 3 rewards"
+    assert short_space(spaces.Box(0, 255, (64, 64, 3), np.uint8)) == "uint8 [64, 64, 3]"
 
 
 @pytest.mark.parametrize("text", ["", "from pgx_jax.types import Nothing\n"])
