@@ -66,7 +66,7 @@ def test_device_roll_outs_follow_the_environment():
 
 
 def test_the_time_limit_ends_episodes():
-    picture = show.roll_out(make_family("points", n_tasks=2, horizon=7), 0, steps=15)
+    picture = show.roll_out(make_family("points", n_tasks=3, horizon=7), 0, steps=15)
     np.testing.assert_array_equal(picture.step, np.arange(15) % 7)
 
 
@@ -99,7 +99,7 @@ def test_random_actions_fill_the_space(space, low, high):
 
 def test_files_are_read_by_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    picture = show.roll_out(make_family("points", n_tasks=2, horizon=20), 0, steps=30)
+    picture = show.roll_out(make_family("points", n_tasks=3, horizon=20), 0, steps=30)
     path = show.write(picture)
     assert path.name.startswith("points-task0_x") and path.suffix == ".gif"
     with Image.open(path) as gif:
