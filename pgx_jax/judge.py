@@ -16,6 +16,7 @@ from pgx_jax import grouping, learn
 from pgx_jax.config import Budget, Config
 from pgx_jax.learn import Policy
 from pgx_jax.learn.train import concatenate, init_agents
+from pgx_jax.learn.work import Checkpoint, Progress
 from pgx_jax.pipeline import row_keys, stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Rows
@@ -145,7 +146,8 @@ def train_pool(
     config: Config,
     meta: Agent,
     known: Pool = EMPTY,
-    progress: learn.train.Progress | None = None,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Pool:
     """Train all rows that are not known yet, each once.
 
@@ -156,6 +158,7 @@ def train_pool(
         meta: theta* (no leading axis), for rows that continue it.
         known: rows that are trained already.
         progress: reports over all of them.
+        checkpoint: keeps what long training has reached (see `learn.train`).
     """
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
     total, before, pool = sum(row.steps for row in todo), 0, EMPTY
@@ -178,7 +181,7 @@ def train_pool(
 
         trained = learn.train(
             policy, config.ppo, family, Rows(member, steps, keys, init),
-            rows_per_call=config.rows_per_call, progress=report,
+            rows_per_call=config.rows_per_call, progress=report, checkpoint=checkpoint,
         )  # fmt: skip
         before += int(steps.sum())
         agents = tuple(learn.take(trained.agents, i) for i in range(len(some)))

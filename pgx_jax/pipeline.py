@@ -21,7 +21,7 @@ from pgx_jax import estimate, grouping, learn
 from pgx_jax.config import Budget, Config, EstimateConfig
 from pgx_jax.grouping.selection import paired_difference
 from pgx_jax.learn import Policy, Trained
-from pgx_jax.learn.train import Progress
+from pgx_jax.learn.work import Checkpoint, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
@@ -74,7 +74,11 @@ def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
 
 
 def meta_train(
-    policy: Policy, family: TaskFamily, config: Config, progress: Progress | None = None
+    policy: Policy,
+    family: TaskFamily,
+    config: Config,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Stage 1: one meta-policy theta* on all tasks (R = 1)."""
     member = np.ones((1, family.n), bool)
@@ -82,8 +86,9 @@ def meta_train(
         member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None]
     )
     return learn.train(
-        policy, config.ppo, family, rows, rows_per_call=config.rows_per_call, progress=progress
-    )
+        policy, config.ppo, family, rows,
+        rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:

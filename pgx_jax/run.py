@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
+from pgx_jax.checkpoint import StageCheckpoint
 from pgx_jax.config import Budget, Config, check, config_for
 from pgx_jax.judge import Method, Pool
 from pgx_jax.learn import Policy, Trained
@@ -84,12 +85,17 @@ class Run:
             self.seconds[name] = time.perf_counter() - began
             if self.store is not None:
                 self.store.save(name, record)
+                self.checkpoint(name).clear()
                 self.store.append_metrics(
                     {"stage": name, "seconds": self.seconds[name], "result": text(record)}
                 )
             self.listener.finish(name, self.seconds[name], text(record))
         self.records[name] = record
         return record
+
+    def checkpoint(self, stage: str) -> StageCheckpoint | None:
+        """Where the training of a stage keeps what it has reached; None without a folder."""
+        return StageCheckpoint(self.store, stage) if self.store is not None else None
 
     @property
     def meta(self) -> Agent:
@@ -108,7 +114,9 @@ class Run:
         train = pipeline.meta_train
         return self.stage(
             "meta", Trained,
-            lambda: train(self.policy, self.family, self.config, self.listener.progress), text,
+            lambda: train(
+                self.policy, self.family, self.config, self.listener.progress, self.checkpoint("meta")
+            ), text,
         )  # fmt: skip
 
     @property
@@ -237,8 +245,9 @@ class Run:
     def _pool(self, name, rows, known: Pool) -> Pool:
         def compute():
             return judge.train_pool(
-                rows, self.policy_of, self.family, self.config, self.meta, known, self.listener.progress
-            )
+                rows, self.policy_of, self.family, self.config, self.meta, known, self.listener.progress,
+                self.checkpoint(name),
+            )  # fmt: skip
 
         def text(pool):
             return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"

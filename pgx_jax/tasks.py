@@ -56,6 +56,8 @@ class HostStep(NamedTuple):
     truncated: bool = False
     """Cut by the environment's own time limit; the family's horizon cuts as well."""
     success: bool = False
+    objectives: np.ndarray | None = None
+    """float [K]: the vector reward, as ``Step.objectives``."""
     final_obs: np.ndarray | None = None
     """Of vectors that reset in the same step: float [E, *observation shape], the last observation
     of the episodes that ended; other rows are not read."""

@@ -13,7 +13,8 @@ LAYERS = (
     {"learn", "estimate", "grouping", "families"},
     {"config", "analysis", "pipeline", "judge"},
     {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
-    {"provenance", "results", "run", "saved", "show", "console", "commands", "cli", "__main__", "__init__"},
+    {"checkpoint", "provenance", "results", "run", "saved"}
+    | {"show", "console", "commands", "cli", "__main__", "__init__"},
 )
 """Rooms of the package, from the ground up; a room imports from its own floor and those below."""
 

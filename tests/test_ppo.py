@@ -11,7 +11,7 @@ from pgx_jax.learn import PPO, make_policy, train
 from pgx_jax.learn.ppo import Batch, fit_batch, make_batch, ppo_loss, slot_tasks, start, update
 from pgx_jax.learn.ppo import Problem as PPOProblem
 from pgx_jax.learn.rollout import Steps, reset_slots, unroll
-from pgx_jax.learn.train import take
+from pgx_jax.learn.work import take
 from pgx_jax.types import Moments, Rows
 
 

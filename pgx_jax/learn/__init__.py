@@ -4,7 +4,8 @@ from pgx_jax.learn.collect import collect
 from pgx_jax.learn.evaluate import Evaluation, evaluate, member_pairs
 from pgx_jax.learn.policy import Policy, make_policy, policy_params, with_policy_params
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.train import Trained, concatenate, init_agents, take, train
+from pgx_jax.learn.train import Trained, concatenate, init_agents, train
+from pgx_jax.learn.work import take
 
 __all__ = [
     "PPO", "Evaluation", "Policy", "Trained", "collect", "concatenate", "evaluate", "init_agents",

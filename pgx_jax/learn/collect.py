@@ -9,23 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn import host
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.rollout import reset_slots, unroll
+from pgx_jax.learn.rollout import Steps, reset_slots, unroll
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Transitions
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length", "slots"))
-def _collect(policy, env, horizon, length, slots, agent, tasks, context, gamma, gae_lambda, key):
-    """Steps of ``slots`` environments a task; leaves [T, n, slots, ...]."""
-    n = context.shape[0]
-    tasks, context = jax.tree.map(lambda x: jnp.repeat(x, slots, axis=0), (tasks, context))
+@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length"))
+def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
+    """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
     reset_key, key = jax.random.split(key)
-    start = reset_slots(env, tasks, jax.random.split(reset_key, n * slots))
-    _, steps = unroll(policy, env, horizon, agent, tasks, context, start, key, length)
+    start = reset_slots(env, tasks, jax.random.split(reset_key, len(context)))
+    return unroll(policy, env, horizon, agent, tasks, context, start, key, length)[1]
+
+
+@partial(jax.jit, static_argnames=("policy", "slots"))
+def _judge(policy, slots, agent, steps: Steps, context, gamma, gae_lambda):
+    """What is kept of the steps of ``slots`` environments a task; leaves [T, n, slots, ...]."""
+    length, n = steps.done.shape[0], context.shape[0]
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    contexts = jnp.broadcast_to(context, (length, *context.shape))
+    contexts = jnp.repeat(context, slots, axis=0)
+    contexts = jnp.broadcast_to(contexts, (length, *contexts.shape))
     value, next_value = policy.value(agent, obs, contexts), policy.value(agent, next_obs, contexts)
     scale = jnp.repeat(jnp.sqrt(agent.reward.var + 1e-8), slots)
     advantage = gae(steps.reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
@@ -62,13 +68,14 @@ def collect(
     """
     if steps % num_envs or steps < 4 * num_envs:
         raise ConfigError(f"collect_steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
-    obs, action, advantage, done, reward = jax.tree.map(
-        np.asarray,
-        _collect(
-            policy, family.env, family.horizon, steps // num_envs, num_envs, agent,
-            jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context), gamma, gae_lambda, key,
-        ),
-    )  # fmt: skip
+    length, index = steps // num_envs, np.repeat(np.arange(family.n), num_envs)
+    if family.engine == "host":
+        played = host.experience(policy, family, agent, index, key, length)
+    else:
+        own = jax.tree.map(lambda x: jnp.asarray(x)[index], (family.tasks, family.context))
+        played = _play(policy, family.env, family.horizon, length, agent, *own, key)
+    judged = _judge(policy, num_envs, agent, played, jnp.asarray(family.context), gamma, gae_lambda)
+    obs, action, advantage, done, reward = jax.tree.map(np.asarray, judged)
     for what, x in (("rewards", reward), ("observations", obs), ("advantages", advantage)):
         bad = ~np.isfinite(x).all(axis=(0, *range(2, x.ndim)))
         if bad.any():

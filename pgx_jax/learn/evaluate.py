@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgx_jax.learn import host
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots, unroll
 from pgx_jax.tasks import TaskFamily
@@ -77,6 +78,8 @@ def evaluate(
         tasks: other task parameters than the family's own (unseen test tasks).
     """
     row, task = np.asarray(row, int), np.asarray(task, int)
+    if family.engine == "host":
+        return Evaluation(*host.play(policy, family, agents, row, task, key, episodes, deterministic, tasks))
     count = len(row)
     width = min(PAIRS_PER_CALL[jax.default_backend()], 1 << max(4, (count - 1).bit_length()))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Lock
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError
 from pgx_jax.learn import ppo
+from pgx_jax.learn.host import HostLane
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.ppo import PPO, Problem, RowState
+from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
@@ -43,10 +41,6 @@ class Trained(NamedTuple):
     """int [R]: environment steps that were taken."""
 
 
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, mean recent return) after every segment."""
-
-
 def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
     """Fresh agents, one for each key [R, 2]; every leaf gets a leading axis R."""
     return _init(policy, family.observation_space.shape, jnp.asarray(family.context), jnp.asarray(keys))
@@ -62,11 +56,6 @@ def _init(policy, shape, context, keys) -> Agent:
 def concatenate(*trees):
     """Join records along their leading axis."""
     return jax.tree.map(lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *trees)
-
-
-def take(tree, index):
-    """The rows ``index`` of a record."""
-    return jax.tree.map(lambda x: x[index], tree)
 
 
 @partial(jax.jit, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
@@ -96,6 +85,48 @@ def _fill(row: RowState, width: int) -> RowState:
 @partial(jax.jit, donate_argnames=("state",))
 def _put(state: RowState, row: RowState, slot: int) -> RowState:
     return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
+
+
+class DeviceLane:
+    """Rows that train side by side on device environments, in one compiled program.
+
+    A lane of another engine (`host.HostLane`) has the same methods."""
+
+    segment = SEGMENT
+
+    @staticmethod
+    def rows_per_call() -> int:
+        """Rows of one lane on this platform."""
+        return ROWS_PER_CALL[jax.default_backend()]
+
+    def __init__(self, policy: Policy, config: PPO, family: TaskFamily, width: int):
+        """Make room for ``width`` rows; nothing is started."""
+        self.policy, self.config, self.family, self.width = policy, config, family, width
+        self.problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+        self.state: RowState | None = None
+
+    def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
+        """Put a row at the start of its training into a slot; the first one fills all slots."""
+        fresh = _start(self.family.env, self.config, self.problem, member, agent, key)
+        first = self.state is None
+        self.state = _fill(fresh, self.width) if first else _put(self.state, fresh, slot)
+
+    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
+        """``count`` updates of all slots [C]; returns the curves [C, count, n]."""
+        del active  # idle slots cost nothing but what the program computes anyway
+        self.state, curve = _segment(
+            self.policy, self.family.env, self.family.horizon, self.config, self.problem,
+            member, total, self.state, count,
+        )  # fmt: skip
+        return np.asarray(curve)[:, :count]
+
+    @property
+    def agent(self) -> Agent:
+        """The agents [C, ...] as NumPy arrays."""
+        return jax.tree.map(np.asarray, self.state.agent)
+
+    def close(self) -> None:
+        """Nothing to free."""
 
 
 def check_rows(config: PPO, family: TaskFamily, rows: Rows) -> None:
@@ -133,6 +164,7 @@ def train(
     *,
     rows_per_call: int | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train all rows side by side.
 
@@ -141,22 +173,31 @@ def train(
     the next takes its place, so budgets may differ without padding. A row's result depends on its
     own key, members, budget and initial agent alone.
 
+    Args:
+        policy, config, family, rows: what to train.
+        rows_per_call: rows of a lane; what suits engine and platform by default.
+        progress: hears after every segment.
+        checkpoint: keeps the state of rows on host environments every now and then, and from where
+            they go on if it has any: each row from the update that was saved, its environments reset.
+
     Raises:
         ConfigError: rows that cannot be trained.
-        DataError: parameters or rewards became non-finite (which row, which tasks).
+        DataError: parameters or rewards became non-finite (which row, which tasks), or a host
+            environment raised or returned nonsense (which task).
     """
     check_rows(config, family, rows)
     total = np.asarray(rows.steps) // config.steps_per_update
     agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
     agents = jax.tree.map(np.asarray, agents)
-    work = _Work(
-        policy, config, family, np.asarray(rows.member, bool), total, agents, np.asarray(rows.key), progress
-    )
+    make_lane = HostLane if family.engine == "host" else DeviceLane
     lanes = _lanes()
-    width = min(rows_per_call or ROWS_PER_CALL[jax.default_backend()], -(-len(total) // len(lanes)))
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        for lane in [pool.submit(work.run, device, width) for device in lanes]:
-            lane.result()
+    width = min(rows_per_call or make_lane.rows_per_call(), -(-len(total) // len(lanes)))
+    open_lane = partial(make_lane, policy, config, family, width)
+    work = Work(open_lane, family, np.asarray(rows.member, bool), total, agents, np.asarray(rows.key))
+    work.unit, work.progress = config.steps_per_update, progress
+    if checkpoint is not None and family.engine == "host":
+        work.keep(checkpoint, fingerprint(policy, config, family, rows, agents))
+    work.run_all(lanes, width)
     agents = jax.tree.map(lambda *xs: np.stack(xs), *work.finished)
     return Trained(agents, work.returns, total * config.steps_per_update)
 
@@ -166,92 +207,3 @@ def _lanes() -> list[jax.Device]:
     devices = jax.local_devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return devices * cores if len(devices) == 1 and devices[0].platform == "cpu" else devices
-
-
-class _Work:
-    """The queue of rows that the lanes share, and what has come of them."""
-
-    def __init__(self, policy, config, family, member, total, agents, key, progress):
-        self.policy, self.config, self.family = policy, config, family
-        self.member, self.total, self.agents, self.key = member, total, agents, key
-        self.problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
-        self.queue = deque(np.argsort(-total, kind="stable").tolist())
-        self.done = np.zeros(len(total), int)
-        self.finished: list[Agent | None] = [None] * len(total)
-        self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
-        self.progress, self.lock, self.failed = progress, Lock(), False
-
-    def run(self, device: jax.Device, width: int) -> None:
-        """One lane: train rows from the queue until none is left."""
-        try:
-            with jax.default_device(device):
-                self._run(width)
-        except BaseException:
-            self.failed = True
-            raise
-
-    def _run(self, width: int) -> None:
-        rows, state = [None] * width, None
-        while not self.failed:
-            for slot in [slot for slot, row in enumerate(rows) if row is None]:
-                rows[slot] = self._next()
-                if rows[slot] is not None:
-                    state = self._enter(state, slot, rows[slot], width)
-            active = [row for row in rows if row is not None]
-            if not active:
-                return
-            state = self._advance(state, rows, active)
-
-    def _next(self) -> int | None:
-        with self.lock:
-            return self.queue.popleft() if self.queue else None
-
-    def _enter(self, state: RowState | None, slot: int, row: int, width: int) -> RowState:
-        """Put a row at the start of its training into a slot; the first one fills all slots."""
-        fresh = _start(
-            self.family.env,
-            self.config,
-            self.problem,
-            self.member[row],
-            take(self.agents, row),
-            self.key[row],
-        )
-        return _fill(fresh, width) if state is None else _put(state, fresh, slot)
-
-    def _advance(self, state: RowState, rows: list[int | None], active: list[int]) -> RowState:
-        """One segment of all slots (idle ones repeat an active row's membership, unused)."""
-        index = np.array([active[0] if row is None else row for row in rows])
-        length = int(min(SEGMENT, (self.total - self.done)[active].min()))
-        state, curve = _segment(
-            self.policy, self.family.env, self.family.horizon, self.config, self.problem,
-            self.member[index], self.total[index], state, length,
-        )  # fmt: skip
-        curve = np.asarray(curve)[:, :length]
-        agents = jax.tree.map(np.asarray, state.agent)
-        for slot, row in enumerate(rows):
-            if row is None:
-                continue
-            self.returns[row, self.done[row] : self.done[row] + length] = curve[slot]
-            _check_finite(take(agents, slot), row, self.member, self.family)
-            self.done[row] += length
-            if self.done[row] == self.total[row]:
-                self.finished[row] = jax.tree.map(np.copy, take(agents, slot))
-                rows[slot] = None
-        if self.progress:
-            recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
-            unit = self.config.steps_per_update
-            with self.lock:
-                self.progress(int(self.done.sum()) * unit, int(self.total.sum()) * unit, recent)
-        return state
-
-
-def _check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily) -> None:
-    if all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(agent)):
-        return
-    culprits = [family.task_names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(agent.reward.var)))]
-    tasks = [family.task_names[i] for i in np.flatnonzero(member[row])]
-    what = f"non-finite rewards from task(s) {culprits}" if culprits else "non-finite parameters"
-    raise DataError(
-        f"training of row {row} (tasks {tasks}) met {what}; check the environment's rewards and "
-        f"observations, or lower the learning rate"
-    )

@@ -1,0 +1,268 @@
+"""The host engine against the device engine and plain loops; endings, errors, checkpoints."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hosts import HostPoints, host_points, script_family
+
+from envs.points import points
+from pgx_jax import Config, EstimateConfig, PolicyConfig, run
+from pgx_jax.errors import DataError
+from pgx_jax.learn import PPO, collect, evaluate, init_agents, make_policy, take, train
+from pgx_jax.learn.acting import Acting
+from pgx_jax.learn.host import experience
+from pgx_jax.learn.rollout import reset_slots, unroll
+from pgx_jax.learn.slots import Tasks
+from pgx_jax.saved import resume
+from pgx_jax.types import Rows
+
+KEY = jax.random.PRNGKey(2)
+FAMILY = host_points(n_tasks=4, n_groups=2, horizon=6)
+POLICY = make_policy(FAMILY, hidden=(8,))
+CONFIG = PPO(learning_rate=2e-2, entropy=0.0, num_envs=6, num_steps=5, epochs=2, minibatches=2)
+UNIT = CONFIG.steps_per_update
+MEMBER = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 0, 0]], bool)
+ROWS = Rows(MEMBER, np.array([4, 3, 6]) * UNIT, np.asarray(jax.random.split(KEY, 3)))
+
+SCRIPT = script_family()
+CHOOSER = make_policy(SCRIPT, hidden=(4,))
+
+
+def close(ours, theirs, **tolerance):
+    tolerance = tolerance or {"rtol": 0, "atol": 0}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(POLICY, CONFIG, FAMILY, ROWS, rows_per_call=2)
+
+
+@pytest.fixture(scope="module")
+def chooser():
+    return take(init_agents(CHOOSER, SCRIPT, np.asarray(KEY)[None]), 0)
+
+
+def test_engines():
+    assert FAMILY.engine == SCRIPT.engine == "host" and points().engine == "device"
+
+
+def test_both_engines_experience_the_same():
+    """Without chance in the start or the actions, all steps are equal, resets and returns included."""
+    host = host_points(start=0.0, n_tasks=4, n_groups=2, horizon=6)
+    device = points(start=0.0, n_tasks=4, n_groups=2, horizon=6)
+    agents = init_agents(POLICY, host, ROWS.key[:2])
+    index = np.array([0, 1, 2, 3, 3, 1])
+    acting = Acting(POLICY, host, 2, len(index))
+    for place in range(2):
+        acting.enter(place, Tasks.of(host), index, host.context[index], KEY)
+    ours = acting.unroll(agents, ROWS.key[:2], 15, gamma=0.9, deterministic=True)
+    tasks = jax.tree.map(lambda x: jnp.asarray(x)[index], device.tasks)
+    slots = reset_slots(device.env, tasks, jax.random.split(KEY, len(index)))
+    for place in range(2):
+        agent = take(agents, place)
+        _, theirs = unroll(
+            POLICY, device.env, 6, agent, tasks, device.context[index], slots, KEY, 15, 0.9, True
+        )
+        close(take(ours, place), theirs, rtol=1e-4, atol=1e-5)
+    assert ours.done.sum() == 2 * 6 * 2 and not ours.terminated.any()
+
+
+def reference(lengths, actions, horizon, episode):
+    """(age before, reward, age after, terminated, done, return so far, success) of every step."""
+    out, age, total = [], 0, 0.0
+    for action in actions:
+        before, age = age, age + 1
+        total += age + action
+        over = age >= lengths[episode % len(lengths)]
+        done = over or age >= horizon
+        out.append((before, age + action, age, over and episode % 2 == 0, done, total, age == 2))
+        if done:
+            age, total, episode = 0, 0.0, episode + 1
+    return np.array(out, float).T
+
+
+@pytest.mark.parametrize("autoreset", [None, "disabled", "same_step", "next_step"])
+@pytest.mark.parametrize("horizon", [6, 4])
+def test_endings_in_every_convention(chooser, autoreset, horizon):
+    family = script_family(autoreset, horizon=horizon)
+    index = np.array([0, 1, 0, 1, 1])
+    if horizon == 4 and autoreset in ("same_step", "next_step"):  # cannot be cut from outside
+        with pytest.raises(DataError, match="task 'long'.*went on past the family's horizon"):
+            experience(CHOOSER, family, chooser, index, KEY, 30)
+        return
+    steps = experience(CHOOSER, family, chooser, index, KEY, 30)
+    lengths = SCRIPT.tasks["lengths"]
+    for slot, task in enumerate(index):
+        names = ("reward", "terminated", "done", "episode_return", "success")
+        found = {name: np.asarray(getattr(steps, name)[:, slot], float) for name in names}
+        first = int((index[:slot] == task).sum()) if autoreset else 0
+        before, reward, after, *expected = reference(lengths[task], steps.action[:, slot], horizon, first)
+        np.testing.assert_array_equal(steps.obs[:, slot, 2], before)
+        np.testing.assert_array_equal(steps.next_obs[:, slot, 2], after)
+        np.testing.assert_array_equal(steps.obs[:, slot, 0], task)
+        np.testing.assert_array_equal(steps.next_obs[:, slot, :2], steps.obs[:, slot, :2])
+        close(found, dict(zip(names, (reward, *expected), strict=True)))
+    assert 0 < steps.terminated.sum() < steps.done.sum() and steps.reward.max() < 10
+
+
+def test_episodes_are_seeded_by_key_and_slot(chooser):
+    index = np.array([0, 1, 0, 1])
+    one, two, other = (experience(CHOOSER, SCRIPT, chooser, index, k, 20) for k in (KEY, KEY, KEY + 1))
+    close(one, two)
+    assert not np.array_equal(one.obs[:, :, 1], other.obs[:, :, 1])
+    assert len(np.unique(one.obs[:, :, 1])) >= 16  # another start for nearly every episode
+
+
+def test_a_row_trains_the_same_in_any_company(trained):
+    order = np.array([2, 0, 1])
+    rows = Rows(MEMBER[order], ROWS.steps[order], ROWS.key[order])
+    again = train(POLICY, CONFIG, FAMILY, rows, rows_per_call=2)
+    close(again.agents, take(trained.agents, order))
+    close(again.returns, trained.returns[order])
+    np.testing.assert_array_equal(trained.steps, ROWS.steps)
+    assert np.isnan(trained.returns[0, :, MEMBER[0]][:, 4:]).all()
+
+
+def test_host_training_learns_what_device_training_learns():
+    rows = Rows(np.eye(4, dtype=bool)[:1], np.array([120 * UNIT]), ROWS.key[:1])
+    device = points(n_tasks=4, n_groups=2, horizon=6)
+    curves = [train(POLICY, CONFIG, f, rows).returns[0, :, 0] for f in (FAMILY, device)]
+    first, last = ([np.nanmean(c[part]) for c in curves] for part in (slice(0, 10), slice(-20, None)))
+    assert min(last) > max(first) + 0.6
+    assert abs(last[0] - last[1]) < 0.3 * (last[0] - first[0])
+
+
+def test_collected_data_and_evaluation(trained):
+    agent = take(trained.agents, 0)
+    data = collect(POLICY, FAMILY, agent, KEY, steps=24, num_envs=4)
+    assert data.obs.shape == (4, 24, 4) and data.trajectory.max() == 3
+    pairs = np.array([0, 0, 1, 1]), np.array([0, 3, 0, 3])
+    same = jax.tree.map(lambda x: np.stack([x[0], x[0]]), trained.agents)
+    played = evaluate(POLICY, FAMILY, same, *pairs, KEY, episodes=5)
+    np.testing.assert_array_equal(played.returns[:2], played.returns[2:])
+    assert (played.steps == 6).all() and len(np.unique(played.returns)) == 10
+    alone = evaluate(POLICY, FAMILY, same, pairs[0][1:2], pairs[1][1:2], KEY, episodes=5)
+    close(alone.returns[0], played.returns[1], rtol=1e-5, atol=1e-5)
+    unseen = FAMILY.sample_test_tasks(KEY, 3)
+    found = evaluate(POLICY, FAMILY, same, np.zeros(3, int), np.arange(3), KEY, episodes=5, tasks=unseen)
+    assert np.isfinite(found.returns).all()
+
+
+def test_evaluation_plays_first_episodes_to_their_end(chooser):
+    agents = jax.tree.map(lambda x: x[None], chooser)
+    found = evaluate(CHOOSER, SCRIPT, agents, np.zeros(2, int), np.arange(2), KEY, episodes=3)
+    np.testing.assert_array_equal(found.steps, [[2] * 3, [5] * 3])
+    assert found.success.all() and (found.returns >= [[3.0], [15.0]]).all()
+
+
+def raising(script, step):
+    if script.steps > 25 and script.task["number"] == 1:
+        raise RuntimeError("the motor burnt out")
+    return step
+
+
+def spoilt(**fields):
+    def trouble(script, step):
+        return step._replace(**fields) if script.task["number"] == 1 else step
+
+    return trouble
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (raising, "task 'long' of 'script' raised RuntimeError in step: the motor burnt out"),
+        (spoilt(obs=np.zeros(2)), r"task 'long' .* shape \(2,\); its observation space promises \(3,\)"),
+        (spoilt(obs=np.array([0, np.nan, 0])), "task 'long' .* non-finite observation"),
+        (spoilt(reward=np.nan), "task 'long' .* non-finite reward"),
+        (spoilt(reward="much"), "task 'long' .* raised ValueError in step"),
+    ],
+)
+def test_errors_name_the_task(chooser, trouble, message):
+    with pytest.raises(DataError, match=message):
+        experience(CHOOSER, script_family(trouble=trouble), chooser, np.array([0, 1]), KEY, 40)
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    every = 0.0
+
+    def __init__(self):
+        self.records = {}
+
+    def load(self, name):
+        return self.records.get(name)
+
+    def save(self, name, record):
+        self.records[name] = jax.tree.map(np.copy, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frail(HostPoints):
+    """Breaks down once all copies together have taken some steps, until it is mended."""
+
+    left: list = dataclasses.field(default_factory=lambda: [0], compare=False, repr=False)
+
+    def make(self):
+        copy, step = HostPoints.make(self), None
+        step = copy.step
+
+        def frail(action):
+            self.left[0] -= 1
+            if self.left[0] == 0:
+                raise RuntimeError("broken")
+            return step(action)
+
+        copy.step = frail
+        return copy
+
+
+def test_training_goes_on_from_a_checkpoint(trained):
+    env = Frail()
+    family = dataclasses.replace(FAMILY, env=env)
+    memory, heard = Memory(), []
+    env.left[0] = 8 * UNIT
+    with pytest.raises(DataError, match="broken"):
+        train(POLICY, CONFIG, family, ROWS, rows_per_call=2, checkpoint=memory)
+    (record,) = memory.records.values()
+    done, total = record["done"], ROWS.steps // UNIT
+    assert 4 <= done.sum() <= 8 and (done <= total).all()
+    done = done.copy()
+    again = train(
+        POLICY, CONFIG, family, ROWS, rows_per_call=2, checkpoint=memory,
+        progress=lambda *x: heard.append(x),
+    )  # fmt: skip
+    assert heard[0][0] > done.sum() * UNIT and heard[-1][0] == total.sum() * UNIT
+    for row in range(3):  # what was done before the stop is as it was without one
+        close(again.returns[row, : done[row]], trained.returns[row, : done[row]])
+        if done[row] == total[row]:
+            close(take(again.agents, row), take(trained.agents, row))
+    assert (done < total).any() and not np.array_equal(again.returns, trained.returns, equal_nan=True)
+    other = train(POLICY, CONFIG.replace(gamma=0.9), family, ROWS, rows_per_call=2, checkpoint=memory)
+    assert len(memory.records) == 2 and np.isfinite(other.returns[2, 1]).any()  # its own record, from 0
+
+
+def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
+    env = Frail()
+    family = dataclasses.replace(host_points(n_tasks=4, n_groups=2, horizon=6, seed=1), env=env)
+    config = Config(
+        steps_per_task=30 * UNIT, meta_fraction=0.2, compare="none", episodes=4, test_tasks=2, ppo=CONFIG,
+        estimate=EstimateConfig(steps=96, num_envs=8, dim=8), policy=PolicyConfig(hidden=(8,)),
+    )  # fmt: skip
+    env.left[0] = 12 * UNIT
+    with pytest.raises(DataError, match="task '.*' of 'points' raised RuntimeError in step: broken"):
+        run(family, config, out=tmp_path / "run")
+    stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
+    assert len(stages) == 1 and stages[0].startswith("meta.")
+    found = resume(tmp_path / "run", family=family)
+    assert found.meta_training.steps[0] == 24 * UNIT and np.isfinite(found.meta_training.returns[0, 2:]).any()
+    assert not [path for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("meta.")]
+    whole = run(family, config).results
+    same = run(family, config).results
+    assert whole.pop("timings") and same.pop("timings")
+    assert str(whole) == str(same)  # without a stop, equal seeds give equal results
