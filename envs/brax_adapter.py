@@ -9,7 +9,6 @@ import contextlib
 import copy
 import functools
 import io
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,16 +43,16 @@ class BraxTask(NamedTuple):
 def _quiet():
     """Keep back what brax and MuJoCo say while they are imported and load a model: that they lack
     optional packages, that brax is in maintenance, that its models use deprecated attributes."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)  # MuJoCo's compiler writes past sys.stderr
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import mujoco
+
+        heard = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)  # it would write to a file MUJOCO_LOG.TXT
+        try:
             yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+        finally:
+            mujoco.set_mju_user_warning(heard)
 
 
 @functools.cache

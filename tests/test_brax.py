@@ -189,9 +189,10 @@ def test_environments_are_equal_by_value():
     assert one == two != BraxEnv("halfcheetah") and hash(one) == hash(two)
 
 
-def test_brax_is_imported_late_and_says_nothing():
+def test_brax_is_imported_late_and_says_nothing(tmp_path):
     program = (
         "import sys, envs.brax_adapter as a; assert 'brax' not in sys.modules; a.BraxEnv('halfcheetah').raw()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == done.stderr == ""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == done.stderr == "" and not list(tmp_path.iterdir())

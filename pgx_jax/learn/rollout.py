@@ -56,6 +56,22 @@ def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
     return Slots(state, obs, zero.astype(jnp.int32), zero, zero)
 
 
+def _restart(env: DeviceEnv, tasks: PyTree, keys: Array, slots: Slots, done: Array) -> Slots:
+    """Start a new episode in the slots that are done, bool [E].
+
+    A loop of one round or none, so that steps in which no episode ends pay for no reset (for most
+    physics a good part of a step); a condition would be a selection under ``vmap``, and cost both.
+    """
+
+    def choose(fresh, ran):
+        return jnp.where(done.reshape((-1,) + (1,) * (fresh.ndim - 1)), fresh, ran)
+
+    def restart(carry):
+        return jax.tree.map(choose, reset_slots(env, tasks, keys), carry[0]), jnp.zeros((), bool)
+
+    return jax.lax.while_loop(lambda carry: carry[1], restart, (slots, done.any()))[0]
+
+
 def unroll(
     policy: Policy,
     env: DeviceEnv,
@@ -83,9 +99,6 @@ def unroll(
     """
     dist, count = policy.distribution, slots.age.shape[0]
 
-    def where(done, a, b):
-        return jax.tree.map(lambda x, y: jnp.where(done.reshape((-1,) + (1,) * (x.ndim - 1)), x, y), a, b)
-
     def step(slots, key):
         keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
         inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
@@ -95,7 +108,6 @@ def unroll(
         age, total = slots.age + 1, slots.total + out.reward
         discounted = gamma * slots.discounted + out.reward
         done = out.terminated | (age >= horizon)
-        fresh = reset_slots(env, tasks, keys[2])
         ran = Slots(out.state, out.obs, age, total, discounted)
         success = jnp.broadcast_to(jnp.asarray(out.success, bool), (count,))
         record = Steps(
@@ -110,6 +122,6 @@ def unroll(
             success,
             out.objectives,
         )
-        return where(done, fresh, ran), record
+        return _restart(env, tasks, keys[2], ran, done), record
 
     return jax.lax.scan(step, slots, jax.random.split(key, length))
