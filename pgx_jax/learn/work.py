@@ -43,7 +43,8 @@ def fingerprint(policy, config, family: TaskFamily, rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
     digest = hashlib.sha256(repr((policy, config, family.name, family.task_names, family.settings)).encode())
     for leaf in jax.tree.leaves((rows.member, rows.steps, rows.key, agents, family.tasks, family.context)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        leaf = np.asarray(leaf)
+        digest.update(repr(leaf.tolist()).encode() if leaf.dtype.hasobject else leaf.tobytes())
     return digest.hexdigest()[:12]
 
 
