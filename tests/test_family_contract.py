@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hosts import host_points
 
 from envs.points import PointMass
 from pgx_jax.families import facts, families, make_family
+from pgx_jax.learn import host
 from pgx_jax.learn.moments import initial_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps, reset_slots, unroll
@@ -44,6 +46,7 @@ ADAPTERS = {
     "gymnax Pendulum-v1": partial(gymnax, "Pendulum-v1", {"g": [5.0, 10.0, 12.0]}),
     "gymnax Acrobot-v1": partial(gymnax, "Acrobot-v1", n_tasks=2),
     "gymnax Breakout-MinAtar": partial(gymnax, "Breakout-MinAtar", n_tasks=2),
+    "host points": partial(host_points, n_tasks=3),
     "brax inverted_pendulum": partial(brax, "inverted_pendulum", scale={"mass": [1, 2]}),
 }
 SLOW = ("ant-directions",)
@@ -130,7 +133,12 @@ def play_device(family, policy, agent, index, horizon, key):
     return _play(policy, family.env, agent, tasks, context, horizon, key, LENGTH)
 
 
-PLAYERS = {"device": play_device}
+def play_host(family, policy, agent, index, horizon, key):
+    """The same; the states stay inside of the environments."""
+    return host.experience(policy, replace(family, horizon=horizon), agent, index, key, LENGTH), None
+
+
+PLAYERS = {"device": play_device, "host": play_host}
 
 
 def play(family, says=np.nan, index=SLOTS, horizon=HORIZON, seed=0):
@@ -285,18 +293,24 @@ def test_unseen_tasks_are_of_the_same_kind(name):
         assert leaf.dtype.kind != "f" or np.isfinite(leaf).all()
 
 
-def test_pictures(name):
-    family = case(name).family
-    if family.draw is None:
-        return
-    images = []
+def pictures(family, state):
+    """Pictures of two slots; none of a family that cannot be drawn."""
     for slot in (0, 1):
         task = jax.tree.map(lambda leaf, i=SLOTS[slot]: np.asarray(leaf)[i], family.tasks)
-        images.append(family.draw(jax.tree.map(lambda leaf, i=slot: leaf[i], case(name).state), task))
+        if family.draw is not None:
+            yield family.draw(jax.tree.map(lambda leaf, i=slot: leaf[i], state), task)
+        elif family.engine == "host" and hasattr(copy := family.env.make(), "render"):
+            copy.reset(slot, task)
+            yield copy.render()
+            copy.close()
+
+
+def test_pictures(name):
+    images = list(pictures(case(name).family, case(name).state))
     for image in images:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
         assert len(np.unique(image)) > 1
-    assert not np.array_equal(*images)
+    assert not images or not np.array_equal(*images)
 
 
 @pytest.mark.parametrize(
