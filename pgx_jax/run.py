@@ -13,6 +13,7 @@ import numpy as np
 
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
 from pgx_jax.checkpoint import StageCheckpoint
+from pgx_jax.checks import check_family
 from pgx_jax.config import Budget, Config, check, config_for
 from pgx_jax.judge import Method, Pool
 from pgx_jax.learn import Policy, Trained
@@ -61,9 +62,10 @@ class Run:
             listener: hears about progress.
 
         Raises:
-            ConfigError: settings that cannot work.
+            ConfigError: settings that cannot work, or an environment that breaks what its family says.
         """
         self.family, self.config, self.store = family, config or config_for(family), store
+        check_family(family)
         self.budget: Budget = check(self.config, family)
         self.policy = policy or pipeline.make_policy(family, self.config)
         self.own_meta, self.listener = meta, listener or Listener()

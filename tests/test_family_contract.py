@@ -297,7 +297,7 @@ def pictures(family, state):
     """Pictures of two slots; none of a family that cannot be drawn."""
     for slot in (0, 1):
         task = jax.tree.map(lambda leaf, i=SLOTS[slot]: np.asarray(leaf)[i], family.tasks)
-        if family.draw is not None:
+        if family.engine == "device" and family.draw is not None:
             yield family.draw(jax.tree.map(lambda leaf, i=slot: leaf[i], state), task)
         elif family.engine == "host" and hasattr(copy := family.env.make(), "render"):
             copy.reset(slot, task)

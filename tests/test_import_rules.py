@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
     {"types", "errors", "tasks"},
-    {"learn", "estimate", "grouping", "families"},
+    {"learn", "estimate", "grouping", "families", "checks"},
     {"config", "analysis", "pipeline", "judge"},
     {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
     {"checkpoint", "provenance", "results", "run", "saved"}
@@ -18,7 +18,7 @@ LAYERS = (
 )
 """Rooms of the package, from the ground up; a room imports from its own floor and those below."""
 
-APART = ("learn", "estimate", "grouping", "families")
+APART = ("learn", "estimate", "grouping", "families", "checks")
 """Rooms on one floor that don't know each other."""
 
 GROUND = {"types", "errors", "tasks"}

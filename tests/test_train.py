@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -188,6 +189,28 @@ def test_non_finite_rewards_are_traced_to_their_task(bad):
     told = str(error.value).split("met")[1]
     assert [name in told for name in family.task_names] == [False, False, False, True]
     train(POLICY, CONFIG, family, take(rows._replace(init=None), slice(1)))  # the others can be trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Blind(type(FAMILY.env)):
+    """Observes NaN in heavy tasks; rewards are fine."""
+
+    def step(self, key, state, action, task):
+        out = super().step(key, state, action, task)
+        return out._replace(obs=jnp.where(task.mass > 1.5, jnp.nan, out.obs))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_non_finite_observations_are_traced_to_their_task(normalised):
+    mass = FAMILY.tasks.mass.copy()
+    mass[3] = 2.0
+    family = dataclasses.replace(FAMILY, env=Blind(), tasks=FAMILY.tasks._replace(mass=mass))
+    policy = dataclasses.replace(POLICY, normalise_observations=normalised)
+    rows = Rows(MEMBER[[2, 1]], np.full(2, 3 * UNIT), KEYS[:2])
+    with pytest.raises(DataError, match="row 1 .*non-finite rewards or observations") as error:
+        train(policy, CONFIG, family, rows)
+    told = str(error.value).split("met")[1]
+    assert [name in told for name in family.task_names] == [False, False, False, True]
 
 
 def test_non_finite_parameters_are_reported():

@@ -198,8 +198,11 @@ def fit_batch(
 def _update_normalisation(config: PPO, agent: Agent, steps: Steps, one_hot: Array) -> Agent:
     count = jnp.asarray(steps.obs.shape[0] * steps.obs.shape[1], jnp.float32)
     observation = update_moments(agent.observation, steps.obs.mean((0, 1)), steps.obs.var((0, 1)), count)
+    # An observation that is not finite counts as such a reward: those are kept apart by task.
+    seen = jnp.isfinite(steps.obs) & jnp.isfinite(steps.next_obs)
+    rewards = jnp.where(seen.reshape(*steps.done.shape, -1).all(-1), steps.discounted, jnp.nan)
     return agent._replace(
-        observation=observation, reward=update_moments(agent.reward, *_per_task(one_hot, steps.discounted))
+        observation=observation, reward=update_moments(agent.reward, *_per_task(one_hot, rewards))
     )
 
 
@@ -268,11 +271,12 @@ def learn_from(
     progress = state.update / jnp.maximum(total_updates, 1)
     rate = config.learning_rate * (1.0 - progress * (1.0 - config.final_learning_rate))
     state = state._replace(agent=agent)
-    # After a non-finite reward the policy stands still, so that the task it came from can be named.
+    # After a non-finite reward or observation the policy stands still, so that its task can be named.
     sane = jnp.isfinite(agent.reward.var).all()
     fitted = fit_batch(policy, config, state, batch, fit_key, rate)
     state = jax.tree.map(lambda x, y: jnp.where(sane, x, y), fitted, state)
     observation = _update_normalisation(config, state.agent, steps, one_hot).observation
+    observation = jax.tree.map(lambda x, y: jnp.where(sane, x, y), observation, state.agent.observation)
     state = state._replace(
         agent=state.agent._replace(observation=observation), key=key, update=state.update + 1
     )

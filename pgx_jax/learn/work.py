@@ -194,7 +194,9 @@ def check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily)
         return
     culprits = [family.task_names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(agent.reward.var)))]
     tasks = [family.task_names[i] for i in np.flatnonzero(member[row])]
-    what = f"non-finite rewards from task(s) {culprits}" if culprits else "non-finite parameters"
+    what = (
+        f"non-finite rewards or observations from task(s) {culprits}" if culprits else "non-finite parameters"
+    )
     raise DataError(
         f"training of row {row} (tasks {tasks}) met {what}; check the environment's rewards and "
         f"observations, or lower the learning rate"
