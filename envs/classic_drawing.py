@@ -46,12 +46,32 @@ def point(state, task, arena: float = 2.0) -> np.ndarray:
         task: field ``goal`` [2], metres.
         arena: half the width of the arena, in metres.
     """
+    return _in_arena(state, [(task.goal, 0.17)], arena)
+
+
+def weighed_point(state, task, arena: float = 2.0) -> np.ndarray:
+    """Draw a point mass and several goals, in rings whose area is a goal's weight (of 1 in all).
+
+    Args:
+        state: as of `point`.
+        task: fields ``goals`` [K, 2], metres, and ``weights`` [K].
+        arena: half the width of the arena, in metres.
+    """
+    goals = [
+        (goal, 0.06 + 0.2 * np.sqrt(weight)) for goal, weight in zip(task.goals, task.weights, strict=True)
+    ]
+    return _in_arena(state, goals, arena)
+
+
+def _in_arena(state, goals, arena: float) -> np.ndarray:
+    """A point mass among goals (place, radius of the ring)."""
     canvas = Canvas((-1.1 * arena, 1.1 * arena), (-1.1 * arena, 1.1 * arena), width=260, background=PALE)
     canvas.box((0, 0), (2 * arena, 2 * arena), (255, 255, 255))
     canvas.line([(-0.08, 0), (0.08, 0)], 0.02, GREY)
     canvas.line([(0, -0.08), (0, 0.08)], 0.02, GREY)
-    canvas.ring(task.goal, 0.17, 0.05, GREEN)
-    canvas.disc(task.goal, 0.05, GREEN)
+    for goal, radius in goals:
+        canvas.ring(goal, radius, 0.05, GREEN)
+        canvas.disc(goal, 0.05, GREEN)
     canvas.line([state.position, state.position + 0.5 * state.velocity], 0.04, GREY)
     canvas.disc(state.position, 0.1, BLUE)
     return canvas.image()

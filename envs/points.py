@@ -20,7 +20,8 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array
 
-_ARENA = 2.0
+ARENA = 2.0
+"""Half the side of the arena, in metres."""
 
 
 class PointTask(NamedTuple):
@@ -45,6 +46,19 @@ class PointState(NamedTuple):
     velocity: Array
 
 
+def rest(key: Array, start: float) -> PointState:
+    """At rest near the centre, with ``start`` the standard deviation of the position."""
+    return PointState(jnp.clip(start * jax.random.normal(key, (2,)), -ARENA, ARENA), jnp.zeros(2))
+
+
+def push(state: PointState, action: Array, dt: float, mass: Array, drag: Array, gain: Array) -> PointState:
+    """Push with ``action`` [2], clipped to [-1, 1], for ``dt`` seconds; walls stop the point."""
+    force = gain * jnp.clip(action, -1.0, 1.0) - drag * state.velocity
+    velocity = state.velocity + dt / mass * force
+    position = jnp.clip(state.position + dt * velocity, -ARENA, ARENA)
+    return PointState(position, (position - state.position) / dt)
+
+
 @dataclass(frozen=True)
 class PointMass:
     """A point pushed through a viscous medium, rewarded with 1 - distance to the goal a step.
@@ -60,19 +74,14 @@ class PointMass:
     def reset(self, key: Array, task: PointTask) -> tuple[PointState, Array]:
         """Start at rest near the centre. obs: float32 [4], position and velocity."""
         del task
-        position = jnp.clip(self.start * jax.random.normal(key, (2,)), -_ARENA, _ARENA)
-        state = PointState(position, jnp.zeros(2))
+        state = rest(key, self.start)
         return state, jnp.concatenate(state)
 
     def step(self, key: Array, state: PointState, action: Array, task: PointTask) -> Step:
         """Push with ``action`` [2], clipped to [-1, 1]; walls stop the point. Never terminates."""
         del key
-        force = task.gain * jnp.clip(action, -1.0, 1.0) - task.drag * state.velocity
-        velocity = state.velocity + self.dt / task.mass * force
-        position = jnp.clip(state.position + self.dt * velocity, -_ARENA, _ARENA)
-        velocity = (position - state.position) / self.dt
-        reward = task.reward_scale * (1.0 - jnp.sqrt(jnp.sum(jnp.square(position - task.goal))))
-        state = PointState(position, velocity)
+        state = push(state, action, self.dt, task.mass, task.drag, task.gain)
+        reward = task.reward_scale * (1.0 - jnp.sqrt(jnp.sum(jnp.square(state.position - task.goal))))
         return Step(state, jnp.concatenate(state), reward, jnp.zeros((), bool))
 
 
@@ -148,22 +157,39 @@ def points_hard(
     return _family("points-hard", dict(locals()))
 
 
+def check_radius(radius) -> float:
+    """Return the radius in metres; ConfigError unless goals at that distance are in the arena."""
+    radius = common.number("radius", radius, open_end=True)
+    if radius >= ARENA:
+        raise ConfigError(f"radius = {radius:g} m puts goals outside of the arena: keep it below {ARENA:g}")
+    return radius
+
+
+def circle(count: int, radius: float, seed: int) -> np.ndarray:
+    """``count`` points evenly spaced on a circle that the seed turns: float32 [count, 2]."""
+    turn = np.random.default_rng([common.TRAIN, seed]).uniform(0, 2 * math.pi)
+    angle = turn + 2 * math.pi * np.arange(count) / count
+    return (radius * np.stack([np.cos(angle), np.sin(angle)], -1)).astype(np.float32)
+
+
+def observation_space() -> spaces.Box:
+    """Position and velocity: float32 [4]."""
+    high = np.array([ARENA, ARENA, np.inf, np.inf], np.float32)
+    return spaces.Box(-high, high, dtype=np.float32)
+
+
 def _drawer(settings, n_groups: int, env: PointMass):
     """Check the settings and return draw(key, group [count]) -> PointTask [count]."""
-    radius = common.number("radius", settings["radius"], open_end=True)
+    radius = check_radius(settings["radius"])
     spread = common.number("spread", settings["spread"])
     names = ("mass", "drag", "gain", "reward_range")
     ranges = [common.interval(name, settings[name]) for name in names]
-    if radius >= _ARENA:
-        raise ConfigError(f"radius = {radius:g} m puts goals outside of the arena: keep it below {_ARENA:g}")
     if env.dt * ranges[1][1] > ranges[0][0]:
         raise ConfigError(
             f"drag up to {ranges[1][1]:g} with mass down to {ranges[0][0]:g} is unstable at steps of "
             f"{env.dt:g} s: keep drag below mass / {env.dt:g}"
         )
-    turn = np.random.default_rng([common.TRAIN, settings["seed"]]).uniform(0, 2 * math.pi)
-    angle = turn + 2 * math.pi * np.arange(n_groups) / n_groups
-    centres = jnp.asarray(radius * np.stack([np.cos(angle), np.sin(angle)], -1), jnp.float32)
+    centres = jnp.asarray(circle(n_groups, radius, settings["seed"]))
 
     def draw(key: Array, group: Array) -> PointTask:
         count = len(group)
@@ -171,7 +197,7 @@ def _drawer(settings, n_groups: int, env: PointMass):
         goal = centres[group] + spread * jax.random.normal(key_goal, (count, 2))
         keys = jax.random.split(key, len(ranges))
         values = (common.log_uniform(k, *r, count) for k, r in zip(keys, ranges, strict=True))
-        return PointTask(jnp.clip(goal, -_ARENA, _ARENA), *values)
+        return PointTask(jnp.clip(goal, -ARENA, ARENA), *values)
 
     return draw
 
@@ -191,13 +217,12 @@ def _family(name: str, settings) -> TaskFamily:
         key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
         return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
 
-    high = np.array([_ARENA, _ARENA, np.inf, np.inf], np.float32)
     return TaskFamily(
         name=name,
         task_names=tuple(f"task{i}_x{x:+.2f}_y{y:+.2f}" for i, (x, y) in enumerate(tasks.goal)),
         env=env,
         tasks=tasks,
-        observation_space=spaces.Box(-high, high, dtype=np.float32),
+        observation_space=observation_space(),
         action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
         horizon=horizon,
         sample_test_tasks=sample_test_tasks,

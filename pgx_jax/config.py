@@ -11,7 +11,7 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import make_subsets
 from pgx_jax.estimate.surrogates import MIN_L2
 from pgx_jax.grouping import GroupingConfig
-from pgx_jax.learn import PPO
+from pgx_jax.learn import PPO, relabels
 from pgx_jax.tasks import TaskFamily
 
 
@@ -23,6 +23,9 @@ class EstimateConfig:
     """Transitions collected from each task with the meta-policy."""
     num_envs: int = 32
     """Environments of each task while collecting."""
+    source_multiple: int = 4
+    """Where the tasks are weightings of one vector reward, they share one source of so many times
+    ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
     dim: int = 400
     """Projected dimension d of the gradient features."""
     subset_size: int | None = None
@@ -123,6 +126,14 @@ def _replaced(settings: Any, path: Sequence[str], value: Any) -> Any:
     return replace(settings, **{path[0]: new})
 
 
+def collects(e: EstimateConfig, family: TaskFamily, conditioned_actor: bool) -> tuple[int, int, int]:
+    """Sources U that are collected, and each one's transitions N and environments."""
+    if not relabels(family, conditioned_actor):
+        return family.n, e.steps, e.num_envs
+    multiple = min(e.source_multiple, family.n)
+    return 1, multiple * e.steps, multiple * e.num_envs
+
+
 class Budget:
     """The rule of comparison: every method has the same total of environment steps.
 
@@ -130,8 +141,12 @@ class Budget:
     the rest by their numbers of tasks. All numbers are environment steps.
     """
 
-    def __init__(self, config: Config, family: TaskFamily):
+    def __init__(self, config: Config, family: TaskFamily, conditioned_actor: bool | None = None):
         """Work out the budget.
+
+        Args:
+            config, family: what is to be done.
+            conditioned_actor: whether the actor is told the task, where it is not that of ``config.policy``.
 
         Raises:
             ConfigError: if the total leaves nothing for the groups, or subsets cannot be drawn.
@@ -142,7 +157,9 @@ class Budget:
         self.total = config.steps_per_task * family.n
         """T of every method."""
         self.meta = max(1, round(config.meta_fraction * self.total / self.unit)) * self.unit
-        self.collect = config.estimate.steps * family.n
+        told = config.policy.conditioned_actor if conditioned_actor is None else conditioned_actor
+        sources, steps, _ = collects(config.estimate, family, told)
+        self.collect = sources * steps
         if self.rest(0) < self.n * self.unit:
             raise ConfigError(
                 f"{self.total} steps in all leave {self.rest(0)} for the groups after meta-training "
@@ -173,8 +190,8 @@ class Budget:
         return updates.clip(1) * self.unit
 
 
-def check(config: Config, family: TaskFamily) -> Budget:
-    """Refuse settings that cannot work, before any long work; returns the budget.
+def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = None) -> Budget:
+    """Refuse settings that cannot work, before any long work; returns the budget (arguments as its).
 
     Raises:
         ConfigError: naming setting and remedy.
@@ -202,7 +219,7 @@ def check(config: Config, family: TaskFamily) -> Budget:
             f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}"
         )
     _check_data(config)
-    return Budget(config, family)
+    return Budget(config, family, conditioned_actor)
 
 
 def _check_choices(settings: Any, prefix: str = "") -> None:
@@ -224,7 +241,8 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"estimate.steps = {e.steps} must be a multiple (at least 4) of estimate.num_envs = {e.num_envs}"
         )
-    if e.dim < 1:
-        raise ConfigError(f"estimate.dim = {e.dim} must be at least 1")
+    for name in ("dim", "source_multiple"):
+        if getattr(e, name) < 1:
+            raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
     if config.k is not None and penalty is not None:
         raise ConfigError(f"give either k (= {config.k}) or grouping.trace_penalty (= {penalty}), not both")

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax import estimate, grouping, learn
-from pgx_jax.config import Budget, Config, EstimateConfig
-from pgx_jax.grouping.selection import paired_difference
+from pgx_jax.config import Budget, Config, EstimateConfig, collects
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.learn.work import Checkpoint, Progress
 from pgx_jax.tasks import TaskFamily
@@ -92,11 +91,12 @@ def meta_train(
 
 
 def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:
-    """Roll theta* out on every task."""
-    e, ppo = config.estimate, config.ppo
+    """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
+    ppo = config.ppo
+    _, steps, num_envs = collects(config.estimate, family, policy.conditioned_actor)
     return learn.collect(
         policy, family, agent, stream(config.seed, "collect"),
-        steps=e.steps, num_envs=e.num_envs, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda,
+        steps=steps, num_envs=num_envs, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda,
     )  # fmt: skip
 
 
@@ -105,8 +105,9 @@ def features(
 ) -> Features:
     """Projected gradients of log pi of every transition."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
-    key = stream(config.seed, "project")
-    return estimate.gradient_features(log_prob, params, transitions, key, config.estimate.dim, names=names)
+    key, dim = stream(config.seed, "project"), config.estimate.dim
+    names = names if len(transitions.obs) == len(transitions.source) else None  # of sources, not of tasks
+    return estimate.gradient_features(log_prob, params, transitions, key, dim, names=names)
 
 
 def fit_subsets(
@@ -232,8 +233,8 @@ def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
     """
     one = np.zeros_like(labels)
     score = held_out(np.stack([labels, one]))
-    (gain, task), (base, _) = score(labels), score(one)
-    mean, error = paired_difference(gain - base, task, len(labels))
+    ours, base = score(labels), score(one)
+    mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
     return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
 
 

@@ -66,7 +66,8 @@ class Run:
         """
         self.family, self.config, self.store = family, config or config_for(family), store
         check_family(family)
-        self.budget: Budget = check(self.config, family)
+        conditioned = (policy or self.config.policy).conditioned_actor
+        self.budget: Budget = check(self.config, family, conditioned)
         self.policy = policy or pipeline.make_policy(family, self.config)
         self.own_meta, self.listener = meta, listener or Listener()
         if meta is not None:
@@ -129,7 +130,10 @@ class Run:
             "transitions",
             Transitions,
             lambda: pipeline.collect(self.policy, self.family, self.config, meta),
-            lambda t: f"{t.action.shape[1]:,} transitions of each of {len(t.advantage)} tasks",
+            lambda t: (
+                f"{t.action.shape[1]:,} transitions of {'each of' if len(t.obs) > 1 else 'one source for'} "
+                f"{len(t.advantage)} tasks"
+            ),
         )
 
     @property

@@ -7,12 +7,13 @@ n         tasks
 m         subsets of tasks whose joint training is estimated
 k         groups of a partition
 R         rows: policies trained side by side
-U         data sources (= n, unless several objectives relabel one source)
+U         data sources (= n; 1 where tasks are weightings of a vector reward)
+K         objectives, the components of a vector reward
 N         transitions of one source
 T, E      time steps, parallel environments
 p         parameters of the policy (the actor alone)
 d         projected dimension
-J         trajectories
+J         trajectories, each once for every task that reads it
 ========  =====================================================================
 
 Three numbers that are all written lambda in the literature have names of their own:
@@ -128,6 +129,17 @@ class Affinity(NamedTuple):
     """int [n, n]: number of subsets that contain both tasks."""
     folds: np.ndarray | None = None
     """float [F, n, n]: the matrices of the scores' folds; None if there are none."""
+
+
+class Gains(NamedTuple):
+    """Held-out gains of a partition, trajectory by trajectory; what a score of partitions returns."""
+
+    gain: Array
+    """float [J]: gain of the trajectory for the task."""
+    task: Array
+    """int [J]."""
+    trajectory: Array | None = None
+    """int [J]: number of the trajectory, the same where several tasks read it; None if none is shared."""
 
 
 class Grouping(NamedTuple):

@@ -1,5 +1,6 @@
 """Tiny environments whose values are known exactly, and a family of them."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +61,35 @@ class Reach:
         return Step(state, state, reward, jnp.ones((), bool))
 
 
+class Weighed(NamedTuple):
+    """A table whose reward is a weighting of K others; with a leading axis n for n tasks."""
+
+    table: Table
+    """Its own reward is not used."""
+    rewards: Any
+    """float [S, A, K]."""
+    weights: Any
+    """float [K]."""
+
+
+@dataclass(frozen=True)
+class VectorTabular:
+    """Acts out a `Weighed`, and tells the vector reward if it is ``telling``."""
+
+    telling: bool = True
+
+    def reset(self, key, task):
+        """Draw the first state."""
+        return Tabular().reset(key, task.table)
+
+    def step(self, key, state, action, task):
+        """Look everything up."""
+        step = Tabular().step(key, state, action, task.table)
+        rewards = task.rewards[state, action]
+        told = {"objectives": rewards} if self.telling else {}
+        return step._replace(reward=(rewards * task.weights).sum(-1), **told)
+
+
 def table(states=3, actions=2, **cells) -> Table:
     """A task in which nothing happens, but for ``cells``: name -> {(state, action or None): value}."""
     shape = (states, actions)
@@ -88,6 +118,15 @@ def tabular_family(tables, horizon=2, names=None, **settings) -> TaskFamily:
         horizon=horizon,
         **settings,
     )
+
+
+def vector_family(one: Table, rewards, weights, horizon=4, **settings) -> TaskFamily:
+    """Weightings [n, K] of the rewards [S, A, K] of one table."""
+    family = tabular_family([one] * len(weights), horizon)
+    many = np.repeat(np.asarray(rewards, np.float32)[None], len(weights), axis=0)
+    tasks = Weighed(family.tasks, many, np.asarray(weights, np.float32))
+    changes = {"env": VectorTabular(), "tasks": tasks, "objectives": weights} | settings
+    return dataclasses.replace(family, **changes)
 
 
 def reach_family(slopes, horizon=5) -> TaskFamily:

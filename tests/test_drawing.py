@@ -9,6 +9,7 @@ from envs.classic_drawing import cartpole
 from envs.drawing import BLUE, GREEN, ORANGE, RED, Canvas
 from envs.gymnax_adapter import gymnax_family
 from envs.points import PointState, points
+from envs.points_objectives import points_objectives
 
 GYMNAX = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0")
 
@@ -86,6 +87,16 @@ def test_a_point_and_its_goal():
     for colour, (x, y) in ((BLUE, (-1.0, 1.5)), (GREEN, task.goal)):
         row, column, _ = where(image, colour)
         np.testing.assert_allclose([column / 260 * 4.4 - 2.2, 2.2 - row / 260 * 4.4], [x, y], atol=0.06)
+
+
+def test_a_point_among_goals_of_different_weight():
+    family = points_objectives(n_tasks=4, n_groups=3)
+    _, task = first_state(family)
+    image = family.draw(PointState(np.array([-1.0, 1.5]), np.zeros(2)), task)
+    near = np.argwhere(np.abs(image.astype(int) - GREEN).max(-1) <= 6)[:, ::-1] / 260 * 4.4 - 2.2
+    nearest = np.linalg.norm(near[:, None] * [1, -1] - task.goals, axis=-1).argmin(1)
+    area = np.bincount(nearest, minlength=3)
+    assert area.min() > 10 and area.argmax() == task.weights.argmax()
 
 
 @pytest.mark.parametrize("env_id", GYMNAX)

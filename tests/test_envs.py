@@ -13,7 +13,7 @@ from envs.cartpole import CartPole, flip, goals, physics
 from envs.points import PointMass, PointTask, points, points_hard
 from pgx_jax.families import make_family
 
-OURS = ("cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard")
+OURS = ("cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives")
 
 
 def random_actions(family, key, shape):
@@ -55,7 +55,7 @@ def test_other_actions_count_as_the_nearer_of_the_two(name):
 def test_the_task_is_hidden(name):
     family = make_family(name)
     actions = random_actions(family, jax.random.PRNGKey(1), (1, 30)).repeat(family.n, 0)
-    keep = "goal", "reward_scale"
+    keep = "goal", "reward_scale", "weights"
     tasks = family.tasks._replace(
         **{k: v[:1].repeat(family.n, 0) for k, v in family.tasks._asdict().items() if k not in keep}
     )
@@ -110,7 +110,7 @@ def test_unseen_tasks(name):
     assert not np.isin(tasks[1], family.tasks[1]).all() or not np.isin(tasks.goal, family.tasks.goal).all()
     if family.true_groups is None:
         return
-    what = "force_mag" if name == "cartpole-flip" else "goal"
+    what = {"cartpole-flip": "force_mag", "points-objectives": "weights"}.get(name, "goal")
     where = np.asarray(getattr(tasks, what)).reshape(300, -1)
     train = getattr(family.tasks, what).reshape(family.n, -1)
     k = family.true_groups.max() + 1
@@ -193,6 +193,21 @@ def test_conflict_of_the_points():
     family = points()
     assert 37 < episode_return(family, reach(lambda task: task.goal)).mean() < 44
     assert -3 < episode_return(family, reach(lambda task: jnp.zeros(2))).mean() < 3
+
+
+def test_conflict_of_the_objectives():
+    """The best place of a task is at the goal of its group; at the others' or in the middle it is worse."""
+
+    def reach(goal):
+        return lambda obs, task: jnp.clip(8 * (goal(task) - obs[:2]) - 4 * obs[2:], -1, 1)
+
+    family = make_family("points-objectives")
+    at = [episode_return(family, reach(lambda task, k=k: task.goals[k])) for k in range(3)]
+    own = family.tasks.weights.argmax(1)
+    np.testing.assert_array_equal(np.argmax(at, 0), own)
+    middle = episode_return(family, reach(lambda task: jnp.zeros(2)))
+    assert (np.max(at, 0) > middle + 1).all() and (np.min(at, 0) < middle - 10).all()
+    np.testing.assert_array_equal(own[:, None] == own, family.true_groups[:, None] == family.true_groups)
 
 
 def test_conflict_of_the_flip():

@@ -14,7 +14,7 @@ from pgx_jax.families import describe_family, facts, families, make_family, shor
 from pgx_jax.tasks import TaskFamily
 
 module = importlib.import_module("pgx_jax.families")
-OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard"]
+OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives"]
 
 
 @pytest.fixture

@@ -257,6 +257,20 @@ def test_the_last_observation_is_the_one_before_the_reset(name):
             assert stays != steps.done[t, slot]
 
 
+def test_only_the_weights_of_a_vector_reward_differ(name):
+    """Relabelling needs it: under all tasks the same happens, and rewards are weights times objectives."""
+    family, steps, others = case(name).family, case(name).steps, case(name).other_slots
+    if family.objectives is None:
+        return
+    for one, index in ((steps, SLOTS), (others, (0, 0, family.n - 1))):
+        assert one.objectives.shape == (LENGTH, len(SLOTS), family.objectives.shape[1])
+        expected = (one.objectives * family.objectives[np.asarray(index)]).sum(-1)
+        np.testing.assert_allclose(one.reward, expected, rtol=1e-4, atol=1e-5)
+    for what in ("obs", "next_obs", "terminated", "done", "objectives"):
+        np.testing.assert_array_equal(getattr(steps, what), getattr(others, what))
+    assert np.ptp(steps.objectives, axis=(0, 1)).max() > 0
+
+
 def extremes(family):
     if family.engine == "host":
         space = family.action_space

@@ -2,11 +2,20 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import table, tabular_family
+from probes import VectorTabular, table, tabular_family, vector_family
 
-from pgx_jax.errors import ConfigError
+from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, grouping, make_family, pipeline, run
+from pgx_jax.config import check
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
+from pgx_jax.grouping import paired_difference
+from pgx_jax.learn import collect, make_policy
+from pgx_jax.saved import load, regroup
+from pgx_jax.types import SELECT, Gains, Moments
 
 FAMILY = tabular_family([table(), table()], names=("first", "second"))
 
@@ -31,3 +40,241 @@ def test_weights_are_kept_as_numbers():
     family = dataclasses.replace(FAMILY, objectives=[[1, 0], [0, -1]])
     assert family.objectives.dtype == np.float32 and family.objectives.shape == (2, 2)
     assert FAMILY.objectives is None
+
+
+# Collecting: three weightings of two rewards on one table; action 1 moves on, the last move ends it
+
+MOVES = table(following={(0, 1): 1, (1, 1): 2}, terminal={(2, 1): True})
+REWARDS = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
+WEIGHTS = np.array([[1.0, 0.0], [0.25, 0.75], [-2.0, 3.0]], np.float32)
+VECTORS = vector_family(MOVES, REWARDS, WEIGHTS, horizon=7)
+POLICY = make_policy(VECTORS, hidden=(4,))
+KEY = jax.random.PRNGKey(4)
+SIZES = {"steps": 60, "num_envs": 5, "gamma": 0.9, "gae_lambda": 0.7}
+
+
+@pytest.fixture(scope="module")
+def agent():
+    """A fresh agent with reward scales of its own for every task."""
+    agent = POLICY.init(KEY, (3,), jnp.asarray(VECTORS.context))
+    return agent._replace(reward=Moments(jnp.zeros(3), jnp.asarray([4.0, 0.25, 1.0]), jnp.ones(3)))
+
+
+def test_one_source_is_relabelled_for_every_task(agent):
+    """Against a loop over tasks and time that works everything out of states and actions."""
+    got = collect(POLICY, VECTORS, agent, KEY, **SIZES)
+    assert got.obs.shape == (1, 60, 3) and got.action.shape == got.trajectory.shape == got.split.shape == (
+        1,
+        60,
+    )
+    assert got.advantage.shape == (3, 60) and got.source.tolist() == [0, 0, 0]
+    state, action, number = np.argmax(got.obs[0], -1), np.asarray(got.action[0]), got.trajectory[0]
+    after, ends = MOVES.following[state, action], MOVES.terminal[state, action]
+    assert ends.any() and (np.bincount(number) == 7).any()  # terminated ones and truncated ones
+    for task in range(3):
+        value = np.asarray(
+            POLICY.value(agent, np.eye(3, dtype=np.float32), np.tile(VECTORS.context[task], (3, 1)))
+        )
+        reward = REWARDS[state, action] @ WEIGHTS[task] / np.sqrt(np.asarray(agent.reward.var)[task])
+        delta = reward + 0.9 * np.where(ends, 0.0, value[after]) - value[state]
+        expected = np.zeros(60)
+        for t in reversed(range(60)):
+            follows = t + 1 < 60 and number[t + 1] == number[t]
+            expected[t] = delta[t] + (0.9 * 0.7 * expected[t + 1] if follows else 0.0)
+        np.testing.assert_allclose(got.advantage[task], expected, atol=1e-4)
+
+
+def test_an_actor_that_is_told_the_task_plays_each():
+    policy = make_policy(VECTORS, hidden=(4,), conditioned_actor=True)
+    told = policy.init(KEY, (3,), jnp.asarray(VECTORS.context))
+    got = collect(policy, VECTORS, told, KEY, **SIZES)
+    assert got.obs.shape == (3, 60, 6) and got.source.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "what"),
+    [
+        ({"env": VectorTabular(telling=False)}, ConfigError, "must return Step.objectives .*got none"),
+        ({"objectives": np.ones((3, 4))}, ConfigError, "4 objectives.*got shape .*2,?\\)"),
+        ({"objectives": WEIGHTS + [[0, 0], [0, 0.1], [0, 0]]}, DataError, "reward of task 'table1' is"),
+    ],
+)
+def test_promises_that_are_not_kept(agent, changes, error, what):
+    family = dataclasses.replace(VECTORS, **changes)
+    with pytest.raises(error, match=what):
+        collect(POLICY, family, agent, KEY, **SIZES)
+    if error is ConfigError:  # known without playing
+        with pytest.raises(error, match=what):
+            check(Config(), family)
+
+
+def test_an_objective_that_is_not_finite_is_named(agent):
+    spoilt = np.where(np.arange(2) == 1, np.nan, REWARDS)
+    with pytest.raises(DataError, match="non-finite objective 1"):
+        collect(POLICY, vector_family(MOVES, spoilt, WEIGHTS, horizon=7), agent, KEY, **SIZES)
+
+
+def test_the_budget_counts_one_source():
+    config = Config(steps_per_task=100_000, estimate=EstimateConfig(steps=960, num_envs=32))
+    changed = dataclasses.replace(config.estimate, source_multiple=2)
+    assert check(config, VECTORS).collect == 3 * 960  # never more than one source a task would
+    assert check(dataclasses.replace(config, estimate=changed), VECTORS).collect == 2 * 960
+    told = dataclasses.replace(config, policy=PolicyConfig(conditioned_actor=True))
+    assert check(told, VECTORS).collect == check(config, VECTORS, True).collect == 3 * 960
+    assert check(config, dataclasses.replace(VECTORS, objectives=None)).collect == 3 * 960
+    with pytest.raises(ConfigError, match="estimate.source_multiple = 0"):
+        check(dataclasses.replace(config, estimate=EstimateConfig(source_multiple=0)), VECTORS)
+
+
+# Estimating: the same as with a copy of the source for every task
+
+MEMBER = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1]], bool)
+
+
+def copied(transitions, features):
+    """The slow reference: a source of its own, with the same transitions, for every task."""
+    source = transitions.source
+    own = {name: getattr(transitions, name)[source] for name in ("obs", "action", "trajectory", "split")}
+    return transitions._replace(source=np.arange(len(source)), **own), features._replace(
+        values=np.asarray(features.values)[source]
+    )
+
+
+@pytest.fixture(scope="module")
+def both(make_logged):
+    """(transitions, features) of one source, and with copies of it."""
+    one = make_logged(sources=1, count=400)
+    return one, copied(*one)
+
+
+def linear_log_prob(params, obs, action):
+    return jax.nn.log_softmax(obs @ params)[action]
+
+
+@pytest.mark.parametrize("how", [{}, {"iterations": 4}, {"solver": "lbfgs"}], ids=["step", "newton", "lbfgs"])
+def test_one_source_gives_what_copies_of_it_give(both, how):
+    found = []
+    for transitions, features in both:
+        a = signed_weights(transitions)
+        solved = fit(features, transitions, MEMBER, l2=0.1, **how)
+        gains = estimate.trajectory_gains(features, transitions, solved.delta, np.arange(4))
+        theta = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+        found.append(
+            {
+                "statistics": task_statistics(features, transitions, a),
+                "delta": solved.delta,
+                "heldout": heldout(features, transitions, solved).values,
+                "importance": importance(features, transitions, solved).values,
+                "gains": gains[:2],
+                "lifted": lift_dual(linear_log_prob, theta, transitions, a, solved, features),
+            }
+        )  # fmt: skip
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=2e-5), *found)
+    assert np.abs(found[0]["delta"]).max() > 0.1
+
+
+def test_logged_data_of_one_source_are_grouped(both):
+    """Tasks 0, 2 and tasks 1, 3 share a planted direction."""
+    (transitions, features), _ = both
+    config = EstimateConfig()
+    member = estimate.make_subsets(0, 4, 2)
+    _, scores = pipeline.score_subsets(features, transitions, member, config)
+    held_out = pipeline.HeldOut(features, transitions, config)
+    found = pipeline.choose_groups(estimate.affinity(scores), held_out, Config())
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    predicted = pipeline.predicted_gain(found.labels, held_out)
+    assert predicted["ci95"][0] > 0
+
+
+# Choosing: trajectories that several tasks read are drawn once
+
+
+@pytest.mark.parametrize("sources", [[0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 1, 2]])
+def test_the_standard_error_is_the_spread_over_draws(sources):
+    rng, n, count, draws = np.random.default_rng(1), len(sources), 12, 1500
+    task = np.repeat(np.arange(n), count)
+    trajectory = (np.array(sources)[:, None] * count + np.arange(count)).ravel()
+    level, own = rng.normal(size=n), rng.uniform(0.2, 1.0, size=n)
+
+    def draw():
+        shared = rng.normal(size=(max(sources) + 1) * count)
+        return level[task] + shared[trajectory] + own[task] * rng.normal(size=n * count)
+
+    rows = [draw() for _ in range(draws)]
+    right = np.array([paired_difference(row, task, n, trajectory) for row in rows])
+    spread = right[:, 0].std()
+    assert np.sqrt((right[:, 1] ** 2).mean()) == pytest.approx(spread, rel=0.06)
+    np.testing.assert_allclose(right[:, 0].mean(), level.mean(), atol=5 * spread / np.sqrt(draws))
+    apart = np.array([paired_difference(row, task, n) for row in rows])
+    np.testing.assert_allclose(apart[:, 0], right[:, 0])
+    if len(set(sources)) == n:  # nothing is shared: the same number
+        np.testing.assert_allclose(apart[:, 1], right[:, 1])
+    else:  # taken for independent, they would look far surer than they are
+        assert np.sqrt((apart[:, 1] ** 2).mean()) < 0.8 * spread
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    rng = np.random.default_rng(2)
+    task, trajectory = np.repeat([0, 1, 2], 5), np.concatenate([np.arange(5), np.arange(5), np.arange(5) + 9])
+    difference, order = rng.normal(size=15), rng.permutation(15)
+    first = paired_difference(difference, task, 3, trajectory)
+    again = paired_difference(difference[order], task[order], 3, trajectory[order])
+    np.testing.assert_allclose(first, again)
+    summed = difference[:5] + difference[5:10]
+    expected = np.sqrt(summed.var(ddof=1) / 5 + difference[10:].var(ddof=1) / 5) / 3
+    assert first[1] == pytest.approx(expected)
+
+
+def test_shared_trajectories_that_make_no_sense():
+    task = np.array([0, 0, 1, 1])
+    with pytest.raises(DataError, match="share all of theirs"):
+        paired_difference(np.zeros(4), task, 2, np.array([0, 1, 1, 2]))
+    with pytest.raises(DataError, match="share one held-out trajectory"):
+        paired_difference(np.zeros(2), np.array([0, 1]), 2, np.array([3, 3]))
+    candidates = grouping.Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2))
+    numbers = iter([np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0])])
+    with pytest.raises(DataError, match="same tasks for every partition"):
+        grouping.select(candidates, lambda labels: Gains(np.zeros(4), task, next(numbers)))
+
+
+# The whole method
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A run of seconds on six weightings of two goals."""
+    config = Config(
+        seed=2, steps_per_task=5400, meta_fraction=0.2, compare="none",
+        episodes=8, test_tasks=3, trial_episodes=2,
+        policy=PolicyConfig(hidden=(8, 8)),
+        ppo=PPO(learning_rate=2e-2, entropy=0.0, num_envs=12, num_steps=15, epochs=4, minibatches=2),
+        estimate=EstimateConfig(steps=960, num_envs=16, dim=48),
+    )  # fmt: skip
+    family = make_family("points-objectives", n_tasks=6, n_groups=2, horizon=15, seed=2, share=(0.8, 1.0))
+    return run(family, config, out=tmp_path_factory.mktemp("runs") / "weightings")
+
+
+def test_a_run_recovers_the_groups_from_one_source(found):
+    results = found.results
+    assert results["agreement"]["exact"] and results["k"] == 2
+    assert found.transitions.obs.shape == (1, 4 * 960, 4) and found.features.values.shape == (1, 4 * 960, 48)
+    spent = results["diagnostics"]
+    assert spent["collect_steps"] == 4 * 960 < 6 * 960
+    assert found.ours.spent == spent["meta_steps"] + spent["collect_steps"]
+    assert 0.95 * 6 * 5400 <= results["methods"]["policygradex"]["env_steps"] <= 6 * 5400
+    assert results["gain"]["predicted"]["ci95"][0] > 0
+    assert results["test_tasks"]["mean"] == pytest.approx(results["methods"]["policygradex"]["mean"], abs=3)
+
+
+def test_its_baselines_and_its_folder(found, no_training):
+    np.testing.assert_array_equal(found.similar["gradient_similarity_our_k"].labels, found.family.true_groups)
+    saved = load(found.store.path)
+    assert regroup(saved, saved.config)["groups"] == found.results["groups"]
+    changed = dataclasses.replace(saved.config.estimate, source_multiple=2)
+    with pytest.raises(ConfigError, match="estimate.source_multiple is fixed"):
+        regroup(saved, dataclasses.replace(saved.config, estimate=changed))
+    _, number = np.unique(
+        saved.transitions.trajectory[saved.transitions.split == SELECT], return_inverse=True
+    )
+    gains = saved.held_out(saved.grouping.labels[None])(saved.grouping.labels)
+    assert len(gains.gain) == 6 * (number.max() + 1)

@@ -92,16 +92,19 @@ def test_trajectory_gains_average_to_the_heldout_score(solved):
     transitions, features, surrogates = solved
     labels = np.array([1, 0, 1, 2])
     delta = surrogates.delta[:3]
-    gain, task = trajectory_gains(features, transitions, delta, labels)
+    gain, task, trajectory = trajectory_gains(features, transitions, delta, labels)
     means = np.asarray(heldout(features, transitions, surrogates, SELECT).values)
     for i in range(4):
         assert gain[task == i].mean() == pytest.approx(float(means[labels[i], i]), abs=1e-5)
+        for j in range(4):  # trajectories are those of sources
+            shared = np.isin(trajectory[task == i], trajectory[task == j])
+            assert shared.all() if transitions.source[i] == transitions.source[j] else not shared.any()
 
 
 def test_trajectory_gains_are_sums_within_trajectories_in_a_fixed_order(solved):
     transitions, features, surrogates = solved
     delta, labels = np.asarray(surrogates.delta), np.array([0, 1, 1, 4])
-    gain, task = trajectory_gains(features, transitions, delta, labels)
+    gain, task, numbered = trajectory_gains(features, transitions, delta, labels)
     expected, tasks = [], []
     for i in range(4):
         g, a, trajectory = held_out(transitions, features, i, SELECT)
@@ -114,7 +117,9 @@ def test_trajectory_gains_are_sums_within_trajectories_in_a_fixed_order(solved):
         tasks += [i] * len(numbers)
     np.testing.assert_allclose(gain, expected, atol=1e-4)
     np.testing.assert_array_equal(task, tasks)
-    np.testing.assert_array_equal(trajectory_gains(features, transitions, delta, labels[::-1])[1], task)
+    again = trajectory_gains(features, transitions, delta, labels[::-1])
+    np.testing.assert_array_equal(again.task, task)
+    np.testing.assert_array_equal(again.trajectory, numbered)
 
 
 def test_a_task_without_trajectories_to_score_is_named(solved):

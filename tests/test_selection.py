@@ -14,10 +14,10 @@ from pgx_jax.grouping import (
     distinct_groups,
     exact,
     group,
+    paired_difference,
     propose,
     select,
 )
-from pgx_jax.grouping.selection import paired_difference
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
 

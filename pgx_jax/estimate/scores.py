@@ -12,7 +12,7 @@ from pgx_jax.errors import DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.solvers import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
-from pgx_jax.types import SCORE, SELECT, Array, Features, PyTree, Scores, Surrogates, Transitions
+from pgx_jax.types import SCORE, SELECT, Array, Features, Gains, PyTree, Scores, Surrogates, Transitions
 
 MAX_LOG_RATIO = 5.0
 """Importance ratios are kept within e^-5 ... e^5, so that no single transition decides a score."""
@@ -124,7 +124,7 @@ def _transition_gains(values, a, source, delta):
 @full_precision
 def trajectory_gains(
     features: Features, transitions: Transitions, delta: Array, labels: Array, part: int = SELECT
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Gains:
     """Held-out loss reduction of every trajectory when each task follows its group's solution.
 
     Sums over the transitions of a trajectory, scaled by (trajectories / transitions) of its task,
@@ -138,23 +138,25 @@ def trajectory_gains(
         part: the part of the data to score on.
 
     Returns:
-        gain float [J] and task int [J]; tasks and trajectories are in the same order in every
-        call on the same data, so that two partitions can be compared pair by pair.
+        Gains, in the same order of tasks and trajectories in every call on the same data, so that two
+        partitions can be compared pair by pair. Tasks that share a source share its trajectories.
     """
     a = signed_weights(transitions)
     source = np.asarray(transitions.source)
     per_transition = np.asarray(
         _transition_gains(jnp.asarray(features.values), a, source, jnp.asarray(delta)[np.asarray(labels)])
     )
-    gains, tasks = [], []
+    gains, tasks, trajectories = [], [], []
+    each = int(np.max(transitions.trajectory)) + 1
     for task, gain in enumerate(per_transition):
         keep = np.asarray(transitions.split)[source[task]] == part
         if not keep.any():
             raise DataError(
                 f"task {task} has no trajectory in part {part} of the split; collect more trajectories"
             )
-        _, number = np.unique(np.asarray(transitions.trajectory)[source[task]][keep], return_inverse=True)
+        which, number = np.unique(np.asarray(transitions.trajectory)[source[task]][keep], return_inverse=True)
         sums = np.bincount(number, gain[keep].astype(np.float64))
         gains.append(sums * len(sums) / keep.sum())
         tasks.append(np.full(len(sums), task))
-    return np.concatenate(gains), np.concatenate(tasks)
+        trajectories.append(source[task] * each + which)
+    return Gains(*(np.concatenate(x) for x in (gains, tasks, trajectories)))

@@ -39,10 +39,27 @@ class Data(NamedTuple):
     source: Array
     """int [n]: the source that each task reads."""
 
-    def of_task(self) -> Array:
-        """float [n, M, d]: the features that each task reads."""
-        direct = self.g.shape[0] == self.a.shape[0]
-        return self.g if direct else self.g[self.source]
+    def times(self, x: Array) -> Array:
+        """g . x of every task's rows: [n, c, d] -> [n, c, M]."""
+        if len(self.g) == 1:
+            return jnp.einsum("ncd,Md->ncM", x, self.g[0])
+        return jnp.einsum("ncd,nMd->ncM", x, self._of_task())
+
+    def transposed_times(self, r: Array) -> Array:
+        """sum_t r_t g_t over every task's rows: [n, c, M] -> [n, c, d]."""
+        if len(self.g) == 1:
+            return jnp.einsum("ncM,Md->ncd", r, self.g[0])
+        return jnp.einsum("ncM,nMd->ncd", r, self._of_task())
+
+    def gram(self, weight: Array) -> Array:
+        """sum_i sum_t w_it g_it g_it^T: [d, d] for weights [n, M] that are not negative."""
+        g, weight = (self.g, weight.sum(0)[None]) if len(self.g) == 1 else (self._of_task(), weight)
+        rows = (g * jnp.sqrt(weight)[..., None]).reshape(-1, g.shape[-1])
+        return rows.T @ rows
+
+    def _of_task(self) -> Array:
+        """float [n, M, d]: the features that each task reads (one source alone is never copied)."""
+        return self.g if len(self.g) == len(self.a) else self.g[self.source]
 
 
 class Problems(NamedTuple):
@@ -77,7 +94,7 @@ def make_problems(member: np.ndarray) -> Problems:
 
 def logits(theta: Array, data: Data, problems: Problems) -> Array:
     """z = g . D of each slot: float [n, c, M] for theta [m, d]."""
-    return jnp.einsum("ncd,nMd->ncM", problems.spread(theta), data.of_task())
+    return data.times(problems.spread(theta))
 
 
 def data_loss(z: Array, data: Data, problems: Problems) -> Array:
@@ -96,7 +113,7 @@ def residual(z: Array, data: Data) -> Array:
 
 def pull_back(r: Array, data: Data, problems: Problems) -> Array:
     """Mean over tasks of sum_t r_t g_t: float [m, d] for r [n, c, M]."""
-    return problems.collect(jnp.einsum("ncM,nMd->ncd", r, data.of_task()))
+    return problems.collect(data.transposed_times(r))
 
 
 def _inverse(curvature: Array, l2: Array) -> Array:
@@ -230,9 +247,7 @@ def _shared_preconditioner(z: Array, data: Data, l2: Array):
     # Slots of one task share their rows: their mean sigma' makes one curvature per task.
     mean = jnp.where(filled, q * (1 - q), 0).sum(1) / jnp.maximum(filled.sum(1), 1)
     mean = jnp.where(filled.any(1), mean, 0.25)
-    weighted = data.of_task() * jnp.sqrt(jnp.abs(data.a) * mean)[..., None]
-    rows = weighted.reshape(-1, weighted.shape[-1])
-    return _inverse(rows.T @ rows / len(data.a), l2)
+    return _inverse(data.gram(jnp.abs(data.a) * mean) / len(data.a), l2)
 
 
 @partial(jax.jit, static_argnames=("refresh",))

@@ -111,9 +111,13 @@ def select_rows(features: Features, transitions: Transitions, a: Array, parts: S
 
 @jax.jit
 def _statistics(data: Data) -> TaskStatistics:
-    g = data.of_task()
-    weighted = g * jnp.sqrt(jnp.abs(data.a) / 4)[..., None]
-    return TaskStatistics(jnp.einsum("nM,nMd->nd", data.a / 2, g), jax.lax.map(lambda x: x.T @ x, weighted))
+    def curvature(task):
+        a, source = task
+        weighted = data.g[source] * jnp.sqrt(jnp.abs(a) / 4)[:, None]
+        return weighted.T @ weighted
+
+    b = data.transposed_times(data.a[:, None] / 2)[:, 0]
+    return TaskStatistics(b, jax.lax.map(curvature, (data.a, data.source)))
 
 
 @full_precision

@@ -3,6 +3,7 @@
 from pgx_jax.grouping.agreement import ari, exact, nmi
 from pgx_jax.grouping.alternatives import SIMILARITIES, group_sizes, random_groupings, similarity
 from pgx_jax.grouping.config import GroupingConfig
+from pgx_jax.grouping.paired import paired_difference
 from pgx_jax.grouping.rounding import (
     all_partitions,
     canonical,
@@ -16,7 +17,6 @@ from pgx_jax.grouping.selection import (
     Candidates,
     distinct_groups,
     group,
-    paired_difference,
     propose,
     select,
 )

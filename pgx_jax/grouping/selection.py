@@ -4,12 +4,12 @@ No single trace penalty suits all families, so the relaxation is solved along a 
 penalties, and tr X = k for each k), and the partitions that it rounds to compete on held-out data
 together with "one group" and "all alone". The score of a partition is a function handed in::
 
-    score(labels [n]) -> (gain [J], task [J])
+    score(labels [n]) -> Gains: gain [J], task [J] (and trajectory [J] where tasks share trajectories)
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
-stand in the same order for every candidate: differences are paired. Take the smallest k of which
-the difference to the best candidate is within 2 standard errors or 5% of the whole gain over one
-group (which must be 0.003 at least): splitting must be earned.
+stand in the same order for every candidate: differences are paired (`paired_difference`). Take the
+smallest k of which the difference to the best candidate is within 2 standard errors or 5% of the whole
+gain over one group (which must be 0.003 at least): splitting must be earned.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError
 from pgx_jax.grouping.config import GroupingConfig
+from pgx_jax.grouping.paired import collect_gains, paired_difference
 from pgx_jax.grouping.rounding import all_partitions, canonical, objective, refine, round_sdp, roundings
 from pgx_jax.grouping.sdp import PartitionSDP, standardise
-from pgx_jax.types import Grouping
+from pgx_jax.types import Gains, Grouping
 
-Score = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Score = Callable[[np.ndarray], Gains]
 
 
 class Candidates(NamedTuple):
@@ -139,54 +140,6 @@ def distinct_groups(labels) -> tuple[np.ndarray, np.ndarray]:
     return member, index.reshape(labels.shape)
 
 
-def paired_difference(difference, task, n: int) -> tuple[float, float]:
-    """Mean over tasks of the mean paired difference of a task, and its standard error.
-
-    Stratified by task: every task counts the same and differences between tasks are no noise.
-    A task with a single trajectory takes the pooled variance of the others; if no task has two,
-    the spread over tasks stands in.
-
-    Args:
-        difference: float [J], paired differences of gains.
-        task: int [J], the task of each trajectory; every one of the n tasks has at least one.
-        n: number of tasks.
-    """
-    count = np.bincount(task, minlength=n)
-    mean = np.bincount(task, weights=difference, minlength=n) / count
-    squares = np.bincount(task, weights=(difference - mean[task]) ** 2, minlength=n)
-    if (count > 1).any():
-        pooled = squares.sum() / (count - 1).sum()
-        variance = np.where(count > 1, squares / np.maximum(count - 1, 1), pooled)
-        return float(mean.mean()), float(np.sqrt(np.sum(variance / count)) / n)
-    return float(mean.mean()), float(np.std(mean, ddof=1) / np.sqrt(n))
-
-
-def _gains(labels, score, names) -> tuple[np.ndarray, np.ndarray]:
-    """Score all candidates: gains [c, J] and task [J], checked."""
-    n = labels.shape[1]
-    called = [[np.asarray(part) for part in score(row)] for row in labels]
-    task = called[0][1]
-    for gain, other in called:
-        if gain.ndim != 1 or gain.shape != task.shape or not np.array_equal(other, task):
-            raise DataError("score must return gain [J] and task [J] with the same tasks for every partition")
-    if not len(task) or task.min() < 0 or task.max() >= n:
-        raise DataError(f"score must return one of the {n} task indices for every trajectory")
-    gain = np.stack([gain for gain, _ in called]).astype(np.float64)
-    name = (lambda i: repr(names[i])) if names is not None else str
-    missing = np.setdiff1d(np.arange(n), task)
-    if len(missing):
-        raise DataError(
-            f"task {name(missing[0])} has no trajectory to choose the groups by: collect more transitions"
-        )
-    if not np.isfinite(gain).all():
-        culprit = task[np.argwhere(~np.isfinite(gain))[0, 1]]
-        raise DataError(
-            f"the held-out gains of task {name(culprit)} are not finite: check its features and "
-            "advantages, or raise l2"
-        )
-    return gain, task.astype(np.int64)
-
-
 def select(
     candidates: Candidates,
     score: Score,
@@ -199,7 +152,7 @@ def select(
     """Choose a partition by its held-out score.
 
     The score of a candidate is the mean over tasks of the mean gain of a task's trajectories. Of all
-    candidates within ``standard_errors`` of the best (paired by trajectory, stratified by task)
+    candidates within ``standard_errors`` of the best (paired by trajectory, see `paired_difference`)
     those of the smallest k remain, and of these the one with the highest score is chosen.
 
     Args:
@@ -219,13 +172,13 @@ def select(
         DataError: gains that are not finite, not paired, or lack a task.
     """
     labels = np.asarray(candidates.labels)
-    gain, task = _gains(labels, score, names)
+    gain, task, trajectory = collect_gains(labels, score, names)
     n = labels.shape[1]
     count = np.bincount(task, minlength=n)
     task_score = np.stack([np.bincount(task, weights=row, minlength=n) for row in gain]) / count
     value = task_score.mean(1)
     best = int(np.argmax(value))
-    pairs = [paired_difference(gain[best] - row, task, n) for row in gain]
+    pairs = [paired_difference(gain[best] - row, task, n, trajectory) for row in gain]
     difference, stderr = np.array(pairs).T
     rounding_error = 1e-12 * np.abs(gain).max()
     k = labels.max(1) + 1

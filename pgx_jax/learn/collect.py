@@ -1,4 +1,4 @@
-"""Collect what the meta-policy experiences on every task, split by trajectory."""
+"""Collect what the meta-policy experiences on the tasks, split by trajectory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import host
 from pgx_jax.learn.advantages import gae
+from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps, reset_slots, unroll
 from pgx_jax.tasks import TaskFamily
@@ -25,18 +26,30 @@ def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
     return unroll(policy, env, horizon, agent, tasks, context, start, key, length)[1]
 
 
-@partial(jax.jit, static_argnames=("policy", "slots"))
-def _judge(policy, slots, agent, steps: Steps, context, gamma, gae_lambda):
-    """What is kept of the steps of ``slots`` environments a task; leaves [T, n, slots, ...]."""
-    length, n = steps.done.shape[0], context.shape[0]
+@partial(jax.jit, static_argnames=("policy",))
+def _judge(policy, agent, steps: Steps, index, context, weights, gamma, gae_lambda):
+    """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
+    ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    contexts = jnp.repeat(context, slots, axis=0)
-    contexts = jnp.broadcast_to(contexts, (length, *contexts.shape))
-    value, next_value = policy.value(agent, obs, contexts), policy.value(agent, next_obs, contexts)
-    scale = jnp.repeat(jnp.sqrt(agent.reward.var + 1e-8), slots)
-    advantage = gae(steps.reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
-    out = (policy.actor_input(obs, contexts), steps.action, advantage, steps.done, steps.reward)
-    return jax.tree.map(lambda x: x.reshape((length, n, slots, *x.shape[2:])), out)
+    scale = jnp.sqrt(agent.reward.var + 1e-8)
+
+    def everywhere(context):
+        return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
+
+    def advantage(reward, context, scale):
+        value, next_value = (policy.value(agent, x, everywhere(context)) for x in (obs, next_obs))
+        return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
+
+    def relabelled(task):
+        weights, context, scale = task
+        reward = jnp.sum(steps.objectives * weights, axis=-1)
+        return reward, advantage(reward, context, scale)
+
+    inputs = policy.actor_input(obs, everywhere(context[index]))
+    if weights is None:
+        return inputs, steps.reward, advantage(steps.reward, context[index], scale[index])
+    reward, judged = jax.lax.map(relabelled, (weights, context, scale))  # [n, T, E]
+    return inputs, jnp.moveaxis(reward, 0, 1), jnp.moveaxis(judged, 0, 1)
 
 
 def collect(
@@ -50,47 +63,63 @@ def collect(
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
 ) -> Transitions:
-    """Roll one agent out on every task and keep (s, a, advantage) of each transition.
+    """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
 
-    A trajectory is an episode, or its part inside the window; trajectories of a task are dealt to
+    Every task is a source of its own (U = n), unless the tasks are weightings of one vector reward and
+    the actor is blind: then there is one source (U = 1), and rewards, values and advantages of its
+    transitions are worked out for every task.
+
+    A trajectory is an episode, or its part inside the window; trajectories of a source are dealt to
     the parts FIT (half), SCORE and SELECT (a quarter each, by steps).
 
     Args:
         policy, family, agent: what to roll out, and where.
         key: PRNG key.
-        steps: N, transitions of each task.
-        num_envs: environments of each task; N must be a multiple of it.
+        steps: N, transitions of each source.
+        num_envs: environments of each source; N must be a multiple of it.
         gamma, gae_lambda: of the advantages.
 
     Raises:
-        ConfigError: N is not a multiple of num_envs.
-        DataError: a task gave non-finite rewards or advantages.
+        ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
+        DataError: a task gave non-finite rewards or advantages, or rewards that are not the product of
+            its objectives and weights.
     """
     if steps % num_envs or steps < 4 * num_envs:
         raise ConfigError(f"collect_steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
-    length, index = steps // num_envs, np.repeat(np.arange(family.n), num_envs)
+    n, length, one = family.n, steps // num_envs, relabels(family, policy.conditioned_actor)
+    index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
+    context = jnp.asarray(family.context)
     if family.engine == "host":
         played = host.experience(policy, family, agent, index, key, length)
     else:
-        own = jax.tree.map(lambda x: jnp.asarray(x)[index], (family.tasks, family.context))
-        played = _play(policy, family.env, family.horizon, length, agent, *own, key)
-    judged = _judge(policy, num_envs, agent, played, jnp.asarray(family.context), gamma, gae_lambda)
-    obs, action, advantage, done, reward = jax.tree.map(np.asarray, judged)
-    for what, x in (("rewards", reward), ("observations", obs), ("advantages", advantage)):
-        bad = ~np.isfinite(x).all(axis=(0, *range(2, x.ndim)))
+        own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
+        played = _play(policy, family.env, family.horizon, length, agent, own, context[index], key)
+    if one:
+        check_vector_rewards(family, played, index)
+    weights = jnp.asarray(family.objectives) if one else None
+    inputs, reward, advantage = _judge(policy, agent, played, index, context, weights, gamma, gae_lambda)
+
+    sources = 1 if one else n
+    of_source = [np.asarray(x) for x in (inputs, played.action, played.done)]
+    of_source = [x.reshape(length, sources, num_envs, *x.shape[2:]) for x in of_source]
+    of_task = [np.asarray(x).reshape(length, n, num_envs) for x in (reward, advantage)]
+    obs, action, done = (np.moveaxis(x, 0, 2) for x in of_source)  # [U, E, T, ...]
+    reward, advantage = (np.moveaxis(x, 0, 2) for x in of_task)  # [n, E, T]
+    _check_finite(family, rewards=reward, observations=obs, advantages=advantage)
+    trajectory, split = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
+    # Environment after environment, so that trajectories are contiguous.
+    obs, action, advantage = (x.reshape(len(x), steps, *x.shape[3:]) for x in (obs, action, advantage))
+    source = np.zeros(n, int) if one else np.arange(n)
+    return Transitions(obs, action, advantage, trajectory, split, source)
+
+
+def _check_finite(family: TaskFamily, **arrays: np.ndarray) -> None:
+    """Refuse arrays [n, ...] or [1, ...] with non-finite values, naming the task."""
+    for what, x in arrays.items():
+        bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         if bad.any():
-            raise DataError(
-                f"collecting from task {family.task_names[int(np.argmax(bad))]!r} gave non-finite {what}"
-            )
-
-    def per_source(x):  # [T, n, E, ...] -> [n, E * T, ...], so that trajectories are contiguous
-        return np.moveaxis(x, 0, 2).reshape(x.shape[1], steps, *x.shape[3:])
-
-    rng = np.random.default_rng(np.asarray(key))
-    trajectory, split = split_by_trajectory(np.moveaxis(done, 0, 2), rng)
-    return Transitions(
-        per_source(obs), per_source(action), per_source(advantage), trajectory, split, np.arange(family.n)
-    )
+            who = f"task {family.task_names[int(np.argmax(bad))]!r}" if len(x) == family.n else family.name
+            raise DataError(f"collecting from {who} gave non-finite {what}")
 
 
 def split_by_trajectory(done: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

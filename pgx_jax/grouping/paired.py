@@ -1,0 +1,96 @@
+"""Differences between partitions on held-out trajectories, and how sure they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgx_jax.errors import DataError
+from pgx_jax.types import Gains
+
+
+def paired_difference(difference, task, n: int, trajectory=None) -> tuple[float, float]:
+    """Mean over tasks of the mean paired difference of a task, and its standard error.
+
+    Stratified by source: every task counts the same, and differences between tasks are no noise. The
+    tasks of a source share its trajectories, and with them the noise, so that the differences of a
+    trajectory are summed over its tasks first; trajectories are what is drawn independently. A source
+    of a single trajectory takes the pooled variance of the others; if none has two, the spread over
+    sources stands in.
+
+    Args:
+        difference: float [J], paired differences of gains.
+        task: int [J], the task of each; every one of the n tasks has at least one.
+        n: number of tasks.
+        trajectory: int [J], its trajectory (see `Gains`); None if every task has its own.
+
+    Raises:
+        DataError: tasks that share some of their trajectories but not all, or a single trajectory in
+            all, shared by all tasks, from which no error can be told.
+    """
+    trajectory = np.arange(len(task)) if trajectory is None else np.asarray(trajectory)
+    source = _sources(np.asarray(task), n, trajectory)
+    sources = int(source.max()) + 1
+    _, first, number = np.unique(trajectory, return_index=True, return_inverse=True)
+    difference = np.bincount(number, weights=difference)
+    source_of = source[np.asarray(task)[first]]
+    count = np.bincount(source_of, minlength=sources)
+    mean = np.bincount(source_of, weights=difference, minlength=sources) / count
+    squares = np.bincount(source_of, weights=(difference - mean[source_of]) ** 2, minlength=sources)
+    if (count > 1).any():
+        pooled = squares.sum() / (count - 1).sum()
+        variance = np.where(count > 1, squares / np.maximum(count - 1, 1), pooled)
+        return float(mean.sum() / n), float(np.sqrt(np.sum(variance / count)) / n)
+    if sources == 1:
+        raise DataError(
+            "all tasks share one held-out trajectory, which tells no error: collect more (or shorter) ones, "
+            "in more environments"
+        )
+    return float(mean.sum() / n), float(np.std(mean, ddof=1) / np.sqrt(sources) * (sources / n))
+
+
+def _sources(task: np.ndarray, n: int, trajectory: np.ndarray) -> np.ndarray:
+    """int [n]: the source of each task, numbered from 0; tasks of one source have the same trajectories."""
+    read = [np.sort(trajectory[task == i]) for i in range(n)]
+    _, first, source = np.unique([x[0] for x in read], return_index=True, return_inverse=True)
+    same = all(np.array_equal(x, read[first[s]]) for x, s in zip(read, source, strict=True))
+    if not same or len(np.unique(trajectory)) != sum(len(read[i]) for i in first):
+        raise DataError("tasks that share one trajectory must share all of theirs: they read one source")
+    return source
+
+
+def collect_gains(labels: np.ndarray, score, names) -> Gains:
+    """Score the partitions ``labels`` [c, n]: Gains with gain [c, J], checked.
+
+    Raises:
+        DataError: gains that are not finite, not paired, or lack a task.
+    """
+    n = labels.shape[1]
+    called = [Gains(*score(row)) for row in labels]
+    gain = [np.asarray(one.gain, np.float64) for one in called]
+    task, trajectory = np.asarray(called[0].task), called[0].trajectory
+    for row, one in zip(gain, called, strict=True):
+        if row.ndim != 1 or row.shape != task.shape or not _paired(one, called[0]):
+            raise DataError("score must return gain [J] and task [J] with the same tasks for every partition")
+    if not len(task) or task.min() < 0 or task.max() >= n:
+        raise DataError(f"score must return one of the {n} task indices for every trajectory")
+    name = (lambda i: repr(names[i])) if names is not None else str
+    missing = np.setdiff1d(np.arange(n), task)
+    if len(missing):
+        raise DataError(
+            f"task {name(missing[0])} has no trajectory to choose the groups by: collect more transitions"
+        )
+    gain = np.stack(gain)
+    if not np.isfinite(gain).all():
+        culprit = task[np.argwhere(~np.isfinite(gain))[0, 1]]
+        raise DataError(
+            f"the held-out gains of task {name(culprit)} are not finite: check its features and "
+            "advantages, or raise l2"
+        )
+    return Gains(gain, task.astype(np.int64), trajectory)
+
+
+def _paired(one: Gains, other: Gains) -> bool:
+    """Whether the rows of two partitions' gains are the same trajectories of the same tasks."""
+    if (one.trajectory is None) != (other.trajectory is None) or not np.array_equal(one.task, other.task):
+        return False
+    return one.trajectory is None or np.array_equal(one.trajectory, other.trajectory)
