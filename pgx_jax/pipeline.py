@@ -193,13 +193,15 @@ class HeldOut:
         """Fit on FIT and SCORE, judge on SELECT."""
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
         self.parts = (FIT, SCORE)
+        self.share = estimate.deal(transitions, config.source_multiple, self.parts)
 
     def __call__(self, partitions: np.ndarray) -> Callable:
         """Solve all distinct groups of ``partitions`` [c, n] in one call; returns the score."""
         member, index = grouping.distinct_groups(partitions)
         solved = fit_subsets(
-            self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts
-        )
+            self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts,
+            share=self.share,
+        )  # fmt: skip
         place = {
             tuple(labels): row for labels, row in zip(np.asarray(partitions).tolist(), index, strict=True)
         }

@@ -5,6 +5,7 @@ from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
 from pgx_jax.estimate.projection import gaussian, lift, project
 from pgx_jax.estimate.scores import cross_fitted, heldout, importance, rollouts, trajectory_gains
+from pgx_jax.estimate.sharing import deal
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
 from pgx_jax.estimate.surrogates import TaskStatistics, fit, ridge_unit, signed_weights, task_statistics
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_coverage",
     "coverage",
     "cross_fitted",
+    "deal",
     "displace",
     "duals",
     "fit",

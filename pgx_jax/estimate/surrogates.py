@@ -75,7 +75,9 @@ def signed_weights(transitions: Transitions, names: Sequence[str] | None = None)
     return (centred / centred.std(1, keepdims=True)).astype(np.float32)
 
 
-def select_rows(features: Features, transitions: Transitions, a: Array, parts: Sequence[int]) -> Data:
+def select_rows(
+    features: Features, transitions: Transitions, a: Array, parts: Sequence[int], share: Array | None = None
+) -> Data:
     """Keep the transitions of some parts of the data, padded to one length M for all sources.
 
     Args:
@@ -83,9 +85,10 @@ def select_rows(features: Features, transitions: Transitions, a: Array, parts: S
         transitions: split [U, N] and source [n].
         a: float [n, N], signed weights.
         parts: which of FIT, SCORE, SELECT.
+        share: bool [n, N], the transitions of its source that each task reads (see `deal`); all if None.
 
     Returns:
-        Data with weights divided by the number of transitions that each task has in these parts.
+        Data with weights divided by the number of transitions that each task reads in these parts.
 
     Raises:
         DataError: if a source has no transition in these parts.
@@ -100,9 +103,9 @@ def select_rows(features: Features, transitions: Transitions, a: Array, parts: S
     total = keep.shape[1]
     rows = min(total, -(-int(counts.max()) // ROW_MULTIPLE) * ROW_MULTIPLE)
     index = np.argsort(~keep, axis=1, kind="stable")[:, :rows]
-    valid = np.arange(rows) < counts[:, None]
     source = np.asarray(transitions.source)
-    weights = np.take_along_axis(np.asarray(a), index[source], 1) * valid[source] / counts[source, None]
+    read = keep[source] if share is None else keep[source] & np.asarray(share)
+    weights = np.take_along_axis(np.asarray(a) * read, index[source], 1) / read.sum(1, keepdims=True)
     values = jnp.asarray(features.values)
     if not keep.all():  # else the order is as it was
         values = jnp.take_along_axis(values, jnp.asarray(index)[..., None], axis=1)
@@ -154,6 +157,7 @@ def fit(
     solver: str = "newton",
     stats: TaskStatistics | None = None,
     parts: Sequence[int] = (FIT,),
+    share: Array | None = None,
     tolerance: float = 1e-4,
     names: Sequence[str] | None = None,
 ) -> Surrogates:
@@ -174,6 +178,7 @@ def fit(
             is where a small l2 leads) or "lbfgs" (to the tolerance).
         stats: quadratic models if they are known already, from these parts of the data.
         parts: parts of the data that are fitted.
+        share: bool [n, N], the transitions of them that each task is fitted on (see `deal`).
         tolerance: of "lbfgs", the largest gap L - L* in units of L(0) - L*.
         names: names of the tasks, for messages.
 
@@ -196,7 +201,7 @@ def fit(
     quadratic = solver == "newton" and iterations == 1
     data = None
     if stats is None or not quadratic:
-        data = select_rows(features, transitions, signed_weights(transitions, names), parts)
+        data = select_rows(features, transitions, signed_weights(transitions, names), parts, share)
     stats = _statistics(data) if stats is None else stats
     ridge = jnp.float32(l2 * ridge_unit(stats))
 

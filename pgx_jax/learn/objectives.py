@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError
@@ -17,16 +15,6 @@ def relabels(family: TaskFamily, conditioned_actor: bool) -> bool:
     return family.objectives is not None and not conditioned_actor
 
 
-def _require_shape(family: TaskFamily, objectives: Any, lead: tuple[int, ...]) -> None:
-    shape = (*lead, family.objectives.shape[1])
-    if objectives is None or np.shape(objectives) != shape:
-        got = "none" if objectives is None else f"shape {np.shape(objectives)}"
-        raise ConfigError(
-            f"family {family.name!r} has weights of {shape[-1]} objectives, so every step of its environment "
-            f"must return Step.objectives of shape {shape}; got {got}"
-        )
-
-
 def check_vector_rewards(family: TaskFamily, steps: Steps, index: np.ndarray) -> None:
     """Refuse objectives [T, E, K] that are not finite, or whose weighted sums are not the rewards.
 
@@ -37,7 +25,13 @@ def check_vector_rewards(family: TaskFamily, steps: Steps, index: np.ndarray) ->
         ConfigError: no objectives, or another number of them.
         DataError: naming the objective, or the task.
     """
-    _require_shape(family, steps.objectives, steps.done.shape)
+    shape = (*steps.done.shape, family.objectives.shape[1])
+    if steps.objectives is None or np.shape(steps.objectives) != shape:
+        got = "none" if steps.objectives is None else f"shape {np.shape(steps.objectives)[2:]}"
+        raise ConfigError(
+            f"family {family.name!r} has weights of {shape[-1]} objectives, so every step of its environment "
+            f"must return Step.objectives of shape {shape[2:]}; got {got}"
+        )
     values, reward = np.asarray(steps.objectives, np.float64), np.asarray(steps.reward, np.float64)
     bad = ~np.isfinite(values).all((0, 1))
     if bad.any():
