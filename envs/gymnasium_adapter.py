@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class GymnasiumEnv:
     def make(self) -> _Copy:
         """A copy, whose environment is made when its task is known."""
         return _Copy(self)
+
+    def make_drawn(self) -> _Copy:
+        """The same with a render mode, which costs some environments (LunarLander) much time."""
+        return _Copy(dataclasses.replace(self, fixed=(*self.fixed, ("render_mode", "rgb_array"))))
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ def gymnasium_family(
     """
     given = {key: arguments.values(key, value) for key, value in (kwargs or {}).items()}
     fixed, title = dict(fixed or {}), env if isinstance(env, str) else getattr(env, "__name__", str(env))
-    signature = _check_arguments(env, title, [*given, *fixed])
+    _check_arguments(env, title, [*given, *fixed])
     weights = None if objectives is None else np.asarray(objectives, np.float32)
     n = arguments.count(title, given, weights)
     names = tuple(task_names) if task_names is not None else arguments.names(given, n)
@@ -204,9 +209,7 @@ def gymnasium_family(
         if weights is not None:
             raise ConfigError(f"{title}: vectors sum up no vector rewards; leave out vector = {vector!r}")
         made = GymnasiumVectorEnv(*made.__dict__.values(), vector == "async", autoreset, horizon)
-    observed, acted, modes = _spaces(title, made, names, each)
-    if "render_mode" not in fixed and "rgb_array" in modes and "render_mode" in signature:
-        made = type(made)(**made.__dict__ | {"fixed": (*made.fixed, ("render_mode", "rgb_array"))})
+    observed, acted = _spaces(title, made, names, each)
     alike = not any(np.ndim(v) and len(set(map(str, v.tolist()))) > 1 for v in given.values())
     return TaskFamily(
         name=name or title,
@@ -265,20 +268,19 @@ def _missing(env_id: str, error: Exception) -> ConfigError:
     return ConfigError(f"{env_id} needs a package that is not installed ({error}): {remedy}")
 
 
-def _check_arguments(env, title: str, given: Sequence[str]) -> list[str]:
-    """Refuse arguments that the constructor doesn't take; returns those that it takes."""
+def _check_arguments(env, title: str, given: Sequence[str]) -> None:
+    """Refuse arguments that the constructor doesn't take."""
     try:
         parameters = inspect.signature(_creator(env)).parameters.values()
     except (TypeError, ValueError):  # built-in code without a signature
-        return []
+        return
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return known
+        return
     for key in given:
         if key not in known:
             hint = arguments.near(key, known)
             raise ConfigError(f"{title} takes no argument {key!r}{hint}; it takes: {', '.join(known)}")
-    return known
 
 
 def _horizon(env, title: str, horizon: int | None):
@@ -290,9 +292,8 @@ def _horizon(env, title: str, horizon: int | None):
 
 
 def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequence[GymnasiumTask]):
-    """Try every task; returns the smallest Box that holds all observations, the action space and the
-    render modes."""
-    seen, acted, modes = [], [], []
+    """Try every task; returns the smallest Box that holds all observations, and the action space."""
+    seen, acted = [], []
     for i, (name, task) in enumerate(zip(names, tasks, strict=True)):
         try:
             env = maker.build(task)
@@ -312,11 +313,10 @@ def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequen
                 "tasks must share one; leave alone the argument that changes it, or wrap the environment"
             )
         if i == 0:
-            modes = env.metadata.get("render_modes", [])
             arguments.check_reward(title, env, task.weights)
         env.close()
         seen.append(observed)
         acted.append(action)
     low = np.min([np.asarray(s.low, np.float32) for s in seen], axis=0)
     high = np.max([np.asarray(s.high, np.float32) for s in seen], axis=0)
-    return spaces.Box(low, high, dtype=np.float32), acted[0], modes
+    return spaces.Box(low, high, dtype=np.float32), acted[0]

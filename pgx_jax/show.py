@@ -173,7 +173,7 @@ def _play_device(family: TaskFamily, task, act: Act, steps: int, seed: int):
 
 def _play_host(family: TaskFamily, task, act: Act, steps: int, seed: int):
     """The same of one copy of a host environment."""
-    copy, act = family.env.make(), jax.jit(act)
+    copy, act = getattr(family.env, "make_drawn", family.env.make)(), jax.jit(act)
     seeds, keys = np.random.SeedSequence(seed), jax.random.split(jax.random.PRNGKey(seed), steps)
     seeds = seeds.generate_state(steps + 1) // 2
     frames, reward, ends, age = [], np.zeros(steps), np.zeros(steps, bool), 0

@@ -104,7 +104,8 @@ class HostVector(Protocol):
 
 class HostEnv(Protocol):
     """An environment in plain Python, as a maker of running copies. It may offer, besides,
-    ``make_vector(task, count) -> HostVector``, which training and collecting then prefer."""
+    ``make_vector(task, count) -> HostVector``, which training and collecting then prefer, and
+    ``make_drawn() -> HostCopy``, where copies that are to be rendered must be made as such."""
 
     def make(self) -> HostCopy:
         """A copy; the first call will be its ``reset``."""

@@ -313,7 +313,9 @@ def pictures(family, state):
         task = jax.tree.map(lambda leaf, i=SLOTS[slot]: np.asarray(leaf)[i], family.tasks)
         if family.engine == "device" and family.draw is not None:
             yield family.draw(jax.tree.map(lambda leaf, i=slot: leaf[i], state), task)
-        elif family.engine == "host" and hasattr(copy := family.env.make(), "render"):
+        elif family.engine == "host" and hasattr(
+            copy := getattr(family.env, "make_drawn", family.env.make)(), "render"
+        ):
             copy.reset(slot, task)
             yield copy.render()
             copy.close()

@@ -134,7 +134,7 @@ def test_unseen_tasks():
 
 def test_pictures():
     pytest.importorskip("pygame")
-    copy = PLAIN.env.make()
+    copy = PLAIN.env.make_drawn()
     copy.reset(0, jax.tree.map(lambda x: x[0], PLAIN.tasks))
     picture = copy.render()
     copy.close()

@@ -102,7 +102,8 @@ class Copies(_Slots):
         """Advance the slots of the mask ``active`` [S]."""
         obs, reward, terminated, truncated, success, acted, objectives = self.arrival
         acted[:] = active
-        copies, shaped, names, legal = self.copies, self.where.shaped, self.names, list(actions)
+        copies, shaped, names = self.copies, self.where.shaped, self.names
+        legal = actions.tolist() if actions.ndim == 1 else list(actions)
         slot, several = 0, bool(objectives.shape[1])
         try:
             for slot in np.flatnonzero(active).tolist():
