@@ -9,7 +9,7 @@ from gymnasium import spaces
 from envs import gymnasium_adapter
 from envs.gymnasium_adapter import gymnasium_family
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn import init_agents, make_policy, take
+from pgx_jax.learn import collect, init_agents, make_policy, take
 from pgx_jax.learn.host import experience
 from pgx_jax.learn.slots import Seeds
 from pgx_jax.tasks import TaskFamily
@@ -120,6 +120,9 @@ def test_vector_rewards_are_weighted():
     )
     np.testing.assert_array_equal(steps.success, steps.next_obs[..., 2] == 1)
     np.testing.assert_array_equal(steps.terminated, steps.next_obs[..., 3] == 1)
+    data = collect(policy, family, agent, KEY, steps=24, num_envs=4)  # one source, relabelled
+    assert data.obs.shape == (1, 24, 4) and data.advantage.shape == (2, 24)
+    assert not np.allclose(data.advantage[0], data.advantage[1])
     several = gymnasium_family(Fruit, {"kinds": [3, 3]}, objectives=WEIGHTS, horizon=10)
     assert several.objectives is not None  # nothing but the weights differs
     np.testing.assert_array_equal(several.tasks.weights, np.float32(WEIGHTS))
