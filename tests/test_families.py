@@ -120,12 +120,12 @@ def test_a_users_own_family(register, package):
     [("cartpole-goal", "cartpole-goals"), ("cartpole_goals", "cartpole-goals"), ("point", "points")],
 )
 def test_an_unknown_family_names_the_nearest(name, near):
-    with pytest.raises(ConfigError, match=f"{name}.*did you mean {near}.*the families are: cartpole-flip"):
+    with pytest.raises(ConfigError, match=f"{name}.*did you mean {near}.*the families are: .*cartpole-flip"):
         make_family(name)
 
 
 def test_a_name_like_no_other_lists_them_all():
-    with pytest.raises(ConfigError, match="zzz.*the families are: cartpole-flip") as caught:
+    with pytest.raises(ConfigError, match="zzz.*the families are: .*cartpole-flip") as caught:
         make_family("zzz")
     assert "did you mean" not in str(caught.value)
 

@@ -49,7 +49,7 @@ ADAPTERS = {
     "host points": partial(host_points, n_tasks=3),
     "brax inverted_pendulum": partial(brax, "inverted_pendulum", scale={"mass": [1, 2]}),
 }
-SLOW = ("ant-directions",)
+SLOW = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities")
 FEW_STARTS = ("gymnax Breakout-MinAtar",)
 """Environments that begin in one of a few states."""
 TRUSTING = ("gymnax",)
