@@ -8,7 +8,6 @@ commit) under "environment", raw values, and everything that may differ between 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -125,15 +124,6 @@ def describe(cell: Mapping) -> str:
     plain_ones = ({}, None, "default")
     shown = {k: v for k, v in cell.items() if k != "config" and v not in plain_ones}
     return " ".join(f"{key}={value}" for key, value in shown.items())
-
-
-def override(config: Any, changes: Mapping) -> Any:
-    """A settings dataclass with nested changes, {"estimate": {"score": "importance"}, "k": 3}."""
-    values = {
-        name: override(getattr(config, name), value) if isinstance(value, Mapping) else value
-        for name, value in changes.items()
-    }
-    return dataclasses.replace(config, **tuples(values))
 
 
 def tuples(values: Mapping) -> dict:

@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, override, plain, result_path
+from common import Preset, ResultFile, merge, plain, result_path
 from operations import operations
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import estimate, learn, pipeline
-from pgx_jax.config import Config
+from pgx_jax.config import Config, override
 from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
@@ -151,10 +151,12 @@ def count_estimation(run: Run, feats) -> dict:
 def count_features(run: Run, transitions: Transitions) -> float:
     """Operations of the features of one source."""
     params, dim, total = learn.policy_params(run.meta), run.config.estimate.dim, transitions.obs.shape[1]
-    block = features_module.default_block(sum(np.size(x) for x in jax.tree.leaves(params)))
+    p = sum(np.size(x) for x in jax.tree.leaves(params))
+    block = features_module.default_block(p)
+    chunk = features_module.chunk_size(total, p, block)
     return operations(
         lambda params, obs, action, key: features_module._features(
-            run.policy.log_prob, params, obs, action, key, dim, min(total, features_module.CHUNK), block
+            run.policy.log_prob, params, obs, action, key, dim, chunk, block
         ),
         params, transitions.obs[0], transitions.action[0], run.features.key,
     )  # fmt: skip

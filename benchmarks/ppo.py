@@ -16,9 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, override, result_path, tuples
+from common import Preset, ResultFile, merge, result_path, tuples
 
 from envs.gymnax_adapter import gymnax_family
+from pgx_jax.config import override
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import PPO, evaluate, make_policy, train
 from pgx_jax.types import Rows

@@ -20,9 +20,10 @@ import default_command
 import jax
 import numpy as np
 import tyro
-from common import Preset, ResultFile, override, result_path
+from common import Preset, ResultFile, result_path
 from study import SMALL_CONFIG, SMALL_FAMILY
 
+from pgx_jax.config import override
 from pgx_jax.families import make_family
 from pgx_jax.learn import PPO, make_policy, train
 from pgx_jax.types import Rows

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common import Preset, ResultFile, describe, merge, override, plain, result_path, tuples
+from common import Preset, ResultFile, describe, merge, plain, result_path, tuples
 
 from pgx_jax import cli
-from pgx_jax.config import Config, config_for
+from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.families import make_family
 from pgx_jax.run import run

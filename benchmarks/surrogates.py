@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from common import Preset, ResultFile, override, result_path
+from common import Preset, ResultFile, result_path
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from study import SMALL_CONFIG
 
 from pgx_jax import estimate
-from pgx_jax.config import Config
+from pgx_jax.config import Config, override
 from pgx_jax.families import make_family
 from pgx_jax.run import Run
 from pgx_jax.types import FIT, SCORE, SELECT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -111,7 +111,7 @@ def config_for(family: TaskFamily) -> Config:
     config = Config()
     for name, value in family.defaults.items():
         try:
-            config = _replaced(config, name.split("."), value)
+            config = override(config, {name: value})
         except AttributeError:
             raise ConfigError(
                 f"family {family.name!r} has a default for {name!r}, which is not a setting of a run"
@@ -119,11 +119,21 @@ def config_for(family: TaskFamily) -> Config:
     return config
 
 
-def _replaced(settings: Any, path: Sequence[str], value: Any) -> Any:
-    """``settings`` with the setting at ``path`` replaced; AttributeError if there is none."""
-    current = getattr(settings, path[0])
-    new = _replaced(current, path[1:], value) if path[1:] else value
-    return replace(settings, **{path[0]: new})
+def override(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """A settings dataclass with changes by dotted or nested names.
+
+    ``{"k": 3, "ppo.gamma": 0.9, "estimate": {"score": "importance"}}``; lists become tuples.
+    AttributeError for a setting that there is not.
+    """
+    for name, value in changes.items():
+        first, _, rest = name.partition(".")
+        current = getattr(settings, first)
+        if rest:
+            value = override(current, {rest: value})
+        elif isinstance(value, Mapping):
+            value = override(current, value)
+        settings = replace(settings, **{first: tuple(value) if isinstance(value, list) else value})
+    return settings
 
 
 def collects(e: EstimateConfig, family: TaskFamily, conditioned_actor: bool) -> tuple[int, int, int]:

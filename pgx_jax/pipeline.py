@@ -215,15 +215,14 @@ class HeldOut:
 
 
 def choose_groups(
-    affinity: Affinity | np.ndarray, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
+    affinity: Affinity, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
 ) -> Grouping:
-    """From an affinity (or a similarity [n, n]) to a partition; k chosen on held-out data if not given.
+    """From an affinity to a partition; k chosen on held-out data if not given.
 
     The affinities of the scores' folds propose partitions as well.
     """
-    g = config.grouping
-    matrix, folds = (affinity.matrix, affinity.folds) if isinstance(affinity, Affinity) else (affinity, None)
-    candidates = grouping.propose(matrix, () if folds is None else folds, k=k, names=names, config=g)
+    g, folds = config.grouping, () if affinity.folds is None else affinity.folds
+    candidates = grouping.propose(affinity.matrix, folds, k=k, names=names, config=g)
     score = held_out(candidates.labels)
     return grouping.select(candidates, score, names=names, **g.rule(k))
 

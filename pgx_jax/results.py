@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
-from pgx_jax.types import Grouping
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Affinity, Grouping
 
 
 def assemble(run: Any) -> dict:
@@ -27,22 +28,34 @@ def assemble(run: Any) -> dict:
         "groups": judge.named_groups(found.labels, family.task_names),
         "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
         "gain": gain,
-        "affinity": {"matrix": run.affinity.matrix, "coverage": run.affinity.coverage},
+        "affinity": affinity_entry(run.affinity),
         "path": _path(found),
         "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
         "test_tasks": judge.unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
         "diagnostics": diagnostics(run),
-        "true_groups": None, "agreement": None,
+        "true_groups": None, "agreement": agreement(family, found),
     }  # fmt: skip
     if family.true_groups is not None:
-        truth = np.asarray(family.true_groups)
-        results["true_groups"] = judge.named_groups(grouping.canonical(truth), family.task_names)
-        results["agreement"] = {
-            "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
-            "exact": bool(grouping.exact(truth, found.labels)),
-        }  # fmt: skip
+        truth = grouping.canonical(np.asarray(family.true_groups))
+        results["true_groups"] = judge.named_groups(truth, family.task_names)
     results["advice"] = report.advice(results)
     return results
+
+
+def affinity_entry(affinity: Affinity) -> dict:
+    """The affinity of results.json."""
+    return {"matrix": affinity.matrix, "coverage": affinity.coverage}
+
+
+def agreement(family: TaskFamily, found: Grouping) -> dict | None:
+    """How well a grouping agrees with the planted one; None if there is none."""
+    if family.true_groups is None:
+        return None
+    truth = np.asarray(family.true_groups)
+    return {
+        "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
+        "exact": bool(grouping.exact(truth, found.labels)),
+    }  # fmt: skip
 
 
 def diagnostics(run: Any) -> dict:

@@ -206,10 +206,11 @@ class Run:
             a = estimate.signed_weights(self.transitions)
             stats = estimate.task_statistics(self.features, self.transitions, a)
             matrix = grouping.similarity(stats.b, stats.h, config.similarity, config.estimate.l2, names)
+            similar = Affinity(matrix, np.zeros(matrix.shape, int))  # no subsets are behind it
             choose = pipeline.choose_groups
             return {
-                "gradient_similarity": choose(matrix, self.held_out, config, names=names),
-                "gradient_similarity_our_k": choose(matrix, self.held_out, config, k=ours.k, names=names),
+                "gradient_similarity": choose(similar, self.held_out, config, names=names),
+                "gradient_similarity_our_k": choose(similar, self.held_out, config, k=ours.k, names=names),
             }
 
         return self.stage(

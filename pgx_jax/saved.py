@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pgx_jax import estimate, grouping, judge, pipeline
+from pgx_jax import estimate, judge, pipeline
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.families import make_family
 from pgx_jax.learn import Policy
+from pgx_jax.results import affinity_entry, agreement
 from pgx_jax.run import Listener, Run
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
@@ -116,15 +117,12 @@ def regroup(run: Run, config: Config) -> dict:
     affinity = estimate.affinity(scores, e.affinity)
     held_out = pipeline.HeldOut(feats, transitions, e, names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
-    truth, agreement = run.family.true_groups, None
-    if truth is not None:
-        agreement = {"nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels)}
     return {
         "k": found.k,
         "groups": judge.named_groups(found.labels, names),
         "labels": np.asarray(found.labels).tolist(),
         "gain": {"predicted": pipeline.predicted_gain(found.labels, held_out), "realised": None},
-        "affinity": {"matrix": affinity.matrix, "coverage": affinity.coverage},
-        "agreement": agreement,
+        "affinity": affinity_entry(affinity),
+        "agreement": agreement(run.family, found),
         "settings": config,
     }

@@ -14,7 +14,7 @@ import tyro
 from scipy import stats
 
 from pgx_jax import cli
-from pgx_jax.config import Config, check
+from pgx_jax.config import Config, check, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.families import make_family
 
@@ -100,7 +100,7 @@ def test_the_cells_of_every_study_can_run(name, preset):
     assert len({json.dumps(c, sort_keys=True) for c in cells}) == len(cells) > 0
     for c in cells[:: max(1, len(cells) // 3)]:
         family = make_family(c["family"], **common.tuples(c["settings"]))
-        check(common.override(Config(seed=c["seed"]), c["config"]), family)
+        check(override(Config(seed=c["seed"]), c["config"]), family)
 
 
 def test_the_studies_cover_what_they_promise():
@@ -120,7 +120,7 @@ def test_the_studies_cover_what_they_promise():
 def test_command_lines_mean_the_same_as_the_cells(preset):
     for c in [*study.study_cells("options", preset)[:7], study.study_cells("scales", preset)[0]]:
         command = tyro.extras.subcommand_cli_from_dict(cli.COMMANDS, args=study.command_line(c))
-        assert command.config == common.override(Config(seed=c["seed"]), c["config"])
+        assert command.config == override(Config(seed=c["seed"]), c["config"])
         settings = cli.parse_settings(command.settings) | {"seed": command.family_seed}
         if command.n_tasks is not None:
             settings["n_tasks"] = command.n_tasks

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
-from pgx_jax.config import check
+from pgx_jax.config import check, override
 from pgx_jax.judge import baselines, ours
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
@@ -100,3 +100,13 @@ def test_a_family_may_ask_for_settings():
     assert Run(family, pgx_jax.Config()).config == pgx_jax.Config()
     with pytest.raises(ConfigError, match="'ppo.gama', which is not a setting"):
         pgx_jax.config_for(dataclasses.replace(FAMILY, defaults={"ppo.gama": 0.9}))
+
+
+def test_overrides_by_dotted_and_nested_names():
+    changed = override(pgx_jax.Config(), {"k": 3, "ppo.gamma": 0.9, "estimate": {"dim": 7, "steps": 64}})
+    assert (changed.k, changed.ppo.gamma, changed.estimate.dim, changed.estimate.steps) == (3, 0.9, 7, 64)
+    assert override(changed, {"policy.hidden": [8, 8]}).policy.hidden == (8, 8)
+    assert changed.ppo.clip == pgx_jax.Config().ppo.clip and changed.estimate.num_envs == 32
+    for wrong in ({"ppo.gama": 0.9}, {"estimate": {"dims": 7}}, {"kk": 1}):
+        with pytest.raises(AttributeError):
+            override(changed, wrong)

@@ -120,9 +120,11 @@ def test_vector_rewards_are_weighted():
     )
     np.testing.assert_array_equal(steps.success, steps.next_obs[..., 2] == 1)
     np.testing.assert_array_equal(steps.terminated, steps.next_obs[..., 3] == 1)
-    data = collect(policy, family, agent, KEY, steps=24, num_envs=4)  # one source, relabelled
-    assert data.obs.shape == (1, 24, 4) and data.advantage.shape == (2, 24)
-    assert not np.allclose(data.advantage[0], data.advantage[1])
+    data = collect(policy, family, agent, KEY, steps=40, num_envs=4, gamma=0.0)  # one source for both tasks
+    assert data.obs.shape == (1, 40, 4) and data.source.tolist() == [0, 0]
+    reward = np.float32(WEIGHTS)[:, data.action[0]] * (1 + (data.obs[0].argmax(-1) + 1) % 4)
+    value = policy.value(agent, np.repeat(data.obs, 2, 0), np.repeat(family.context[:, None], 40, 1))
+    np.testing.assert_allclose(data.advantage, reward - value, atol=1e-4)
     several = gymnasium_family(Fruit, {"kinds": [3, 3]}, objectives=WEIGHTS, horizon=10)
     assert several.objectives is not None  # nothing but the weights differs
     np.testing.assert_array_equal(several.tasks.weights, np.float32(WEIGHTS))

@@ -3,7 +3,7 @@
 from pgx_jax.estimate.affinity import affinity, affinity_interval
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
-from pgx_jax.estimate.projection import gaussian, lift, project
+from pgx_jax.estimate.projection import gaussian, lift
 from pgx_jax.estimate.scores import cross_fitted, heldout, importance, rollouts, trajectory_gains
 from pgx_jax.estimate.sharing import deal
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
@@ -29,7 +29,6 @@ __all__ = [
     "lift_dual",
     "lift_projection",
     "make_subsets",
-    "project",
     "relative_distance",
     "rescale",
     "ridge_unit",

@@ -52,11 +52,14 @@ def default_block(p: int) -> int:
     return min(max(SMALL_BLOCK, -(-p // 2)), LARGE_BLOCK)
 
 
-def default_chunk(p: int, block: int) -> int:
-    """Transitions to differentiate at a time."""
-    if jax.default_backend() == "cpu":
-        return CHUNK
-    return max(CHUNK, GRADIENT_BYTES // (4 * min(p, block)))
+def chunk_size(total: int, p: int, block: int, chunk: int | None = None) -> int:
+    """Of ``total`` transitions, how many to differentiate at a time: ``chunk`` or the default at most,
+    in chunks of nearly the same size."""
+    if chunk is None:
+        chunk = CHUNK
+        if jax.default_backend() != "cpu":
+            chunk = max(CHUNK, GRADIENT_BYTES // (4 * min(p, block)))
+    return -(-total // -(-total // min(total, chunk)))
 
 
 def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tuple[Piece, ...]]:
@@ -162,8 +165,7 @@ def gradient_features(
             raise ConfigError(f"{name} = {value}; it must be at least 1")
     p = sum(leaf.size for leaf in jax.tree.leaves(params))
     block = default_block(p) if block is None else block
-    chunk = min(total, chunk or default_chunk(p, block))
-    chunk = -(-total // -(-total // chunk))
+    chunk = chunk_size(total, p, block, chunk)
     obs, action = (jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action))
     values, logp = _features(log_prob, params, obs, action, key, dim, chunk, block)
     values, logp = (x.reshape(sources, count, *x.shape[1:]) for x in (values, logp))

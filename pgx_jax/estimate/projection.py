@@ -72,34 +72,6 @@ def _block_tiles(block: int, p: int) -> int:
     return -(-min(block, p) // TILE)
 
 
-def project(key: Array, x: Array, d: int, block: int = BLOCK) -> Array:
-    """P^T x, visiting P in blocks of rows.
-
-    Args:
-        key: raw PRNG key of the map.
-        x: float [..., p].
-        d: projected dimension.
-        block: rows of P held at a time, rounded up to whole tiles; it does not change the map.
-
-    Returns:
-        float [..., d].
-    """
-    p = x.shape[-1]
-    tiles = _block_tiles(block, p)
-    size, whole = tiles * TILE, p // (tiles * TILE)
-
-    def add_block(index, total):
-        rows = jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=-1)
-        return total + rows @ draw_tiles(key, index * tiles, tiles, d)
-
-    total = jnp.zeros((*x.shape[:-1], d), x.dtype)
-    if whole:
-        total = jax.lax.fori_loop(0, whole, add_block, total)
-    if rest := p - whole * size:
-        total = total + x[..., whole * size :] @ gaussian(key, p, d, whole * size, rest)
-    return total
-
-
 @functools.partial(jax.jit, static_argnames=("p", "tiles"))
 def _lift_flat(key, delta, p, tiles):
     """P @ delta for delta [r, d]; returns [r, p]."""
