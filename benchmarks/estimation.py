@@ -31,6 +31,7 @@ from pgx_jax.config import Config, override
 from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
+from pgx_jax.estimate.problems import make_problems
 from pgx_jax.families import make_family
 from pgx_jax.learn import ppo
 from pgx_jax.learn.ppo import Problem
@@ -130,7 +131,7 @@ def count_estimation(run: Run, feats) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
     transitions, e = run.transitions, run.config.estimate
     features = {name: count_features(run, of_parts(transitions, parts)) for name, parts in PARTS.items()}
-    a, problems = estimate.signed_weights(transitions), solvers.make_problems(run.budget.subsets)
+    a, problems = estimate.signed_weights(transitions), make_problems(run.budget.subsets)
     delta = jnp.zeros((len(run.budget.subsets), e.dim))
     parts, trips = {"features": features["features"], "statistics": 0.0, "solve": 0.0, "scores": 0.0}, []
     for way in ((FIT, SCORE), (SCORE, FIT)):

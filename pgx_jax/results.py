@@ -10,6 +10,7 @@ import numpy as np
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
+from pgx_jax.unseen import unseen_tasks
 
 
 def assemble(run: Any) -> dict:
@@ -31,7 +32,7 @@ def assemble(run: Any) -> dict:
         "affinity": affinity_entry(run.affinity),
         "path": _path(found),
         "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
-        "test_tasks": judge.unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
+        "test_tasks": unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
         "diagnostics": diagnostics(run),
         "true_groups": None, "agreement": agreement(family, found),
     }  # fmt: skip

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"types", "errors", "tasks"},
     {"learn", "estimate", "grouping", "families", "checks"},
-    {"config", "analysis", "pipeline", "judge"},
+    {"config", "analysis", "pipeline", "judge", "unseen"},
     {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
     {"checkpoint", "provenance", "results", "run", "saved"}
     | {"show", "console", "commands", "cli", "__main__", "__init__"},

@@ -10,7 +10,7 @@ import numpy as np
 
 from pgx_jax.errors import DataError
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.solvers import Data
+from pgx_jax.estimate.problems import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
 from pgx_jax.types import SCORE, SELECT, Array, Features, Gains, PyTree, Scores, Surrogates, Transitions
 

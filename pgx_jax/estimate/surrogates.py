@@ -12,7 +12,7 @@ import numpy as np
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.estimate import solvers
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.solvers import Data
+from pgx_jax.estimate.problems import Data, make_problems
 from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
 
 MIN_L2 = 1e-4
@@ -208,7 +208,7 @@ def fit(
     deltas, used = [], iterations
     for start in range(0, len(member), CHUNK):
         chunk = member[start : start + CHUNK]
-        problems = solvers.make_problems(chunk)
+        problems = make_problems(chunk)
         if solver == "newton":
             delta, error = solvers.newton(None if quadratic else data, stats, problems, ridge, iterations)
             _require_solved(error, chunk, l2, names)

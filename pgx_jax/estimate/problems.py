@@ -1,0 +1,98 @@
+"""The weighted logistic regressions as arrays: the shared data, and which problem reads what."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.types import Array
+
+
+class Data(NamedTuple):
+    """The transitions that enter the losses."""
+
+    g: Array
+    """float [U, M, d]: gradient features; rows beyond a source's own are arbitrary but finite."""
+    a: Array
+    """float [n, M]: signed weights y w / N_i; 0 beyond a source's own rows."""
+    source: Array
+    """int [n]: the source that each task reads."""
+
+    def times(self, x: Array) -> Array:
+        """g . x of every task's rows: [n, c, d] -> [n, c, M]."""
+        if len(self.g) == 1:
+            return jnp.einsum("ncd,Md->ncM", x, self.g[0])
+        return jnp.einsum("ncd,nMd->ncM", x, self._of_task())
+
+    def transposed_times(self, r: Array) -> Array:
+        """sum_t r_t g_t over every task's rows: [n, c, M] -> [n, c, d]."""
+        if len(self.g) == 1:
+            return jnp.einsum("ncM,Md->ncd", r, self.g[0])
+        return jnp.einsum("ncM,nMd->ncd", r, self._of_task())
+
+    def gram(self, weight: Array) -> Array:
+        """sum_i sum_t w_it g_it g_it^T: [d, d] for weights [n, M] that are not negative."""
+        g, weight = (self.g, weight.sum(0)[None]) if len(self.g) == 1 else (self._of_task(), weight)
+        rows = (g * jnp.sqrt(weight)[..., None]).reshape(-1, g.shape[-1])
+        return rows.T @ rows
+
+    def _of_task(self) -> Array:
+        """float [n, M, d]: the features that each task reads (one source alone is never copied)."""
+        return self.g if len(self.g) == len(self.a) else self.g[self.source]
+
+
+class Problems(NamedTuple):
+    """m subsets, listed by task."""
+
+    slots: Array
+    """int [n, c]: the subsets that contain each task; m where there are no more."""
+    size: Array
+    """int [m]: number of tasks of each subset."""
+
+    def spread(self, x: Array) -> Array:
+        """[m, ...] per problem -> [n, c, ...] per slot (0 in empty slots)."""
+        return jnp.take(x, self.slots, axis=0, mode="fill", fill_value=0)
+
+    def collect(self, x: Array) -> Array:
+        """[n, c, ...] per slot -> [m, ...]: mean over the tasks of each problem."""
+        m = self.size.shape[0]
+        total = jnp.zeros((m, *x.shape[2:]), x.dtype).at[self.slots].add(x, mode="drop")
+        return total / self.size.reshape(m, *[1] * (total.ndim - 1))
+
+
+def make_problems(member: np.ndarray) -> Problems:
+    """List bool member [m, n] by task."""
+    member = np.asarray(member, bool)
+    m, n = member.shape
+    slots = np.full((n, max(1, member.sum(0).max())), m, np.int32)
+    for task in range(n):
+        subsets = np.flatnonzero(member[:, task])
+        slots[task, : len(subsets)] = subsets
+    return Problems(jnp.asarray(slots), jnp.asarray(member.sum(1)))
+
+
+def logits(theta: Array, data: Data, problems: Problems) -> Array:
+    """z = g . D of each slot: float [n, c, M] for theta [m, d]."""
+    return data.times(problems.spread(theta))
+
+
+def data_loss(z: Array, data: Data, problems: Problems) -> Array:
+    """The losses without the ridge: float [m]."""
+    a = data.a[:, None, :]
+    u = -jnp.sign(a) * z
+    softplus = jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
+    return problems.collect((jnp.abs(a) * softplus).sum(-1))
+
+
+def residual(z: Array, data: Data) -> Array:
+    """Minus the derivative of the data loss by each logit, y w sigma(-y z) / N_i: float [n, c, M]."""
+    a = data.a[:, None, :]
+    return a * jax.nn.sigmoid(-jnp.sign(a) * z)
+
+
+def pull_back(r: Array, data: Data, problems: Problems) -> Array:
+    """Mean over tasks of sum_t r_t g_t: float [m, d] for r [n, c, M]."""
+    return problems.collect(data.transposed_times(r))
