@@ -6,7 +6,9 @@ Named differences:
 
 * The observation is the 5 x 5 table of highway-env row after row, as one vector.
 * The time limit belongs to the family: 30 steps of one second there.
-* A timer that stands at exactly ``patience`` has a tolerance of 10 microseconds, for float32's sake.
+* A timer that stands at exactly ``patience`` has not passed it, whatever the rounding of the steps' sum.
+* When the ego vehicle runs into one exactly in line, both are pushed sideways. Which of them goes left is
+  settled by the last bit of a sum, here and there; the episode is over, and its rewards are the same.
 * Random numbers are JAX's: initial traffic has the same distribution, not the same draws.
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
 from envs.highway_drivers import command, drive, level_speed, speed_level
 from envs.highway_road import (
@@ -39,6 +42,7 @@ SEEN = 5
 """Rows of the observation: the ego vehicle and four others."""
 HORIZON = 30
 _VIEW = 5 * TOP_SPEED
+OBSERVATION = spaces.Box(-1.0, 1.0, (5 * SEEN,), np.float32)
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,16 @@ class Highway:
 def reward(state: HighwayState, task: HighwayTask) -> Array:
     """highway-env's reward: speed, right lanes and crashes, rescaled to [0, 1]; 0 off the road."""
     lane = state.target_lane[0] / jnp.maximum(task.lanes_count - 1, 1)
-    forward = state.speed[0] * jnp.cos(state.heading[0])
-    span = task.rewarded_fastest - task.rewarded_slowest
-    fast = jnp.clip((forward - task.rewarded_slowest) / span, 0, 1)
     total = task.collision_reward * state.crashed[0]
-    total = total + task.right_lane_reward * lane + task.high_speed_reward * fast
+    total = total + task.right_lane_reward * lane + task.high_speed_reward * forward_speed(state, task)
     best = task.high_speed_reward + task.right_lane_reward
     return (total - task.collision_reward) / (best - task.collision_reward) * on_road(state, task)
+
+
+def forward_speed(state: HighwayState, task: HighwayTask) -> Array:
+    """The ego vehicle's forward speed as a part of the rewarded range, in [0, 1]."""
+    span = task.rewarded_fastest - task.rewarded_slowest
+    return jnp.clip((state.speed[0] * jnp.cos(state.heading[0]) - task.rewarded_slowest) / span, 0, 1)
 
 
 def on_road(state: HighwayState, task: HighwayTask) -> Array:

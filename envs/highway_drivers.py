@@ -12,8 +12,8 @@ triangular system (``aborts``).
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,25 +45,9 @@ _TICK = 1e-5
 """Tolerance of the timers: five steps of 0.2 s are one second and no more, in float32 too."""
 
 
-class Neighbour(NamedTuple):
-    """Properties of the vehicle beside each vehicle, [V] each; anything where ``found`` is False."""
-
-    found: Array
-    x: Array
-    speed: Array
-    cos: Array
-    sin: Array
-    wanted: Array
-
-
 def not_zero(value: Array) -> Array:
     """Keep a divisor away from 0, by 0.01."""
     return jnp.where(jnp.abs(value) > 1e-2, value, jnp.where(value >= 0, 1e-2, -1e-2))
-
-
-def _at(now: Motion, number: Array) -> Neighbour:
-    index = jnp.maximum(number, 0)
-    return Neighbour(number >= 0, *(v[index] for v in (now.x, now.speed, now.cos, now.sin, now.wanted)))
 
 
 def wanted_gap(driver, front, task: HighwayTask) -> Array:
@@ -133,8 +117,8 @@ def drive(state: HighwayState, task: HighwayTask) -> tuple[HighwayState, Array, 
     """
     now = motion(state, task)
     ego = jnp.arange(now.x.shape[0]) == 0
-    sides = [_at(now, number) for k in (0, -1, 1) for number in neighbours(now, now.lane + k)]
-    front, rear = sides[0::2], sides[1::2]
+    found = neighbours(now, [now.lane, now.lane - 1, now.lane + 1])
+    front, rear = zip(*found, strict=True)
     free_road = free(now, state.exponent, task)
     pulls = [free_road - interaction(now, ahead, ahead.found, task) for ahead in front]
 
@@ -195,20 +179,33 @@ def aborts(now: Motion, before: Array, after: Array, active: Array, task: Highwa
         task: the parameters.
     """
     number = jnp.arange(now.x.shape[0])
-    mine = jax.tree.map(lambda v: v[:, None], now)
-    distance = now.x[None, :] - mine.x
-    rival = (distance > 0) & (distance < wanted_gap(mine, now, task)) & now.on_road
-    rival &= active[:, None] & (now.lane[None, :] != before[:, None])
-    earlier = number[None, :] < number[:, None]
-    wants = jnp.where(earlier, after[None, :], before[None, :]) == before[:, None]
-    rival &= wants
-    may_yield = earlier & active[None, :]
-    given = jnp.any(rival & ~may_yield, axis=1)
-    pending = rival & may_yield
+    words = range(-(-len(number) // 32))  # sets of vehicles as bits, 32 in a word
+    bits = [jnp.where(number // 32 == word, jnp.uint32(1) << (number % 32), 0) for word in words]
 
-    def repeat(carry):
-        _, stopped = carry
-        return stopped, given | jnp.any(pending & ~stopped[None, :], axis=1)
+    def meet(carry, other):
+        given, unsure = carry
+        them, was, will, index, may_abort, bit = other
+        distance = them.x - now.x
+        rival = (distance > 0) & (distance < wanted_gap(now, them, task)) & them.on_road
+        earlier = index < number
+        wants = jnp.where(earlier, will, was) == before
+        rival &= active & wants & (them.lane != before)
+        waits = earlier & may_abort
+        return (
+            given | (rival & ~waits),
+            [u | jnp.where(rival & waits, b, 0) for u, b in zip(unsure, bit, strict=True)],
+        ), None
 
-    start = given, given | jnp.any(pending & ~given[None, :], axis=1)
+    nobody = jnp.zeros_like(active), [jnp.zeros_like(b) for b in bits]
+    others = now, before, after, number, active, bits
+    (given, unsure), _ = jax.lax.scan(meet, nobody, others, unroll=True)
+
+    def decide(stopped):
+        out = [jnp.sum(jnp.where(stopped, b, 0)) for b in bits]
+        return functools.reduce(
+            jnp.logical_or, [u & ~o != 0 for u, o in zip(unsure, out, strict=True)], given
+        )
+
+    start = given, decide(given)
+    repeat = lambda carry: (carry[1], decide(carry[1]))  # noqa: E731
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0] != carry[1]), repeat, start)[1]
