@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import environments_device
 import environments_host
 import tyro
 from common import Preset, ResultFile, result_path
 
-PARTS = {"host": environments_host}
+PARTS = {"device": environments_device, "host": environments_host}
 """Part -> module; the cells of a part name it first, as "host overhead"."""
 
 

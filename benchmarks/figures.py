@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cost_tables
 import drawings
+import environment_tables
 import tables
 import tyro
 from common import RESULTS, ROOT, read
@@ -48,6 +49,7 @@ SECTIONS = (
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
     by_script("The default command", "default_command", cost_tables.default_command),
     by_script("Rows of one program", "rows", cost_tables.rows),
+    by_script("Steps of environments", "environments", environment_tables.environments),
 )
 
 
