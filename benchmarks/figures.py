@@ -32,6 +32,7 @@ def by_script(title: str, name: str, table: Callable[[Mapping], str]) -> Section
     return Section(title, {name: f"python benchmarks/{name}.py"}, table)
 
 
+BROUGHT = ("highway_objectives", "reacher", "highway_traffic", "halfcheetah", "lunarlander")
 SECTIONS = (
     Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
     Section(
@@ -40,6 +41,11 @@ SECTIONS = (
         tables.goals,
     ),
     Section("Other families", FAMILIES, tables.families),
+    Section(
+        "Highway, Brax and LunarLander",
+        {f"study_{name}": f"{STUDY} {name}" for name in BROUGHT},
+        tables.families,
+    ),
     Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),

@@ -21,7 +21,7 @@ from common import Preset, ResultFile, describe, merge, plain, result_path, tupl
 from pgx_jax import cli
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import make_family
+from pgx_jax.families import describe_family, make_family
 from pgx_jax.run import run
 
 Cell = dict
@@ -101,6 +101,11 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "flip": lambda: per_seed("cartpole-flip", 3),
     "points": lambda: per_seed("points", 3),
     "points_hard": lambda: per_seed("points-hard", 3),
+    "highway_objectives": lambda: per_seed("highway-objectives", 1, seeds=5),
+    "reacher": lambda: per_seed("reacher-targets", 1, seeds=5),
+    "highway_traffic": lambda: per_seed("highway-traffic", 1),
+    "lunarlander": lambda: per_seed("lunarlander", 1),
+    "halfcheetah": lambda: per_seed("halfcheetah-velocities", 1),
     "sizes": sizes,
     "scales": scales,
     "options": options,
@@ -120,9 +125,8 @@ SMALL_FAMILY = {"n_tasks": 4, "n_groups": 2, "horizon": 20}
 
 def small(full: Cell) -> Cell:
     """The same cell, shrunk to four tasks of the family."""
-    settings = full["settings"] | SMALL_FAMILY
-    if full["family"] == "cartpole-physics":
-        del settings["n_groups"]
+    known = {setting.name for setting in describe_family(full["family"]).settings}
+    settings = full["settings"] | {name: v for name, v in SMALL_FAMILY.items() if name in known}
     return full | {"settings": settings, "config": merge(full["config"], SMALL_CONFIG)}
 
 
@@ -202,6 +206,8 @@ def record(results: Mapping) -> dict:
     if results.get("test_tasks"):
         keep = ("mean", "ci95", "multitask", "env_steps")
         out["test_tasks"] = {key: results["test_tasks"][key] for key in keep if key in results["test_tasks"]}
+    if "multitask" in results.get("curves", {}):
+        out["beginning"] = results["curves"]["multitask"]["return"][0]
     return out | {"timings": {"run": results["timings"]}}
 
 
@@ -217,7 +223,7 @@ class Settings:
     """Run the named studies; cells that are done are skipped."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """goals, physics, flip, points, points_hard, sizes, scales or options."""
+    """Names of studies; an unknown one is answered with all of them."""
     preset: Preset = "full"
     """full: what the README shows; small: seconds, for tests."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from pgx_jax.wording import OURS, Estimate, method_label, ordered_methods, steps, with_interval
+from pgx_jax.wording import OURS, Estimate, duration, method_label, ordered_methods, steps, with_interval
 
 Cells = Sequence[Mapping]
 
@@ -138,12 +138,24 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         row("predicted gain over one policy ‡", predicted_gain),
         row("realised gain over one policy", realised_gain),
         row("the same, in percent", realised_percent),
+        row("one policy when its training begins", beginning),
         row("mean return of ours", mean_return(OURS)),
         *(row(method_label(some, name), mean_return(name)) for name in methods if name != OURS),
     ]
+    body.append(row("time of a run with all of them", run_time))
     note = "Methods beside ours: mean return, in parentheses ours minus it, paired. "
     note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
     return table(["", *found], body) + "\n\n" + note
+
+
+def beginning(cells: Cells) -> str:
+    """Mean return in the first fortieth of the training of one policy for all."""
+    return f"{np.mean([c['beginning'] for c in cells]):.1f}" if "beginning" in cells[0] else "–"
+
+
+def run_time(cells: Cells) -> str:
+    """Mean wall time of all stages of a run."""
+    return duration(np.mean([c["timings"]["run"]["total"] for c in cells]))
 
 
 def return_of(cells: Cells, name: str) -> str:
