@@ -136,12 +136,12 @@ def facts(name: str) -> Facts:
         install = re.search(r'pip install "[^"]+"', str(error))
         told = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         return Facts(name, summary, origin, problem=f"needs {install[0]}" if install else told)
-    if family.objectives is not None:
-        conflict = f"weights of {family.objectives.shape[1]} rewards"
-    elif family.true_groups is not None:
+    conflict = "not planted"
+    if family.true_groups is not None:
         conflict = f"{len(np.unique(family.true_groups))} groups"
-    else:
-        conflict = "not planted"
+    if family.objectives is not None:
+        weighed = f"weights of {family.objectives.shape[1]} rewards"
+        conflict = weighed if family.true_groups is None else f"{conflict}, {weighed}"
     observation, action = short_space(family.observation_space), short_space(family.action_space)
     drawn = family.draw is not None or family.engine == "host"
     return Facts(

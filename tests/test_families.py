@@ -210,7 +210,7 @@ def test_vector_rewards_and_pixels_in_words(register, package):
         "def mine(): return dataclasses.replace(make_family('points', n_tasks=3), objectives=np.eye(3))\n"
     )
     register(mine=f"{package('weighing', text)}:mine")
-    assert facts("mine").conflict == "weights of 3 rewards"
+    assert facts("mine").conflict == "3 groups, weights of 3 rewards"
     assert short_space(spaces.Box(0, 255, (64, 64, 3), np.uint8)) == "uint8 [64, 64, 3]"
 
 

@@ -15,16 +15,48 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
-    (example,) = blocks("python")
-    assert len(example.strip().splitlines()) <= 15
-    monkeypatch.chdir(tmp_path)
-    names = {}
+def examples() -> list:
+    """The examples of the section on one's own environment; long ones are marked slow."""
+    section = README.read_text().partition("## Your own environment")[2].partition("## Results")[0]
+    found = re.findall(r"\*\*([^*]+)\*\*:.*?```python\n(.*?)```", section, re.DOTALL)
+    return [
+        pytest.param(code, id=title, marks=[pytest.mark.slow] if title in SLOW else [])
+        for title, code in found
+    ]
+
+
+SLOW = ("Brax", "Vector rewards")
+KINDS = ("gymnax", "Vector rewards")
+
+
+def execute(example: str, folder, monkeypatch) -> dict:
+    lines = example.splitlines()
+    assert sum(map(bool, lines)) <= 15 and max(map(len, lines)) <= 110
+    monkeypatch.chdir(folder)
+    names = {"__name__": "example"}
     exec(compile(example, str(README), "exec"), names)
+    return names
+
+
+def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
+    names = execute(blocks("python")[0], tmp_path, monkeypatch)
     results = names["run"].results
     assert results["agreement"]["exact"]
     assert (tmp_path / "runs" / "points" / "report.html").stat().st_size > 10_000
     assert names["action"].shape == (2,) and abs(names["action"]).max() <= 1
+
+
+@pytest.mark.parametrize("example", examples() if README.is_file() else [])
+def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch):
+    names = execute(example, tmp_path, monkeypatch)
+    family, results = names["family"], names["run"].results
+    assert sorted(sum(results["groups"], [])) == sorted(family.task_names)
+    assert all(abs(mean) < 1e9 for mean in results["methods"]["policygradex"]["per_task"])
+
+
+def test_every_python_block_is_executed():
+    titles = [example.id for example in examples()]
+    assert set(KINDS) <= set(titles) and len(titles) == len(blocks("python")) - 1
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():
