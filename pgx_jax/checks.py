@@ -115,7 +115,7 @@ def _action(space: spaces.Space) -> jax.ShapeDtypeStruct:
 
 def _dtype(leaf: Any) -> Any:
     """The type that a leaf has inside of a program."""
-    return jax.dtypes.canonicalize_dtype(np.result_type(leaf))
+    return jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
 
 
 def _mismatch(family: TaskFamily, name: str, found: str, expected: str) -> ConfigError:

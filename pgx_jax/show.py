@@ -182,7 +182,7 @@ def _play_host(family: TaskFamily, task, act: Act, steps: int, seed: int):
             raise ConfigError(f"family {family.name!r} cannot be drawn: its environment has no `render`")
         obs = copy.reset(int(seeds[0]), task)
         for t in range(steps):
-            frames.append(np.asarray(copy.render()))
+            frames.append(_rendered(family, copy))
             out = copy.step(np.asarray(act(jnp.asarray(obs, jnp.float32), keys[t])))
             obs, reward[t], age = out.obs, out.reward, age + 1
             if out.terminated or out.truncated or age >= family.horizon:
@@ -190,6 +190,22 @@ def _play_host(family: TaskFamily, task, act: Act, steps: int, seed: int):
     finally:
         copy.close()
     return frames, reward, ends
+
+
+def _rendered(family: TaskFamily, copy) -> np.ndarray:
+    """The picture that a copy of a host environment draws of itself."""
+    try:
+        frame = np.asarray(copy.render())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"family {family.name!r} cannot be drawn ({reason})") from error
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
+        found = f"{frame.dtype}{list(frame.shape)}"
+        raise ConfigError(
+            f"family {family.name!r} cannot be drawn: its environment's `render` returned {found} instead "
+            "of uint8 [H, W, 3]"
+        )
+    return frame
 
 
 def write(picture: Picture, path: Path | None = None) -> Path:

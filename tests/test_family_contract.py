@@ -36,6 +36,12 @@ def gymnax(env_id, params=None, **settings):
     return gymnax_family(env_id, params, **settings)
 
 
+def gymnasium(env_id, kwargs=None, **settings):
+    from envs.gymnasium_adapter import gymnasium_family
+
+    return gymnasium_family(env_id, kwargs, **settings)
+
+
 def brax(env_name, **settings):
     from envs.brax_adapter import brax_family
 
@@ -46,9 +52,14 @@ ADAPTERS = {
     "gymnax Pendulum-v1": partial(gymnax, "Pendulum-v1", {"g": [5.0, 10.0, 12.0]}),
     "gymnax Acrobot-v1": partial(gymnax, "Acrobot-v1", n_tasks=2),
     "gymnax Breakout-MinAtar": partial(gymnax, "Breakout-MinAtar", n_tasks=2),
+    "gymnasium MountainCar-v0": partial(gymnasium, "MountainCar-v0", {"goal_velocity": [0.0, 0.01]}),
     "host points": partial(host_points, n_tasks=3),
     "brax inverted_pendulum": partial(brax, "inverted_pendulum", scale={"mass": [1, 2]}),
 }
+for mode in ("disabled", "same_step", "next_step"):  # what vectors do after an ending
+    ADAPTERS[f"gymnasium Pendulum-v1 {mode}"] = partial(
+        gymnasium, "Pendulum-v1", {"g": [5.0, 10.0, 12.0]}, vector="sync", autoreset=mode
+    )
 SLOW = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities")
 FEW_STARTS = ("gymnax Breakout-MinAtar",)
 """Environments that begin in one of a few states."""
@@ -134,8 +145,10 @@ def play_device(family, policy, agent, index, horizon, key):
 
 
 def play_host(family, policy, agent, index, horizon, key):
-    """The same; the states stay inside of the environments."""
-    return host.experience(policy, replace(family, horizon=horizon), agent, index, key, LENGTH), None
+    """The same; the states stay inside of the environments. Vectors end episodes themselves."""
+    env = replace(family.env, horizon=horizon) if hasattr(family.env, "horizon") else family.env
+    family = replace(family, env=env, horizon=horizon)
+    return host.experience(policy, family, agent, index, key, LENGTH), None
 
 
 PLAYERS = {"device": play_device, "host": play_host}

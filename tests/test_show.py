@@ -191,8 +191,23 @@ def test_families_that_cannot_be_drawn(walk):
     with pytest.raises(ConfigError, match="'points' cannot be drawn"):
         show.roll_out(dataclasses.replace(make_family("points"), draw=None), 0)
     blind = dataclasses.replace(walk, env=Blind())
-    with pytest.raises(ConfigError, match="'walk' cannot be drawn"):
+    with pytest.raises(ConfigError, match="'walk' cannot be drawn: .*no `render`"):
         show.roll_out(blind, 0)
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize(
+    ("render", "words"),
+    [
+        (lambda self: 1 / 0, "ZeroDivisionError"),
+        (lambda self: None, r"returned object\[\] instead of uint8 \[H, W, 3\]"),
+        (lambda self: np.zeros((4, 4), np.uint8), r"uint8\[4, 4\]"),
+    ],
+)
+def test_pictures_that_fail(walk, monkeypatch, render, words):
+    monkeypatch.setattr(WalkCopy, "render", render)
+    with pytest.raises(ConfigError, match=f"'walk' cannot be drawn.*{words}"):
+        show.roll_out(walk, 0)
     assert len(closed) == 1
 
 
