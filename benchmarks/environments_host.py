@@ -18,8 +18,11 @@ import numpy as np
 from pgx_jax.families import make_family
 from pgx_jax.learn import init_agents, make_policy
 from pgx_jax.learn.acting import Acting
-from pgx_jax.learn.slots import Tasks
+from pgx_jax.learn.slots import Seeds, Tasks
 from pgx_jax.tasks import TaskFamily
+
+KEY = np.zeros(2, np.uint32)
+"""From which both loops seed their episodes, so that these are the same."""
 
 
 def cells(small: bool) -> list[dict]:
@@ -34,14 +37,15 @@ def raw(cell: Mapping, family: TaskFamily, actions: np.ndarray) -> tuple[float, 
     given = [{k: v[i % family.n].item() for k, v in keys.items()} for i in range(cell["slots"])]
     limit = family.horizon
     envs = [gymnasium.make(cell["id"], max_episode_steps=limit, disable_env_checker=True, **g) for g in given]
-    for i, env in enumerate(envs):
-        env.reset(seed=i)
+    seeds = [Seeds(KEY, i) for i in range(cell["slots"])]
+    for env, seed in zip(envs, seeds, strict=True):
+        env.reset(seed=seed())
     ended, began = 0, time.process_time()
     for row in actions.tolist():
-        for env, action in zip(envs, row, strict=True):
+        for env, action, seed in zip(envs, row, seeds, strict=True):
             _, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
-                env.reset()
+                env.reset(seed=seed())
                 ended += 1
     seconds = time.process_time() - began
     for env in envs:
@@ -55,11 +59,11 @@ def engine(family: TaskFamily, actions: np.ndarray) -> tuple[float, int]:
     index = np.arange(slots) % family.n
     policy = make_policy(family)
     acting = Acting(policy, family, 1, slots)
-    acting.enter(0, Tasks.of(family), index, family.context[index], np.zeros(2, np.uint32))
+    acting.enter(0, Tasks.of(family), index, family.context[index], KEY)
     acting.chooser = lambda *_: lambda t: (actions[t], actions[t])
-    agents = init_agents(policy, family, np.zeros((1, 2), np.uint32))
+    agents = init_agents(policy, family, KEY[None])
     began = time.process_time()
-    done = acting.unroll(agents, np.zeros((1, 2), np.uint32), steps, gamma=0.99).done
+    done = acting.unroll(agents, KEY[None], steps, gamma=0.99).done
     seconds = time.process_time() - began
     acting.close()
     return seconds, int(done.sum())

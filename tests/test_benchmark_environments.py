@@ -22,6 +22,7 @@ def test_overhead_of_the_host_engine(tmp_path):
     assert environments.main(["--preset", "small", "--parts", "host", "--out", str(path)]) == 0
     (cell,) = common.read(path)["cells"]
     rounds = cell["timings"]["rounds"]
+    assert cell["episodes"][0] == cell["episodes"][1]
     assert cell["steps"] == 240 and len(rounds) == 3 and min(min(pair) for pair in rounds) > 0
     assert -0.9 < cell["timings"]["overhead"] < 50
 

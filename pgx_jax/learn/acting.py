@@ -69,6 +69,9 @@ class Acting:
         return np.arange(place * self.width, (place + 1) * self.width)
 
     def _restart(self, slots: np.ndarray) -> None:
+        """Start episodes in the slots, in new arrays: records of the last step keep theirs."""
+        self.obs, self.age = self.obs.copy(), self.age.copy()
+        self.total, self.discounted = self.total.copy(), self.discounted.copy()
         self.slots.restart(slots, [self.seeds[slot]() for slot in slots.tolist()], self.obs)
         self.age[slots], self.total[slots], self.discounted[slots] = 0, 0.0, 0.0
 
@@ -78,9 +81,10 @@ class Acting:
         actor, moments, context, keys = jax.tree.map(
             jnp.asarray, (agents.actor, agents.observation, self.context.copy(), keys)
         )
-        obs = self.obs.reshape(self.chunk, self.width, *self.obs.shape[1:])
+        shape = (self.chunk, self.width, *self.obs.shape[1:])
 
         def choose(t: int) -> tuple[np.ndarray, ...]:
+            obs = self.obs.reshape(shape)
             chosen = _act(self.policy, deterministic, actor, moments, obs, context, keys, t)
             return tuple(np.array(x).reshape(-1, *x.shape[2:]) for x in chosen)  # which may be written to
 
@@ -116,58 +120,49 @@ class Acting:
             DataError: an environment raised or returned nonsense (which task).
         """
         mask = np.repeat(np.ones(self.chunk, bool) if active is None else active, self.width)
-        pointer, t, out = np.where(mask, 0, length), 0, None
+        count, t, records = np.where(mask, 0, length), 0, []
         choose = self.chooser(agents, keys, deterministic)
-        while pointer.min() < length:
-            before = self.obs.copy()
+        while count.min() < length:
+            before = self.obs
             action, legal = choose(t)
-            if out is None:
-                out = self._buffers(length, action)
             record, done = self.advance(legal, mask, gamma)
-            kept = np.flatnonzero(self.slots.arrival.acted & (pointer < length))
-            at = pointer[kept]
-            for buffer, value in zip(out, (before, action, *record), strict=True):
-                if buffer is not None:
-                    buffer[at, kept] = value[kept]
-            pointer[kept] += 1
+            acted = self.slots.arrival.acted
+            records.append((before, action, *record, acted))
+            count, t = count + acted, t + 1
             if done.any():
                 self._restart(np.flatnonzero(done))
-            t += 1
-
-        def by_policy(x):  # [T, S, ...] -> [C, T, E, ...]
-            return np.ascontiguousarray(
-                x.reshape(length, self.chunk, self.width, *x.shape[2:]).swapaxes(0, 1)
-            )
-
-        return jax.tree.map(by_policy, out)
+        return self._by_policy(records, length)
 
     def advance(self, legal: np.ndarray, mask: np.ndarray, gamma: float) -> tuple[tuple, np.ndarray]:
         """Step the slots of the mask; returns the fields of `Steps` from ``reward`` on, and who is done."""
         arrival = self.slots.step(legal, mask)
-        acted = arrival.acted
-        self.obs[mask] = arrival.obs[mask]
-        self.age[acted] += 1
-        self.total[acted] += arrival.reward[acted]
-        self.discounted[acted] = gamma * self.discounted[acted] + arrival.reward[acted]
-        done = acted & (arrival.terminated | arrival.truncated | (self.age >= self.family.horizon))
+        self.obs = arrival.obs
+        self.age = self.age + arrival.acted
+        self.total = self.total + arrival.reward
+        self.discounted = np.float32(gamma) * self.discounted + arrival.reward
+        done = arrival.acted & (arrival.terminated | arrival.truncated | (self.age >= self.family.horizon))
         record = (
             arrival.reward, arrival.obs, arrival.terminated, done, self.total, self.discounted,
             arrival.success, arrival.objectives,
         )  # fmt: skip
         return record, done
 
-    def _buffers(self, length: int, action: np.ndarray) -> Steps:
-        count, arrival = len(self.obs), self.slots.arrival
+    def _by_policy(self, records: list[tuple], length: int) -> Steps:
+        """Records of all slots, T and more, as `Steps` with leaves [C, T, E, ...]: of each slot the
+        first T steps in which it acted."""
+        *fields, acted = zip(*records, strict=True)
+        acted = np.stack(acted)
+        first = None if acted.all() else np.argsort(~acted, axis=0, kind="stable")[:length]
 
-        def like(x):
-            return np.zeros((length, count, *x.shape[1:]), x.dtype)
+        def arrange(values):  # T' arrays [S, ...] -> [C, T, E, ...]
+            x = np.stack(values)
+            if first is not None:
+                x = np.take_along_axis(x, first.reshape(*first.shape, *[1] * (x.ndim - 2)), axis=0)
+            x = x.reshape(length, self.chunk, self.width, *x.shape[2:])
+            return np.ascontiguousarray(x.swapaxes(0, 1))
 
-        flag, number = arrival.acted, arrival.reward
-        objectives = like(arrival.objectives) if arrival.objectives.shape[1] else None
-        return Steps(
-            like(self.obs), like(action), like(number), like(self.obs), like(flag), like(flag),
-            like(number), like(number), like(flag), objectives,
-        )  # fmt: skip
+        *arrays, objectives = map(arrange, fields)
+        return Steps(*arrays, objectives if objectives.shape[-1] else None)
 
     def close(self) -> None:
         """Close the environments."""

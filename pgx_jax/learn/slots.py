@@ -35,7 +35,7 @@ class Tasks(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What one step of S slots led to; rows of slots that did not act are not to be read."""
+    """What one step of S slots led to; slots that did not act have no reward."""
 
     obs: np.ndarray
     """float32 [S, *observation shape], before any reset."""
@@ -75,12 +75,19 @@ class _Slots:
             np.zeros((count, *self.shape), np.float32), np.zeros(count, np.float32),
             *np.zeros((4, count), bool), np.zeros((count, kinds), np.float32),
         )  # fmt: skip
+        """Of the last step; every step makes new arrays, so that callers may keep them."""
 
     def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
         """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next."""
-        self.arrival.acted[slots] = False
+        self.arrival = self._fresh(self.arrival.acted & ~np.isin(np.arange(len(self.names)), slots))
         for slot, i in zip(slots, index, strict=True):
             self.tasks[slot], self.names[slot] = tasks.params[i], tasks.names[i]
+
+    def _fresh(self, acted: np.ndarray) -> Arrival:
+        """The last arrival's observations, no rewards and endings, in new arrays."""
+        last = self.arrival
+        blank = (np.zeros_like(x) for x in (last.reward, last.terminated, last.truncated, last.success))
+        return Arrival(last.obs.copy(), *blank, acted, np.zeros_like(last.objectives))
 
 
 class Copies(_Slots):
@@ -100,25 +107,39 @@ class Copies(_Slots):
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance the slots of the mask ``active`` [S]."""
-        obs, reward, terminated, truncated, success, acted, objectives = self.arrival
-        acted[:] = active
-        copies, shaped, names = self.copies, self.where.shaped, self.names
+        which, outs = np.flatnonzero(active).tolist(), []
         legal = actions.tolist() if actions.ndim == 1 else list(actions)
-        slot, several = 0, bool(objectives.shape[1])
         try:
-            for slot in np.flatnonzero(active).tolist():
-                out = copies[slot].step(legal[slot])
-                obs[slot] = shaped(out.obs, names[slot])
-                reward[slot], success[slot] = out.reward, out.success
-                terminated[slot], truncated[slot] = out.terminated, out.truncated
-                if several:
-                    objectives[slot] = out.objectives
-        except DataError:
-            raise
+            for slot in which:
+                outs.append(self.copies[slot].step(legal[slot]))
         except Exception as error:
-            raise self.where.failed("step", names[slot], error) from error
-        self.where.finite(self.arrival, names)
+            raise self.where.failed("step", self.names[which[len(outs)]], error) from error
+        try:
+            found = self._gather(outs)
+        except (TypeError, ValueError):
+            for slot, out in zip(which, outs, strict=True):
+                self.where.shaped(out.obs, self.names[slot])
+                self.where("step", self.names[slot], self._gather, [out])
+            raise
+        if len(which) == len(self.names):
+            self.arrival = found
+        else:
+            self.arrival = self._fresh(active.copy())
+            for all_slots, some in zip(self.arrival, found, strict=True):
+                all_slots[which] = some
+        self.where.finite(self.arrival, self.names)
         return self.arrival
+
+    def _gather(self, outs: list[HostStep]) -> Arrival:
+        """Steps of some slots as arrays."""
+        obs, reward, terminated, truncated, success, objectives, _ = zip(*outs, strict=True)
+        observed = np.array(obs, np.float32)
+        if observed.shape[1:] != self.shape:
+            raise ValueError(f"observations of shape {observed.shape[1:]}")
+        flags = (np.array(x, bool) for x in (terminated, truncated, success))
+        kinds = self.arrival.objectives.shape[1]
+        vectors = np.array(objectives, np.float32) if kinds else np.zeros((len(outs), 0), np.float32)
+        return Arrival(observed, np.array(reward, np.float32), *flags, np.ones(len(outs), bool), vectors)
 
     def close(self) -> None:
         """Close all copies."""
@@ -178,8 +199,8 @@ class Vectors(_Slots):
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance all slots of the vectors that have one in the mask ``active`` [S]."""
+        self.arrival = self._fresh(np.zeros_like(active))
         obs, reward, terminated, truncated, success, acted, objectives = self.arrival
-        acted[:] = False
         for vector, own, name in self.parts:
             if not active[own].any():
                 continue
@@ -196,6 +217,7 @@ class Vectors(_Slots):
             if objectives.shape[1]:
                 objectives[own] = out.objectives
             acted[own] = active[own] & ~self.resetting[own]
+            reward[own[~acted[own]]] = 0.0
             self.resetting[own] = False
         self.where.finite(self.arrival, self.names)
         return self.arrival
