@@ -53,6 +53,7 @@ SECTIONS = (
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     by_script("Gradient features", "features", cost_tables.features),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
+    by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
     by_script("The default command", "default_command", cost_tables.default_command),
     by_script("Rows of one program", "rows", cost_tables.rows),
     by_script("Steps of environments", "environments", environment_tables.environments),
