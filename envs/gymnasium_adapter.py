@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import FlattenObservation, TimeLimit
+from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
 
 from envs import arguments, common
 from pgx_jax.errors import ConfigError
@@ -52,6 +52,7 @@ class GymnasiumEnv:
         given = dict(self.fixed) | {key: arguments.plain(value) for key, value in task.arguments.items()}
         if isinstance(self.source, str):
             env = gymnasium.make(self.source, max_episode_steps=-1, disable_env_checker=True, **given)
+            env = env.env if type(env) is OrderEnforcing else env  # the engine keeps the order itself
         else:
             env = self.source(**given)
         return env if isinstance(env.observation_space, spaces.Box) else FlattenObservation(env)
@@ -102,12 +103,12 @@ class _Copy:
         if task is not self.task:
             self.close()
             self.env, self.task = self.maker.build(task), task
-            self.weights = task.weights
+            self.weights, self._step = task.weights, self.env.step
         return self.env.reset(seed=seed)[0]
 
     def step(self, action) -> HostStep:
         """Advance; a vector reward is weighted."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs, reward, terminated, truncated, info = self._step(action)
         success = bool(info.get(self.maker.success, False)) if self.maker.success else False
         if self.weights is None:
             return HostStep(obs, reward, terminated, truncated, success)

@@ -6,6 +6,7 @@ convention of resetting. Both hand out the observation that an action led to, be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -260,7 +261,7 @@ class Where:
 
     def finite(self, arrival: Arrival, names: Sequence[str]) -> None:
         """Refuse non-finite observations and rewards of slots that acted."""
-        if np.isfinite(arrival.reward).all() and np.isfinite(arrival.obs).all():
+        if math.isfinite(np.add.reduce(arrival.obs, axis=None) + np.add.reduce(arrival.reward)):
             return
         count = len(arrival.reward)
         for what in ("obs", "reward"):
