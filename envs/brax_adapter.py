@@ -153,7 +153,7 @@ def brax_family(
 
     Args:
         env_name: Brax's name of the environment, for example "hopper".
-        scale: n factors for each varied quantity ("mass", "gear", "gravity", "friction", "damping",
+        scale: n positive factors for each varied quantity ("mass", "gear", "gravity", "friction", "damping",
             "stiffness", "armature"), or for a field of brax's System by its dotted name. Every
             backend sees them; the factors of a mass are those of the mass that the backend uses.
         system: n values for each varied field of the System, [n, *shape of the field].
@@ -176,7 +176,7 @@ def brax_family(
     env = BraxEnv(env_name, backend, pairs)
     given, n = _tasks(env, (scale or {}, system or {}, attributes or {}), n_tasks)
     if task_names is None:
-        plain = [(k.split(".")[-1], v) for part in given for k, v in part.items() if v.ndim == 1]
+        plain = [(k.split(".")[-1], v.ravel()) for part in given for k, v in part.items() if v.size == n]
         labels = [[f"{k}{v[i]:.3g}" for k, v in plain] for i in range(n)]
         task_names = ["_".join([f"task{i}", *label]) for i, label in enumerate(labels)]
     observation_space, action_space = env_spaces(env)

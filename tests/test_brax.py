@@ -183,6 +183,13 @@ def test_a_missing_extra_is_named(monkeypatch):
         brax_adapter._brax()
 
 
+def test_names_tell_single_numbers():
+    family = brax_family(
+        "inverted_pendulum", system={"actuator.gear": [[100.0], [-80.0]]}, scale={"mass": [1, 2.5]}
+    )
+    assert family.task_names == ("task0_mass1_gear100", "task1_mass2.5_gear-80")
+
+
 def test_environments_are_equal_by_value():
     options = {"ctrl_cost_weight": 0.2}
     one, two = (brax_family("halfcheetah", n_tasks=2, options=options).env for _ in range(2))
