@@ -60,7 +60,7 @@ for mode in ("disabled", "same_step", "next_step"):  # what vectors do after an 
     ADAPTERS[f"gymnasium Pendulum-v1 {mode}"] = partial(
         gymnasium, "Pendulum-v1", {"g": [5.0, 10.0, 12.0]}, vector="sync", autoreset=mode
     )
-SLOW = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities")
+SLOW = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities", "brax inverted_pendulum")
 FEW_STARTS = ("gymnax Breakout-MinAtar",)
 """Environments that begin in one of a few states."""
 TRUSTING = ("gymnax",)
