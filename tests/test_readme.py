@@ -26,7 +26,7 @@ def examples() -> list:
 
 
 SLOW = ("Brax", "Vector rewards")
-KINDS = ("gymnax", "Gymnasium", "Vector rewards")
+KINDS = ("gymnax", "Gymnasium", "Brax", "Vector rewards")
 
 
 def execute(example: str, folder, monkeypatch) -> dict:
