@@ -16,16 +16,12 @@ def blocks(language: str) -> list[str]:
 
 
 def examples() -> list:
-    """The examples of the section on one's own environment; long ones are marked slow."""
+    """The examples of the section on one's own environment."""
     section = README.read_text().partition("## Your own environment")[2].partition("## Results")[0]
     found = re.findall(r"\*\*([^*]+)\*\*:.*?```python\n(.*?)```", section, re.DOTALL)
-    return [
-        pytest.param(code, id=title, marks=[pytest.mark.slow] if title in SLOW else [])
-        for title, code in found
-    ]
+    return [pytest.param(code, id=title) for title, code in found]
 
 
-SLOW = ("Brax", "Vector rewards")
 KINDS = ("gymnax", "Gymnasium", "Brax", "Vector rewards")
 
 
