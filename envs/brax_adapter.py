@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from envs import brax_physics, common
+from envs import brax_drawing, brax_physics, common
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array, PyTree
@@ -193,6 +193,7 @@ def brax_family(
         true_groups=None if true_groups is None else common.canonical(np.asarray(true_groups)),
         settings={"env_name": env_name, "backend": backend, "horizon": horizon}
         | {"options": dict(pairs), **varied},
+        draw=functools.partial(brax_drawing.body, env) if hasattr(env.raw(), "sys") else None,
     )
 
 
