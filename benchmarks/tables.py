@@ -142,7 +142,7 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         row("mean return of ours", mean_return(OURS)),
         *(row(method_label(some, name), mean_return(name)) for name in methods if name != OURS),
     ]
-    body.append(row("time of a run with all of them", run_time))
+    body.append(row("CPU time of a run with all of them", cpu_time))
     note = "Methods beside ours: mean return, in parentheses ours minus it, paired. "
     note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
     return table(["", *found], body) + "\n\n" + note
@@ -153,9 +153,9 @@ def beginning(cells: Cells) -> str:
     return f"{np.mean([c['beginning'] for c in cells]):.1f}" if "beginning" in cells[0] else "–"
 
 
-def run_time(cells: Cells) -> str:
-    """Mean wall time of all stages of a run."""
-    return duration(np.mean([c["timings"]["run"]["total"] for c in cells]))
+def cpu_time(cells: Cells) -> str:
+    """Mean CPU time of a run."""
+    return duration(np.mean([c["timings"]["cpu_seconds"] for c in cells]))
 
 
 def return_of(cells: Cells, name: str) -> str:

@@ -253,6 +253,7 @@ def made_up(tmp_path, pristine_results):
         record = study.record(pristine_results)
         assert record["test_tasks"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
         record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
+        record["timings"]["cpu_seconds"] = 70.0
         file.add(cell, record)
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{figures.BEGIN}\nstale words\n{figures.END}\nafter\n")
