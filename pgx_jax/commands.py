@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +18,9 @@ from rich.table import Table
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import TaskFamily
+
+WIDE = 120
+"""Columns of a terminal from which on the list of families says what each one is."""
 
 _Flat = tyro.conf.arg(name="")
 _Settings = tyro.conf.arg(
@@ -101,14 +105,23 @@ class FamiliesCommand:
         if self.family:
             self._describe(console, self.family)
             return
-        table = Table("family", "engine", "n", "observation", "action", "conflict", "what")
-        for name in families():
-            f = facts(name)
-            what = f.summary if not f.problem else f"{f.summary} ({f.problem})" if f.summary else f.problem
-            cells = (f.engine, f.n, f.observation, f.action, f.conflict, what)
-            table.add_row(name, *map(escape, cells))
+        wide = console.width >= WIDE
+        found = [facts(name) for name in families()]
+        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("family", no_wrap=True, min_width=max((len(f.name) for f in found), default=0))
+        for short in ("engine", "n", "observed", "action"):
+            table.add_column(short, no_wrap=True)
+        for long in ("conflict", "what") if wide else ("conflict",):
+            table.add_column(long)
+        for f in found:
+            cells = (f.name, f.engine, f.n, f.observation, f.action, f.conflict, f.summary)
+            table.add_row(*map(escape, cells[: len(table.columns)]))
         console.print(table)
-        console.print("`pgx-jax families FAMILY` lists a family's settings.", highlight=False)
+        for f in found:
+            if f.problem:
+                console.print(f"{f.name}: {f.problem}", markup=False, highlight=False)
+        what = "a family's settings" if wide else "what a family is, and its settings"
+        console.print(f"`pgx-jax families FAMILY` tells {what}.", highlight=False)
 
     def _describe(self, console: Console, name: str) -> None:
         from pgx_jax.families import describe_family, facts

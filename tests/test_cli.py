@@ -11,6 +11,7 @@ import pytest
 
 from pgx_jax import Config, cli, make_family
 from pgx_jax.errors import ConfigError
+from pgx_jax.families import families
 
 COMMANDS = ("run", "families", "show", "resume", "regroup", "report")
 
@@ -64,6 +65,17 @@ def test_families(capsys, monkeypatch):
     assert "envs.points:points" in out and "3 groups" in out and "device" in out
     status, _, err = call(capsys, "families", "point")
     assert status == 2 and "points" in err
+
+
+@pytest.mark.parametrize("width", (80, 120))
+def test_the_list_of_families_keeps_their_names(capsys, monkeypatch, width):
+    """One line starts with the whole name of each family, and nothing is cut."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["families"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert set(families()) <= {line.split()[0] for line in lines if line}
+    assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
+    assert ("hidden goal" in " ".join(lines)) == (width >= 120)
 
 
 @pytest.mark.parametrize(
