@@ -155,7 +155,7 @@ def train_pool(
         rows: what to train.
         policies: conditioned -> the policy of such rows.
         family, config: what to train on, and how.
-        meta: theta* (no leading axis), for rows that continue it.
+        meta: theta* (no leading axis), for rows that continue it (exploring afresh).
         known: rows that are trained already.
         progress: reports over all of them.
         checkpoint: keeps what long training has reached (see `learn.train`).
@@ -172,7 +172,8 @@ def train_pool(
         continues = np.array([row.continues for row in some])
         init = jax.tree.map(np.array, fresh)
         if continues.any():
-            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), init, meta)
+            start = learn.explore_afresh(meta, learn.take(fresh, 0))
+            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), init, start)
         steps = np.array([row.steps for row in some])
 
         def report(done, _, recent, before=before):

@@ -11,8 +11,10 @@ import pytest
 from small import STAGES, Ears, small
 
 import pgx_jax
-from pgx_jax import ConfigError, DataError, Run, group_transitions, load
-from pgx_jax.learn import make_policy
+from pgx_jax import PPO, ConfigError, DataError, Run, group_transitions, judge, load
+from pgx_jax.learn import Policy, explore_afresh, make_policy
+from pgx_jax.learn.distributions import Categorical
+from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.store import RunStore
 
 
@@ -118,6 +120,21 @@ def test_other_seeds_differ(small_run, small_settings):
     run = Run(family, config)
     assert not np.array_equal(run.transitions.obs, small_run.transitions.obs)
     np.testing.assert_array_equal(np.sort(run.budget.subsets, 0), np.sort(small_run.budget.subsets, 0))
+
+
+def test_groups_continue_the_meta_policy_and_explore_afresh(small_run):
+    """At a learning rate of zero, rows end where they start."""
+    run, still = small_run, dataclasses.replace(small_run.config, ppo=PPO(learning_rate=0.0, num_envs=12))
+    settled = jax.tree.map(lambda x: x - 1.0, run.meta)
+    row = run.ours.rows[0]._replace(steps=still.ppo.steps_per_update)
+    (agent,) = judge.train_pool([row], run.policy_of, run.family, still, settled).agents
+    want = jax.tree.map(np.asarray, settled.actor)
+    want["params"]["log_std"] = np.full(2, GaussianActor.initial_log_std, np.float32)
+    jax.tree.map(np.testing.assert_array_equal, (agent.actor, agent.critic), (want, settled.critic))
+
+    blind = Policy(CategoricalActor(3, (4,)), Critic((4,)), Categorical(3))
+    one, other = (blind.init(jax.random.PRNGKey(i), (2,), np.zeros((1, 1))) for i in range(2))
+    jax.tree.map(np.testing.assert_array_equal, explore_afresh(one, other), one)
 
 
 # Other ways to run

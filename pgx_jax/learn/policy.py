@@ -114,3 +114,17 @@ def policy_params(agent: Agent) -> PyTree:
 def with_policy_params(agent: Agent, actor: PyTree) -> Agent:
     """The same agent with other policy parameters."""
     return agent._replace(actor=actor)
+
+
+def explore_afresh(agent: Agent, fresh: Agent) -> Agent:
+    """The agent with the exploration of a fresh one, all else as it was.
+
+    Where tasks pull apart, a Gaussian policy for all of them settles on a compromise and stops
+    exploring; what continues it must explore again to leave that. Replaced are an actor's parameters
+    of the name ``log_std``, such as those of `GaussianActor`; other actors stay as they are.
+    """
+
+    def choose(path, settled, new):
+        return new if getattr(path[-1], "key", None) == "log_std" else settled
+
+    return with_policy_params(agent, jax.tree_util.tree_map_with_path(choose, agent.actor, fresh.actor))
