@@ -1,9 +1,22 @@
 """Fixtures that several test files share."""
 
 import copy
+import os
+import shutil
+import tempfile
 
 import numpy as np
 import pytest
+
+
+def pytest_configure(config):
+    """Let all workers, and the processes that tests start, share what one of them has compiled."""
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="pgx_jax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def example_results(seed: int = 0) -> dict:
