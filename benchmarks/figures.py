@@ -89,7 +89,7 @@ def source(name: str, command: str, data: Mapping | None) -> str:
     runs = f"{tables.seeds(data['cells'])}; " if name.startswith("study_") else ""
     return (
         f"<sub>[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{here['device']}, "
-        f"{here['processor']}, {here['cores']} cores, jax {here['versions']['jax']}, "
+        f"{here['processor']}, {tables.plural(here['cores'], 'core')}, jax {here['versions']['jax']}, "
         f"commit {here['commit']}.</sub>"
     )
 
