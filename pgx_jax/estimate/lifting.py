@@ -153,6 +153,7 @@ def _norms(tree: PyTree) -> Array:
     return jnp.sqrt(sum(squares))
 
 
+@jax.jit
 def relative_distance(delta_params: PyTree, params: PyTree) -> Array:
     """|Delta| / |theta*| of every row: float [m]."""
     return _norms(delta_params) / _norms(jax.tree.map(lambda x: x[None], params))

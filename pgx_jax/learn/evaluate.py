@@ -12,6 +12,7 @@ import numpy as np
 from pgx_jax.learn import host
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots, unroll
+from pgx_jax.learn.work import take
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
@@ -31,14 +32,23 @@ class Evaluation(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
-def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, keys):
-    def one(agent, task, context, key):
-        reset_key, key = jax.random.split(key)
+def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, key, index):
+    def one(agent, task, context, i):
+        reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
         tasks = jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), task)
         contexts = jnp.broadcast_to(context, (episodes, *context.shape))
         slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
         _, steps = unroll(
-            policy, env, horizon, agent, tasks, contexts, slots, key, horizon, deterministic=deterministic
+            policy,
+            env,
+            horizon,
+            agent,
+            tasks,
+            contexts,
+            slots,
+            act_key,
+            horizon,
+            deterministic=deterministic,
         )
         before = jnp.cumsum(steps.done, axis=0) - steps.done
         first = before == 0
@@ -48,7 +58,7 @@ def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, cont
             jnp.sum(first, axis=0),
         )
 
-    return jax.vmap(one)(agents, tasks, context, keys)
+    return jax.vmap(one)(agents, tasks, context, index)
 
 
 def evaluate(
@@ -84,18 +94,17 @@ def evaluate(
     width = min(PAIRS_PER_CALL[jax.default_backend()], 1 << max(4, (count - 1).bit_length()))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
     own = tasks is None
-    tasks = jax.tree.map(jnp.asarray, family.tasks if own else tasks)
-    context = jnp.asarray(family.context if own else np.zeros((int(task.max()) + 1, family.context.shape[1])))
+    tasks = family.tasks if own else tasks
+    context = family.context if own else np.zeros((int(task.max()) + 1, family.context.shape[1]))
+    agents, tasks, context, key = jax.tree.map(np.asarray, (agents, tasks, context, key))
     parts = []
     for start in range(0, len(padded), width):
         index = padded[start : start + width]
         r, t = row[index], task[index]
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(t)
-        pick = partial(jax.tree.map, lambda x, t=t: x[t])
         parts.append(
             _evaluate(
                 policy, family.env, family.horizon, episodes, deterministic,
-                jax.tree.map(lambda x, r=r: jnp.asarray(x)[r], agents), pick(tasks), context[t], keys,
+                take(agents, r), take(tasks, t), context[t], key, t,
             )
         )  # fmt: skip
     returns, success, steps = (np.concatenate([np.asarray(p[j]) for p in parts])[:count] for j in range(3))

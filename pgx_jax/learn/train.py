@@ -42,20 +42,19 @@ class Trained(NamedTuple):
 
 
 def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
-    """Fresh agents, one for each key [R, 2]; every leaf gets a leading axis R."""
-    return _init(policy, family.observation_space.shape, jnp.asarray(family.context), jnp.asarray(keys))
+    """Fresh agents, one for each key [R, 2]; every leaf (of NumPy) gets a leading axis R.
 
-
-@partial(jax.jit, static_argnames=("policy", "shape"))
-def _init(policy, shape, context, keys) -> Agent:
-    # Not vmapped: two batched QR factorisations at a time (of orthogonal kernels) wait for each other
-    # for ever on a CPU of two threads (jaxlib 0.10.2).
-    return jax.lax.map(lambda key: policy.init(jax.random.fold_in(key, 1), shape, context), keys)
+    One after the other and not compiled as a whole: initialisers are many small programs of equal
+    shapes, which then are compiled once for all rows and networks.
+    """
+    shape, context = family.observation_space.shape, jnp.asarray(family.context)
+    agents = [policy.init(jax.random.fold_in(key, 1), shape, context) for key in np.asarray(keys)]
+    return concatenate(*[jax.tree.map(lambda x: np.asarray(x)[None], agent) for agent in agents])
 
 
 def concatenate(*trees):
-    """Join records along their leading axis."""
-    return jax.tree.map(lambda *xs: jnp.concatenate([jnp.asarray(x) for x in xs]), *trees)
+    """Join records along their leading axis, on the host."""
+    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *trees)
 
 
 @partial(jax.jit, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
