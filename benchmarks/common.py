@@ -8,9 +8,11 @@ commit) under "environment", raw values, and everything that may differ between 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -45,6 +47,20 @@ def processor() -> str:
 def result_path(name: str, preset: Preset, out: Path | None = None) -> Path:
     """Where a script's results go: ``out``, or a folder by preset."""
     return out or (RESULTS if preset == "full" else SMALL) / f"{name}.json"
+
+
+def says_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """A script's ``main`` that answers settings that cannot work with a line and exit status 2."""
+
+    @functools.wraps(main)
+    def say(args: list[str] | None = None) -> int:
+        try:
+            return main(args)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return say
 
 
 def read(path: Path) -> dict:

@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import Preset, ResultFile, result_path
+from common import Preset, ResultFile, result_path, says_errors
 from gymnasium import spaces
 
 from envs.highway import HORIZON, OBSERVATION, Highway, HighwayTask, standard_task
 from envs.highway_traffic import DEFAULTS
 from pgx_jax.config import override
-from pgx_jax.errors import ConfigError
 from pgx_jax.learn import PPO, evaluate, make_policy, train
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots
@@ -221,18 +220,15 @@ def play_reference(policy: Policy, agent: Agent, episodes: int) -> list[float]:
 PARTS = {"speed": speed, "parity": parity, "transfer": transfer}
 
 
+@says_errors
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
     path = result_path("highway", settings.preset, settings.out)
     sizes = SIZES[settings.preset]
-    try:
-        results = ResultFile(path, name="highway", command="python benchmarks/highway.py", settings=sizes)
-        wanted = [cell for cell in cells(sizes) if cell["part"] in settings.parts]
-        results.run(wanted, lambda cell: PARTS[cell["part"]](cell))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = ResultFile(path, name="highway", command="python benchmarks/highway.py", settings=sizes)
+    wanted = [cell for cell in cells(sizes) if cell["part"] in settings.parts]
+    results.run(wanted, lambda cell: PARTS[cell["part"]](cell))
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, result_path, tuples
+from common import Preset, ResultFile, merge, result_path, says_errors, tuples
 
 from envs.gymnax_adapter import gymnax_family
 from pgx_jax.config import override
@@ -106,17 +106,14 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
+@says_errors
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
     path = result_path("ppo", settings.preset, settings.out)
     results = ResultFile(path, name="ppo", command="python benchmarks/ppo.py")
     episodes = 100 if settings.preset == "full" else 4
-    try:
-        results.run(cells(settings), lambda cell: compute(cell, episodes))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results.run(cells(settings), lambda cell: compute(cell, episodes))
     for done in results.cells:
         scores = " ".join(f"{score:.1f}" for score in done["scores"]["sampled"])
         print(f"{done['cell']['env']} (solved at {done['solved_at']:.0f}): {scores}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common import Preset, ResultFile, describe, merge, plain, result_path, tuples
+from common import Preset, ResultFile, describe, merge, plain, result_path, says_errors, tuples
 
 from pgx_jax import cli
 from pgx_jax.config import Config, config_for, override
@@ -261,15 +261,12 @@ def run_study(name: str, settings: Settings) -> int:
     return results.run(todo, compute)
 
 
+@says_errors
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
-    try:
-        for name in settings.names:
-            run_study(name, settings)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in settings.names:
+        run_study(name, settings)
     return 0
 
 
