@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from probes import VectorTabular, table, tabular_family, vector_family
 
-from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, grouping, make_family, pipeline, run
+from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, make_family, pipeline, run
 from pgx_jax.checks import check_family
 from pgx_jax.config import check
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
-from pgx_jax.grouping import paired_difference
 from pgx_jax.learn import collect, make_policy
 from pgx_jax.saved import load, regroup
-from pgx_jax.types import FIT, SCORE, SELECT, Gains, Moments
+from pgx_jax.types import FIT, SCORE, SELECT, Moments
 
 FAMILY = tabular_family([table(), table()], names=("first", "second"))
 
@@ -210,57 +209,6 @@ def test_a_share_is_a_source_with_nothing_else(both):
     alone = apart._replace(split=np.where(share, apart.split, SELECT))
     expected = fit(copies, alone, MEMBER, parts=(FIT, SCORE), l2=0.1)
     np.testing.assert_allclose(got.delta, expected.delta, rtol=1e-3, atol=2e-5)
-
-
-# Choosing: trajectories that several tasks read are drawn once
-
-
-@pytest.mark.parametrize("sources", [[0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 1, 2]])
-def test_the_standard_error_is_the_spread_over_draws(sources):
-    rng, n, count, draws = np.random.default_rng(1), len(sources), 12, 1500
-    task = np.repeat(np.arange(n), count)
-    trajectory = (np.array(sources)[:, None] * count + np.arange(count)).ravel()
-    level, own = rng.normal(size=n), rng.uniform(0.2, 1.0, size=n)
-
-    def draw():
-        shared = rng.normal(size=(max(sources) + 1) * count)
-        return level[task] + shared[trajectory] + own[task] * rng.normal(size=n * count)
-
-    rows = [draw() for _ in range(draws)]
-    right = np.array([paired_difference(row, task, n, trajectory) for row in rows])
-    spread = right[:, 0].std()
-    assert np.sqrt((right[:, 1] ** 2).mean()) == pytest.approx(spread, rel=0.06)
-    np.testing.assert_allclose(right[:, 0].mean(), level.mean(), atol=5 * spread / np.sqrt(draws))
-    apart = np.array([paired_difference(row, task, n) for row in rows])
-    np.testing.assert_allclose(apart[:, 0], right[:, 0])
-    if len(set(sources)) == n:  # nothing is shared: the same number
-        np.testing.assert_allclose(apart[:, 1], right[:, 1])
-    else:  # taken for independent, they would look far surer than they are
-        assert np.sqrt((apart[:, 1] ** 2).mean()) < 0.8 * spread
-
-
-def test_the_order_of_the_rows_does_not_matter():
-    rng = np.random.default_rng(2)
-    task, trajectory = np.repeat([0, 1, 2], 5), np.concatenate([np.arange(5), np.arange(5), np.arange(5) + 9])
-    difference, order = rng.normal(size=15), rng.permutation(15)
-    first = paired_difference(difference, task, 3, trajectory)
-    again = paired_difference(difference[order], task[order], 3, trajectory[order])
-    np.testing.assert_allclose(first, again)
-    summed = difference[:5] + difference[5:10]
-    expected = np.sqrt(summed.var(ddof=1) / 5 + difference[10:].var(ddof=1) / 5) / 3
-    assert first[1] == pytest.approx(expected)
-
-
-def test_shared_trajectories_that_make_no_sense():
-    task = np.array([0, 0, 1, 1])
-    with pytest.raises(DataError, match="share all of theirs"):
-        paired_difference(np.zeros(4), task, 2, np.array([0, 1, 1, 2]))
-    with pytest.raises(DataError, match="share one held-out trajectory"):
-        paired_difference(np.zeros(2), np.array([0, 1]), 2, np.array([3, 3]))
-    candidates = grouping.Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2))
-    numbers = iter([np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0])])
-    with pytest.raises(DataError, match="same tasks for every partition"):
-        grouping.select(candidates, lambda labels: Gains(np.zeros(4), task, next(numbers)))
 
 
 # The whole method

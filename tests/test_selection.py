@@ -14,7 +14,6 @@ from pgx_jax.grouping import (
     distinct_groups,
     exact,
     group,
-    paired_difference,
     propose,
     select,
 )
@@ -100,36 +99,6 @@ def test_tasks_that_share_nothing_stay_alone():
     U, _ = planted(6, 6, seed=0)
     score = scorer(np.arange(6), 0, conflict=3.0, noise=0.01)
     assert group(U, score=score).k == 6
-
-
-@HYPOTHESIS
-@given(st.integers(0, 1000), st.integers(2, 5))
-def test_paired_difference_matches_the_definition(seed, n):
-    rng = np.random.default_rng(seed)
-    task = np.concatenate([np.arange(n), rng.integers(0, n, size=12)])
-    task = np.concatenate([task, task])  # at least two a task
-    difference = rng.normal(size=len(task)) * (1 + task)
-    of = [difference[task == i] for i in range(n)]
-    mean, stderr = paired_difference(difference, task, n)
-    assert mean == pytest.approx(np.mean([x.mean() for x in of]))
-    assert stderr == pytest.approx(np.sqrt(sum(x.var(ddof=1) / len(x) for x in of)) / n)
-
-
-def test_standard_error_matches_a_stratified_bootstrap_and_ignores_task_levels():
-    rng = np.random.default_rng(0)
-    n, J = 4, 60
-    task = np.repeat(np.arange(n), J)
-    difference = rng.normal(size=n * J) + 100 * task
-    rows = difference.reshape(n, J)
-    draws = [np.mean([rng.choice(row, J).mean() for row in rows]) for _ in range(2000)]
-    assert paired_difference(difference, task, n)[1] == pytest.approx(np.std(draws), rel=0.1)
-
-
-def test_standard_error_with_single_trajectories():
-    mean, stderr = paired_difference(np.array([1.0, 3.0]), np.array([0, 1]), 2)
-    assert (mean, stderr) == (2.0, 1.0)
-    difference, task = np.array([0.0, 2.0, 5.0]), np.array([0, 0, 1])
-    assert paired_difference(difference, task, 2)[1] == pytest.approx(np.sqrt(2 / 2 + 2 / 1) / 2)
 
 
 def table(gains):

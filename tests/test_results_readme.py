@@ -1,0 +1,99 @@
+"""The README's tables and figures, which are made from the result files of the benchmarks."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("no checkout around the tests", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import common  # noqa: E402
+import cost_tables  # noqa: E402
+import figures  # noqa: E402
+import study  # noqa: E402
+import tables  # noqa: E402
+
+
+def test_intervals_over_runs_are_paired_t_intervals():
+    rng = np.random.default_rng(0)
+    base = rng.normal(60, 20, 8)
+    ours = base + rng.normal(5, 1, 8)
+    cells = [
+        {"methods": {"policygradex": {"mean": a}, "multitask": {"mean": b}}}
+        for a, b in zip(ours, base, strict=True)
+    ]
+    found = tables.paired(cells, "multitask")
+    wanted = stats.ttest_rel(ours, base).confidence_interval(0.95)
+    assert found == pytest.approx((np.mean(ours - base), wanted.low, wanted.high))
+    assert tables.over_runs([3.0]) == (3.0, None, None)
+
+
+@pytest.fixture
+def made_up(tmp_path, pristine_results):
+    """Results of two made-up runs of `goals`, and a README with markers."""
+    file = common.ResultFile(tmp_path / "study_goals.json", name="study_goals", command="")
+    for shift, cell in enumerate(study.study_cells("goals", "full")[:2]):
+        record = study.record(pristine_results)
+        assert record["test_tasks"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
+        record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
+        record["timings"]["cpu_seconds"] = 70.0
+        file.add(cell, record)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{figures.BEGIN}\nstale words\n{figures.END}\nafter\n")
+    return tmp_path, ["--results", str(tmp_path), "--readme", str(readme)]
+
+
+def test_readme_is_made_from_results_and_checked(made_up):
+    folder, args = made_up
+    readme = folder / "README.md"
+    assert figures.main([*args, "--check"]) == 1 and "stale words" in readme.read_text()
+    assert figures.main(args) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "stale words" not in text
+    assert "study_goals.json" in text and "2 runs" in text and "+87.7 [87.7, 87.7]" in text
+    assert "Not measured yet: `ppo.json`, made by `python benchmarks/ppo.py`" in text
+    for name in ("goals_methods", "goals_affinity"):
+        assert f"figures/{name}.png" in text and (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    assert figures.main([*args, "--no-figures"]) == 0 and readme.read_text() == text
+    assert figures.main([*args, "--check"]) == 0
+    data = common.read(folder / "study_goals.json")
+    data["cells"][0]["methods"]["multitask"]["mean"] += 10
+    (folder / "study_goals.json").write_text(common.text(data))
+    assert figures.main([*args, "--check"]) == 1
+
+
+def test_families_stand_side_by_side_and_missing_ones_say_so(made_up):
+    cells = common.read(made_up[0] / "study_goals.json")["cells"]
+    text = tables.families({"points": {"cells": cells}, "flip": None})
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "3 | not measured" in lines["k found"] and "2 of 2" in lines["exactly right"]
+    assert "+87.7" in lines["realised gain over one policy"]
+
+
+def test_cost_tables_show_what_was_measured():
+    solver = {"solver": "newton-cg", "dtype": "float32", "gap": 2e-5}
+    times = {"ours": [1.0, 1.2, 1.4], "sklearn": [12.0, 13.0, 14.0], "speedup": 10.8}
+    one = {"cell": {"l2": 0.01}, "gap": 3e-5, "sklearn": solver, "timings": times}
+    text = cost_tables.surrogates({"cells": [one | {"subsets": 200, "rows": 20480, "dim": 400}]})
+    assert "| 0.01 u | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |" in text
+    times = {"transitions_per_second": 812.4, "rate": 65e9, "share": 0.71, "peak_memory": 3 << 30}
+    cell = {"cell": {"dim": 400, "transitions": 4096}, "p": 100_123, "timings": times}
+    assert "| 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in cost_tables.features({"cells": [cell]})
+
+
+def test_readme_without_markers_is_refused(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing")
+    assert figures.main(["--results", str(tmp_path), "--readme", str(readme)]) == 2
+    assert "results:begin" in capsys.readouterr().err and readme.read_text() == "nothing"
+
+
+def test_the_readme_is_up_to_date():
+    if not list(common.RESULTS.glob("*.json")):
+        pytest.skip("nothing has been measured")
+    assert figures.main(["--check"]) == 0, "run python benchmarks/figures.py"
