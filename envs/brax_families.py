@@ -72,12 +72,8 @@ def reacher_targets(
     angle = 2 * np.pi * (np.arange(n_groups) + 0.5) / n_groups
     centres = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     reward = Reach(common.number("control_cost", control_cost))
-
-    def draw(key: Array, group: Array) -> GoalTask:
-        noise = jax.random.uniform(key, (len(group), 2), jnp.float32, -jitter, jitter)
-        return GoalTask(jnp.asarray(centres, jnp.float32)[group] + noise, jnp.ones(len(group)))
-
     env = ReacherEnv(BraxEnv("reacher", backend), reward)
+    draw = _around(centres, jitter)
     return _family(
         "reacher-targets", env, settings, draw, groups, lambda t: "x{:+.2f}_y{:+.2f}".format(*t.goal)
     )
@@ -118,12 +114,8 @@ def halfcheetah_velocities(
     jitter = common.number("velocity_jitter", velocity_jitter)
     cost = common.number("control_cost", control_cost)
     centres = np.linspace(-end, end, n_groups) if n_groups > 1 else np.array([end])
-
-    def draw(key: Array, group: Array) -> GoalTask:
-        noise = common.uniform(key, -jitter, jitter, len(group))
-        return GoalTask(jnp.asarray(centres, jnp.float32)[group] + noise, jnp.ones(len(group)))
-
     env = GoalEnv(BraxEnv("halfcheetah", backend, (("ctrl_cost_weight", cost),)), keep_speed)
+    draw = _around(centres, jitter)
     return _family("halfcheetah-velocities", env, settings, draw, groups, lambda t: f"v{t.goal:+.2f}")
 
 
@@ -160,12 +152,8 @@ def ant_directions(
     jitter = np.deg2rad(common.number("direction_jitter", direction_jitter))
     cost = common.number("control_cost", control_cost)
     centres = 2 * np.pi * np.arange(n_groups) / n_groups
-
-    def draw(key: Array, group: Array) -> GoalTask:
-        noise = common.uniform(key, -jitter, jitter, len(group))
-        return GoalTask(jnp.asarray(centres, jnp.float32)[group] + noise, jnp.ones(len(group)))
-
     env = GoalEnv(BraxEnv("ant", backend, (("ctrl_cost_weight", cost),)), run_towards)
+    draw = _around(centres, jitter)
     return _family("ant-directions", env, settings, draw, groups, lambda t: f"{np.rad2deg(t.goal):+.0f}deg")
 
 
@@ -215,6 +203,18 @@ def halfcheetah_physics(
     return _family("halfcheetah-physics", env, settings, draw, None, label)
 
 
+def _around(centres: np.ndarray, jitter: float):
+    """draw(key, group [count]): tasks whose goals are at most ``jitter`` from their group's of the
+    ``centres`` [n_groups, ...], along every axis."""
+    centres = jnp.asarray(centres, jnp.float32)
+
+    def draw(key: Array, group: Array) -> GoalTask:
+        noise = jax.random.uniform(key, (len(group), *centres.shape[1:]), jnp.float32, -jitter, jitter)
+        return GoalTask(centres[group] + noise, jnp.ones(len(group)))
+
+    return draw
+
+
 _CHEETAH = {
     "steps_per_task": 120_000,
     "ppo.num_envs": 48,
@@ -256,33 +256,16 @@ DEFAULTS = {
 
 def _family(name, env, settings, draw, groups, label) -> TaskFamily:
     """Build the family; ``draw(key, group [count])`` gives tasks [count], ``label(task)`` a name."""
-    n_groups = settings.get("n_groups", 1)
-    n = common.integer("n_tasks", settings["n_tasks"], 2)
-    horizon = common.integer("horizon", settings["horizon"], 1)
-    key = jax.random.fold_in(jax.random.PRNGKey(common.check_seed(settings["seed"])), common.TRAIN)
-    tasks = draw(key, np.zeros(n, int) if groups is None else groups)
-    tasks = tasks._replace(reward_scale=common.scales(settings["reward_scales"], n))
-    tasks = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tasks)
-
-    def sample_test_tasks(key: Array, count: int):
-        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
-        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
-
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], tasks) for i in range(n)]
-    observed = jax.eval_shape(env.reset, jax.random.PRNGKey(0), each[0])[1]
+    drawn = common.drawn_tasks(settings, draw, groups)
+    first = jax.tree.map(lambda leaf: leaf[0], drawn["tasks"])
+    observed = jax.eval_shape(env.reset, jax.random.PRNGKey(0), first)[1]
     return TaskFamily(
         name=name,
-        task_names=tuple(
-            f"task{i}_{label(jax.tree.map(lambda leaf, i=i: leaf[i], tasks))}" for i in range(n)
-        ),
+        task_names=common.names(drawn["tasks"], label),
         env=env,
-        tasks=tasks,
         observation_space=spaces.Box(-np.inf, np.inf, observed.shape, np.float32),
         action_space=env_spaces(env.base)[1],
-        horizon=horizon,
-        sample_test_tasks=sample_test_tasks,
-        true_groups=None if groups is None else common.canonical(groups),
-        settings=common.record(settings),
         defaults=DEFAULTS.get(name, {}),
         draw=partial(brax_drawing.body, env.base),
+        **drawn,
     )

@@ -246,29 +246,14 @@ def _vary(key: Array, count: int, jitter: float) -> CartPoleTask:
 
 def _family(name, env, settings, draw, groups, label) -> TaskFamily:
     """Build the family; ``draw(key, group [count])`` gives tasks [count], ``label(task)`` a name."""
-    n_groups = settings.get("n_groups", 1)
-    n = common.integer("n_tasks", settings["n_tasks"], 2)
-    horizon = common.integer("horizon", settings["horizon"], 1)
-    key = jax.random.fold_in(jax.random.PRNGKey(common.check_seed(settings["seed"])), common.TRAIN)
-    tasks = draw(key, np.zeros(n, int) if groups is None else groups)
-    tasks = tasks._replace(reward_scale=common.scales(settings["reward_scales"], n))
-    tasks = CartPoleTask(*(np.asarray(leaf, np.float32) for leaf in tasks))
-
-    def sample_test_tasks(key: Array, count: int) -> CartPoleTask:
-        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
-        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
-
+    drawn = common.drawn_tasks(settings, draw, groups)
     high = np.array([2 * _STANDARD.x_threshold, np.inf, 2 * _STANDARD.theta_threshold_radians, np.inf])
     return TaskFamily(
         name=name,
-        task_names=tuple(f"task{i}_{label(CartPoleTask(*(v[i] for v in tasks)))}" for i in range(n)),
+        task_names=common.names(drawn["tasks"], label),
         env=env,
-        tasks=tasks,
         observation_space=spaces.Box(-high.astype(np.float32), high.astype(np.float32), dtype=np.float32),
         action_space=spaces.Discrete(2),
-        horizon=horizon,
-        sample_test_tasks=sample_test_tasks,
-        true_groups=None if groups is None else common.canonical(groups),
-        settings=common.record(settings),
         draw=partial(classic_drawing.cartpole, goal_width=env.goal_width),
+        **drawn,
     )

@@ -1,11 +1,12 @@
-"""What the families of this package share: checks of settings, planted groups, reward scales."""
+"""What the families of this package share: checks of settings, planted groups, drawn tasks."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,49 @@ def scales(reward_scales: Sequence[float] | None, n_tasks: int) -> np.ndarray:
     if not np.all(np.isfinite(values) & (values > 0)):
         raise ConfigError(f"reward_scales must be positive and finite, got {tuple(reward_scales)!r}")
     return np.resize(values, n_tasks).astype(np.float32)
+
+
+def drawn_tasks(
+    settings: dict, draw: Callable[[Array, Array], PyTree], groups: np.ndarray | None
+) -> dict[str, Any]:
+    """Draw the tasks of a family, in planted groups or in none.
+
+    Args:
+        settings: of the family; n_tasks, horizon, seed and, where it has them, n_groups and
+            reward_scales are read.
+        draw: (key, group int [count]) -> tasks, leaves [count, ...].
+        groups: int [n], as `plant` gives them; None plants none.
+
+    Returns:
+        the fields tasks (float32), horizon, sample_test_tasks, true_groups and settings of a TaskFamily.
+
+    Raises:
+        ConfigError: for settings out of range.
+    """
+    n, n_groups = integer("n_tasks", settings["n_tasks"], 2), settings.get("n_groups", 1)
+    horizon = integer("horizon", settings["horizon"], 1)
+    key = jax.random.fold_in(jax.random.PRNGKey(check_seed(settings["seed"])), TRAIN)
+    tasks = draw(key, np.zeros(n, int) if groups is None else groups)
+    if settings.get("reward_scales") is not None:
+        tasks = tasks._replace(reward_scale=scales(settings["reward_scales"], n))
+
+    def sample_test_tasks(key: Array, count: int) -> PyTree:
+        key_group, key = jax.random.split(jax.random.fold_in(key, TEST))
+        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
+
+    return {
+        "tasks": jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tasks),
+        "horizon": horizon,
+        "sample_test_tasks": sample_test_tasks,
+        "true_groups": None if groups is None else canonical(groups),
+        "settings": record(settings),
+    }
+
+
+def names(tasks: PyTree, label: Callable[[PyTree], str]) -> tuple[str, ...]:
+    """Name every task by its number and what ``label(task)`` tells of it."""
+    each = (jax.tree.map(lambda leaf, i=i: leaf[i], tasks) for i in range(len(jax.tree.leaves(tasks)[0])))
+    return tuple(f"task{i}_{label(task)}" for i, task in enumerate(each))
 
 
 def record(settings: dict) -> dict:

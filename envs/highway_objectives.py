@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from gymnasium import spaces
 
 from envs import common, highway_drawing
@@ -127,29 +126,19 @@ def weightings(
         road = {name: jnp.full(count, value, jnp.float32) for name, value in changes.items()}
         return ObjectivesTask(standard_tasks(count)._replace(**road), kinds[group] + noise)
 
-    key = jax.random.fold_in(jax.random.PRNGKey(seed), common.TRAIN)
-    tasks = jax.tree.map(np.asarray, draw(key, groups))
-
-    def sample_test_tasks(key: Array, count: int) -> ObjectivesTask:
-        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
-        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
-
-    names = list(KINDS)
+    drawn, names = common.drawn_tasks(settings, draw, groups), list(KINDS)
+    weights = drawn["tasks"].weights
     return TaskFamily(
         name="highway-objectives",
         task_names=tuple(
-            f"task{i}_{names[group]}_" + "_".join(f"{w:+.2f}" for w in weights)
-            for i, (group, weights) in enumerate(zip(groups, tasks.weights, strict=True))
+            f"task{i}_{names[group]}_" + "_".join(f"{w:+.2f}" for w in row)
+            for i, (group, row) in enumerate(zip(groups, weights, strict=True))
         ),
         env=HighwayObjectives(places),
-        tasks=tasks,
         observation_space=OBSERVATION,
         action_space=spaces.Discrete(5),
-        horizon=common.integer("horizon", horizon, 1),
-        sample_test_tasks=sample_test_tasks,
-        true_groups=common.canonical(groups),
-        settings=common.record(settings),
         defaults=OBJECTIVES_DEFAULTS,
-        objectives=tasks.weights,
+        objectives=weights,
         draw=lambda state, task: highway_drawing.highway(state, task.road),
+        **drawn,
     )

@@ -204,29 +204,14 @@ def _drawer(settings, n_groups: int, env: PointMass):
 
 def _family(name: str, settings) -> TaskFamily:
     groups = common.plant(settings["n_tasks"], settings["n_groups"], settings["seed"])
-    n, n_groups = len(groups), settings["n_groups"]
-    horizon = common.integer("horizon", settings["horizon"], 1)
     env = PointMass(start=common.number("start", settings["start"]))
-    draw = _drawer(settings, n_groups, env)
-    tasks = draw(jax.random.fold_in(jax.random.PRNGKey(settings["seed"]), common.TRAIN), groups)
-    if settings["reward_scales"] is not None:
-        tasks = tasks._replace(reward_scale=common.scales(settings["reward_scales"], n))
-    tasks = PointTask(*(np.asarray(leaf, np.float32) for leaf in tasks))
-
-    def sample_test_tasks(key: Array, count: int) -> PointTask:
-        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
-        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
-
+    drawn = common.drawn_tasks(settings, _drawer(settings, settings["n_groups"], env), groups)
     return TaskFamily(
         name=name,
-        task_names=tuple(f"task{i}_x{x:+.2f}_y{y:+.2f}" for i, (x, y) in enumerate(tasks.goal)),
+        task_names=common.names(drawn["tasks"], lambda t: "x{:+.2f}_y{:+.2f}".format(*t.goal)),
         env=env,
-        tasks=tasks,
         observation_space=observation_space(),
         action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
-        horizon=horizon,
-        sample_test_tasks=sample_test_tasks,
-        true_groups=common.canonical(groups),
-        settings=common.record(settings),
         draw=classic_drawing.point,
+        **drawn,
     )

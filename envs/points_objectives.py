@@ -104,25 +104,14 @@ def points_objectives(
         weights = own[:, None] * is_own + (1 - own[:, None]) * others
         return WeighedTask(jnp.broadcast_to(goals, (len(group), *goals.shape)), weights)
 
-    def sample_test_tasks(key: Array, count: int) -> WeighedTask:
-        key_group, key = jax.random.split(jax.random.fold_in(key, common.TEST))
-        return draw(key, jax.random.randint(key_group, (count,), 0, n_groups))
-
-    tasks = draw(jax.random.fold_in(jax.random.PRNGKey(seed), common.TRAIN), groups)
-    tasks = WeighedTask(*(np.asarray(leaf, np.float32) for leaf in tasks))
+    drawn = common.drawn_tasks(settings, draw, groups)
     return TaskFamily(
         name="points-objectives",
-        task_names=tuple(
-            f"task{i}_" + "_".join(f"{weight:.2f}" for weight in row) for i, row in enumerate(tasks.weights)
-        ),
+        task_names=common.names(drawn["tasks"], lambda t: "_".join(f"{weight:.2f}" for weight in t.weights)),
         env=env,
-        tasks=tasks,
         observation_space=observation_space(),
         action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
-        horizon=common.integer("horizon", horizon, 1),
-        sample_test_tasks=sample_test_tasks,
-        true_groups=common.canonical(groups),
-        settings=common.record(settings),
-        objectives=tasks.weights,
+        objectives=drawn["tasks"].weights,
         draw=classic_drawing.weighed_point,
+        **drawn,
     )
