@@ -19,6 +19,22 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+LONGEST = (
+    "test_readme",
+    "test_pipeline",
+    "test_family_contract",
+    "test_benchmarks",
+    "test_cli",
+    "test_notebooks",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, so that no worker is left alone with one of them at the end."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 def example_results(seed: int = 0) -> dict:
     """What a run of cartpole-goals with every comparison leaves behind, made up."""
     rng = np.random.default_rng(seed)
