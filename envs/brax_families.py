@@ -229,7 +229,6 @@ _CHEETAH = {
 DEFAULTS = {
     "reacher-targets": {
         "steps_per_task": 120_000,
-        "meta_fraction": 0.1,
         "ppo.num_envs": 48,
         "ppo.num_steps": 50,
         "ppo.minibatches": 8,
