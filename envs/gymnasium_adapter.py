@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gymnasium
 import jax
@@ -16,21 +16,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
 
 from envs import arguments, common
+from envs.gymnasium_copy import Copy, GymnasiumTask
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostStep, TaskFamily
 from pgx_jax.types import Array, PyTree
 
 EXTRAS = {"box2d": "box2d", "swig": "box2d"}
 """Words of gymnasium's complaint about a missing package -> the extra that brings it."""
-
-
-class GymnasiumTask(NamedTuple):
-    """A task; with a leading axis n for a set of tasks."""
-
-    arguments: dict[str, Any]
-    """Keyword arguments of the environment."""
-    weights: Array | None = None
-    """float32 [K]: of the environment's vector reward, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,13 @@ class GymnasiumEnv:
             env = self.source(**given)
         return env if isinstance(env.observation_space, spaces.Box) else FlattenObservation(env)
 
-    def make(self) -> _Copy:
+    def make(self) -> Copy:
         """A copy, whose environment is made when its task is known."""
-        return _Copy(self)
+        return Copy(self)
 
-    def make_drawn(self) -> _Copy:
+    def make_drawn(self) -> Copy:
         """The same with a render mode, which costs some environments (LunarLander) much time."""
-        return _Copy(dataclasses.replace(self, fixed=(*self.fixed, ("render_mode", "rgb_array"))))
+        return Copy(dataclasses.replace(self, fixed=(*self.fixed, ("render_mode", "rgb_array"))))
 
 
 @dataclass(frozen=True)
@@ -90,38 +82,6 @@ class GymnasiumVectorEnv(GymnasiumEnv):
         if self.processes:  # spawned, since a process with running threads must not be forked
             return GymnasiumVector(AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode), self)
         return GymnasiumVector(SyncVectorEnv(makers, autoreset_mode=mode), self)
-
-
-class _Copy:
-    """One environment; another task rebuilds it."""
-
-    def __init__(self, maker: GymnasiumEnv):
-        self.maker, self.env, self.task = maker, None, None
-
-    def reset(self, seed: int, task: GymnasiumTask) -> np.ndarray:
-        """Start an episode."""
-        if task is not self.task:
-            self.close()
-            self.env, self.task = self.maker.build(task), task
-            self.weights, self._step = task.weights, self.env.step
-        return self.env.reset(seed=seed)[0]
-
-    def step(self, action) -> HostStep:
-        """Advance; a vector reward is weighted."""
-        obs, reward, terminated, truncated, info = self._step(action)
-        success = bool(info.get(self.maker.success, False)) if self.maker.success else False
-        if self.weights is None:
-            return HostStep(obs, reward, terminated, truncated, success)
-        return HostStep(obs, np.dot(self.weights, reward), terminated, truncated, success, reward)
-
-    def render(self) -> np.ndarray:
-        """Draw the present state."""
-        return np.asarray(self.env.render())
-
-    def close(self) -> None:
-        """Close the environment."""
-        if self.env is not None:
-            self.env.close()
 
 
 class GymnasiumVector:

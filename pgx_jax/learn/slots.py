@@ -6,14 +6,13 @@ convention of resetting. Both hand out the observation that an action led to, be
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from pgx_jax.errors import DataError
+from pgx_jax.learn.where import Where
 from pgx_jax.tasks import HostEnv, HostStep, HostVector, TaskFamily
 from pgx_jax.types import Array, PyTree
 
@@ -128,7 +127,7 @@ class Copies(_Slots):
             self.arrival = self._fresh(active.copy())
             for all_slots, some in zip(self.arrival, found, strict=True):
                 all_slots[which] = some
-        self.where.finite(self.arrival, self.names)
+        self.where.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
         return self.arrival
 
     def _gather(self, outs: list[HostStep]) -> Arrival:
@@ -220,73 +219,12 @@ class Vectors(_Slots):
             acted[own] = active[own] & ~self.resetting[own]
             reward[own[~acted[own]]] = 0.0
             self.resetting[own] = False
-        self.where.finite(self.arrival, self.names)
+        self.where.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
         return self.arrival
 
     def close(self) -> None:
         """Close all vectors."""
         _close([part[0] for part in self.parts] + [v for some in self.free.values() for v in some])
-
-
-class Where:
-    """Turns what goes wrong in an environment into errors that name its task."""
-
-    def __init__(self, family: TaskFamily):
-        self.family, self.shape = family.name, family.observation_space.shape
-
-    def __call__(self, what: str, task: str | None, call: Callable, *args):
-        """``call(*args)``, or a DataError that names the task."""
-        try:
-            return call(*args)
-        except Exception as error:
-            raise self.failed(what, task, error) from error
-
-    def failed(self, what: str, task: str | None, error: Exception) -> DataError:
-        """An environment raised."""
-        at = f"task {task!r} of {self.family!r}" if task else f"an environment of {self.family!r}"
-        return DataError(
-            f"{at} raised {type(error).__name__} in {what}: {error}; mend the environment, then "
-            "continue with `pgx-jax resume`"
-        )
-
-    def shaped(self, obs, task: str | None, count: int | None = None) -> np.ndarray:
-        """The observation(s) as they are, if their shape is the family's."""
-        shape = self.shape if count is None else (count, *self.shape)
-        if np.shape(obs) != shape:
-            raise DataError(
-                f"task {task!r} of {self.family!r} returned an observation of shape {np.shape(obs)}; its "
-                f"observation space promises {shape}"
-            )
-        return obs
-
-    def finite(self, arrival: Arrival, names: Sequence[str]) -> None:
-        """Refuse non-finite observations and rewards of slots that acted."""
-        if math.isfinite(np.add.reduce(arrival.obs, axis=None) + np.add.reduce(arrival.reward)):
-            return
-        count = len(arrival.reward)
-        for what in ("obs", "reward"):
-            sane = np.isfinite(getattr(arrival, what).reshape(count, -1)).all(1)
-            if not sane[arrival.acted].all():
-                name = names[int(np.argmax(~sane & arrival.acted))]
-                what = {"obs": "observation", "reward": "reward"}[what]
-                raise DataError(
-                    f"task {name!r} of {self.family!r} returned a non-finite {what}; mend the environment, "
-                    "then continue with `pgx-jax resume`"
-                )
-
-    def endless(self, task: str) -> DataError:
-        """An episode outlived the horizon in a vector that resets by itself."""
-        return DataError(
-            f"task {task!r} of {self.family!r}: a vector that resets by itself went on past the family's "
-            "horizon; give its environments that time limit, or use autoreset 'disabled'"
-        )
-
-    def no_final(self, task: str) -> DataError:
-        """A same-step vector kept the last observation to itself."""
-        return DataError(
-            f"task {task!r} of {self.family!r}: its vector resets in the same step, but gave no final_obs "
-            "for an episode that ended"
-        )
 
 
 def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Copies | Vectors:

@@ -1,0 +1,70 @@
+"""What goes wrong in host environments, as errors that say where: which task of which family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pgx_jax.errors import DataError
+from pgx_jax.tasks import TaskFamily
+
+
+class Where:
+    """Turns what goes wrong in an environment into errors that name its task."""
+
+    def __init__(self, family: TaskFamily):
+        self.family, self.shape = family.name, family.observation_space.shape
+
+    def __call__(self, what: str, task: str | None, call: Callable, *args):
+        """``call(*args)``, or a DataError that names the task."""
+        try:
+            return call(*args)
+        except Exception as error:
+            raise self.failed(what, task, error) from error
+
+    def failed(self, what: str, task: str | None, error: Exception) -> DataError:
+        """An environment raised."""
+        at = f"task {task!r} of {self.family!r}" if task else f"an environment of {self.family!r}"
+        return DataError(
+            f"{at} raised {type(error).__name__} in {what}: {error}; mend the environment, then "
+            "continue with `pgx-jax resume`"
+        )
+
+    def shaped(self, obs, task: str | None, count: int | None = None) -> np.ndarray:
+        """The observation(s) as they are, if their shape is the family's."""
+        shape = self.shape if count is None else (count, *self.shape)
+        if np.shape(obs) != shape:
+            raise DataError(
+                f"task {task!r} of {self.family!r} returned an observation of shape {np.shape(obs)}; its "
+                f"observation space promises {shape}"
+            )
+        return obs
+
+    def finite(self, obs: np.ndarray, reward: np.ndarray, acted: np.ndarray, names: Sequence[str]) -> None:
+        """Refuse non-finite observations [S, ...] and rewards [S] of slots that acted, bool [S]."""
+        if math.isfinite(np.add.reduce(obs, axis=None) + np.add.reduce(reward)):
+            return
+        for what, values in (("observation", obs), ("reward", reward)):
+            sane = np.isfinite(values.reshape(len(reward), -1)).all(1)
+            if not sane[acted].all():
+                name = names[int(np.argmax(~sane & acted))]
+                raise DataError(
+                    f"task {name!r} of {self.family!r} returned a non-finite {what}; mend the environment, "
+                    "then continue with `pgx-jax resume`"
+                )
+
+    def endless(self, task: str) -> DataError:
+        """An episode outlived the horizon in a vector that resets by itself."""
+        return DataError(
+            f"task {task!r} of {self.family!r}: a vector that resets by itself went on past the family's "
+            "horizon; give its environments that time limit, or use autoreset 'disabled'"
+        )
+
+    def no_final(self, task: str) -> DataError:
+        """A same-step vector kept the last observation to itself."""
+        return DataError(
+            f"task {task!r} of {self.family!r}: its vector resets in the same step, but gave no final_obs "
+            "for an episode that ended"
+        )
