@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from pgx_jax import report, wording
-from pgx_jax.run import Listener
+from pgx_jax.stages import Listener
 
 STAGES = {
     "meta": "training the meta-policy",

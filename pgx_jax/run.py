@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from pgx_jax import estimate, grouping, judge, learn, pipeline, report
-from pgx_jax.checkpoint import StageCheckpoint
 from pgx_jax.checks import check_family
 from pgx_jax.config import Budget, Config, check, config_for
 from pgx_jax.judge import Method, Pool
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.provenance import environment
 from pgx_jax.results import assemble
+from pgx_jax.stages import Listener, Stages
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
 
 
-class Listener:
-    """Hears what a run is doing; this one keeps silent."""
-
-    def start(self, stage: str) -> None:
-        """A stage begins."""
-
-    def progress(self, done: int, total: int, recent: float) -> None:
-        """Training goes on: environment steps done and in all, recent mean return."""
-
-    def finish(self, stage: str, seconds: float, text: str) -> None:
-        """A stage has ended, with its result in one line."""
-
-
-class Run:
+class Run(Stages):
     """All records of one run. Every property is a stage: computed when first asked for, saved if
     the run has a folder, and loaded from there if it is done already."""
 
@@ -64,41 +48,15 @@ class Run:
         Raises:
             ConfigError: settings that cannot work, or an environment that breaks what its family says.
         """
-        self.family, self.config, self.store = family, config or config_for(family), store
+        super().__init__(store, listener)
+        self.family, self.config = family, config or config_for(family)
         check_family(family)
         conditioned = (policy or self.config.policy).conditioned_actor
         self.budget: Budget = check(self.config, family, conditioned)
         self.policy = policy or pipeline.make_policy(family, self.config)
-        self.own_meta, self.listener = meta, listener or Listener()
+        self.own_meta = meta
         if meta is not None:
             self.budget.meta = 0
-        self.records: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
-
-    def stage(self, name: str, like, compute: Callable[[], Any], text: Callable[[Any], str]) -> Any:
-        """The record of a stage, from memory, from disk, or computed now."""
-        if name in self.records:
-            return self.records[name]
-        if self.store is not None and self.store.has(name):
-            record = self.store.load(name, like)
-        else:
-            self.listener.start(name)
-            began = time.perf_counter()
-            record = jax.block_until_ready(compute())
-            self.seconds[name] = time.perf_counter() - began
-            if self.store is not None:
-                self.store.save(name, record)
-                self.checkpoint(name).clear()
-                self.store.append_metrics(
-                    {"stage": name, "seconds": self.seconds[name], "result": text(record)}
-                )
-            self.listener.finish(name, self.seconds[name], text(record))
-        self.records[name] = record
-        return record
-
-    def checkpoint(self, stage: str) -> StageCheckpoint | None:
-        """Where the training of a stage keeps what it has reached; None without a folder."""
-        return StageCheckpoint(self.store, stage) if self.store is not None else None
 
     @property
     def meta(self) -> Agent:
@@ -109,18 +67,14 @@ class Run:
     def meta_training(self) -> Trained:
         """The training of theta*."""
 
-        def text(record):
-            return (
-                f"mean return {np.nanmean(record.returns[0, -5:]):.1f} after {int(record.steps[0]):,} steps"
-            )
+        def compute():
+            return pipeline.meta_train(self.policy, self.family, self.config, **self.training("meta"))
 
-        train = pipeline.meta_train
-        return self.stage(
-            "meta", Trained,
-            lambda: train(
-                self.policy, self.family, self.config, self.listener.progress, self.checkpoint("meta")
-            ), text,
-        )  # fmt: skip
+        def text(record):
+            recent = np.nanmean(record.returns[0, -5:])
+            return f"mean return {recent:.1f} after {int(record.steps[0]):,} steps"
+
+        return self.stage("meta", Trained, compute, text)
 
     @property
     def transitions(self) -> Transitions:
@@ -225,8 +179,7 @@ class Run:
     @property
     def policies(self) -> Pool:
         """One trained policy a group."""
-        rows = self.ours.rows
-        return self._pool("policies", rows, judge.EMPTY)
+        return self._pool("policies", self.ours.rows, judge.EMPTY)
 
     @property
     def baselines(self) -> dict[str, list[Method]]:
@@ -252,9 +205,8 @@ class Run:
     def _pool(self, name, rows, known: Pool) -> Pool:
         def compute():
             return judge.train_pool(
-                rows, self.policy_of, self.family, self.config, self.meta, known, self.listener.progress,
-                self.checkpoint(name),
-            )  # fmt: skip
+                rows, self.policy_of, self.family, self.config, self.meta, known, **self.training(name)
+            )
 
         def text(pool):
             return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
@@ -269,21 +221,12 @@ class Run:
         if "results" not in self.records:
             if self.policies and self.baselines:  # stages of their own, so not timed as evaluation
                 self.comparisons  # noqa: B018
-            self.listener.start("evaluation")
-            began = time.perf_counter()
-            self.records["results"] = assemble(self)
-            self.seconds["evaluation"] = time.perf_counter() - began
-            self.records["results"]["timings"] = self._timings()
-            count = len(self.records["results"]["methods"])
-            self.listener.finish("evaluation", self.seconds["evaluation"], f"{count} method(s)")
+            results = self.timed("evaluation", lambda: assemble(self))
+            self.records["results"] = results | {"timings": self.timings()}
+            self.listener.finish(
+                "evaluation", self.seconds["evaluation"], f"{len(results['methods'])} method(s)"
+            )
         return self.records["results"]
-
-    def _timings(self) -> dict:
-        saved = {m["stage"]: m["seconds"] for m in self.store.metrics() if "stage" in m} if self.store else {}
-        stages = saved | self.seconds
-        return {"stages": [[name, s] for name, s in stages.items()], "total": sum(stages.values())} | {
-            "date": time.strftime("%Y-%m-%d %H:%M:%S")
-        }
 
     def write(self) -> Path | None:
         """Write results.json and report.html; returns the path of the report."""

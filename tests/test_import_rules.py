@@ -13,7 +13,7 @@ LAYERS = (
     {"learn", "estimate", "grouping", "families", "checks"},
     {"config", "analysis", "pipeline", "judge", "unseen"},
     {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
-    {"checkpoint", "provenance", "results", "run", "saved"}
+    {"checkpoint", "provenance", "results", "stages", "run", "saved"}
     | {"show", "console", "commands", "cli", "__main__", "__init__"},
 )
 """Rooms of the package, from the ground up; a room imports from its own floor and those below."""
