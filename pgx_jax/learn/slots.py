@@ -97,6 +97,7 @@ class Copies(_Slots):
         """Make the copies."""
         super().__init__(family, count)
         self.copies = [self.where("make", None, self.env.make) for _ in range(count)]
+        self.acted, self.no_vectors = np.ones(count, bool), np.zeros((count, 0), np.float32)
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""
@@ -136,10 +137,10 @@ class Copies(_Slots):
         observed = np.array(obs, np.float32)
         if observed.shape[1:] != self.shape:
             raise ValueError(f"observations of shape {observed.shape[1:]}")
-        flags = (np.array(x, bool) for x in (terminated, truncated, success))
+        flags = np.array((terminated, truncated, success), bool)
         kinds = self.arrival.objectives.shape[1]
-        vectors = np.array(objectives, np.float32) if kinds else np.zeros((len(outs), 0), np.float32)
-        return Arrival(observed, np.array(reward, np.float32), *flags, np.ones(len(outs), bool), vectors)
+        vectors = np.array(objectives, np.float32) if kinds else self.no_vectors[: len(outs)]
+        return Arrival(observed, np.array(reward, np.float32), *flags, self.acted[: len(outs)], vectors)
 
     def close(self) -> None:
         """Close all copies."""
