@@ -145,7 +145,33 @@ def families(found: Mapping[str, Mapping | None]) -> str:
     body.append(row("CPU time of a run with all of them", cpu_time))
     note = "Methods beside ours: mean return, in parentheses ours minus it, paired. "
     note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
-    return table(["", *found], body) + "\n\n" + note
+    parts = [table(["", *found], body), note, *(told_by_group(name, cells) for name, cells in known.items())]
+    return "\n\n".join(part for part in parts if part)
+
+
+def told_by_group(name: str, cells: Cells) -> str:
+    """On which planted groups one policy that is told its task is better than ours, where it is better
+    and the groups have names."""
+    told, groups = "multitask_conditioned", cells[0].get("true_groups") or []
+    titles = [group_name(group) for group in groups]
+    same = all(cell.get("true_groups") == groups for cell in cells)
+    if not (all(titles) and titles and same and has(cells, told)) or paired(cells, told).mean >= 0:
+        return ""
+    differences = [
+        np.subtract(*(cell["methods"][method]["per_task"] for method in (told, OURS))) for cell in cells
+    ]
+    words = []
+    for title, group in zip(titles, groups, strict=True):
+        index = [cells[0]["task_names"].index(task) for task in group]
+        gain = over_runs([d[index].mean() for d in differences])
+        words.append(f"{with_interval(gain, signed=True)} on {title}")
+    return f"`{name}`: one policy for all that is told its task earns, against ours, {'; '.join(words)}."
+
+
+def group_name(tasks: Sequence[str]) -> str:
+    """The words between underscores that the names of a group's tasks share."""
+    words = [task.split("_") for task in tasks]
+    return " ".join(word for word in words[0] if all(word in other for other in words))
 
 
 def beginning(cells: Cells) -> str:

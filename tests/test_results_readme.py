@@ -75,6 +75,24 @@ def test_families_stand_side_by_side_and_missing_ones_say_so(made_up):
     assert "+87.7" in lines["realised gain over one policy"]
 
 
+def test_where_the_told_policy_is_better():
+    def run(ours, told, groups=(("t0_calm_1", "t2_calm_2"), ("t1_swift_3",))):
+        methods = {
+            name: {"per_task": values, "mean": float(np.mean(values))}
+            for name, values in (("policygradex", ours), ("multitask_conditioned", told))
+        }
+        names = ["t0_calm_1", "t1_swift_3", "t2_calm_2"]
+        return {"task_names": names, "true_groups": list(map(list, groups)), "methods": methods}
+
+    better = run([1.0, 5.0, 3.0], [1.5, 9.0, 3.5])
+    text = tables.told_by_group("roads", [better])
+    assert "`roads`" in text and "+0.500 on calm; +4.00 on t1 swift 3." in text
+    assert not tables.told_by_group("roads", [run([1.5, 9.0, 3.5], [1.0, 5.0, 3.0])])
+    assert not tables.told_by_group("roads", [better, better | {"true_groups": None}])
+    nameless = [["t0_calm_1", "t1_swift_3"], ["t2_calm_2"]]
+    assert not tables.told_by_group("roads", [better | {"true_groups": nameless}])
+
+
 def test_cost_tables_show_what_was_measured():
     solver = {"solver": "newton-cg", "dtype": "float32", "gap": 2e-5}
     times = {"ours": [1.0, 1.2, 1.4], "sklearn": [12.0, 13.0, 14.0], "speedup": 10.8}
