@@ -81,8 +81,7 @@ class Config:
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
     continue_meta: bool = True
-    """Train the groups from the meta-policy and its critic instead of from scratch; a Gaussian policy
-    takes up its initial exploration again."""
+    """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     compare: Literal["none", "fast", "full"] = "fast"
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     random_draws: int = 3
