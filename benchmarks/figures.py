@@ -82,15 +82,20 @@ def load(section: Section, folder: Path) -> dict[str, dict]:
 
 
 def source(name: str, command: str, data: Mapping | None) -> str:
-    """Where a table comes from."""
+    """Where a table comes from: the command, and every environment that its cells ran in."""
     if data is None:
         return f"<sub>Not measured yet: `{name}.json`, made by `{command}`.</sub>"
-    here = data["environments"][-1]
     runs = f"{tables.seeds(data['cells'])}; " if name.startswith("study_") else ""
+    used = sorted({cell["environment"] for cell in data["cells"]})
+    places = "; ".join(dict.fromkeys(_place(data["environments"][i]) for i in used))
+    return f"<sub>[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{places}.</sub>"
+
+
+def _place(environment: Mapping) -> str:
+    cores, version = tables.plural(environment["cores"], "core"), environment["versions"]["jax"]
     return (
-        f"<sub>[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{here['device']}, "
-        f"{here['processor']}, {tables.plural(here['cores'], 'core')}, jax {here['versions']['jax']}, "
-        f"commit {here['commit']}.</sub>"
+        f"{environment['device']}, {environment['processor']}, {cores}, jax {version}, "
+        f"commit {environment['commit']}"
     )
 
 
