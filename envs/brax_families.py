@@ -240,10 +240,9 @@ DEFAULTS = {
     "halfcheetah-velocities": _CHEETAH
     | {
         "meta_fraction": 0.1,
-        "ppo.gamma": 0.95,
-        "ppo.gae_lambda": 0.6,
         "estimate.steps": 9600,
         "estimate.num_envs": 96,
+        "estimate.gae_lambda": 0.3,
     },
     "halfcheetah-physics": _CHEETAH,
     "ant-directions": {
@@ -260,7 +259,7 @@ DEFAULTS = {
 """Settings of a run by family: budgets that two cores manage, and what learns fast within them.
 
 What a policy for all of halfcheetah-velocities does, standing still, hardly moves its speed: with the
-general gamma and lambda the noise of the advantages hides which way it should move."""
+general lambda the noise of the advantages hides which way it should move."""
 
 
 def _family(name, env, settings, draw, groups, label) -> TaskFamily:

@@ -26,6 +26,9 @@ class EstimateConfig:
     source_multiple: int = 4
     """Where the tasks are weightings of one vector reward, they share one source of so many times
     ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
+    gae_lambda: float | None = None
+    """Lambda of the collected transitions' advantages, that of PPO by default. Groups show more clearly
+    with a smaller one, which has less noise and leans on the critic, where single steps matter little."""
     dim: int = 400
     """Projected dimension d of the gradient features."""
     subset_size: int | None = None
@@ -254,5 +257,7 @@ def _check_data(config: Config) -> None:
     for name in ("dim", "source_multiple"):
         if getattr(e, name) < 1:
             raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
+    if e.gae_lambda is not None and not 0 <= e.gae_lambda <= 1:
+        raise ConfigError(f"estimate.gae_lambda = {e.gae_lambda} must lie between 0 and 1")
     if config.k is not None and penalty is not None:
         raise ConfigError(f"give either k (= {config.k}) or grouping.trace_penalty (= {penalty}), not both")

@@ -92,11 +92,12 @@ def meta_train(
 
 def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:
     """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
-    ppo = config.ppo
+    ppo, gae_lambda = config.ppo, config.estimate.gae_lambda
     _, steps, num_envs = collects(config.estimate, family, policy.conditioned_actor)
     return learn.collect(
         policy, family, agent, stream(config.seed, "collect"),
-        steps=steps, num_envs=num_envs, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda,
+        steps=steps, num_envs=num_envs, gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda if gae_lambda is None else gae_lambda,
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
         ({"estimate": {"subsets": 3}}, "uncovered|contains both"),
         ({"estimate": {"steps": 1001}}, "1001.*multiple"),
         ({"estimate": {"score": "rollouts", "rollout_episodes": 10**6}}, "rollout_episodes"),
+        ({"estimate": {"gae_lambda": 1.5}}, "estimate.gae_lambda = 1.5"),
         ({"k": 2, "grouping": {"trace_penalty": 1.0}}, "either k"),
     ],
 )
