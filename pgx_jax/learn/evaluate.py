@@ -49,11 +49,12 @@ def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, cont
             act_key,
             horizon,
             deterministic=deterministic,
+            restart=False,
         )
         before = jnp.cumsum(steps.done, axis=0) - steps.done
         first = before == 0
         return (
-            jnp.sum(first * steps.reward, axis=0),
+            jnp.sum(jnp.where(first, steps.reward, 0.0), axis=0),
             jnp.any(first & steps.success, axis=0),
             jnp.sum(first, axis=0),
         )

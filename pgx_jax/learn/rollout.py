@@ -84,6 +84,7 @@ def unroll(
     length: int,
     gamma: float = 1.0,
     deterministic: bool = False,
+    restart: bool = True,
 ) -> tuple[Slots, Steps]:
     """Act for ``length`` steps in all slots.
 
@@ -96,6 +97,8 @@ def unroll(
         length: T.
         gamma: discount of ``Steps.discounted``.
         deterministic: act by the mode instead of drawing.
+        restart: begin a new episode where one ends. Without it (and its compilation) what a slot does
+            after its first ending means nothing, and need not be finite.
     """
     dist, count = policy.distribution, slots.age.shape[0]
 
@@ -122,6 +125,6 @@ def unroll(
             success,
             out.objectives,
         )
-        return _restart(env, tasks, keys[2], ran, done), record
+        return _restart(env, tasks, keys[2], ran, done) if restart else ran, record
 
     return jax.lax.scan(step, slots, jax.random.split(key, length))
