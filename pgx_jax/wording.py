@@ -150,7 +150,8 @@ def advice(results: Mapping) -> str:
     if kind == "loss":
         return f"{one} {groups} gain nothing and lose something; {predicted}, but {realised}."
     if k == 1:
-        return f"{one} nothing is gained by splitting them; {predicted}, {joint} {realised}."
+        both = " (ours is one policy, too, trained otherwise)" if joint == "and" else ""
+        return f"{one} nothing is gained by splitting them; {predicted}, {joint} {realised}{both}."
     if kind == "not_predicted":
         return f"{one} no gain by {groups} is shown; {predicted}, {joint} {realised}."
     doubt = "which can't be told from zero" if _realised(results).lo is not None else "without an interval"

@@ -56,7 +56,7 @@ UP, FLAT, DOWN = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0)
             "Don't group: train one policy for all 10 tasks",
             ["nothing is gained by split"],
         ),
-        (1, FLAT, UP, "no_gain", "Don't group:", ["nothing is gained", "+2.0 [1.0, 3.0]"]),
+        (1, FLAT, UP, "no_gain", "Don't group:", ["nothing is gained", "+2.0 [1.0, 3.0]", "ours is one"]),
         (1, FLAT, DOWN, "no_gain", "Don't group:", ["nothing is gained", "-2.0 [-3.0, -1.0]"]),
         (1, UP, None, "not_predicted", "Don't group:", ["nothing is gained", "not measured"]),
         (3, UP, (float("nan"), 0, 1), "predicted", "Group:", ["not measured"]),
