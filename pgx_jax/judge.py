@@ -15,7 +15,7 @@ import numpy as np
 from pgx_jax import grouping, learn
 from pgx_jax.config import Budget, Config
 from pgx_jax.learn import Policy
-from pgx_jax.learn.train import concatenate, init_agents
+from pgx_jax.learn.train import init_agents
 from pgx_jax.learn.work import Checkpoint, Progress
 from pgx_jax.pipeline import row_keys, stream
 from pgx_jax.tasks import TaskFamily
@@ -168,12 +168,11 @@ def train_pool(
             continue
         policy, member = policies(conditioned), np.array([row.member for row in some])
         keys = row_keys(config.seed, member)
-        fresh = init_agents(policy, family, keys)
+        init = fresh = init_agents(policy, family, keys)
         continues = np.array([row.continues for row in some])
-        init = jax.tree.map(np.array, fresh)
         if continues.any():
             start = learn.explore_afresh(meta, learn.take(fresh, 0))
-            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), init, start)
+            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), fresh, start)
         steps = np.array([row.steps for row in some])
 
         def report(done, _, recent, before=before):
@@ -213,7 +212,7 @@ def play(pool: Pool, policies: Callable[[bool], Policy], family: TaskFamily, con
         if not index:
             continue
         some = [pool.rows[i] for i in index]
-        agents = concatenate(*[jax.tree.map(lambda x: np.asarray(x)[None], pool.agents[i]) for i in index])
+        agents = learn.stack([pool.agents[i] for i in index])
         row, task = np.nonzero(np.array([r.member for r in some]))
         played = learn.evaluate(
             policies(conditioned), family, agents, row, task, stream(config.seed, "evaluate"),

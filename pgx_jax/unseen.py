@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
 from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.judge import Method, Pool, stratified
-from pgx_jax.learn import Policy, concatenate
+from pgx_jax.learn import Policy
 from pgx_jax.pipeline import stream
 from pgx_jax.tasks import TaskFamily
 
@@ -26,9 +25,7 @@ def unseen_tasks(
     count, k = config.test_tasks, len(mine.rows)
     tasks = family.sample_test_tasks(stream(config.seed, "test_tasks"), count)
     rows = list(mine.rows) + ([multitask.rows[0]] if multitask else [])
-    agents = concatenate(
-        *[jax.tree.map(lambda x: np.asarray(x)[None], pool.agents[pool.rows.index(r)]) for r in rows]
-    )
+    agents = learn.stack([pool.agents[pool.rows.index(row)] for row in rows])
 
     def on_tests(row, name, episodes):
         return learn.evaluate(

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ import pytest
 
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.learn import PPO, concatenate, make_policy, take, train
+from pgx_jax.learn import PPO, make_policy, stack, take, train
 from pgx_jax.types import Rows
 
 train_module = importlib.import_module("pgx_jax.learn.train")
@@ -211,8 +214,21 @@ def test_non_finite_observations_are_traced_to_their_task(normalised):
 
 
 def test_non_finite_parameters_are_reported():
-    first, second = (train_module.init_agents(POLICY, FAMILY, KEYS[i : i + 1]) for i in range(2))
-    spoilt = second._replace(critic=jax.tree.map(lambda x: np.full_like(x, np.nan), second.critic))
-    broken = concatenate(first, spoilt)
+    agents = train_module.init_agents(POLICY, FAMILY, KEYS[:2])
+    first, second = (take(agents, i) for i in range(2))
+    broken = stack([first, second._replace(critic=jax.tree.map(lambda x: x * np.nan, second.critic))])
     with pytest.raises(DataError, match="row 1 .*non-finite parameters"):
         train(POLICY, CONFIG, FAMILY, Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], broken))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs control over the processors")
+def test_many_fresh_agents_on_two_threads():
+    """Orthogonal kernels are made by QR factorisations, which can wait for each other for ever."""
+    code = (
+        "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:2])\n"
+        "import jax; from pgx_jax import learn, make_family\n"
+        "family = make_family('points', n_tasks=2, n_groups=2); policy = learn.make_policy(family)\n"
+        "keys = jax.random.split(jax.random.PRNGKey(0), 12)\n"
+        "for _ in range(40): learn.init_agents(policy, family, keys)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

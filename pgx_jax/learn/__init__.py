@@ -5,11 +5,11 @@ from pgx_jax.learn.evaluate import Evaluation, evaluate, member_pairs
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import Policy, explore_afresh, make_policy, policy_params, with_policy_params
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.train import Trained, concatenate, init_agents, train
-from pgx_jax.learn.work import take
+from pgx_jax.learn.train import Trained, init_agents, train
+from pgx_jax.learn.work import stack, take
 
 __all__ = [
-    "PPO", "Evaluation", "Policy", "Trained", "collect", "concatenate", "evaluate", "explore_afresh",
-    "init_agents", "make_policy", "member_pairs", "policy_params", "relabels", "take", "train",
+    "PPO", "Evaluation", "Policy", "Trained", "collect", "evaluate", "explore_afresh",
+    "init_agents", "make_policy", "member_pairs", "policy_params", "relabels", "stack", "take", "train",
     "with_policy_params",
 ]  # fmt: skip

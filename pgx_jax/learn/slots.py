@@ -98,6 +98,7 @@ class Copies(_Slots):
         super().__init__(family, count)
         self.copies = [self.where("make", None, self.env.make) for _ in range(count)]
         self.acted, self.no_vectors = np.ones(count, bool), np.zeros((count, 0), np.float32)
+        """The same in every arrival, and never written to."""
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""

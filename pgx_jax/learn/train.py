@@ -15,7 +15,7 @@ from pgx_jax.learn import ppo
 from pgx_jax.learn.host import HostLane
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.ppo import PPO, Problem, RowState
-from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint
+from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
@@ -48,13 +48,7 @@ def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
     shapes, which then are compiled once for all rows and networks.
     """
     shape, context = family.observation_space.shape, jnp.asarray(family.context)
-    agents = [policy.init(jax.random.fold_in(key, 1), shape, context) for key in np.asarray(keys)]
-    return concatenate(*[jax.tree.map(lambda x: np.asarray(x)[None], agent) for agent in agents])
-
-
-def concatenate(*trees):
-    """Join records along their leading axis, on the host."""
-    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *trees)
+    return stack([policy.init(jax.random.fold_in(key, 1), shape, context) for key in np.asarray(keys)])
 
 
 @partial(jax.jit, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
@@ -197,8 +191,7 @@ def train(
     if checkpoint is not None and family.engine == "host":
         work.keep(checkpoint, fingerprint(policy, config, family, rows, agents))
     work.run_all(lanes, width)
-    agents = jax.tree.map(lambda *xs: np.stack(xs), *work.finished)
-    return Trained(agents, work.returns, total * config.steps_per_update)
+    return Trained(stack(work.finished), work.returns, total * config.steps_per_update)
 
 
 def _lanes() -> list[jax.Device]:

@@ -39,6 +39,11 @@ def take(tree: PyTree, index) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)
 
 
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """One record of R equal ones, on the host: every leaf gets a leading axis R."""
+    return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
+
+
 def fingerprint(policy, config, family: TaskFamily, rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
     digest = hashlib.sha256(repr((policy, config, family.name, family.task_names, family.settings)).encode())
