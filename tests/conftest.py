@@ -10,7 +10,17 @@ import pytest
 
 
 def pytest_configure(config):
-    """Let all workers, and the processes that tests start, share what one of them has compiled."""
+    """Leave out the slow tests, compile quickly, and compile nothing twice.
+
+    Most of the tests' time goes into compiling programs that then run for a moment: all workers, and
+    the processes that tests start, share what one of them has compiled.
+    """
+    config.addinivalue_line(
+        "markers", "slow: long studies, not part of the default run (`-m slow` runs them)"
+    )
+    config.option.markexpr = config.option.markexpr or "not slow"
+    if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="pgx_jax-compiled-")
@@ -59,8 +69,10 @@ def example_results(seed: int = 0) -> dict:
         "multitask_conditioned": method(138.2, 3.8, [names], note="is told which task it is in"),
         "single_task": method(86.4, 6.0, single),
         "random": method(70.5, 5.2, None, note="mean over 3 draws"),
-        "gradient_similarity": method(141.0, 3.1, groups, label="Gradient-similarity groups (dot product)"),
+        "gradient_similarity_dot": method(141.0, 3.1, groups),
+        "gradient_similarity_dot_our_k": method(141.0, 3.1, groups, same_as="gradient_similarity_dot"),
         "gradient_similarity_cosine": method(124.0, 7.5, groups[:2]),
+        "gradient_similarity_whitened": method(141.0, 3.1, groups, same_as="gradient_similarity_dot"),
         "true_groups": method(151.2, 2.0, groups),
         "true_groups_same_steps_per_policy": method(153.3, 1.8, groups, equal=False, steps=2_100_000),
     }
@@ -76,7 +88,7 @@ def example_results(seed: int = 0) -> dict:
             "return": (12 + (entry["mean"] - 12) * rise + rng.normal(0, 2, 59)).tolist(),
         }
         for name, entry in methods.items()
-        if "cosine" not in name and "same_steps" not in name
+        if "same_as" not in entry and "same_steps" not in name
     }
     candidates = [np.zeros(n, int), labels % 2, labels // 2, labels, labels + (np.arange(n) == 6) * 3]
     candidates.append(np.arange(n))
@@ -120,19 +132,18 @@ def example_results(seed: int = 0) -> dict:
             "affinity_ci95": {"low": (matrix - 0.004).tolist(), "high": (matrix + 0.004).tolist()},
         },
         "timings": {
-            "stages": {
-                "report": 2.2,
-                "meta_policy": 22.4,
-                "collect": 3.1,
-                "features": 2.4,
-                "surrogates": 0.31,
-                "scores": 0.22,
-                "affinity": 0.01,
-                "grouping": 0.84,
-                "policies": 31.0,
-                "compare": 64.9,
-                "test_tasks": 4.0,
-            },
+            "stages": [
+                ["meta", 22.4],
+                ["transitions", 3.1],
+                ["features", 2.4],
+                ["scores", 0.53],
+                ["affinity", 0.01],
+                ["grouping", 0.84],
+                ["policies", 31.0],
+                ["similarity", 1.2],
+                ["comparisons", 64.9],
+                ["evaluation", 4.0],
+            ],
             "total": 133.0,
             "date": "2025-01-01T00:00:00",
         },
