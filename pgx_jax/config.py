@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -89,8 +90,8 @@ class Config:
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     random_draws: int = 3
     """Random groupings to average over."""
-    similarity: Literal["dot", "cosine", "whitened"] = "dot"
-    """Gradient similarity of the baseline."""
+    similarities: tuple[Literal["dot", "cosine", "whitened"], ...] = ("dot", "cosine", "whitened")
+    """Gradient similarities to group by as well."""
     episodes: int = 64
     """Evaluation episodes of every policy and task."""
     test_tasks: int = 10
@@ -227,10 +228,8 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
         raise ConfigError(
             f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
         )
-    if config.estimate.l2 < MIN_L2:
-        raise ConfigError(
-            f"estimate.l2 = {config.estimate.l2} is too small for float32; use at least {MIN_L2}"
-        )
+    if not MIN_L2 <= config.estimate.l2 < math.inf:
+        raise ConfigError(f"estimate.l2 = {config.estimate.l2} cannot work in float32; use at least {MIN_L2}")
     _check_data(config)
     return Budget(config, family, conditioned_actor)
 
@@ -242,9 +241,12 @@ def _check_choices(settings: Any, prefix: str = "") -> None:
         value, name = getattr(settings, f.name), prefix + f.name
         if is_dataclass(value):
             _check_choices(value, f"{name}.")
-        choices = typing.get_args(hints[f.name]) if typing.get_origin(hints[f.name]) is Literal else None
-        if choices and value not in choices:
-            raise ConfigError(f"{name} = {value!r}; choose one of {', '.join(map(repr, choices))}")
+        hint, several = hints[f.name], typing.get_origin(hints[f.name]) is tuple
+        hint = typing.get_args(hint)[0] if several else hint
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+        for one in (value if several else [value]) if choices else ():
+            if one not in choices:
+                raise ConfigError(f"{name} = {one!r}; choose one of {', '.join(map(repr, choices))}")
 
 
 def _check_data(config: Config) -> None:
@@ -257,6 +259,10 @@ def _check_data(config: Config) -> None:
     for name in ("dim", "source_multiple"):
         if getattr(e, name) < 1:
             raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
+    if not 0 < e.distance < math.inf:
+        raise ConfigError(f"estimate.distance = {e.distance} must be positive")
+    if e.iterations is not None and e.iterations < 1:
+        raise ConfigError(f"estimate.iterations = {e.iterations} must be at least 1")
     if e.gae_lambda is not None and not 0 <= e.gae_lambda <= 1:
         raise ConfigError(f"estimate.gae_lambda = {e.gae_lambda} must lie between 0 and 1")
     if config.k is not None and penalty is not None:

@@ -6,31 +6,18 @@ depends on its tasks alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from pgx_jax import grouping, learn
 from pgx_jax.config import Budget, Config
 from pgx_jax.learn import Policy
-from pgx_jax.learn.train import init_agents
-from pgx_jax.learn.work import Checkpoint, Progress
-from pgx_jax.pipeline import row_keys, stream
+from pgx_jax.pipeline import stream
+from pgx_jax.pool import Pool, Row, train_pool
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Rows
-
-
-class Row(NamedTuple):
-    """One policy to be trained; equal rows are the same policy."""
-
-    member: tuple[bool, ...]
-    steps: int
-    continues: bool
-    """Starts from theta* and its critic."""
-    conditioned: bool = False
-    """Its actor is told the task."""
+from pgx_jax.types import Agent
 
 
 class Method(NamedTuple):
@@ -44,26 +31,13 @@ class Method(NamedTuple):
     equal_steps: bool = True
     label: str | None = None
     note: str | None = None
+    same_as: str | None = None
+    """The method that comes to the same groups, of several of a kind."""
 
     @property
     def env_steps(self) -> int:
         """All environment steps of the method."""
         return self.spent + sum(row.steps for row in self.rows)
-
-
-class Pool(NamedTuple):
-    """Trained rows, in order, with their learning curves."""
-
-    rows: tuple[Row, ...]
-    agents: tuple[Agent, ...]
-    returns: tuple[np.ndarray, ...]
-    """float [updates, n] each."""
-
-    def __add__(self, other: Pool) -> Pool:
-        return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns)
-
-
-EMPTY = Pool((), (), ())
 
 
 def method(budget: Budget, labels, total: int, *, spent: int = 0, continues: bool = False, **kw) -> Method:
@@ -113,7 +87,9 @@ def baselines(
         "random": [method(budget, draw, total) for draw in draws],
     }
     for name, groups in similar.items():
-        found[name] = [method(budget, groups, rest, spent=spent, continues=continues)]
+        known = [other for other in similar if (similar[other] == groups).all()]
+        same = {"same_as": known[0]} if known[0] != name else {}
+        found[name] = [method(budget, groups, rest, spent=spent, continues=continues, **same)]
     if true_groups is not None:
         found["true_groups"] = [method(budget, true_groups, total)]
         found["true_groups_continued"] = [
@@ -139,59 +115,21 @@ def _outside_the_rule(budget: Budget, found: dict[str, list[Method]]) -> dict[st
     return out
 
 
-def train_pool(
-    rows: Iterable[Row],
-    policies: Callable[[bool], Policy],
-    family: TaskFamily,
-    config: Config,
-    meta: Agent,
-    known: Pool = EMPTY,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Pool:
-    """Train all rows that are not known yet, each once.
+def train_groups(policy: Policy, family: TaskFamily, config: Config, labels, meta: Agent, **kw) -> Pool:
+    """Stage 3: one policy a group, with what the rule of comparison leaves after estimating.
 
     Args:
-        rows: what to train.
-        policies: conditioned -> the policy of such rows.
+        policy: the networks.
         family, config: what to train on, and how.
-        meta: theta* (no leading axis), for rows that continue it (exploring afresh).
-        known: rows that are trained already.
-        progress: reports over all of them.
-        checkpoint: keeps what long training has reached (see `learn.train`).
+        labels: int [n], the group of every task.
+        meta: theta*, which the groups continue unless ``config.continue_meta`` is off.
+        kw: progress and checkpoint, see `train_pool`.
+
+    Returns:
+        Pool with one row a group, in the order of `grouping.canonical` labels.
     """
-    todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
-    total, before, pool = sum(row.steps for row in todo), 0, EMPTY
-    for conditioned in (False, True):
-        some = [row for row in todo if row.conditioned == conditioned]
-        if not some:
-            continue
-        policy, member = policies(conditioned), np.array([row.member for row in some])
-        keys = row_keys(config.seed, member)
-        init = fresh = init_agents(policy, family, keys)
-        continues = np.array([row.continues for row in some])
-        if continues.any():
-            start = learn.explore_afresh(meta, learn.take(fresh, 0))
-            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), fresh, start)
-        steps = np.array([row.steps for row in some])
-
-        def report(done, _, recent, before=before):
-            if progress:
-                progress(before + done, total, recent)
-
-        trained = learn.train(
-            policy, config.ppo, family, Rows(member, steps, keys, init),
-            rows_per_call=config.rows_per_call, progress=report, checkpoint=checkpoint,
-        )  # fmt: skip
-        before += int(steps.sum())
-        agents = tuple(learn.take(trained.agents, i) for i in range(len(some)))
-        updates = steps // config.ppo.steps_per_update
-        pool += Pool(tuple(some), agents, tuple(trained.returns[i, :u] for i, u in enumerate(updates)))
-    return pool
-
-
-def _where(mask: np.ndarray, value, rows: np.ndarray) -> np.ndarray:
-    return np.where(mask.reshape(-1, *[1] * (rows.ndim - 1)), np.asarray(value)[None], rows)
+    rows = ours(Budget(config, family, policy.conditioned_actor), config, labels, 0).rows
+    return train_pool(rows, lambda _: policy, family, config, meta, **kw)
 
 
 class Played(NamedTuple):
@@ -250,7 +188,7 @@ def method_entry(methods: list[Method], played: Played, family: TaskFamily) -> d
         entry["draws"] = [
             {"groups": g, "mean": float(played.of(m).mean())} for g, m in zip(groups, methods, strict=True)
         ]
-    return entry | {name: text for name in ("label", "note") if (text := getattr(first, name))}
+    return entry | {name: text for name in ("label", "note", "same_as") if (text := getattr(first, name))}
 
 
 def named_groups(labels: np.ndarray, names: tuple[str, ...]) -> list[list[str]]:

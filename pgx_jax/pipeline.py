@@ -2,7 +2,7 @@
 
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
       --score_subsets--> Surrogates, Scores --affinity--> Affinity
-      --choose_groups--> Grouping --train_groups--> Trained
+      --choose_groups--> Grouping --judge.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
 enter there (see `group_transitions`).
@@ -226,6 +226,30 @@ def choose_groups(
     candidates = grouping.propose(affinity.matrix, folds, k=k, names=names, config=g)
     score = held_out(candidates.labels)
     return grouping.select(candidates, score, names=names, **g.rule(k))
+
+
+def similar_groups(
+    feats: Features, transitions: Transitions, config: Config, our_k: int, *, names=None
+) -> dict[str, Grouping]:
+    """Groups by the similarity of the tasks' gradients at theta*, to compare ours with.
+
+    From the same data as ours (FIT and SCORE together and one by one propose, SELECT decides).
+
+    Returns:
+        {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
+    """
+    a, held_out, found = (
+        estimate.signed_weights(transitions),
+        HeldOut(feats, transitions, config.estimate, names),
+        {},
+    )
+    parts = [estimate.task_statistics(feats, transitions, a, p) for p in ((FIT, SCORE), (FIT,), (SCORE,))]
+    for kind in config.similarities:
+        whole, *folds = (grouping.similarity(s.b, s.h, kind, config.estimate.l2, names) for s in parts)
+        similar = Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))  # no subsets are behind it
+        for name, k in ((kind, None), (f"{kind}_our_k", our_k)):
+            found[name] = choose_groups(similar, held_out, config, k=k, names=names)
+    return found
 
 
 def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:

@@ -30,7 +30,7 @@ def assemble(run: Any) -> dict:
         "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
         "gain": gain,
         "affinity": affinity_entry(run.affinity),
-        "path": _path(found),
+        "path": path_entry(found),
         "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
         "test_tasks": unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
         "diagnostics": diagnostics(run),
@@ -79,7 +79,8 @@ def diagnostics(run: Any) -> dict:
     }
 
 
-def _path(found: Grouping) -> dict:
+def path_entry(found: Grouping) -> dict:
+    """The path of results.json: all candidates, how they scored, and which was chosen."""
     path = found.path
     return {
         "k": path["k"], "score": path["score"], "stderr": path["stderr_to_best"],

@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pgx_jax import estimate, grouping, judge, learn, pipeline, report
+from pgx_jax import estimate, judge, learn, pipeline, report
 from pgx_jax.checks import check_family
 from pgx_jax.config import Budget, Config, check, config_for
-from pgx_jax.judge import Method, Pool
+from pgx_jax.judge import Method
 from pgx_jax.learn import Policy, Trained
+from pgx_jax.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.provenance import environment
 from pgx_jax.results import assemble
 from pgx_jax.stages import Listener, Stages
@@ -153,22 +154,15 @@ class Run(Stages):
 
     @property
     def similar(self) -> dict[str, Grouping]:
-        """Groupings by gradient similarity: at their own k, and at ours."""
-        ours, names, config = self.grouping, self.family.task_names, self.config
+        """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
+        k, names = self.grouping.k, self.family.task_names
 
         def compute():
-            a = estimate.signed_weights(self.transitions)
-            stats = estimate.task_statistics(self.features, self.transitions, a)
-            matrix = grouping.similarity(stats.b, stats.h, config.similarity, config.estimate.l2, names)
-            similar = Affinity(matrix, np.zeros(matrix.shape, int))  # no subsets are behind it
-            choose = pipeline.choose_groups
-            return {
-                "gradient_similarity": choose(similar, self.held_out, config, names=names),
-                "gradient_similarity_our_k": choose(similar, self.held_out, config, k=ours.k, names=names),
-            }
+            return pipeline.similar_groups(self.features, self.transitions, self.config, k, names=names)
 
         return self.stage(
-            "similarity", (), compute, lambda r: f"own k = {r['gradient_similarity'].k}"
+            "similarity", (), compute,
+            lambda found: ", ".join(f"{name}: k = {found[name].k}" for name in self.config.similarities),
         )  # fmt: skip
 
     @property
@@ -179,14 +173,14 @@ class Run(Stages):
     @property
     def policies(self) -> Pool:
         """One trained policy a group."""
-        return self._pool("policies", self.ours.rows, judge.EMPTY)
+        return self._pool("policies", self.ours.rows, EMPTY)
 
     @property
     def baselines(self) -> dict[str, list[Method]]:
         """The methods beside ours."""
         if self.config.compare == "none":
             return {}
-        similar = {name: found.labels for name, found in self.similar.items()}
+        similar = {f"gradient_similarity_{name}": found.labels for name, found in self.similar.items()}
         true_groups = self.family.true_groups
         return judge.baselines(self.budget, self.config, self.grouping.labels, similar, true_groups)
 
@@ -204,15 +198,15 @@ class Run(Stages):
 
     def _pool(self, name, rows, known: Pool) -> Pool:
         def compute():
-            return judge.train_pool(
+            return train_pool(
                 rows, self.policy_of, self.family, self.config, self.meta, known, **self.training(name)
             )
 
         def text(pool):
             return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
 
-        pool = self.stage(name, (Pool, judge.Row), compute, text)
-        rows = tuple(judge.Row(*row) for row in pool.rows)
+        pool = self.stage(name, (Pool, Row), compute, text)
+        rows = tuple(Row(*row) for row in pool.rows)
         return Pool(rows, tuple(pool.agents), tuple(pool.returns))
 
     @property
@@ -274,6 +268,8 @@ def run(
             "environment": environment(), "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
         this.store = RunStore.create(out, record, overwrite=overwrite)
+        if meta is not None:
+            this.store.save("given_meta", meta)
     this.write()
     this.results  # noqa: B018  (computes everything where there is no folder)
     return this

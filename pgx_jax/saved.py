@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from pgx_jax import estimate, judge, pipeline
-from pgx_jax.config import Config
+from pgx_jax.config import Config, EstimateConfig
 from pgx_jax.errors import ConfigError
 from pgx_jax.families import make_family
 from pgx_jax.learn import Policy
-from pgx_jax.results import affinity_entry, agreement
+from pgx_jax.results import affinity_entry, agreement, path_entry
 from pgx_jax.run import Listener, Run
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent
+from pgx_jax.types import Agent, Scores
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
@@ -61,12 +61,12 @@ def load(
     saved = store.config
     if saved.get("own_policy") and policy is None:
         raise ConfigError(f"the run {path} was made with networks of its own; pass them as policy=")
-    if saved.get("own_meta"):
-        raise ConfigError(f"the run {path} started from a meta-policy of its own, which it has not saved")
+    meta = store.load("given_meta", Agent) if saved.get("own_meta") else None
     if family is None:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["family_settings"].items()}
         family = make_family(saved["family"], **settings)
-    return Run(family, from_dict(Config, saved["config"]), store=store, policy=policy, listener=listener)
+    config = from_dict(Config, saved["config"])
+    return Run(family, config, store=store, policy=policy, meta=meta, listener=listener)
 
 
 def resume(path: str | Path, **kw) -> Run:
@@ -90,6 +90,17 @@ def agent_for(run: Run, task: str) -> Agent:
     return pool.agents[pool.rows.index(row)]
 
 
+def _scores(run: Run, e: EstimateConfig, seed: int) -> Scores:
+    """The saved scores where the settings that they depend on are the same, or else new ones."""
+    same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
+    if same and seed == run.config.seed and (run.store is None or run.store.has("scores")):
+        return run.scored["scores"]
+    if e.score == "rollouts":
+        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
+    member = estimate.make_subsets(seed, run.family.n, e.subset_size, e.subsets, e.min_cover)
+    return pipeline.score_subsets(run.features, run.transitions, member, e, names=run.family.task_names)[1]
+
+
 def regroup(run: Run, config: Config) -> dict:
     """Group a saved run anew with other settings, from its saved stages: no training.
 
@@ -101,7 +112,7 @@ def regroup(run: Run, config: Config) -> dict:
         {"k", "groups", "labels", "gain": {"predicted"}, "affinity", "path", "agreement"}.
 
     Raises:
-        ConfigError: settings that need new data, scoring by roll-outs, or a run without features.
+        ConfigError: settings that need new data or new roll-outs, or a run without features.
     """
     if run.store is not None and not run.store.has("features"):
         raise ConfigError(f"the run {run.store.path} has no features yet; finish it with `pgx-jax resume`")
@@ -109,11 +120,8 @@ def regroup(run: Run, config: Config) -> dict:
     for name in ("steps", "num_envs", "source_multiple", "dim"):
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
-    if e.score == "rollouts":
-        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
     feats, transitions, names = run.features, run.transitions, run.family.task_names
-    member = estimate.make_subsets(config.seed, run.family.n, e.subset_size, e.subsets, e.min_cover)
-    _, scores = pipeline.score_subsets(feats, transitions, member, e, names=names)
+    scores = _scores(run, e, config.seed)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = pipeline.HeldOut(feats, transitions, e, names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
@@ -123,6 +131,7 @@ def regroup(run: Run, config: Config) -> dict:
         "labels": np.asarray(found.labels).tolist(),
         "gain": {"predicted": pipeline.predicted_gain(found.labels, held_out), "realised": None},
         "affinity": affinity_entry(affinity),
+        "path": path_entry(found),
         "agreement": agreement(run.family, found),
         "settings": config,
     }

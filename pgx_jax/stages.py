@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pgx_jax.checkpoint import StageCheckpoint
+from pgx_jax.errors import PgxError
 from pgx_jax.store import RunStore
 
 
@@ -52,10 +53,16 @@ class Stages:
         return record
 
     def timed(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Start a stage and compute its record; the caller says that it has finished."""
+        """Start a stage and compute its record; the caller says that it has finished.
+
+        An error of ours is raised again, with the name of the stage before it.
+        """
         self.listener.start(name)
         began = time.perf_counter()
-        record = compute()
+        try:
+            record = compute()
+        except PgxError as error:
+            raise type(error)(f"{name}: {error}") from error
         self.seconds[name] = time.perf_counter() - began
         return record
 

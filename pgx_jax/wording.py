@@ -17,14 +17,11 @@ _LABELS = {
     "multitask": "One policy for all",
     "multitask_conditioned": "One policy for all, told the task",
     "gradient_similarity": "Gradient-similarity groups",
-    "gradient_similarity_our_k": "Gradient-similarity groups, our k",
     "random": "Random groups",
     "true_groups": "True groups",
     "single_task": "One policy per task",
 }
-_STAGES = ("meta", "train", "collect", "transition", "project", "feature", "subset", "solve", "surrogate")
-_STAGES += ("score", "rollout", "affinity", "group", "polic", "compar", "baseline", "multitask", "single")
-_STAGES += ("gradient", "random", "true", "evaluat", "test", "report")
+_JUDGING = ("similarity", "comparisons", "evaluation")
 
 
 class Estimate(NamedTuple):
@@ -44,21 +41,36 @@ def estimate(entry: Mapping | None) -> Estimate:
     return Estimate(mean, lo, hi) if lo is not None and hi is not None else Estimate(mean, None, None)
 
 
-def ordered_methods(results: Mapping) -> list[str]:
-    """Names of the methods: ours first, then the usual baselines, then any others."""
+def ordered_methods(results: Mapping, every: bool = False) -> list[str]:
+    """Names of the methods: ours first, then the usual baselines, then any others.
+
+    Of several of a kind that came to the same groups the first, or ``every`` one.
+    """
     rank = {name: i for i, name in enumerate(_LABELS)}
 
     def position(name: str) -> tuple[int, str]:
         family = max((known for known in rank if name.startswith(known)), key=len, default="")
         return rank.get(family, len(rank)), name
 
-    return sorted(results.get("methods") or {}, key=position)
+    methods = results.get("methods") or {}
+    return sorted((name for name in methods if every or not methods[name].get("same_as")), key=position)
 
 
-def method_label(results: Mapping, name: str) -> str:
-    """What a method is called: its own ``label`` where it has one."""
-    label = ((results.get("methods") or {}).get(name) or {}).get("label")
-    return str(label or _LABELS.get(name) or name.replace("_", " ").capitalize())
+def method_label(results: Mapping, name: str, alone: bool = False) -> str:
+    """What a method is called: its own ``label`` where it has one.
+
+    A gradient similarity is called after all of them that came to the same groups, or ``alone``.
+    """
+    methods = results.get("methods") or {}
+    if label := (methods.get(name) or {}).get("label"):
+        return str(label)
+    start = "gradient_similarity"
+    if not name.startswith(f"{start}_"):
+        return _LABELS.get(name) or name.replace("_", " ").capitalize()
+    names = [name, *(n for n, entry in methods.items() if entry.get("same_as") == name and not alone)]
+    names = [n for n in names if not (n.endswith("_our_k") and n.removesuffix("_our_k") in names)]
+    kinds = (n.removeprefix(f"{start}_").replace("_our_k", " at our k") for n in names)
+    return f"{_LABELS[start]} ({', '.join(kinds)})"
 
 
 def predicted_gain(results: Mapping) -> Estimate:
@@ -86,19 +98,9 @@ def predicted_gain(results: Mapping) -> Estimate:
 
 
 def stage_seconds(results: Mapping) -> list[tuple[str, float]]:
-    """(stage, seconds) in the order of the pipeline, from ``timings["stages"]``.
-
-    A list of pairs keeps its own order; an object, whose keys JSON may have sorted, is put into the
-    order of the method.
-    """
-    timings = results.get("timings") or {}
-    stages = timings.get("stages", timings)
-    if isinstance(stages, Mapping):
-        pairs = sorted(stages.items(), key=lambda pair: (_stage_rank(pair[0]), pair[0]))
-        pairs = [pair for pair in pairs if not pair[0].startswith("total")]
-    else:
-        pairs = [tuple(pair) for pair in stages]
-    return [(str(name), float(value)) for name, value in pairs if _finite(value) is not None]
+    """(stage, seconds) in the order in which they ran, from the pairs of ``timings["stages"]``."""
+    stages = (results.get("timings") or {}).get("stages") or ()
+    return [(str(name), float(value)) for name, value in stages if _finite(value) is not None]
 
 
 def total_seconds(results: Mapping) -> float | None:
@@ -109,8 +111,8 @@ def total_seconds(results: Mapping) -> float | None:
 
 
 def belongs_to_method(stage: str) -> bool:
-    """Whether a stage is the method's own, rather than part of judging it (by its name)."""
-    return _stage_rank(stage) <= _STAGES.index("polic")
+    """Whether a stage is the method's own, rather than part of judging it."""
+    return stage not in _JUDGING
 
 
 def verdict(results: Mapping) -> str:
@@ -286,7 +288,3 @@ def _decimals(value: Estimate) -> int:
         return min(6, max(0, 1 - math.floor(math.log10(scale))))
     scale = abs(value.mean)
     return 1 if scale == 0 or scale >= 10 else min(6, 2 - math.floor(math.log10(scale)))
-
-
-def _stage_rank(name: str) -> int:
-    return max((i for i, start in enumerate(_STAGES) if name.startswith(start)), default=len(_STAGES))

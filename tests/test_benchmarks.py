@@ -26,9 +26,11 @@ import common  # noqa: E402
 import cost_tables  # noqa: E402
 import default_command  # noqa: E402
 import estimation  # noqa: E402
+import features  # noqa: E402
 import ppo  # noqa: E402
 import rows  # noqa: E402
 import study  # noqa: E402
+import surrogates  # noqa: E402
 from operations import operations  # noqa: E402
 
 
@@ -46,7 +48,7 @@ def test_study_saves_raw_values_of_a_cell(small_study):
     assert data["environments"][cell["environment"]]["versions"]["jax"] == jax.__version__
     assert cell["cell"] == common.plain(study.study_cells("goals", "small")[0])
     assert set(cell["agreement"]) == {"nmi", "ari", "exact"}
-    assert {"policygradex", "multitask", "random", "gradient_similarity", "true_groups"} <= set(
+    assert {"policygradex", "multitask", "random", "gradient_similarity_dot", "true_groups"} <= set(
         cell["methods"]
     )
     for method in cell["methods"].values():
@@ -179,6 +181,29 @@ def test_estimation_small_preset(tmp_path):
     assert found["timings"]["time"] == pytest.approx(spent / first["timings"]["with_features"])
     assert estimation.ratios(data["cells"][:2]) is None
     assert "times the operations" in cost_tables.estimation(data)
+
+
+def test_surrogates_small_preset(tmp_path):
+    out = tmp_path / "surrogates.json"
+    assert surrogates.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert cell["subsets"] == 6 and cell["gap"] <= 1e-4 and len(cell["timings"]["sklearn_each"][0]) == 6
+    tried = {(t["solver"], t["dtype"]): t for t in cell["sklearn_trials"]}
+    assert list(tried) == list(surrogates.SOLVERS)
+    chosen = tried[cell["sklearn"]["solver"], cell["sklearn"]["dtype"]]
+    assert chosen["reached"] and chosen["gap"] <= 1e-4
+    assert chosen["timings"]["sum"] == min(t["timings"]["sum"] for t in tried.values() if t["reached"])
+
+
+def test_features_small_preset(tmp_path):
+    out = tmp_path / "features.json"
+    assert features.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert cell["useful_operations"] == 2.0 * cell["cell"]["transitions"] * cell["p"] * cell["cell"]["dim"]
+    times = cell["timings"]
+    assert times["rate"] == pytest.approx(cell["useful_operations"] / np.median(times["features"]))
+    assert times["share"] == pytest.approx(times["rate"] / times["sgemm_rate"])
+    assert times["peak_memory"] > 2**20
 
 
 def test_default_command_small_preset(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
     budget = check(config, FAMILY)
     mine = ours(budget, config, np.array(labels), 0)
     found = {"policygradex": [mine]} | baselines(
-        budget, config, mine.labels, {"gradient_similarity": np.arange(6) % 2}, np.arange(6) % 3
+        budget, config, mine.labels, {"gradient_similarity_dot": np.arange(6) % 2}, np.arange(6) % 3
     )
     unit = budget.unit
     for name, methods in found.items():
@@ -60,6 +60,10 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
         ({"ppo": PPO(num_envs=5)}, "num_envs = 5"),
         ({"ppo": PPO(num_envs=6, num_steps=1, minibatches=7)}, "minibatches"),
         ({"estimate": {"l2": 1e-6}}, "l2 = 1e-06.*at least"),
+        ({"estimate": {"l2": float("nan")}}, "l2 = nan"),
+        ({"estimate": {"distance": 0.0}}, "estimate.distance = 0.0"),
+        ({"estimate": {"iterations": 0}}, "estimate.iterations = 0"),
+        ({"similarities": ("dot", "angle")}, "similarities = 'angle'; choose one of 'dot'"),
         ({"estimate": {"subset_size": 7}}, "7 exceeds the number of tasks, 6"),
         ({"estimate": {"subsets": 3}}, "uncovered|contains both"),
         ({"estimate": {"steps": 1001}}, "1001.*multiple"),

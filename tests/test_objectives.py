@@ -241,7 +241,7 @@ def test_a_run_recovers_the_groups_from_one_source(found):
 
 
 def test_its_baselines_and_its_folder(found, no_training):
-    np.testing.assert_array_equal(found.similar["gradient_similarity_our_k"].labels, found.family.true_groups)
+    np.testing.assert_array_equal(found.similar["dot_our_k"].labels, found.family.true_groups)
     saved = load(found.store.path)
     assert regroup(saved, saved.config)["groups"] == found.results["groups"]
     changed = dataclasses.replace(saved.config.estimate, source_multiple=2)

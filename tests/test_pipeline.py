@@ -11,11 +11,12 @@ import pytest
 from small import STAGES, Ears, small
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, DataError, Run, group_transitions, judge, load
+from pgx_jax import PPO, ConfigError, DataError, Run, group_transitions, judge, load, pipeline
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.store import RunStore
+from pgx_jax.types import SELECT, Features
 
 
 def test_the_groups_are_recovered(small_run):
@@ -45,8 +46,8 @@ def test_the_schema_of_the_results(small_run):
     assert results["family"] == "points" and results["n_tasks"] == n and results["seed"] == 5
     assert results["task_names"] == names
     assert set(results["methods"]) >= {
-        "policygradex", "multitask", "multitask_conditioned", "single_task", "random", "gradient_similarity",
-        "true_groups",
+        "policygradex", "multitask", "multitask_conditioned", "single_task", "random", "true_groups",
+        *(f"gradient_similarity_{kind}{k}" for kind in ("dot", "cosine", "whitened") for k in ("", "_our_k")),
     }  # fmt: skip
     for name, entry in results["methods"].items():
         assert set(entry) >= {"groups", "metric", "mean", "ci95", "per_task", "env_steps", "equal_steps"}
@@ -193,6 +194,33 @@ class OwnActor(nn.Module):
     def __call__(self, x):
         mean = nn.Dense(2, name="only")(x)
         return mean, jnp.full_like(mean, -1.0)
+
+
+def test_the_policies_of_groups_alone(small_run):
+    run = small_run
+    pool = judge.train_groups(run.policy, run.family, run.config, run.grouping.labels, run.meta)
+    assert pool.rows == run.ours.rows
+    jax.tree.map(np.testing.assert_array_equal, pool.agents, run.policies.agents)
+
+
+def test_gradient_similarity_reads_the_data_that_ours_reads(small_run):
+    """Not what decides between partitions, and all of the rest."""
+    t = small_run.transitions
+    features, other = np.array(small_run.features.values), [t.split != SELECT, t.split == SELECT]
+
+    def matrices(keep):
+        proposed = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "choose_groups", lambda affinity, *_, **kw: proposed.append(affinity))
+            values = np.where(keep[..., None], features, 1.0)
+            pipeline.similar_groups(Features(values, None), t, small_run.config, 2)
+        return proposed[::2]
+
+    whole, deciding_only = matrices(np.ones_like(t.split, bool)), matrices(other[0])
+    for ours, theirs in zip(whole, deciding_only, strict=True):
+        np.testing.assert_array_equal(ours.matrix, theirs.matrix)
+        assert ours.folds.shape == (2, 6, 6) and not np.allclose(ours.folds[0], ours.folds[1])
+    assert not np.allclose(whole[0].matrix, matrices(other[1])[0].matrix)
 
 
 def test_networks_and_meta_policy_of_ones_own(small_run, small_settings, tmp_path):

@@ -59,7 +59,7 @@ def test_earlier_stages_stay_when_a_later_one_fails(small_settings, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(pgx_jax.pipeline, "features", fail)
-        with pytest.raises(DataError, match="no luck"):
+        with pytest.raises(DataError, match="^features: no luck$"):
             pgx_jax.run(family, config, out=tmp_path / "run")
     assert RunStore.open(tmp_path / "run").stages() == ["meta", "transitions"]
     run = resume(tmp_path / "run")
@@ -72,6 +72,8 @@ def test_regrouping(small_run, no_training, tmp_path):
     assert same["groups"] == small_run.results["groups"] and same["agreement"]["nmi"] == 1.0
     assert same["gain"]["predicted"] == small_run.results["gain"]["predicted"]
     assert regroup(run, dataclasses.replace(run.config, k=4))["k"] == 4
+    path = small_run.results["path"]
+    assert same["path"]["chosen"] == path["chosen"] and np.array_equal(same["path"]["score"], path["score"])
     for change in ({"affinity": "aggregate"}, {"affinity": "datamodel"}):
         estimate = dataclasses.replace(run.config.estimate, **change)
         found = regroup(run, dataclasses.replace(run.config, estimate=estimate))
@@ -82,6 +84,30 @@ def test_regrouping(small_run, no_training, tmp_path):
         estimate = dataclasses.replace(run.config.estimate, **change)
         with pytest.raises(ConfigError):
             regroup(run, dataclasses.replace(run.config, estimate=estimate))
+
+
+def test_regrouping_keeps_the_scores_of_roll_outs(small_run, small_settings, no_training):
+    family, config = small(small_settings)
+    rollouts = dataclasses.replace(config.estimate, score="rollouts", rollout_episodes=2)
+    run = pgx_jax.Run(family, dataclasses.replace(config, estimate=rollouts))
+    run.records = {
+        name: small_run.records[name] for name in STAGES[:4]
+    }  # as if rolled out: scores are scores
+    for change in ({"k": 4}, {"estimate": dataclasses.replace(rollouts, affinity="aggregate")}):
+        found = regroup(run, dataclasses.replace(run.config, **change))
+        assert found["k"] == change.get("k", 2)
+    with pytest.raises(ConfigError, match="no environment steps"):
+        changed = dataclasses.replace(rollouts, rollout_episodes=3)
+        regroup(run, dataclasses.replace(run.config, estimate=changed))
+
+
+def test_a_meta_policy_of_ones_own_is_saved_with_its_run(small_run, small_settings, tmp_path):
+    family, config = small(small_settings, k=2)
+    made = pgx_jax.run(family, config, meta=small_run.meta, out=tmp_path / "run")
+    RunStore.open(tmp_path / "run").remove("policies")
+    again = resume(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, again.policies.agents, made.policies.agents)
+    assert again.budget.meta == 0 and plain(tmp_path / "run")["groups"] == made.results["groups"]
 
 
 def test_a_saved_policy_loads_and_acts(small_run, no_training):

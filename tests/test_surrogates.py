@@ -77,7 +77,7 @@ def test_statistics_are_the_gradient_and_curvature_at_zero(make_logged):
     transitions, features = make_logged()
     a = signed_weights(transitions)
     for part in (FIT, SCORE):
-        stats = task_statistics(features, transitions, a, part)
+        stats = task_statistics(features, transitions, a, (part,))
         for task, row in enumerate(np.eye(4, dtype=bool)):
             loss = reference_loss(transitions, features, row, 0.0, (part,))
             np.testing.assert_allclose(stats.b[task], -loss(np.zeros(12))[1], atol=1e-5)

@@ -94,12 +94,10 @@ def test_raw_arrays_read_as_the_numbers_they_hold(run_results):
     assert report.advice(results) == expected
 
 
-def test_stages_stand_in_the_order_of_the_method(run_results):
-    stages = [name for name, _ in wording.stage_seconds(run_results)]
-    assert stages[:3] == ["meta_policy", "collect", "features"]
-    assert (
-        stages.index("grouping") < stages.index("policies") < stages.index("compare") < stages.index("report")
-    )
+def test_stages_stand_in_the_order_in_which_they_ran(run_results):
+    names = [name for name, _ in wording.stage_seconds(run_results)]
+    assert names[:2] == ["meta", "transitions"] and names[-3:] == ["similarity", "comparisons", "evaluation"]
+    assert [name for name in names if not wording.belongs_to_method(name)] == names[-3:]
     own = {"timings": {"stages": [["b", 1], ["a", 2.0], ["broken", None]]}}
     assert wording.stage_seconds(own) == [("b", 1.0), ("a", 2.0)]
     assert wording.total_seconds(own) == 3.0 and wording.total_seconds({}) is None
@@ -136,6 +134,16 @@ def test_the_terminal_table_lists_every_method(run_results):
     console.print(report.terminal_table(results))
     text = console.export_text()
     rows = [line for line in text.splitlines() if "1.23M" in line or "2.1M" in line]
-    assert len(rows) == len(results["methods"]) and "PolicyGradEx (ours)" in rows[0]
+    assert len(rows) == len(wording.ordered_methods(results)) and "PolicyGradEx (ours)" in rows[0]
     assert "149.6 [147.3, 151.9]" in rows[0] and "same total" in text
     assert sum(" *" in row for row in rows) == 1
+
+
+def test_methods_with_the_same_groups_stand_once_under_all_their_names(run_results):
+    shown = [name for name in wording.ordered_methods(run_results) if "similarity" in name]
+    assert shown == ["gradient_similarity_cosine", "gradient_similarity_dot"]
+    label = wording.method_label(run_results, "gradient_similarity_dot")
+    assert label == "Gradient-similarity groups (dot, whitened)"  # at our k, dot comes to the same as alone
+    name = "gradient_similarity_dot_our_k"
+    assert name in wording.ordered_methods(run_results, every=True)
+    assert wording.method_label(run_results, name, alone=True) == "Gradient-similarity groups (dot at our k)"

@@ -125,20 +125,20 @@ def _statistics(data: Data) -> TaskStatistics:
 
 @full_precision
 def task_statistics(
-    features: Features, transitions: Transitions, a: Array, part: int = FIT
+    features: Features, transitions: Transitions, a: Array, parts: Sequence[int] = (FIT,)
 ) -> TaskStatistics:
-    """Gradient and curvature of every task's loss at theta* over one part of its data.
+    """Gradient and curvature of every task's loss at theta* over some parts of its data.
 
     Args:
         features: values [U, N, d].
         transitions: split and sources.
         a: float [n, N], from ``signed_weights``.
-        part: FIT, SCORE or SELECT.
+        parts: which of FIT, SCORE, SELECT.
 
     Returns:
         TaskStatistics with b [n, d] and h [n, d, d].
     """
-    return _statistics(select_rows(features, transitions, a, (part,)))
+    return _statistics(select_rows(features, transitions, a, parts))
 
 
 def ridge_unit(stats: TaskStatistics) -> float:

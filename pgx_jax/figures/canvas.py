@@ -25,7 +25,6 @@ _METHOD_STYLE = {
     "multitask_conditioned": ("#d29a00", "--"),
     "multitask": ("#d55e00", "-"),
     "gradient_similarity": ("#159a73", "-."),
-    "gradient_similarity_our_k": ("#159a73", ":"),
     "random": ("#8d95a5", ":"),
     "true_groups": ("#c0609a", "--"),
     "true_groups_continued": ("#c0609a", ":"),

@@ -8,6 +8,9 @@ import numpy as np
 
 from pgx_jax.errors import ConfigError
 
+SOLVERS = ("CLARABEL", "SCS")
+"""Solvers of the relaxation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupingConfig:
@@ -49,6 +52,8 @@ class GroupingConfig:
         for name in ("standard_errors", "min_share", "min_gain"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.solver is not None and self.solver.upper() not in SOLVERS:
+            raise ConfigError(f"unknown SDP solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
         if self.exhaustive_up_to > 8:
             raise ConfigError(
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"

@@ -18,8 +18,8 @@ import cvxpy as cp
 import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
+from pgx_jax.grouping.config import SOLVERS
 
-SOLVERS = ("CLARABEL", "SCS")
 CLARABEL_UP_TO = 30
 """Largest n for which the interior-point method is the faster one."""
 
