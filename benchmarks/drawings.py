@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from tables import has, means, over_runs, paired
+from tables import SIMILAR, best_similarity, has, means, over_runs, paired
 
 from pgx_jax import figures
 from pgx_jax.figures.canvas import FAINT, RC, canvas, method_style, png
@@ -29,7 +29,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
 def goals_methods(data: Mapping) -> bytes:
     """Left: mean return of every run and its mean; right: ours minus each method, paired by run."""
     cells = data["cells"]
-    names = [name for name in ordered_methods(cells[0]) if has(cells, name)]
+    names = [name for name in ordered_methods(cells[0], every=True) if has(cells, name)]
+    names = [name for name in names if not name.startswith(SIMILAR) or name in best_similarity(cells)]
     with matplotlib.rc_context(RC):
         figure, (left, right) = canvas(9.2, 1.2 + 0.42 * len(names), columns=2)
         for row, name in enumerate(names):
@@ -39,7 +40,9 @@ def goals_methods(data: Mapping) -> bytes:
             left.plot(values, row + jitter, "o", ms=3, color=colour, alpha=0.45, mew=0)
             _interval(left, row, estimate, colour)
             text = {"textcoords": "offset points", "xycoords": ("axes fraction", "data"), "va": "center"}
-            left.annotate(method_label(cells[0], name), (0, row), (-8, 0), ha="right", weight=weight, **text)
+            left.annotate(
+                method_label(cells[0], name, alone=True), (0, row), (-8, 0), ha="right", weight=weight, **text
+            )
             if name != OURS:
                 difference = paired(cells, name)
                 gains = means(cells, OURS) - values

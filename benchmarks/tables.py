@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,18 @@ def agreement(cells: Cells) -> tuple[str, str]:
 
 def found_k(cells: Cells) -> str:
     """The numbers of groups that were found, with their counts where they differ."""
-    values, counts = np.unique([c["k"] for c in cells], return_counts=True)
+    return counted(c["k"] for c in cells)
+
+
+def plain_k(cell: Mapping) -> int:
+    """The smallest k within two standard errors of the best candidate, whatever little it gains."""
+    path = {key: np.array(cell["path"][key], float) for key in ("k", "difference", "stderr")}
+    return int(path["k"][path["difference"] <= 2 * path["stderr"]].min())
+
+
+def counted(numbers: Iterable[int]) -> str:
+    """Distinct numbers, with their counts where there are several."""
+    values, counts = np.unique(list(numbers), return_counts=True)
     if len(values) == 1:
         return str(values[0])
     return ", ".join(f"{v} (×{n})" for v, n in zip(values, counts, strict=True))
@@ -90,16 +101,26 @@ def planted_k(cells: Cells) -> str:
     return str(len(cells[0]["true_groups"])) if cells[0].get("true_groups") else "none"
 
 
+SIMILAR = "gradient_similarity"
+
+
+def best_similarity(cells: Cells) -> list[str]:
+    """The gradient similarity (of every kind, at its own k and at ours) that earned most over all runs;
+    the first of several, none where there is none."""
+    names = [n for n in ordered_methods(cells[0], every=True) if n.startswith(SIMILAR) and has(cells, n)]
+    return [max(names, key=lambda name: means(cells, name).mean())] if names else []
+
+
 def goals(data: Mapping) -> str:
     """Every method on cartpole-goals, with intervals over runs."""
     cells, rows = data["cells"], []
-    for name in ordered_methods(cells[0]):
+    for name in ordered_methods(cells[0], every=True):
         if not has(cells, name):
             continue
         entry = cells[0]["methods"][name]
         difference = "" if name == OURS else with_interval(paired(cells, name), signed=True)
         total = steps(np.mean([c["methods"][name]["env_steps"] for c in cells]))
-        label = method_label(cells[0], name) + ("" if entry["equal_steps"] else " †")
+        label = method_label(cells[0], name, alone=True) + ("" if entry["equal_steps"] else " †")
         rows.append([label, with_interval(over_runs(means(cells, name))), difference, total])
     nmi, exact = agreement(cells)
     text = [
@@ -112,16 +133,25 @@ def goals(data: Mapping) -> str:
         if has(cells, name):
             share = means(cells, OURS).mean() / means(cells, name).mean()
             text.append(f"Ours reaches {share:.1%} of the true groups' mean return {words}.")
+    text.append(
+        unseen_tasks(
+            cells,
+            "On unseen tasks, which find their group in a few trial episodes, ours earns {:.1f} and one "
+            "policy for all {:.1f}.",
+        )
+    )
     if any(not m["equal_steps"] for m in cells[0]["methods"].values()):
         text.append("† another total of environment steps.")
-    return text[0] + "\n\n" + " ".join(text[1:])
+    return text[0] + "\n\n" + " ".join(filter(None, text[1:]))
 
 
 def families(found: Mapping[str, Mapping | None]) -> str:
     """Several families side by side: name -> result file, or None where it is missing."""
     known = {name: data["cells"] for name, data in found.items() if data and data["cells"]}
-    methods = dict.fromkeys(m for cells in known.values() for m in ordered_methods(cells[0]))
-    methods = ordered_methods({"methods": methods})
+    methods = {
+        m: {} for cells in known.values() for m in ordered_methods(cells[0]) if not m.startswith(SIMILAR)
+    }
+    methods = ordered_methods({"methods": methods | {SIMILAR: {}}})
 
     def row(label: str, value: Callable[[Cells], str]) -> list[str]:
         return [label, *(value(known[name]) if name in known else "not measured" for name in found)]
@@ -133,6 +163,7 @@ def families(found: Mapping[str, Mapping | None]) -> str:
     body = [
         row("planted k", planted_k),
         row("k found", found_k),
+        row("by two standard errors alone §", lambda cells: counted(map(plain_k, cells))),
         row("mean NMI", lambda cells: agreement(cells)[0]),
         row("exactly right", lambda cells: agreement(cells)[1]),
         row("predicted gain over one policy ‡", predicted_gain),
@@ -142,9 +173,14 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         row("mean return of ours", mean_return(OURS)),
         *(row(method_label(some, name), mean_return(name)) for name in methods if name != OURS),
     ]
+    body.append(
+        row("on unseen tasks (one policy)", lambda cells: unseen_tasks(cells, "{:.1f} ({:.1f})") or "–")
+    )
     body.append(row("CPU time of a run with all of them", cpu_time))
-    note = "Methods beside ours: mean return, in parentheses ours minus it, paired. "
-    note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step."
+    note = "Methods beside ours: mean return, in parentheses ours minus it, paired; of the gradient "
+    note += "similarities (each at its own k and at ours) the one that earned most. "
+    note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step. "
+    note += "§ Without `grouping.min_share` and `grouping.min_gain`, which ask for a worthwhile gain as well."
     parts = [table(["", *found], body), note, *(told_by_group(name, cells) for name, cells in known.items())]
     return "\n\n".join(part for part in parts if part)
 
@@ -184,8 +220,21 @@ def cpu_time(cells: Cells) -> str:
     return duration(np.mean([c["timings"]["cpu_seconds"] for c in cells]))
 
 
+def unseen_tasks(cells: Cells, words: str) -> str:
+    """Mean returns on unseen tasks, of our groups' policies and of one policy for all, put into words."""
+    found = [c["test_tasks"] for c in cells if c.get("test_tasks")]
+    pairs = [(t["mean"], t["multitask"]["mean"]) for t in found if t.get("multitask")]
+    return words.format(*np.mean(pairs, axis=0)) if pairs else ""
+
+
 def return_of(cells: Cells, name: str) -> str:
-    """Mean return of a method; for others than ours, with what ours is better by."""
+    """Mean return of a method; for others than ours, with what ours is better by.
+
+    Of gradient similarity the best kind counts, and is named.
+    """
+    if name == SIMILAR and (best := best_similarity(cells)) != [SIMILAR]:
+        kind = f", {best[0].removeprefix(SIMILAR + '_').replace('_', ' ')}" if best else ""
+        return return_of(cells, best[0]) + kind if best else "–"
     if not has(cells, name):
         return "–"
     found = over_runs(means(cells, name))
@@ -234,7 +283,18 @@ def options(data: Mapping) -> str:
     for c in data["cells"]:
         groups.setdefault(c["cell"]["label"], []).append(c)
     rows = [
-        [f"`{label}`", *agreement(cells), found_k(cells), steps(cells[0]["diagnostics"]["scoring_steps"])]
-        for label, cells in groups.items()
+        [
+            changes(cells[0]["command"]),
+            *agreement(cells),
+            found_k(cells),
+            steps(cells[0]["diagnostics"]["scoring_steps"]),
+        ]
+        for cells in groups.values()
     ]
     return table(["option", "mean NMI", "exactly right", "k found", "steps for scoring"], rows)
+
+
+def changes(command: str) -> str:
+    """What a command changes of the default run."""
+    changed = command.partition("--compare none")[2].strip()
+    return f"`{changed}`" if changed else "the defaults"
