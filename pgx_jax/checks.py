@@ -17,8 +17,7 @@ from pgx_jax.types import PyTree
 def check_family(family: TaskFamily) -> None:
     """Trace a device environment's ``reset`` and ``step`` once, for shapes and types; nothing is computed.
 
-    Tasks are checked by their values, too: numbers that are not finite are refused. Host environments
-    are checked as they step.
+    Tasks are checked by their values, too: NaN is refused. Host environments are checked as they step.
 
     Raises:
         ConfigError: which part of what the environment returned does not fit, and what it should be.

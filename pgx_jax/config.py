@@ -256,7 +256,7 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"estimate.steps = {e.steps} must be a multiple (at least 4) of estimate.num_envs = {e.num_envs}"
         )
-    for name in ("dim", "source_multiple"):
+    for name in ("dim", "source_multiple", "rollout_episodes"):
         if getattr(e, name) < 1:
             raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
     if not 0 < e.distance < math.inf:

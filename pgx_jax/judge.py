@@ -6,10 +6,11 @@ depends on its tasks alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from pgx_jax import grouping, learn
 from pgx_jax.config import Budget, Config
@@ -49,7 +50,7 @@ def method(budget: Budget, labels, total: int, *, spent: int = 0, continues: boo
     rows = tuple(
         Row(tuple(map(bool, m)), int(s), continues, conditioned) for m, s in zip(member, steps, strict=True)
     )
-    if continues and not budget.meta:
+    if spent and not budget.meta:
         kw |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
     return Method(labels, rows, spent, **kw)
 
@@ -66,6 +67,8 @@ def baselines(
     labels: np.ndarray,
     similar: dict[str, np.ndarray],
     true_groups: np.ndarray | None,
+    scoring: int = 0,
+    told: bool = False,
 ) -> dict[str, list[Method]]:
     """The methods beside ours; several draws of one method stand in a list.
 
@@ -73,7 +76,9 @@ def baselines(
         budget, config: the rule of comparison.
         labels: our grouping.
         similar: groupings by gradient similarity, by the name of the method.
-        true_groups: planted labels, used for nothing but the method of that name.
+        true_groups: planted labels, used for nothing but the methods of that name.
+        scoring: environment steps that ours took for scoring.
+        told: whether all policies are told the task, so that none is needed to compare with one that is.
     """
     n, total, rest = budget.n, budget.total, budget.rest(0)
     one, each = np.zeros(n, int), np.arange(n)
@@ -86,18 +91,20 @@ def baselines(
         "single_task": [method(budget, each, total)],
         "random": [method(budget, draw, total) for draw in draws],
     }
+    if told:
+        found["multitask"] = [
+            found.pop("multitask_conditioned")[0]._replace(note="told the task, as all here")
+        ]
     for name, groups in similar.items():
         known = [other for other in similar if (similar[other] == groups).all()]
         same = {"same_as": known[0]} if known[0] != name else {}
         found[name] = [method(budget, groups, rest, spent=spent, continues=continues, **same)]
     if true_groups is not None:
         found["true_groups"] = [method(budget, true_groups, total)]
-        found["true_groups_continued"] = [
-            method(
-                budget, true_groups, rest, spent=spent, continues=continues,
-                label="True groups, from the meta-policy", note="as many steps a policy as ours",
-            )
-        ]  # fmt: skip
+        if continues:
+            found["true_groups_continued"] = [
+                ours(budget, config, true_groups, scoring)._replace(label="True groups, from the meta-policy")
+            ]
     if config.compare == "full":
         found |= _outside_the_rule(budget, found)
     return found
@@ -164,30 +171,38 @@ def play(pool: Pool, policies: Callable[[bool], Policy], family: TaskFamily, con
 def stratified(episodes: np.ndarray) -> dict:
     """Mean over tasks and its normal 95% interval from the spread of episodes [n, E] within tasks.
 
-    It tells the noise of the evaluation, not that of training with another seed.
+    It tells the noise of the evaluation, not that of training with another seed; one episode a task
+    has no interval.
     """
     n, count = episodes.shape
     mean = float(episodes.mean())
-    error = float(np.sqrt((episodes.var(1, ddof=1) / count).sum()) / n) if count > 1 else 0.0
+    if count == 1:
+        return {"mean": mean, "ci95": None}
+    error = float(np.sqrt((episodes.var(1, ddof=1) / count).sum()) / n)
     return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
+
+
+def over_draws(means: Sequence[float]) -> dict:
+    """Mean over draws of a grouping and its 95% t-interval."""
+    mean, count = float(np.mean(means)), len(means)
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(means, ddof=1) / np.sqrt(count))
+    return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 
 def method_entry(methods: list[Method], played: Played, family: TaskFamily) -> dict:
     """The entry of one method (one or several draws) in results.json."""
-    episodes = np.concatenate([played.of(m) for m in methods], axis=1)
-    first = methods[0]
+    episodes = [played.of(m) for m in methods]
+    first, draws = methods[0], [float(x.mean()) for x in episodes]
     groups = [named_groups(m.labels, family.task_names) for m in methods]
-    entry = stratified(episodes) | {
+    entry = (over_draws(draws) if len(draws) > 1 else stratified(episodes[0])) | {
         "groups": groups[0],
         "metric": family.metric,
-        "per_task": episodes.mean(1).tolist(),
+        "per_task": np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
         "env_steps": int(np.mean([m.env_steps for m in methods])),
         "equal_steps": first.equal_steps,
     }
     if len(methods) > 1:
-        entry["draws"] = [
-            {"groups": g, "mean": float(played.of(m).mean())} for g, m in zip(groups, methods, strict=True)
-        ]
+        entry["draws"] = [{"groups": g, "mean": mean} for g, mean in zip(groups, draws, strict=True)]
     return entry | {name: text for name in ("label", "note", "same_as") if (text := getattr(first, name))}
 
 

@@ -28,8 +28,9 @@ _CAPTIONS = {
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "path": "Every candidate partition with its score on data that neither the surrogates nor the affinity "
-    "have seen. The smallest k is chosen whose distance to the best is within two standard errors, or "
-    "negligible. Bars are two standard errors of the paired difference to the best.",
+    "have seen. Where k is not given, the smallest one is chosen whose distance to the best is within "
+    "two standard errors (if not set otherwise), or negligible. Bars are two standard errors of the paired "
+    "difference to the best.",
     "pipeline": "Every stage of the run and how long it took, compilation included.",
 }
 
@@ -182,7 +183,7 @@ def _path_table(results: Mapping) -> str:
     entry = results.get("path") or {}
     k = entry.get("k") or []
     if not k:
-        return "<p>The number of groups was given, so no path was searched.</p>"
+        return "<p>No path was recorded.</p>"
     head, rows = ["k", "Score", "Below the best", "Standard error", "Group of each task"], []
     for i in range(len(k)):
         labels = _at(entry.get("labels") or [], i)

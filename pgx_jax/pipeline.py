@@ -97,7 +97,7 @@ def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) ->
     return learn.collect(
         policy, family, agent, stream(config.seed, "collect"),
         steps=steps, num_envs=num_envs, gamma=ppo.gamma,
-        gae_lambda=ppo.gae_lambda if gae_lambda is None else gae_lambda,
+        gae_lambda=ppo.gae_lambda if gae_lambda is None else gae_lambda, scale_rewards=ppo.scale_rewards,
     )  # fmt: skip
 
 
@@ -195,6 +195,7 @@ class HeldOut:
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
         self.parts = (FIT, SCORE)
         self.share = estimate.deal(transitions, config.source_multiple, self.parts)
+        self.gains = estimate.TrajectoryGains(feats, transitions, SELECT)
 
     def __call__(self, partitions: np.ndarray) -> Callable:
         """Solve all distinct groups of ``partitions`` [c, n] in one call; returns the score."""
@@ -203,16 +204,8 @@ class HeldOut:
             self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts,
             share=self.share,
         )  # fmt: skip
-        place = {
-            tuple(labels): row for labels, row in zip(np.asarray(partitions).tolist(), index, strict=True)
-        }
-
-        def score(labels):
-            return estimate.trajectory_gains(
-                self.feats, self.transitions, solved.delta, place[tuple(np.asarray(labels).tolist())], SELECT
-            )
-
-        return score
+        place = dict(zip(map(tuple, np.asarray(partitions).tolist()), index, strict=True))
+        return lambda labels: self.gains(solved.delta, place[tuple(np.asarray(labels).tolist())])
 
 
 def choose_groups(
@@ -238,11 +231,8 @@ def similar_groups(
     Returns:
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
-    a, held_out, found = (
-        estimate.signed_weights(transitions),
-        HeldOut(feats, transitions, config.estimate, names),
-        {},
-    )
+    a, found = estimate.signed_weights(transitions), {}
+    held_out = HeldOut(feats, transitions, config.estimate, names)
     parts = [estimate.task_statistics(feats, transitions, a, p) for p in ((FIT, SCORE), (FIT,), (SCORE,))]
     for kind in config.similarities:
         whole, *folds = (grouping.similarity(s.b, s.h, kind, config.estimate.l2, names) for s in parts)
@@ -255,7 +245,8 @@ def similar_groups(
 def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
     """Held-out surrogate gain of a partition over one group, with a normal 95% interval.
 
-    In units of the surrogate's loss: standardised advantage per step.
+    In units of the surrogate's loss: standardised advantage per step. The partition was chosen on the
+    same trajectories, so that the interval of a k that was given (a plain arg max) is a little hopeful.
     """
     one = np.zeros_like(labels)
     score = held_out(np.stack([labels, one]))

@@ -182,7 +182,10 @@ class Run(Stages):
             return {}
         similar = {f"gradient_similarity_{name}": found.labels for name, found in self.similar.items()}
         true_groups = self.family.true_groups
-        return judge.baselines(self.budget, self.config, self.grouping.labels, similar, true_groups)
+        return judge.baselines(
+            self.budget, self.config, self.grouping.labels, similar, true_groups,
+            scoring=int(self.scored["steps"]), told=self.policy.conditioned_actor,
+        )  # fmt: skip
 
     @property
     def comparisons(self) -> Pool:

@@ -117,7 +117,7 @@ def regroup(run: Run, config: Config) -> dict:
     if run.store is not None and not run.store.has("features"):
         raise ConfigError(f"the run {run.store.path} has no features yet; finish it with `pgx-jax resume`")
     e = config.estimate
-    for name in ("steps", "num_envs", "source_multiple", "dim"):
+    for name in ("steps", "num_envs", "source_multiple", "gae_lambda", "dim"):
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     feats, transitions, names = run.features, run.transitions, run.family.task_names

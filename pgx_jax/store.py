@@ -35,7 +35,7 @@ FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN_FOLDERS = ("stages", "figures")
-_OWN_FILES = ("metrics.jsonl", "results.json", "report.html", "config.json")
+_OWN_FILES = ("metrics.jsonl", "results.json", "report.html", "regroup.json", "config.json")
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError)
 _DAMAGED += (ArithmeticError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error)
 _CLASSES = {

@@ -248,15 +248,12 @@ def _leaves(value: Any) -> list:
 
 
 def _predicted_clause(results: Mapping) -> str:
-    entry = (results.get("gain") or {}).get("predicted")
     value = predicted_gain(results)
     if value.mean is None:
         return "the gain was not predicted"
-    unit = (entry or {}).get("unit") or "held-out surrogate score"
     which = " of the best split" if int(results["k"]) == 1 else ""
-    return (
-        f"the predicted gain{which} over one policy for all is {with_interval(value, signed=True)} ({unit})"
-    )
+    gain = with_interval(value, signed=True)
+    return f"the predicted gain{which} over one policy for all is {gain} (held-out surrogate score)"
 
 
 def _realised(results: Mapping) -> Estimate:
@@ -267,9 +264,15 @@ def _realised_clause(results: Mapping) -> str:
     value = _realised(results)
     if value.mean is None:
         return "the realised gain was not measured"
-    total = ((results.get("methods") or {}).get(OURS) or {}).get("env_steps")
-    same = f"the same total of {steps(total)} environment steps" if total else "the same total"
-    return f"the realised gain at {same} is {with_interval(value, signed=True)} in {metric_name(results)}"
+    ours = (results.get("methods") or {}).get(OURS) or {}
+    if not ours.get("equal_steps", True):
+        same = "with the given meta-policy's training not counted"
+    else:
+        total = ours.get("env_steps")
+        same = f"at the same total of {steps(total)} environment steps" if total else "at the same total"
+    gain = f"{with_interval(value, signed=True)} in {metric_name(results)}"
+    noise = " (noise of this run's evaluation alone)" if value.lo is not None else ""
+    return f"the realised gain {same} is {gain}{noise}"
 
 
 def _finite(value: Any) -> float | None:

@@ -147,3 +147,13 @@ def test_non_finite_rewards_are_traced_to_their_task(agent):
     family = tabular_family([TABLES[0], table(reward={(0, None): np.nan})], names=("good", "bad"), horizon=4)
     with pytest.raises(DataError, match="task 'bad' gave non-finite rewards"):
         collect(POLICY, family, agent, KEY, steps=60, num_envs=5)
+
+
+def test_rewards_are_scaled_as_the_critic_was_trained(agent):
+    """Without scaling in training, the critic's values are of rewards as they are."""
+    estimate = EstimateConfig(steps=60, num_envs=5)
+    scaled, plain = (
+        pipeline.collect(POLICY, FAMILY, Config(ppo=PPO(scale_rewards=s), estimate=estimate), agent).advantage
+        for s in (True, False)
+    )  # of a critic that says 0, so that advantages are sums of rewards
+    np.testing.assert_allclose(scaled * np.sqrt(VAR)[:, None], plain, rtol=1e-4, atol=1e-5)

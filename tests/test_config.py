@@ -49,6 +49,21 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
     )
 
 
+def test_methods_that_need_not_be_compared_or_have_other_names():
+    config = pgx_jax.Config(steps_per_task=40_960)
+    budget, labels = check(config, FAMILY), np.arange(6) % 2
+    found = baselines(budget, config, labels, {}, labels, scoring=30_720)
+    assert found["true_groups_continued"][0].rows == ours(budget, config, labels, 30_720).rows
+    assert found["true_groups_continued"][0].rows != ours(budget, config, labels, 0).rows
+    told = baselines(budget, config, labels, {}, labels, told=True)
+    assert "multitask_conditioned" not in told and "told the task" in told["multitask"][0].note
+    fresh = dataclasses.replace(config, continue_meta=False)
+    assert "true_groups_continued" not in baselines(budget, fresh, labels, {}, labels)
+    budget.meta = 0  # a meta-policy of one's own: what it cost is not known, whatever continues it
+    mine = ours(budget, fresh, labels, 0)
+    assert not mine.equal_steps and "not counted" in mine.note
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -62,6 +77,7 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
         ({"estimate": {"l2": 1e-6}}, "l2 = 1e-06.*at least"),
         ({"estimate": {"l2": float("nan")}}, "l2 = nan"),
         ({"estimate": {"distance": 0.0}}, "estimate.distance = 0.0"),
+        ({"estimate": {"rollout_episodes": 0}}, "estimate.rollout_episodes = 0"),
         ({"estimate": {"iterations": 0}}, "estimate.iterations = 0"),
         ({"similarities": ("dot", "angle")}, "similarities = 'angle'; choose one of 'dot'"),
         ({"estimate": {"subset_size": 7}}, "7 exceeds the number of tasks, 6"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from probes import table, tabular_family
 
-from pgx_jax.learn import evaluate, make_policy, member_pairs, take
+from pgx_jax.learn import evaluate, make_policy, take
 from pgx_jax.learn.train import init_agents
 
 KEY = jax.random.PRNGKey(4)
@@ -124,10 +124,3 @@ def test_other_tasks_than_the_familys_own(agents):
     found = play(agents, np.array([1, 1]), np.array([0, 1]), tasks=others)
     np.testing.assert_allclose(found.returns[0], own.returns[0], atol=1e-5)
     assert not np.array_equal(found.returns[0], found.returns[1])
-
-
-def test_member_pairs_of_a_partition_are_in_task_order():
-    member = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
-    row, task = member_pairs(member)
-    np.testing.assert_array_equal(task, [0, 1, 2, 3])
-    np.testing.assert_array_equal(row, [0, 1, 0, 2])

@@ -157,7 +157,7 @@ def test_one_source_gives_what_copies_of_it_give(both, how):
     for transitions, features in both:
         a = signed_weights(transitions)
         solved = fit(features, transitions, MEMBER, l2=0.1, **how)
-        gains = estimate.trajectory_gains(features, transitions, solved.delta, np.arange(4))
+        gains = estimate.TrajectoryGains(features, transitions)(solved.delta, np.arange(4))
         theta = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
         found.append(
             {

@@ -76,6 +76,17 @@ def test_the_schema_of_the_results(small_run):
     assert results["diagnostics"]["meta_steps"] + results["diagnostics"]["collect_steps"] < 5400 * n
 
 
+def test_intervals_over_draws_and_over_episodes():
+    rng = np.random.default_rng(0)
+    episodes = rng.normal(size=(3, 50)) + [[0.0], [5.0], [9.0]]
+    entry = judge.stratified(episodes)
+    half = 1.96 * np.sqrt((episodes.var(1, ddof=1) / 50).sum()) / 3
+    assert entry["ci95"] == pytest.approx([entry["mean"] - half, entry["mean"] + half])
+    assert judge.stratified(episodes[:, :1])["ci95"] is None
+    draws = judge.over_draws([1.0, 2.0, 6.0])
+    assert draws["mean"] == 3.0 and draws["ci95"] == pytest.approx([3 - 6.5724, 3 + 6.5724], abs=1e-3)
+
+
 def test_every_method_takes_the_same_steps(small_run):
     total = 6 * small_run.config.steps_per_task
     for entry in small_run.results["methods"].values():

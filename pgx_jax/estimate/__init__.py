@@ -4,13 +4,14 @@ from pgx_jax.estimate.affinity import affinity, affinity_interval
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
 from pgx_jax.estimate.projection import gaussian, lift
-from pgx_jax.estimate.scores import cross_fitted, heldout, importance, rollouts, trajectory_gains
+from pgx_jax.estimate.scores import TrajectoryGains, cross_fitted, heldout, importance, rollouts
 from pgx_jax.estimate.sharing import deal
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
 from pgx_jax.estimate.surrogates import TaskStatistics, fit, ridge_unit, signed_weights, task_statistics
 
 __all__ = [
     "TaskStatistics",
+    "TrajectoryGains",
     "affinity",
     "affinity_interval",
     "all_subsets",
@@ -35,5 +36,4 @@ __all__ = [
     "rollouts",
     "signed_weights",
     "task_statistics",
-    "trajectory_gains",
 ]

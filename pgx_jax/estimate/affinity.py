@@ -13,23 +13,30 @@ DATAMODEL_RIDGE = 1e-2
 """Ridge of the datamodel, in units of the mean variance of its membership columns."""
 
 
-def _pair_mean(member: np.ndarray, pair_values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted mean of pair_values [m, n, n] over the subsets with both tasks: [n, n], nan if none."""
-    both = (member[:, :, None] & member[:, None, :]) * weight[:, None, None]
+def _pair_mean(member: np.ndarray, pair_values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means of pair_values [m, n, n] over the subsets with both tasks, weighted by each row of weights
+    [B, m]: [B, n, n], nan where there is no such subset."""
+    m, n = member.shape
+    both = (member[:, :, None] & member[:, None, :]).astype(float)
+    total, count = (weights @ x.reshape(m, -1) for x in (both * pair_values, both))
     with np.errstate(invalid="ignore"):
-        return (both * pair_values).sum(0) / both.sum(0)
+        return (total / count).reshape(-1, n, n)
 
 
-def _per_task(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return _pair_mean(member, (values[:, :, None] + values[:, None, :]) / 2, weight)
+def _per_task(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return _pair_mean(member, (values[:, :, None] + values[:, None, :]) / 2, weights)
 
 
-def _aggregate(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _aggregate(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     whole = (member * values).sum(1) / member.sum(1)
-    return _pair_mean(member, whole[:, None, None], weight)
+    return _pair_mean(member, whole[:, None, None], weights)
 
 
-def _datamodel(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _datamodel(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.stack([_regression(member, values, weight) for weight in weights])
+
+
+def _regression(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     n = member.shape[1]
     matrix = np.full((n, n), np.nan)
     for i in range(n):
@@ -47,6 +54,7 @@ def _datamodel(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np
 
 
 _MATRICES = {"per_task": _per_task, "aggregate": _aggregate, "datamodel": _datamodel}
+"""(member [m, n], values [m, n], weights of the subsets [B, m]) -> [B, n, n]."""
 
 
 def _checked(scores: Scores, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +99,7 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
     folds = None
     if scores.folds is not None:
         folds = np.stack([affinity(Scores(scores.member, fold), kind).matrix for fold in scores.folds])
-    return Affinity(_MATRICES[kind](member, values, np.ones(len(member))), met, folds)
+    return Affinity(_MATRICES[kind](member, values, np.ones((1, len(member))))[0], met, folds)
 
 
 def affinity_interval(
@@ -125,8 +133,8 @@ def affinity_interval(
     weights = rng.multinomial(m, np.full(m, 1 / m), size=draws)
     # A pair that a sample misses is unknown there and keeps its point estimate; that is rare unless
     # the pair meets once or twice.
-    samples = np.stack([_MATRICES[kind](member, values, weight) for weight in weights])
-    point = _MATRICES[kind](member, values, np.ones(m))
+    samples = _MATRICES[kind](member, values, weights)
+    point = _MATRICES[kind](member, values, np.ones((1, m)))
     samples = np.where(np.isnan(samples), point, samples)
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

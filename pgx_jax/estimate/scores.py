@@ -113,50 +113,57 @@ def rollouts(evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member:
 
 
 @jax.jit
-def _transition_gains(values, a, source, delta):
+def _transition_gains(data: Data, delta: Array) -> Array:
     def of_task(batch):
         a, source, delta = batch
-        return _loss_change(values[source] @ delta, a)
+        return _loss_change(data.g[source] @ delta, a)
 
-    return jax.lax.map(of_task, (a, source, delta))
+    return jax.lax.map(of_task, (data.a, data.source, delta))
 
 
-@full_precision
-def trajectory_gains(
-    features: Features, transitions: Transitions, delta: Array, labels: Array, part: int = SELECT
-) -> Gains:
+class TrajectoryGains:
     """Held-out loss reduction of every trajectory when each task follows its group's solution.
 
     Sums over the transitions of a trajectory, scaled by (trajectories / transitions) of its task,
     so that the mean over a task's trajectories is the mean over its transitions, f_i.
-
-    Args:
-        features: values [U, N, d].
-        transitions: advantages, trajectories, split and sources.
-        delta: float [k, d], one solution a group.
-        labels: int [n], the group of each task.
-        part: the part of the data to score on.
-
-    Returns:
-        Gains, in the same order of tasks and trajectories in every call on the same data, so that two
-        partitions can be compared pair by pair. Tasks that share a source share its trajectories.
     """
-    a = signed_weights(transitions)
-    source = np.asarray(transitions.source)
-    per_transition = np.asarray(
-        _transition_gains(jnp.asarray(features.values), a, source, jnp.asarray(delta)[np.asarray(labels)])
-    )
-    gains, tasks, trajectories = [], [], []
-    each = int(np.max(transitions.trajectory)) + 1
-    for task, gain in enumerate(per_transition):
-        keep = np.asarray(transitions.split)[source[task]] == part
-        if not keep.any():
-            raise DataError(
-                f"task {task} has no trajectory in part {part} of the split; collect more trajectories"
-            )
-        which, number = np.unique(np.asarray(transitions.trajectory)[source[task]][keep], return_inverse=True)
-        sums = np.bincount(number, gain[keep].astype(np.float64))
-        gains.append(sums * len(sums) / keep.sum())
-        tasks.append(np.full(len(sums), task))
-        trajectories.append(source[task] * each + which)
-    return Gains(*(np.concatenate(x) for x in (gains, tasks, trajectories)))
+
+    def __init__(self, features: Features, transitions: Transitions, part: int = SELECT):
+        """Arrange one part of the data, for any number of partitions.
+
+        Args:
+            features: values [U, N, d].
+            transitions: advantages, trajectories, split and sources.
+            part: the part of the data to score on.
+
+        Raises:
+            DataError: a source without a transition in this part.
+        """
+        self.data = select_rows(features, transitions, signed_weights(transitions), (part,))
+        keep, number = np.asarray(transitions.split) == part, np.asarray(transitions.trajectory)
+        found = [np.unique(row[kept], return_inverse=True) for row, kept in zip(number, keep, strict=True)]
+        source, each = np.asarray(transitions.source), int(number.max()) + 1
+        self.inverse = [found[s][1] for s in source]
+        self.count = [len(found[s][0]) for s in source]
+        self.task = np.repeat(np.arange(len(source)), self.count)
+        self.trajectory = np.concatenate([s * each + found[s][0] for s in source])
+
+    @full_precision
+    def __call__(self, delta: Array, labels: Array) -> Gains:
+        """Gains of a partition.
+
+        Args:
+            delta: float [k, d], one solution a group.
+            labels: int [n], the group of each task.
+
+        Returns:
+            Gains, in the same order of tasks and trajectories in every call, so that two partitions can
+            be compared pair by pair. Tasks that share a source share its trajectories.
+        """
+        chosen = jnp.asarray(delta)[np.asarray(labels)]
+        per_transition = np.asarray(_transition_gains(self.data, chosen), np.float64)
+        gains = [
+            np.bincount(inverse, gain[: len(inverse)]) * count  # the weights are divided by transitions
+            for gain, inverse, count in zip(per_transition, self.inverse, self.count, strict=True)
+        ]
+        return Gains(np.concatenate(gains), self.task, self.trajectory)

@@ -1,7 +1,7 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.collect import collect
-from pgx_jax.learn.evaluate import Evaluation, evaluate, member_pairs
+from pgx_jax.learn.evaluate import Evaluation, evaluate
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import Policy, explore_afresh, make_policy, policy_params, with_policy_params
 from pgx_jax.learn.ppo import PPO
@@ -10,6 +10,6 @@ from pgx_jax.learn.work import stack, take
 
 __all__ = [
     "PPO", "Evaluation", "Policy", "Trained", "collect", "evaluate", "explore_afresh",
-    "init_agents", "make_policy", "member_pairs", "policy_params", "relabels", "stack", "take", "train",
+    "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
     "with_policy_params",
 ]  # fmt: skip

@@ -27,11 +27,11 @@ def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
 
 
 @partial(jax.jit, static_argnames=("policy",))
-def _judge(policy, agent, steps: Steps, index, context, weights, gamma, gae_lambda):
+def _judge(policy, agent, scale, steps: Steps, index, context, weights, gamma, gae_lambda):
     """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
-    ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given."""
+    ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.
+    The critic's values are of rewards divided by ``scale`` [n]."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    scale = jnp.sqrt(agent.reward.var + 1e-8)
 
     def everywhere(context):
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
@@ -62,6 +62,7 @@ def collect(
     num_envs: int = 16,
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
+    scale_rewards: bool = True,
 ) -> Transitions:
     """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
 
@@ -78,6 +79,7 @@ def collect(
         steps: N, transitions of each source.
         num_envs: environments of each source; N must be a multiple of it.
         gamma, gae_lambda: of the advantages.
+        scale_rewards: whether the agent's critic was trained on scaled rewards (see `PPO`).
 
     Raises:
         ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
@@ -85,7 +87,7 @@ def collect(
             its objectives and weights.
     """
     if steps % num_envs or steps < 4 * num_envs:
-        raise ConfigError(f"collect_steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
+        raise ConfigError(f"steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
     n, length, one = family.n, steps // num_envs, relabels(family, policy.conditioned_actor)
     index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
     context = jnp.asarray(family.context)
@@ -97,7 +99,9 @@ def collect(
     if one:
         check_vector_rewards(family, played, index)
     weights = jnp.asarray(family.objectives) if one else None
-    inputs, reward, advantage = _judge(policy, agent, played, index, context, weights, gamma, gae_lambda)
+    scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
+    judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda)
+    inputs, reward, advantage = judged
 
     sources = 1 if one else n
     of_source = [np.asarray(x) for x in (inputs, played.action, played.done)]

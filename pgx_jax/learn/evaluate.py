@@ -110,10 +110,3 @@ def evaluate(
         )  # fmt: skip
     returns, success, steps = (np.concatenate([np.asarray(p[j]) for p in parts])[:count] for j in range(3))
     return Evaluation(returns, success, steps)
-
-
-def member_pairs(member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, task) of every true entry of a membership matrix [R, n], in task order: for the rows of
-    a partition, pair j is task j and the policy of its group."""
-    task, row = np.nonzero(np.asarray(member).T)
-    return row, task
