@@ -191,6 +191,8 @@ def over_draws(means: Sequence[float]) -> dict:
 
 def method_entry(methods: list[Method], played: Played, family: TaskFamily) -> dict:
     """The entry of one method (one or several draws) in results.json."""
+    if all((m.labels == methods[0].labels).all() for m in methods):  # nothing to draw where k is 1 or n
+        methods = methods[:1]
     episodes = [played.of(m) for m in methods]
     first, draws = methods[0], [float(x.mean()) for x in episodes]
     groups = [named_groups(m.labels, family.task_names) for m in methods]

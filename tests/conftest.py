@@ -4,9 +4,14 @@ import copy
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=1"
+if version("jaxlib").startswith("0.10."):  # others may not know the flag, and then refuse to start
+    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
@@ -19,9 +24,12 @@ def pytest_configure(config):
         "markers", "slow: long studies, not part of the default run (`-m slow` runs them)"
     )
     config.option.markexpr = config.option.markexpr or "not slow"
-    if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
-    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if hasattr(config, "workerinput"):
+        return  # it has the environment of the process that started it
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}"
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="pgx_jax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
