@@ -62,7 +62,9 @@ def scales() -> list[Cell]:
     """A third of the tasks with rewards of a hundredth, a third with a hundredfold."""
     settings = {"reward_scales": [1.0, 0.01, 100.0]}
     return [
-        cell("cartpole-goals", settings | {"seed": seed}, config={"compare": "none"}) for seed in range(3)
+        cell(family, settings | {"seed": seed}, config={"compare": "none"})
+        for family in ("cartpole-goals", "points")
+        for seed in range(3)
     ]
 
 

@@ -37,7 +37,7 @@ class GroupingConfig:
     penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
     max_groups: int | None = None
     standard_errors: float = 2.0
-    min_share: float = 0.05
+    min_share: float = 0.03
     min_gain: float = 0.003
     exhaustive_up_to: int = 5
     lone_tasks: bool = False

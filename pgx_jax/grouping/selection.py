@@ -8,7 +8,7 @@ together with "one group" and "all alone". The score of a partition is a functio
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
 stand in the same order for every candidate: differences are paired (`paired_difference`). Take the
-smallest k of which the difference to the best candidate is within 2 standard errors or 5% of the whole
+smallest k of which the difference to the best candidate is within 2 standard errors or 3% of the whole
 gain over one group (which must be 0.003 at least): splitting must be earned.
 """
 
