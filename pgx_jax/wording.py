@@ -16,7 +16,7 @@ _LABELS = {
     OURS: "PolicyGradEx (ours)",
     "multitask": "One policy for all",
     "multitask_conditioned": "One policy for all, told the task",
-    "gradient_similarity": "Gradient-similarity groups",
+    "gradient_similarity": "Gradient similarity",
     "random": "Random groups",
     "true_groups": "True groups",
     "single_task": "One policy per task",

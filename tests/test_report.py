@@ -105,7 +105,7 @@ def test_every_method_setting_task_and_figure_appears(run_results, built):
     for name in [*shown, *results["task_names"], *results["test_tasks"]["names"]]:
         assert name in words
     for text in (
-        "Gradient-similarity groups (dot, whitened)",
+        "Gradient similarity (dot, whitened)",
         "is told which task it is in",
         "149.6 [147.3, 151.9]",
     ):

@@ -143,7 +143,7 @@ def test_methods_with_the_same_groups_stand_once_under_all_their_names(run_resul
     shown = [name for name in wording.ordered_methods(run_results) if "similarity" in name]
     assert shown == ["gradient_similarity_cosine", "gradient_similarity_dot"]
     label = wording.method_label(run_results, "gradient_similarity_dot")
-    assert label == "Gradient-similarity groups (dot, whitened)"  # at our k, dot comes to the same as alone
+    assert label == "Gradient similarity (dot, whitened)"  # at our k, dot comes to the same as alone
     name = "gradient_similarity_dot_our_k"
     assert name in wording.ordered_methods(run_results, every=True)
-    assert wording.method_label(run_results, name, alone=True) == "Gradient-similarity groups (dot at our k)"
+    assert wording.method_label(run_results, name, alone=True) == "Gradient similarity (dot at our k)"

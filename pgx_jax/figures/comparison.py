@@ -21,8 +21,8 @@ def curves(results: Mapping) -> Figure | None:
     """
     drawn, entries = [], results.get("methods") or {}
     recorded = results.get("curves") or {}
-    recorded = {n: c for n, c in recorded.items() if entries.get(n, {}).get("equal_steps", True)}
-    for name in wording.ordered_methods({"methods": recorded}):
+    names = wording.ordered_methods({"methods": {name: entries.get(name, {}) for name in recorded}})
+    for name in (name for name in names if entries.get(name, {}).get("equal_steps", True)):
         x, y = (np.array(recorded[name].get(key) or [], dtype=float) for key in ("steps", "return"))
         keep = np.isfinite(x) & np.isfinite(y)
         if keep.any():
