@@ -98,7 +98,7 @@ def options() -> list[Cell]:
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
-    "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=3),
+    "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=6),
     "physics": lambda: per_seed("cartpole-physics", 3),
     "flip": lambda: per_seed("cartpole-flip", 3),
     "points": lambda: per_seed("points", 3),

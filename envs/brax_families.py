@@ -243,6 +243,7 @@ DEFAULTS = {
         "estimate.steps": 9600,
         "estimate.num_envs": 96,
         "estimate.gae_lambda": 0.3,
+        "meta_entropy": None,
     },
     "halfcheetah-physics": _CHEETAH,
     "ant-directions": {

@@ -84,6 +84,10 @@ class Config:
     """Environment steps of every method, per task of the family."""
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
+    meta_entropy: float | None = 0.05
+    """Weight of the entropy bonus of the meta-policy, that of PPO if None. It must not settle: where it
+    has given a task up, so that nothing that it does changes the reward, no gradient tells what that
+    task wants."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     compare: Literal["none", "fast", "full"] = "fast"
@@ -216,6 +220,8 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
         raise ConfigError(f"k = {config.k}, but family {family.name!r} has {n} tasks; choose 1 <= k <= {n}")
     if not 0 < config.meta_fraction < 1:
         raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
+    if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
+        raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
     for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")

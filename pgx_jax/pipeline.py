@@ -10,6 +10,7 @@ enter there (see `group_transitions`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -79,13 +80,14 @@ def meta_train(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Stage 1: one meta-policy theta* on all tasks (R = 1)."""
+    """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own."""
+    entropy = config.ppo.entropy if config.meta_entropy is None else config.meta_entropy
     member = np.ones((1, family.n), bool)
     rows = Rows(
         member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None]
     )
     return learn.train(
-        policy, config.ppo, family, rows,
+        policy, dataclasses.replace(config.ppo, entropy=entropy), family, rows,
         rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 

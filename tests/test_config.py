@@ -72,6 +72,7 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
         ({"meta_fraction": 1.0}, "meta_fraction"),
         ({"steps_per_task": 10}, "raise steps_per_task"),
         ({"episodes": 0}, "episodes"),
+        ({"meta_entropy": -0.1}, "meta_entropy = -0.1"),
         ({"ppo": PPO(num_envs=5)}, "num_envs = 5"),
         ({"ppo": PPO(num_envs=6, num_steps=1, minibatches=7)}, "minibatches"),
         ({"estimate": {"l2": 1e-6}}, "l2 = 1e-06.*at least"),

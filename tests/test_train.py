@@ -229,6 +229,6 @@ def test_many_fresh_agents_on_two_threads():
         "import jax; from pgx_jax import learn, make_family\n"
         "family = make_family('points', n_tasks=2, n_groups=2); policy = learn.make_policy(family)\n"
         "keys = jax.random.split(jax.random.PRNGKey(0), 12)\n"
-        "for _ in range(40): learn.init_agents(policy, family, keys)\n"
+        "for _ in range(20): learn.init_agents(policy, family, keys)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

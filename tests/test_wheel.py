@@ -14,6 +14,9 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="no checkout around the tests"),
 ]
 
+TESTS = [f"tests/test_{name}.py" for name in ("families", "checks", "cli", "pipeline", "saved", "envs")]
+"""What finds families, starts commands, and runs everything once."""
+
 
 def command(*args, **kw):
     done = subprocess.run([sys.executable, "-m", *map(str, args)], capture_output=True, text=True, **kw)
@@ -38,6 +41,6 @@ def test_tests_pass_against_the_installed_wheel(tmp_path):
     )
     assert all(path.startswith(str(tmp_path / "site")) for path in shown.stdout.split()), shown.stdout
     told = command(
-        "pytest", "-q", "-n", "logical", "--dist", "loadfile", "tests", cwd=tmp_path / "elsewhere", env=env
+        "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS, cwd=tmp_path / "elsewhere", env=env
     )
-    assert " passed" in told and "deselected" in told and "failed" not in told
+    assert " passed" in told and "failed" not in told
