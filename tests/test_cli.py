@@ -150,6 +150,7 @@ def flags(family, config):
         "seed",
         "steps_per_task",
         "meta_fraction",
+        "meta_entropy",
         "episodes",
         "test_tasks",
         "trial_episodes",

@@ -203,6 +203,6 @@ def check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily)
         f"non-finite rewards or observations from task(s) {culprits}" if culprits else "non-finite parameters"
     )
     raise DataError(
-        f"the training of tasks {tasks} met {what}; check the environment's rewards and "
+        f"training of row {row} (tasks {tasks}) met {what}; check the environment's rewards and "
         f"observations, or lower the learning rate"
     )
