@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from tables import SIMILAR, best_similarity, has, means, over_runs, paired
+from tables import best_similarity, has, means, over_runs, paired
 
 from pgx_jax import figures
 from pgx_jax.figures.canvas import FAINT, RC, canvas, method_style, png
-from pgx_jax.wording import OURS, method_label, ordered_methods, with_interval
+from pgx_jax.wording import OURS, SIMILAR, method_label, ordered_methods, with_interval
 
 TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",

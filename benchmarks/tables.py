@@ -6,9 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from pgx_jax.wording import OURS, Estimate, duration, method_label, ordered_methods, steps, with_interval
+from pgx_jax.judge import over_draws
+from pgx_jax.wording import (
+    OURS,
+    SIMILAR,
+    Estimate,
+    duration,
+    method_label,
+    ordered_methods,
+    steps,
+    with_interval,
+)
 
 Cells = Sequence[Mapping]
 
@@ -25,12 +34,10 @@ class Section(NamedTuple):
 
 def over_runs(values: Sequence[float]) -> Estimate:
     """Mean and its 95% t-interval over runs; no interval for a single run."""
-    values = np.asarray(values, float)
-    mean = float(values.mean())
     if len(values) < 2:
-        return Estimate(mean, None, None)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Estimate(mean, mean - half, mean + half)
+        return Estimate(float(np.mean(values)), None, None)
+    found = over_draws(values)
+    return Estimate(found["mean"], *found["ci95"])
 
 
 def means(cells: Cells, name: str) -> np.ndarray:
@@ -99,9 +106,6 @@ def counted(numbers: Iterable[int]) -> str:
 def planted_k(cells: Cells) -> str:
     """The planted number of groups."""
     return str(len(cells[0]["true_groups"])) if cells[0].get("true_groups") else "none"
-
-
-SIMILAR = "gradient_similarity"
 
 
 def best_similarity(cells: Cells) -> list[str]:

@@ -223,18 +223,16 @@ def choose_groups(
     return grouping.select(candidates, score, names=names, **g.rule(k))
 
 
-def similar_groups(
-    feats: Features, transitions: Transitions, config: Config, our_k: int, *, names=None
-) -> dict[str, Grouping]:
+def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
     """Groups by the similarity of the tasks' gradients at theta*, to compare ours with.
 
-    From the same data as ours (FIT and SCORE together and one by one propose, SELECT decides).
+    From the data that ``held_out`` has: FIT and SCORE together and one by one propose, SELECT decides.
 
     Returns:
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
-    a, found = estimate.signed_weights(transitions), {}
-    held_out = HeldOut(feats, transitions, config.estimate, names)
+    feats, transitions, names, found = held_out.feats, held_out.transitions, held_out.names, {}
+    a = estimate.signed_weights(transitions)
     parts = [estimate.task_statistics(feats, transitions, a, p) for p in ((FIT, SCORE), (FIT,), (SCORE,))]
     for kind in config.similarities:
         whole, *folds = (grouping.similarity(s.b, s.h, kind, config.estimate.l2, names) for s in parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from pgx_jax.stages import Listener, Stages
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
+from pgx_jax.wording import SIMILAR
 
 
 class Run(Stages):
@@ -131,7 +133,7 @@ class Run(Stages):
             lambda a: f"every pair met in at least {int(a.coverage.min())} subsets",
         )  # fmt: skip
 
-    @property
+    @functools.cached_property
     def held_out(self) -> pipeline.HeldOut:
         """Judges partitions on held-out trajectories."""
         return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, self.family.task_names)
@@ -155,10 +157,10 @@ class Run(Stages):
     @property
     def similar(self) -> dict[str, Grouping]:
         """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
-        k, names = self.grouping.k, self.family.task_names
+        k = self.grouping.k
 
         def compute():
-            return pipeline.similar_groups(self.features, self.transitions, self.config, k, names=names)
+            return pipeline.similar_groups(self.held_out, self.config, k)
 
         return self.stage(
             "similarity", (), compute,
@@ -180,7 +182,7 @@ class Run(Stages):
         """The methods beside ours."""
         if self.config.compare == "none":
             return {}
-        similar = {f"gradient_similarity_{name}": found.labels for name, found in self.similar.items()}
+        similar = {f"{SIMILAR}_{name}": found.labels for name, found in self.similar.items()}
         true_groups = self.family.true_groups
         return judge.baselines(
             self.budget, self.config, self.grouping.labels, similar, true_groups,

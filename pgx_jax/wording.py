@@ -11,12 +11,14 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 OURS = "policygradex"
+SIMILAR = "gradient_similarity"
+"""How the names of the methods by gradient similarity begin."""
 
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
     "multitask": "One policy for all",
     "multitask_conditioned": "One policy for all, told the task",
-    "gradient_similarity": "Gradient similarity",
+    SIMILAR: "Gradient similarity",
     "random": "Random groups",
     "true_groups": "True groups",
     "single_task": "One policy per task",
@@ -64,13 +66,12 @@ def method_label(results: Mapping, name: str, alone: bool = False) -> str:
     methods = results.get("methods") or {}
     if label := (methods.get(name) or {}).get("label"):
         return str(label)
-    start = "gradient_similarity"
-    if not name.startswith(f"{start}_"):
+    if not name.startswith(f"{SIMILAR}_"):
         return _LABELS.get(name) or name.replace("_", " ").capitalize()
     names = [name, *(n for n, entry in methods.items() if entry.get("same_as") == name and not alone)]
     names = [n for n in names if not (n.endswith("_our_k") and n.removesuffix("_our_k") in names)]
-    kinds = (n.removeprefix(f"{start}_").replace("_our_k", " at our k") for n in names)
-    return f"{_LABELS[start]} ({', '.join(kinds)})"
+    kinds = (n.removeprefix(f"{SIMILAR}_").replace("_our_k", " at our k") for n in names)
+    return f"{_LABELS[SIMILAR]} ({', '.join(kinds)})"
 
 
 def predicted_gain(results: Mapping) -> Estimate:

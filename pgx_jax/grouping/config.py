@@ -12,6 +12,12 @@ SOLVERS = ("CLARABEL", "SCS")
 """Solvers of the relaxation."""
 
 
+def check_solver(solver: str | None) -> None:
+    """ConfigError unless the solver is one of `SOLVERS`, in any case, or None."""
+    if solver is not None and solver.upper() not in SOLVERS:
+        raise ConfigError(f"unknown SDP solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class GroupingConfig:
     """Settings of the grouping; the defaults are meant for every family.
@@ -52,8 +58,7 @@ class GroupingConfig:
         for name in ("standard_errors", "min_share", "min_gain"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
-        if self.solver is not None and self.solver.upper() not in SOLVERS:
-            raise ConfigError(f"unknown SDP solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
+        check_solver(self.solver)
         if self.exhaustive_up_to > 8:
             raise ConfigError(
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"

@@ -18,7 +18,7 @@ import cvxpy as cp
 import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
-from pgx_jax.grouping.config import SOLVERS
+from pgx_jax.grouping.config import SOLVERS, check_solver
 
 CLARABEL_UP_TO = 30
 """Largest n for which the interior-point method is the faster one."""
@@ -101,8 +101,7 @@ class PartitionSDP:
     """
 
     def __init__(self, n: int, solver: str | None = None):
-        if solver is not None and solver.upper() not in SOLVERS:
-            raise ConfigError(f"unknown SDP solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+        check_solver(solver)
         preferred = SOLVERS if n <= CLARABEL_UP_TO else SOLVERS[::-1]
         self.n = n
         self.solvers = preferred if solver is None else (solver.upper(),)
