@@ -137,13 +137,8 @@ def goals(data: Mapping) -> str:
         if has(cells, name):
             share = means(cells, OURS).mean() / means(cells, name).mean()
             text.append(f"Ours reaches {share:.1%} of the true groups' mean return {words}.")
-    text.append(
-        unseen_tasks(
-            cells,
-            "On unseen tasks, which find their group in a few trial episodes, ours earns {:.1f} and one "
-            "policy for all {:.1f}.",
-        )
-    )
+    words = "On unseen tasks, which find their group in a few trial episodes, ours earns {:.1f} and one "
+    text.append(unseen_tasks(cells, words + "policy for all {:.1f}."))
     if any(not m["equal_steps"] for m in cells[0]["methods"].values()):
         text.append("† another total of environment steps.")
     return text[0] + "\n\n" + " ".join(filter(None, text[1:]))
