@@ -20,8 +20,9 @@ _VERDICTS = {
 }
 _CAPTIONS = {
     "methods": "Mean over all tasks with its 95% interval over evaluation episodes (another training "
-    "seed may differ by more). Filled circles had the same total of environment "
-    "steps, everything that a method costs included; hollow squares did not. The band is our interval.",
+    "seed may differ by more), or over the draws of random groups. Filled circles had the same total of "
+    "environment steps, everything that a method costs included; hollow squares did not. "
+    "The band is our interval.",
     "per_task": "Mean of every task, ordered by group.",
     "curves": "Return while training, averaged over a method's policies and tasks, over all the steps that "
     "the method has used. Methods with another total of steps are left out.",
