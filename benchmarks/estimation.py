@@ -26,7 +26,7 @@ from common import Preset, ResultFile, merge, plain, result_path
 from operations import operations
 from study import SMALL_CONFIG, SMALL_FAMILY
 
-from pgx_jax import estimate, learn, pipeline
+from pgx_jax import estimate, learn, pipeline, streams
 from pgx_jax.config import Config, override
 from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
@@ -181,7 +181,7 @@ def while_trips(function: Callable[[], object]) -> int:
 def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
     """Train some subsets from theta* and its critic, warm."""
     member = run.budget.subsets[slice(*triples)]
-    keys = pipeline.row_keys(run.config.seed, member)
+    keys = streams.row_keys(run.config.seed, member)
     init = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(member), 0), run.meta)
 
     def go(count):

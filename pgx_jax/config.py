@@ -84,7 +84,7 @@ class Config:
     """Environment steps of every method, per task of the family."""
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
-    meta_entropy: float | None = 0.05
+    meta_entropy: float | None = 0.15
     """Weight of the entropy bonus of the meta-policy, that of PPO if None. It must not settle: where it
     has given a task up, so that nothing that it does changes the reward, no gradient tells what that
     task wants."""

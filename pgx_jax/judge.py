@@ -15,8 +15,8 @@ from scipy import stats
 from pgx_jax import grouping, learn
 from pgx_jax.config import Budget, Config
 from pgx_jax.learn import Policy
-from pgx_jax.pipeline import stream
 from pgx_jax.pool import Pool, Row, train_pool
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent
 

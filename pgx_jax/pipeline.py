@@ -22,6 +22,7 @@ from pgx_jax import estimate, grouping, learn
 from pgx_jax.config import Budget, Config, EstimateConfig, collects
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.learn.work import Checkpoint, Progress
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
@@ -31,6 +32,7 @@ from pgx_jax.types import (
     Agent,
     Array,
     Features,
+    Gains,
     Grouping,
     PyTree,
     Rows,
@@ -38,29 +40,6 @@ from pgx_jax.types import (
     Surrogates,
     Transitions,
 )
-
-STREAMS = ("meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random")
-"""Independent random streams of a run, by what they are used for."""
-
-
-def stream(seed: int, name: str) -> Array:
-    """Raw PRNG key of one stream of a run."""
-    return jax.random.fold_in(jax.random.PRNGKey(seed), STREAMS.index(name))
-
-
-def row_keys(seed: int, member: np.ndarray) -> np.ndarray:
-    """Keys uint32 [R, 2] of rows: they depend on the seed and the row's own tasks alone, so that
-    equal groups of different methods train alike (their difference is paired)."""
-    key = stream(seed, "rows")
-    words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little")
-
-    def fold(row):
-        out = key
-        for word in row:
-            out = jax.random.fold_in(out, int(word))
-        return np.asarray(out)
-
-    return np.stack([fold(row) for row in words])
 
 
 def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
@@ -190,24 +169,39 @@ def make_roll_out(
 
 
 class HeldOut:
-    """Scores partitions on trajectories that neither the affinity nor the surrogates have seen."""
+    """Scores partitions on trajectories that their groups' surrogates have not seen.
+
+    Cross-fitted: surrogates of every two of the three parts are judged on the third, so that all
+    trajectories count. (The affinity that proposed the partitions has seen two of the parts.)
+    """
 
     def __init__(self, feats: Features, transitions: Transitions, config: EstimateConfig, names=None):
-        """Fit on FIT and SCORE, judge on SELECT."""
+        """Arrange the data; nothing is fitted yet."""
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
-        self.parts = (FIT, SCORE)
-        self.share = estimate.deal(transitions, config.source_multiple, self.parts)
-        self.gains = estimate.TrajectoryGains(feats, transitions, SELECT)
+        self.ways = []
+        for judge in (SELECT, FIT, SCORE):
+            parts = tuple(part for part in (FIT, SCORE, SELECT) if part != judge)
+            share = estimate.deal(transitions, config.source_multiple, parts)
+            self.ways.append((parts, share, estimate.TrajectoryGains(feats, transitions, judge)))
 
     def __call__(self, partitions: np.ndarray) -> Callable:
-        """Solve all distinct groups of ``partitions`` [c, n] in one call; returns the score."""
+        """Solve all distinct groups of ``partitions`` [c, n], in one call a way; returns the score."""
         member, index = grouping.distinct_groups(partitions)
-        solved = fit_subsets(
-            self.feats, self.transitions, member, self.config, names=self.names, parts=self.parts,
-            share=self.share,
-        )  # fmt: skip
+        solved = [
+            fit_subsets(
+                self.feats, self.transitions, member, self.config,
+                names=self.names, parts=parts, share=share,
+            ).delta
+            for parts, share, _ in self.ways
+        ]  # fmt: skip
         place = dict(zip(map(tuple, np.asarray(partitions).tolist()), index, strict=True))
-        return lambda labels: self.gains(solved.delta, place[tuple(np.asarray(labels).tolist())])
+
+        def score(labels) -> Gains:
+            groups = place[tuple(np.asarray(labels).tolist())]
+            judged = [gains(delta, groups) for (*_, gains), delta in zip(self.ways, solved, strict=True)]
+            return Gains(*map(np.concatenate, zip(*judged, strict=True)))
+
+        return score
 
 
 def choose_groups(
@@ -226,7 +220,7 @@ def choose_groups(
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
     """Groups by the similarity of the tasks' gradients at theta*, to compare ours with.
 
-    From the data that ``held_out`` has: FIT and SCORE together and one by one propose, SELECT decides.
+    From the data that ours has: FIT and SCORE together and one by one propose, ``held_out`` decides.
 
     Returns:
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.

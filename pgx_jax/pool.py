@@ -13,7 +13,7 @@ from pgx_jax.config import Config
 from pgx_jax.learn import Policy
 from pgx_jax.learn.train import init_agents
 from pgx_jax.learn.work import Checkpoint, Progress
-from pgx_jax.pipeline import row_keys
+from pgx_jax.streams import row_keys
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Rows
 

@@ -8,7 +8,7 @@ from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.judge import Method, Pool, stratified
 from pgx_jax.learn import Policy
-from pgx_jax.pipeline import stream
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 
 

@@ -18,7 +18,7 @@ from pgx_jax.types import Array, PyTree
 
 @dataclass(frozen=True)
 class Categorical:
-    """A choice among ``size`` actions; the parameters are logits [size]."""
+    """A choice among ``size`` actions; the parameters are logits [size], -inf for what is forbidden."""
 
     size: int
 
@@ -32,13 +32,14 @@ class Categorical:
 
     def log_prob(self, logits: Array, action: Array) -> Array:
         """log pi(action), float []."""
-        one_hot = jax.nn.one_hot(action, self.size, dtype=logits.dtype)
-        return jnp.sum(jax.nn.log_softmax(logits) * one_hot, axis=-1)
+        drawn = jnp.arange(self.size) == jnp.expand_dims(action, -1)
+        return jnp.sum(jnp.where(drawn, jax.nn.log_softmax(logits), 0.0), axis=-1)
 
     def entropy(self, logits: Array) -> Array:
         """Entropy in nats, float []."""
         log_p = jax.nn.log_softmax(logits)
-        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        possible = log_p > -jnp.inf
+        return -jnp.sum(jnp.exp(log_p) * jnp.where(possible, log_p, 0.0), axis=-1)
 
     def to_env(self, action: Array) -> Array:
         """Identity: every index is legal."""
