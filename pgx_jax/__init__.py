@@ -9,7 +9,7 @@ from pgx_jax.errors import ConfigError, DataError, PgxError, SolverError
 from pgx_jax.families import families, make_family
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import PPO
-from pgx_jax.pipeline import group_transitions
+from pgx_jax.logged import group_transitions
 from pgx_jax.run import Listener, Run, run
 from pgx_jax.saved import agent_for, load, regroup, resume
 from pgx_jax.tasks import DeviceEnv, Step, TaskFamily

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import make_subsets
-from pgx_jax.estimate.surrogates import MIN_L2
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import PPO, relabels
 from pgx_jax.tasks import TaskFamily
@@ -49,7 +46,8 @@ class EstimateConfig:
     lift: Literal["dual", "projection"] = "dual"
     """How solutions are lifted to policies, for roll-outs."""
     distance: float = 0.02
-    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out."""
+    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out (for
+    the lift by projection: of a step that is mostly noise, see `estimate.lifting`)."""
     rollout_episodes: int = 8
     """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
     affinity: Literal["per_task", "aggregate", "datamodel"] = "per_task"
@@ -206,70 +204,3 @@ class Budget:
         """Steps int [R] of policies with the tasks ``member`` [R, n] that share ``total``."""
         updates = member.sum(1) * total // (member.sum() * self.unit)
         return updates.clip(1) * self.unit
-
-
-def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = None) -> Budget:
-    """Refuse settings that cannot work, before any long work; returns the budget (arguments as its).
-
-    Raises:
-        ConfigError: naming setting and remedy.
-    """
-    _check_choices(config)
-    n = family.n
-    if config.k is not None and not 1 <= config.k <= n:
-        raise ConfigError(f"k = {config.k}, but family {family.name!r} has {n} tasks; choose 1 <= k <= {n}")
-    if not 0 < config.meta_fraction < 1:
-        raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
-    if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
-        raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
-    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
-    if config.ppo.num_envs < n:
-        raise ConfigError(
-            f"ppo.num_envs = {config.ppo.num_envs} environments for {n} tasks; use at least {n}"
-        )
-    batch = config.ppo.steps_per_update
-    if batch < config.ppo.minibatches:
-        raise ConfigError(
-            f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
-        )
-    if not MIN_L2 <= config.estimate.l2 < math.inf:
-        raise ConfigError(f"estimate.l2 = {config.estimate.l2} cannot work in float32; use at least {MIN_L2}")
-    _check_data(config)
-    return Budget(config, family, conditioned_actor)
-
-
-def _check_choices(settings: Any, prefix: str = "") -> None:
-    """Refuse values that are not among the choices of a setting."""
-    hints = typing.get_type_hints(type(settings))
-    for f in fields(settings):
-        value, name = getattr(settings, f.name), prefix + f.name
-        if is_dataclass(value):
-            _check_choices(value, f"{name}.")
-        hint, several = hints[f.name], typing.get_origin(hints[f.name]) is tuple
-        hint = typing.get_args(hint)[0] if several else hint
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
-        for one in (value if several else [value]) if choices else ():
-            if one not in choices:
-                raise ConfigError(f"{name} = {one!r}; choose one of {', '.join(map(repr, choices))}")
-
-
-def _check_data(config: Config) -> None:
-    """Refuse what collecting and grouping would refuse, before the meta-policy is trained."""
-    e, penalty = config.estimate, config.grouping.trace_penalty
-    if e.num_envs < 1 or e.steps % e.num_envs or e.steps < 4 * e.num_envs:
-        raise ConfigError(
-            f"estimate.steps = {e.steps} must be a multiple (at least 4) of estimate.num_envs = {e.num_envs}"
-        )
-    for name in ("dim", "source_multiple", "rollout_episodes"):
-        if getattr(e, name) < 1:
-            raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
-    if not 0 < e.distance < math.inf:
-        raise ConfigError(f"estimate.distance = {e.distance} must be positive")
-    if e.iterations is not None and e.iterations < 1:
-        raise ConfigError(f"estimate.iterations = {e.iterations} must be at least 1")
-    if e.gae_lambda is not None and not 0 <= e.gae_lambda <= 1:
-        raise ConfigError(f"estimate.gae_lambda = {e.gae_lambda} must lie between 0 and 1")
-    if config.k is not None and penalty is not None:
-        raise ConfigError(f"give either k (= {config.k}) or grouping.trace_penalty (= {penalty}), not both")

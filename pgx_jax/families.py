@@ -10,10 +10,14 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 from gymnasium import spaces
@@ -175,17 +179,19 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
     entry = matches[0]
     try:
         return entry.load()
-    except ImportError as error:
+    except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         package = entry.module.partition(".")[0]
-        if missing and missing != package and not missing.startswith(package + "."):
+        if not _is_own(entry, package) or missing == package or (missing or "").startswith(package + "."):
+            raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
+        if missing:
             raise ConfigError(
                 f"family {name!r} needs the package {missing!r}, which is not installed: "
                 f"{_installation(entry, missing)}"
             ) from error
-        raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
-    except AttributeError as error:
-        raise ConfigError(_in_the_way(entry, str(error))) from error
+        if isinstance(error, ImportError | AttributeError):
+            raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
+        raise
 
 
 def _registered() -> list[metadata.EntryPoint]:
@@ -216,6 +222,18 @@ def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
         f"way: rename it, or start from a folder that does not contain it; otherwise reinstall "
         f"{_distribution(entry)}"
     )
+
+
+def _is_own(entry: metadata.EntryPoint, package: str) -> bool:
+    """Whether Python takes the package from where the entry point's distribution has put it (or where
+    that is, is not recorded)."""
+    found, files = _location(package), list((entry.dist.files if entry.dist is not None else None) or [])
+    recorded = {Path(file.locate()).resolve() for file in files if file.parts[0] == package}
+    origin = json.loads((entry.dist.read_text("direct_url.json") if entry.dist is not None else None) or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        root = Path(url2pathname(urlparse(origin["url"]).path)).resolve()
+        return found is not None and root in Path(found).resolve().parents
+    return not recorded or (found is not None and Path(found).resolve() in recorded)
 
 
 def _location(package: str) -> str | None:

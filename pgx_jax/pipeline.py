@@ -5,20 +5,20 @@
       --choose_groups--> Grouping --judge.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
-enter there (see `group_transitions`).
+enter there (see `logged.group_transitions`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax import estimate, grouping, learn
+from pgx_jax.checks import check_transitions
 from pgx_jax.config import Budget, Config, EstimateConfig, collects
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.learn.work import Checkpoint, Progress
@@ -75,11 +75,13 @@ def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) ->
     """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
     ppo, gae_lambda = config.ppo, config.estimate.gae_lambda
     _, steps, num_envs = collects(config.estimate, family, policy.conditioned_actor)
-    return learn.collect(
+    transitions = learn.collect(
         policy, family, agent, stream(config.seed, "collect"),
         steps=steps, num_envs=num_envs, gamma=ppo.gamma,
         gae_lambda=ppo.gae_lambda if gae_lambda is None else gae_lambda, scale_rewards=ppo.scale_rewards,
     )  # fmt: skip
+    check_transitions(transitions, family.task_names)
+    return transitions
 
 
 def features(
@@ -247,41 +249,3 @@ def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
     ours, base = score(labels), score(one)
     mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
     return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
-
-
-class Grouped(NamedTuple):
-    """What `group_transitions` returns."""
-
-    surrogates: Surrogates
-    scores: Scores
-    affinity: Affinity
-    grouping: Grouping
-    predicted: dict
-
-
-def group_transitions(
-    log_prob: Callable,
-    params: PyTree,
-    transitions: Transitions,
-    config: Config | None = None,
-    *,
-    names: Sequence[str] | None = None,
-) -> Grouped:
-    """Group tasks from logged data alone: no environment, no training.
-
-    Args:
-        log_prob: (params, obs, action) of one transition -> log pi, a scalar.
-        params: pytree of the policy's parameters.
-        transitions: logged data with advantages (see `Transitions`).
-        config: settings; roll-outs cannot score here.
-        names: names of the n tasks.
-    """
-    config = config or Config()
-    e, n = config.estimate, len(transitions.source)
-    feats = features(log_prob, params, transitions, config, names)
-    member = estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
-    surrogates, scores = score_subsets(feats, transitions, member, e, names=names)
-    affinity = estimate.affinity(scores, e.affinity)
-    held_out = HeldOut(feats, transitions, e, names)
-    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
-    return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgx_jax import estimate, judge, learn, pipeline, report
 from pgx_jax.checks import check_family
-from pgx_jax.config import Budget, Config, check, config_for
+from pgx_jax.config import Budget, Config, config_for
 from pgx_jax.judge import Method
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.pool import EMPTY, Pool, Row, train_pool
@@ -21,6 +21,7 @@ from pgx_jax.stages import Listener, Stages
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
+from pgx_jax.validation import check
 from pgx_jax.wording import SIMILAR
 
 

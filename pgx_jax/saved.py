@@ -20,6 +20,7 @@ from pgx_jax.run import Listener, Run
 from pgx_jax.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Scores
+from pgx_jax.validation import check_method
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
@@ -120,6 +121,7 @@ def regroup(run: Run, config: Config) -> dict:
     for name in ("steps", "num_envs", "source_multiple", "gae_lambda", "dim"):
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
+    check_method(config, run.family.n)
     feats, transitions, names = run.features, run.transitions, run.family.task_names
     scores = _scores(run, e, config.seed)
     affinity = estimate.affinity(scores, e.affinity)

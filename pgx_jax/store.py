@@ -256,7 +256,7 @@ class RunStore:
         if not overwrite:
             raise ConfigError(
                 f"the output folder {self.path} already has contents; choose another with --out, "
-                "continue it with `pgx-jax resume`, or overwrite it"
+                "continue it with `pgx-jax resume`, or overwrite it (--overwrite)"
             )
         if not (self.path / "config.json").is_file():
             raise ConfigError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")

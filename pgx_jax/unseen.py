@@ -25,12 +25,13 @@ def unseen_tasks(
     count, k = config.test_tasks, len(mine.rows)
     tasks = family.sample_test_tasks(stream(config.seed, "test_tasks"), count)
     rows = list(mine.rows) + ([multitask.rows[0]] if multitask else [])
+    names = [f"unseen {i + 1}" for i in range(count)]
     agents = learn.stack([pool.agents[pool.rows.index(row)] for row in rows])
 
     def on_tests(row, name, episodes):
         return learn.evaluate(
             policy, family, agents, row, np.tile(np.arange(count), len(row) // count),
-            stream(config.seed, name), episodes=episodes, tasks=tasks,
+            stream(config.seed, name), episodes=episodes, tasks=tasks, names=names,
         )  # fmt: skip
 
     trial = on_tests(np.repeat(np.arange(k), count), "trial", config.trial_episodes)
@@ -38,7 +39,7 @@ def unseen_tasks(
     final = on_tests(assigned, "evaluate", config.episodes)
     metric = "success" if family.metric == "success" else "returns"
     out = stratified(np.asarray(getattr(final, metric), float)) | {
-        "names": [f"unseen {i + 1}" for i in range(count)],
+        "names": names,
         "method": f"the best of the groups' policies in {config.trial_episodes} trial episodes each",
         "assigned": assigned.tolist(),
         "env_steps": int(trial.steps.sum()),

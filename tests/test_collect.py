@@ -1,5 +1,7 @@
 """Collected transitions: what they contain, and how they are split."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +149,19 @@ def test_non_finite_rewards_are_traced_to_their_task(agent):
     family = tabular_family([TABLES[0], table(reward={(0, None): np.nan})], names=("good", "bad"), horizon=4)
     with pytest.raises(DataError, match="task 'bad' gave non-finite rewards"):
         collect(POLICY, family, agent, KEY, steps=60, num_envs=5)
+
+
+def test_a_task_without_rewards_is_named(agent):
+    """Its advantages are noise of the critic, which nothing should be grouped by."""
+    family = tabular_family([TABLES[0], table()], names=("good", "silent"), horizon=4)
+    with pytest.raises(DataError, match="task 'silent' gave no reward but 0 in 60 collected steps"):
+        collect(POLICY, family, agent, KEY, steps=60, num_envs=5)
+
+
+def test_a_task_with_too_few_trajectories_is_named(agent):
+    long = dataclasses.replace(tabular_family([TABLES[0]] * 2, names=("one", "other")), horizon=100)
+    with pytest.raises(DataError, match="task 'one' has no trajectory to select by, of 2 in all"):
+        pipeline.collect(POLICY, long, Config(estimate=EstimateConfig(steps=20, num_envs=2)), agent)
 
 
 def test_rewards_are_scaled_as_the_critic_was_trained(agent):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
-from pgx_jax.config import check, override
+from pgx_jax.config import override
 from pgx_jax.judge import baselines, ours
+from pgx_jax.validation import check
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
 
@@ -87,6 +88,11 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
         ({"estimate": {"score": "rollouts", "rollout_episodes": 10**6}}, "rollout_episodes"),
         ({"estimate": {"gae_lambda": 1.5}}, "estimate.gae_lambda = 1.5"),
         ({"k": 2, "grouping": {"trace_penalty": 1.0}}, "either k"),
+        ({"estimate": {"num_envs": 2, "steps": 60}}, "num_envs = 2.*fewer than three"),
+        ({"ppo": PPO(learning_rate=float("nan"))}, "ppo.learning_rate = nan must be positive"),
+        ({"ppo": PPO(clip=0.0)}, "ppo.clip = 0.0 must be positive"),
+        ({"ppo": PPO(gamma=1.1)}, "ppo.gamma = 1.1 must be between 0 and 1"),
+        ({"ppo": PPO(entropy=-0.1)}, "ppo.entropy = -0.1 must be 0 or more"),
     ],
 )
 def test_settings_that_cannot_work(change, message):

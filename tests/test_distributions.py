@@ -28,6 +28,23 @@ def test_categorical_against_scipy(x):
     assert x[int(dist.mode(jnp.asarray(x)))] == x.max()
 
 
+def test_forbidden_actions_leave_everything_finite():
+    """Logits of -inf mask actions: as if these did not exist, with gradients."""
+    dist, allowed = Categorical(4), jnp.array([0, 2])
+    x = jnp.array([0.3, -jnp.inf, 1.0, -jnp.inf])
+
+    def told(x, dist, action):
+        return dist.log_prob(x, action) + dist.entropy(x)
+
+    for i, action in enumerate(allowed):
+        masked, slope = jax.value_and_grad(told)(x, dist, action)
+        plain, expected = jax.value_and_grad(told)(x[allowed], Categorical(2), i)
+        np.testing.assert_allclose(masked, plain, rtol=1e-6)
+        np.testing.assert_allclose(slope[allowed], expected, rtol=1e-5)
+        np.testing.assert_array_equal(slope[jnp.array([1, 3])], 0.0)
+    assert dist.log_prob(x, 1) == -np.inf
+
+
 def test_categorical_draws_with_its_probabilities():
     dist, p = Categorical(4), np.array([0.1, 0.2, 0.3, 0.4])
     keys = jax.random.split(jax.random.PRNGKey(0), 4000)

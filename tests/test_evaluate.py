@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from probes import table, tabular_family
 
+from pgx_jax.errors import DataError
 from pgx_jax.learn import evaluate, make_policy, take
 from pgx_jax.learn.train import init_agents
 
@@ -124,3 +125,11 @@ def test_other_tasks_than_the_familys_own(agents):
     found = play(agents, np.array([1, 1]), np.array([0, 1]), tasks=others)
     np.testing.assert_allclose(found.returns[0], own.returns[0], atol=1e-5)
     assert not np.array_equal(found.returns[0], found.returns[1])
+
+
+def test_non_finite_returns_are_traced_to_their_task(agents):
+    reward = np.array(FAMILY.tasks.reward)
+    reward[4] = np.nan
+    spoilt = FAMILY.tasks._replace(reward=reward)
+    with pytest.raises(DataError, match="task 'unseen 5' gave returns that are not finite"):
+        play(agents, ROW, TASK, tasks=spoilt, names=[f"unseen {i + 1}" for i in range(6)])

@@ -223,7 +223,16 @@ def test_a_broken_module_is_located(register, package, text, tmp_path):
     assert str(tmp_path) in str(caught.value) and "rename it" in str(caught.value)
 
 
-@pytest.mark.parametrize("files", [{}, {"points.py": "easy = None\n"}])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"points.py": "easy = None\n"},
+        {"points.py": "import nowhere_installed\n"},
+        {"__init__.py": "import nowhere_installed\n"},
+        {"__init__.py": "raise RuntimeError('not for you')\n"},
+    ],
+)
 def test_somebody_elses_envs_in_the_way_is_named(files, tmp_path):
     folder = tmp_path / "envs"
     folder.mkdir()

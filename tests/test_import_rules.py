@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"types", "errors", "tasks"},
     {"learn", "estimate", "grouping", "families", "checks"},
-    {"config", "analysis", "streams", "pipeline", "pool", "judge", "unseen"},
+    {"config", "analysis", "streams", "validation", "pipeline", "logged", "pool", "judge", "unseen"},
     {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
     {"checkpoint", "provenance", "results", "stages", "run", "saved"}
     | {"show", "console", "commands", "cli", "__main__", "__init__"},

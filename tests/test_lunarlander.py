@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pgx_jax import make_family
-from pgx_jax.config import check, config_for
+from pgx_jax.config import config_for
 from pgx_jax.errors import ConfigError
+from pgx_jax.validation import check
 
 pytest.importorskip("Box2D")
 

@@ -11,12 +11,13 @@ import pytest
 from small import STAGES, Ears, small
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, DataError, Run, group_transitions, judge, load, pipeline
+from pgx_jax import PPO, ConfigError, DataError, Run, estimate, group_transitions, judge, load, pipeline
+from pgx_jax.config import override
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.store import RunStore
-from pgx_jax.types import SELECT, Features
+from pgx_jax.types import FIT, SCORE, SELECT, Features
 
 
 def test_the_groups_are_recovered(small_run):
@@ -198,6 +199,49 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "fields", "error", "message"),
+    [
+        ({"k": 7}, {}, ConfigError, "k = 7, but there are 6 tasks"),
+        ({"estimate": {"subset_size": 7}}, {}, ConfigError, "7 exceeds the number of tasks, 6"),
+        ({"estimate": {"l2": 1e-9}}, {}, ConfigError, "l2 = 1e-09"),
+        ({"estimate": {"score": "surogate"}}, {}, ConfigError, "estimate.score = 'surogate'"),
+        ({"estimate": {"score": "rollouts"}}, {}, ConfigError, "roll-outs need an environment"),
+        ({}, {"advantage": np.zeros((5, 3))}, DataError, r"advantage has shape \(5, 3\)"),
+        ({}, {"obs": np.zeros((2, 3))}, DataError, r"obs has shape \(2, 3\)"),
+        ({}, {"source": np.arange(6) + 1}, DataError, "there are sources 0 to 5"),
+        ({}, {"split": 0}, DataError, "task 'task0_.*no trajectory to score by"),
+    ],
+)
+def test_logged_data_that_cannot_work_are_refused_first(
+    small_run, monkeypatch, settings, fields, error, message
+):
+    monkeypatch.setattr(pipeline.estimate, "gradient_features", None)
+    run, t = small_run, small_run.transitions
+    fields = {name: np.full_like(t.split, x) if name == "split" else x for name, x in fields.items()}
+    with pytest.raises(error, match=message):
+        group_transitions(
+            run.policy.log_prob, run.meta.actor, t._replace(**fields), override(run.config, settings),
+            names=run.family.task_names,
+        )  # fmt: skip
+
+
+def test_partitions_are_scored_by_every_trajectory_and_none_is_fitted(small_run):
+    """Against the three ways one by one: fitted on two parts, judged on the third."""
+    run, labels = small_run, small_run.grouping.labels
+    e, member = run.config.estimate, labels[None] == np.arange(labels.max() + 1)[:, None]
+    found = run.held_out(np.stack([labels, np.zeros(6, int)]))(labels)
+    expected = []
+    for judge_by, fitted in ((SELECT, (FIT, SCORE)), (FIT, (SCORE, SELECT)), (SCORE, (FIT, SELECT))):
+        solved = pipeline.fit_subsets(run.features, run.transitions, member, e, parts=fitted)
+        gains = estimate.TrajectoryGains(run.features, run.transitions, judge_by)
+        expected.append(gains(solved.delta, labels))
+    np.testing.assert_allclose(found.gain, np.concatenate([g.gain for g in expected]), atol=1e-5)
+    np.testing.assert_array_equal(found.task, np.concatenate([g.task for g in expected]))
+    trajectories = {(i, j) for i in range(6) for j in run.transitions.trajectory[i]}
+    assert len(np.unique(found.trajectory)) == len(found.trajectory) == len(trajectories)
+
+
 class OwnActor(nn.Module):
     """A linear policy with a fixed deviation."""
 
@@ -215,7 +259,7 @@ def test_the_policies_of_groups_alone(small_run):
 
 
 def test_gradient_similarity_reads_the_data_that_ours_reads(small_run):
-    """Not what decides between partitions, and all of the rest."""
+    """The parts that fit and score propose, as for ours."""
     t = small_run.transitions
     features, other = np.array(small_run.features.values), [t.split != SELECT, t.split == SELECT]
 

@@ -91,6 +91,7 @@ def test_too_few_subsets_for_every_pair_are_refused():
         ({"n": 1}, "at least 2 tasks"),
         ({"n": 5, "size": 3, "count": 11}, "there are 10"),
         ({"n": 5, "size": 3, "count": 0}, "choose 1 to 10"),
+        ({"n": 13, "min_cover": 12}, "two of 13 tasks meet in at most 11 subsets of 3"),
     ],
 )
 def test_impossible_designs_are_refused(arguments, message):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,6 +223,28 @@ def test_non_finite_parameters_are_reported():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs control over the processors")
+class Undecided(nn.Module):
+    """Gives up where it starts on the right."""
+
+    @nn.compact
+    def __call__(self, x):
+        mean = nn.Dense(2)(x)
+        return jnp.where(x[..., :1] > 0, jnp.nan, mean), jnp.zeros_like(mean)
+
+
+def test_a_policy_that_cannot_act_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(train_module, "_segment", None)
+    policy = dataclasses.replace(POLICY, actor=Undecided())
+    with pytest.raises(DataError, match="non-finite log-probabilities in the first step of task"):
+        train(policy, CONFIG, FAMILY, take(ROWS._replace(init=None), slice(1)))
+
+
+def test_networks_that_cannot_be_compiled_for_are_refused():
+    with pytest.raises(ConfigError, match="hashable, and this Sequential is not.*as a tuple"):
+        make_policy(FAMILY, actor=nn.Sequential([nn.Dense(4), nn.Dense(4)]))
+    make_policy(FAMILY, actor=nn.Sequential((nn.Dense(4), nn.Dense(4))))
+
+
 def test_many_fresh_agents_on_two_threads():
     """Orthogonal kernels are made by QR factorisations, which can wait for each other for ever."""
     code = (

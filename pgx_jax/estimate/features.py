@@ -91,24 +91,26 @@ def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offs
 
     def chunk_features(start):
         batch = (jax.lax.dynamic_slice_in_dim(x, start, chunk) for x in (obs, action))
-        value, grads = jax.vmap(jax.value_and_grad(log_prob), (None, 0, 0))(params, *batch)
-        leaves = jax.tree.leaves(grads)
-        return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True)), value
+        leaves = jax.tree.leaves(jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, *batch))
+        return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True))
 
     # The last chunk is shifted back instead of padded: one shape for all.
     count = -(-total // chunk)
     starts = jnp.minimum(jnp.arange(count) * chunk, total - chunk)
     new = total - (count - 1) * chunk
 
-    def join(x):
-        return jnp.concatenate([x[:-1].reshape(-1, *x.shape[2:]), x[-1, chunk - new :]])
+    added = jax.lax.map(chunk_features, starts)
+    return features + jnp.concatenate([added[:-1].reshape(-1, dim), added[-1, chunk - new :]])
 
-    added, value = jax.tree.map(join, jax.lax.map(chunk_features, starts))
-    return features + added, value
+
+@functools.partial(jax.jit, static_argnames=("log_prob", "chunk"))
+def _log_probs(log_prob, params, obs, action, chunk):
+    """log pi [N] of transitions obs [N, ...], action [N, ...]."""
+    return jax.lax.map(lambda x: log_prob(params, *x), (obs, action), batch_size=chunk)
 
 
 def _features(log_prob, params, obs, action, key, dim, chunk, block):
-    """Features [N, d] and log-probabilities [N] of transitions obs [N, ...], action [N, ...].
+    """Features [N, d] of transitions obs [N, ...], action [N, ...].
 
     Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
     chunk by the parameters of a piece never leave the cache. What a block does not need of the
@@ -117,11 +119,11 @@ def _features(log_prob, params, obs, action, key, dim, chunk, block):
     features, offset = jnp.zeros((len(obs), dim)), 0
     block = -(-block // TILE) * TILE
     for pieces in split_parameters([leaf.shape for leaf in jax.tree.leaves(params)], block):
-        features, value = _add_block(
+        features = _add_block(
             log_prob, params, obs, action, key, features, chunk=chunk, pieces=pieces, offset=offset
         )
         offset += sum(piece.stop - piece.start for piece in pieces)
-    return features, value
+    return features
 
 
 @full_precision
@@ -167,21 +169,20 @@ def gradient_features(
     block = default_block(p) if block is None else block
     chunk = chunk_size(total, p, block, chunk)
     obs, action = (jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action))
-    values, logp = _features(log_prob, params, obs, action, key, dim, chunk, block)
-    values, logp = (x.reshape(sources, count, *x.shape[1:]) for x in (values, logp))
-    _require_finite(values, logp, names)
+    log_probs = _log_probs(log_prob, params, obs, action, chunk)
+    _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
+    values = _features(log_prob, params, obs, action, key, dim, chunk, block).reshape(sources, count, dim)
+    _require_finite(values.sum(-1), "gradients of the log-probability", names)
     return Features(values, jnp.asarray(key))
 
 
-def _require_finite(values: Array, logp: Array, names: Sequence[str] | None) -> None:
-    """Raise a DataError that names the first source with a non-finite value."""
-    bad_logp = np.asarray(~jnp.isfinite(logp))
-    bad = bad_logp | np.asarray(~jnp.isfinite(values.sum(-1)))
+def _require_finite(values: Array, what: str, names: Sequence[str] | None) -> None:
+    """Raise a DataError that names the first source with a non-finite value among values [U, N]."""
+    bad = ~np.isfinite(np.asarray(values))
     if not bad.any():
         return
     source = int(np.flatnonzero(bad.any(1))[0])
-    what = "log-probabilities" if bad_logp[source].any() else "gradients of the log-probability"
-    transition = int(np.flatnonzero(bad_logp[source] if bad_logp[source].any() else bad[source])[0])
+    transition = int(np.flatnonzero(bad[source])[0])
     name = f"source {source}" if names is None else f"source {source} ({names[source]!r})"
     raise DataError(
         f"the policy gives non-finite {what} on {int(bad[source].sum())} of {bad.shape[1]} transitions of "

@@ -52,8 +52,8 @@ def make_subsets(
         bool [m, n], distinct rows.
 
     Raises:
-        ConfigError: if ``size`` is not in 2 ... n, ``count`` is out of range, or ``count`` subsets
-            leave a pair uncovered.
+        ConfigError: if ``size`` is not in 2 ... n, ``count`` is out of range, ``count`` subsets leave a
+            pair uncovered, or no design covers every pair ``min_cover`` times.
     """
     size = default_size(n) if size is None else size
     _check_size(n, size)
@@ -64,6 +64,11 @@ def make_subsets(
         )
     if count == possible or (count is None and possible <= MAX_ENUMERATED):
         return all_subsets(n, size)
+    most = math.comb(n - 2, size - 2)
+    if count is None and min_cover > most:
+        raise ConfigError(
+            f"min_cover = {min_cover}: two of {n} tasks meet in at most {most} subsets of {size}; lower it"
+        )
     rng = np.random.default_rng(np.asarray(key).ravel().astype(np.uint32))
     member = _balanced_design(rng, n, size, count, min_cover)
     check_coverage(member)

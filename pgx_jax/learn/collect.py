@@ -83,8 +83,8 @@ def collect(
 
     Raises:
         ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
-        DataError: a task gave non-finite rewards or advantages, or rewards that are not the product of
-            its objectives and weights.
+        DataError: a task gave non-finite rewards or advantages, no reward but 0, or rewards that are not
+            the product of its objectives and weights.
     """
     if steps % num_envs or steps < 4 * num_envs:
         raise ConfigError(f"steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
@@ -110,6 +110,7 @@ def collect(
     obs, action, done = (np.moveaxis(x, 0, 2) for x in of_source)  # [U, E, T, ...]
     reward, advantage = (np.moveaxis(x, 0, 2) for x in of_task)  # [n, E, T]
     _check_finite(family, rewards=reward, observations=obs, advantages=advantage)
+    _check_rewarded(family, reward)
     trajectory, split = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
     # Environment after environment, so that trajectories are contiguous.
     obs, action, advantage = (x.reshape(len(x), steps, *x.shape[3:]) for x in (obs, action, advantage))
@@ -124,6 +125,18 @@ def _check_finite(family: TaskFamily, **arrays: np.ndarray) -> None:
         if bad.any():
             who = f"task {family.task_names[int(np.argmax(bad))]!r}" if len(x) == family.n else family.name
             raise DataError(f"collecting from {who} gave non-finite {what}")
+
+
+def _check_rewarded(family: TaskFamily, reward: np.ndarray) -> None:
+    """Refuse a task of which not one of the rewards [n, ...] differs from 0: its advantages are noise of the
+    critic."""
+    silent = ~reward.reshape(len(reward), -1).any(1)
+    if silent.any():
+        raise DataError(
+            f"task {family.task_names[int(np.argmax(silent))]!r} gave no reward but 0 in {reward[0].size:,} "
+            f"collected steps: nothing tells good actions from bad ones; check its rewards, train the "
+            f"meta-policy longer, collect more, or leave the task out"
+        )
 
 
 def split_by_trajectory(done: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

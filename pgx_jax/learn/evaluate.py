@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgx_jax.errors import DataError
 from pgx_jax.learn import host
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots, unroll
@@ -73,6 +75,7 @@ def evaluate(
     episodes: int = 64,
     deterministic: bool = False,
     tasks: PyTree = None,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Play full episodes of agent ``row[j]`` on task ``task[j]`` for every pair j.
 
@@ -87,12 +90,16 @@ def evaluate(
         episodes: episodes of each pair.
         deterministic: act by the mode.
         tasks: other task parameters than the family's own (unseen test tasks).
+        names: their names, for error messages.
+
+    Raises:
+        DataError: a return that is not finite, naming the task.
     """
     row, task = np.asarray(row, int), np.asarray(task, int)
     if family.engine == "host":
         return Evaluation(*host.play(policy, family, agents, row, task, key, episodes, deterministic, tasks))
     count = len(row)
-    width = min(PAIRS_PER_CALL[jax.default_backend()], 1 << max(4, (count - 1).bit_length()))
+    width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
     own = tasks is None
     tasks = family.tasks if own else tasks
@@ -109,4 +116,9 @@ def evaluate(
             )
         )  # fmt: skip
     returns, success, steps = (np.concatenate([np.asarray(p[j]) for p in parts])[:count] for j in range(3))
+    bad = ~np.isfinite(returns).all(1)
+    if bad.any():
+        culprit = int(task[np.argmax(bad)])
+        name = family.task_names[culprit] if own else names[culprit] if names else f"number {culprit}"
+        raise DataError(f"evaluating on task {name!r} gave returns that are not finite; check its rewards")
     return Evaluation(returns, success, steps)

@@ -32,6 +32,16 @@ class Policy:
     conditioned_critic: bool = True
     normalise_observations: bool = False
 
+    def __post_init__(self):
+        for network in (self.actor, self.critic):
+            try:
+                hash(network)
+            except TypeError:
+                raise ConfigError(
+                    f"a policy's networks must be hashable, and this {type(network).__name__} is not: give "
+                    f"what is a list or a dict among its fields as a tuple"
+                ) from None
+
     def init(self, key: Array, observation_shape: tuple[int, ...], context: Array) -> Agent:
         """A fresh agent for one row.
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pgx_jax.errors import DataError
 from pgx_jax.learn.policy import Policy
-from pgx_jax.tasks import DeviceEnv
+from pgx_jax.tasks import DeviceEnv, TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
 
@@ -47,6 +49,31 @@ class Steps(NamedTuple):
     success: Array
     objectives: Array | None = None
     """float [T, E, K]: the vector rewards of environments that have them."""
+
+
+def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> None:
+    """Refuse an agent that cannot act, before it is trained.
+
+    Raises:
+        DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
+    """
+
+    @jax.jit
+    def first_log_probs(key, tasks, context):
+        def of_task(key, task, context):
+            obs = policy.normalise(agent, family.env.reset(key, task)[1])
+            params = policy.actor.apply(agent.actor, policy.actor_input(obs, context))
+            return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
+
+        return jax.vmap(of_task)(jax.random.split(key, family.n), tasks, context)
+
+    tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
+    bad = ~np.isfinite(np.asarray(first_log_probs(jax.random.PRNGKey(0), tasks, context)))
+    if bad.any():
+        raise DataError(
+            f"the policy gives non-finite log-probabilities in the first step of task "
+            f"{family.task_names[int(np.argmax(bad))]!r}; check what its actor returns and its parameters"
+        )
 
 
 def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:

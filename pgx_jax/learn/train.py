@@ -15,7 +15,8 @@ from pgx_jax.learn import ppo
 from pgx_jax.learn.host import HostLane
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.ppo import PPO, Problem, RowState
-from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack
+from pgx_jax.learn.rollout import check_first_actions
+from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack, take
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
@@ -90,7 +91,7 @@ class DeviceLane:
     @staticmethod
     def rows_per_call() -> int:
         """Rows of one lane on this platform."""
-        return ROWS_PER_CALL[jax.default_backend()]
+        return ROWS_PER_CALL.get(jax.default_backend(), 256)
 
     def __init__(self, policy: Policy, config: PPO, family: TaskFamily, width: int):
         """Make room for ``width`` rows; nothing is started."""
@@ -163,8 +164,9 @@ def train(
 
     Rows wait in one queue, longest first. Every lane (a device, or a core of the CPU) trains
     ``rows_per_call`` of them in one compiled program; a row that has spent its budget leaves and
-    the next takes its place, so budgets may differ without padding. A row's result depends on its
-    own key, members, budget and initial agent alone.
+    the next takes its place, so budgets may differ without padding. (Where a program holds several
+    rows, those that are done when the queue is empty stand idle beside the others.) A row's result
+    depends on its own key, members, budget and initial agent alone.
 
     Args:
         policy, config, family, rows: what to train.
@@ -175,13 +177,15 @@ def train(
 
     Raises:
         ConfigError: rows that cannot be trained.
-        DataError: parameters or rewards became non-finite (which row, which tasks), or a host
-            environment raised or returned nonsense (which task).
+        DataError: the policy cannot act, parameters or rewards became non-finite (which row, which
+            tasks), or a host environment raised or returned nonsense (which task).
     """
     check_rows(config, family, rows)
     total = np.asarray(rows.steps) // config.steps_per_update
     agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
     agents = jax.tree.map(np.asarray, agents)
+    if family.engine == "device":
+        check_first_actions(policy, family, take(agents, 0))
     make_lane = HostLane if family.engine == "host" else DeviceLane
     lanes = _lanes()
     width = min(rows_per_call or make_lane.rows_per_call(), -(-len(total) // len(lanes)))

@@ -204,5 +204,6 @@ def check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily)
     )
     raise DataError(
         f"training of row {row} (tasks {tasks}) met {what}; check the environment's rewards and "
-        f"observations, or lower the learning rate"
+        f"observations and, if the networks are your own, that they give finite outputs; or lower the "
+        f"learning rate"
     )
