@@ -15,7 +15,7 @@ from pgx_jax.config import Budget, Config, config_for
 from pgx_jax.judge import Method
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.pool import EMPTY, Pool, Row, train_pool
-from pgx_jax.provenance import environment
+from pgx_jax.provenance import environment, identity
 from pgx_jax.results import assemble
 from pgx_jax.stages import Listener, Stages
 from pgx_jax.store import RunStore
@@ -53,13 +53,15 @@ class Run(Stages):
             ConfigError: settings that cannot work, or an environment that breaks what its family says.
         """
         super().__init__(store, listener)
-        self.family, self.config = family, config or config_for(family)
+        self.family, self.config = family, config_for(family) if config is None else config
         check_family(family)
         conditioned = (policy or self.config.policy).conditioned_actor
         self.budget: Budget = check(self.config, family, conditioned)
         self.policy = policy or pipeline.make_policy(family, self.config)
+        expected = learn.check_networks(self.policy, family)
         self.own_meta = meta
         if meta is not None:
+            learn.check_agent(meta, expected)
             self.budget.meta = 0
 
     @property
@@ -266,12 +268,13 @@ def run(
         from pgx_jax.families import make_family
 
         family = make_family(family)
-    config = config or config_for(family)
+    config = config_for(family) if config is None else config
     this = Run(family, config, policy=policy, meta=meta, listener=listener)
     if out is not None:
         record = {
             "family": family.name, "family_settings": family.settings, "config": config,
-            "environment": environment(), "own_policy": policy is not None, "own_meta": meta is not None,
+            "identity": identity(family, policy), "environment": environment(),
+            "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
         this.store = RunStore.create(out, record, overwrite=overwrite)
         if meta is not None:

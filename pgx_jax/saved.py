@@ -13,8 +13,9 @@ import numpy as np
 from pgx_jax import estimate, judge, pipeline
 from pgx_jax.config import Config, EstimateConfig
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import make_family
+from pgx_jax.families import families, make_family
 from pgx_jax.learn import Policy
+from pgx_jax.provenance import check_identity
 from pgx_jax.results import affinity_entry, agreement, path_entry
 from pgx_jax.run import Listener, Run
 from pgx_jax.store import RunStore
@@ -55,7 +56,8 @@ def load(
         listener: hears about progress.
 
     Raises:
-        ConfigError: no run there, or a family or policy of one's own that must be passed again.
+        ConfigError: no run there, a family or policy of one's own that must be passed again, or others
+            than those that the run was made with.
         DataError: a damaged file.
     """
     store = RunStore.open(path)
@@ -64,10 +66,22 @@ def load(
         raise ConfigError(f"the run {path} was made with networks of its own; pass them as policy=")
     meta = store.load("given_meta", Agent) if saved.get("own_meta") else None
     if family is None:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["family_settings"].items()}
-        family = make_family(saved["family"], **settings)
+        family = _family(saved, path)
+    if "identity" in saved:
+        check_identity(saved["identity"], family, policy if saved.get("own_policy") else None, path)
     config = from_dict(Config, saved["config"])
     return Run(family, config, store=store, policy=policy, meta=meta, listener=listener)
+
+
+def _family(saved: Mapping, path: str | Path) -> TaskFamily:
+    """The registered family that a run was made with."""
+    if saved["family"] not in families():
+        raise ConfigError(
+            f"the run {path} was made with the family {saved['family']!r}, which is not registered: "
+            f"pass it as family= of pgx_jax.load or pgx_jax.resume"
+        )
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["family_settings"].items()}
+    return make_family(saved["family"], **settings)
 
 
 def resume(path: str | Path, **kw) -> Run:

@@ -20,12 +20,19 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
     Raises:
         ConfigError: naming setting and remedy.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"settings must be a pgx_jax.Config, not a {type(config).__name__}")
     n = family.n
     check_method(config, n)
     if not 0 < config.meta_fraction < 1:
         raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
     if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
         raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
+    _check_ppo(config.ppo)
+    if config.test_tasks < 0:
+        raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
+    if not config.policy.hidden or min(config.policy.hidden) < 1:
+        raise ConfigError(f"policy.hidden = {config.policy.hidden}: give at least one width, 1 or more each")
     for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
@@ -38,7 +45,6 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
         raise ConfigError(
             f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
         )
-    _check_ppo(config.ppo)
     _check_data(config.estimate, family.horizon)
     return Budget(config, family, conditioned_actor)
 
@@ -51,8 +57,11 @@ def check_method(config: Config, n: int) -> None:
     """
     _check_choices(config)
     e, k, penalty = config.estimate, config.k, config.grouping.trace_penalty
-    if k is not None and not 1 <= k <= n:
-        raise ConfigError(f"k = {k}, but there are {n} tasks; choose 1 <= k <= {n}")
+    if k is not None and not (1 <= k <= n and k == int(k)):
+        raise ConfigError(f"k = {k}, but there are {n} tasks; choose a whole number from 1 to {n}")
+    most = config.grouping.max_groups
+    if k is not None and most is not None and k > most:
+        raise ConfigError(f"k = {k} is more than grouping.max_groups = {most}; change one of them")
     if k is not None and penalty is not None:
         raise ConfigError(f"give either k (= {k}) or grouping.trace_penalty (= {penalty}), not both")
     if not MIN_L2 <= e.l2 < math.inf:
@@ -82,6 +91,7 @@ _PPO_RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
     "0 or more": ("final_learning_rate", "entropy", "value"),
+    "at least 1": ("num_envs", "num_steps", "epochs", "minibatches"),
 }
 
 
@@ -91,7 +101,7 @@ def _check_ppo(ppo: PPO) -> None:
         for name in names:
             value = getattr(ppo, name)
             good = 0 <= value <= 1 if words == "between 0 and 1" else 0 <= value < math.inf
-            if not good or (words == "positive" and value == 0):
+            if not good or (value == 0 and words == "positive") or (value < 1 and words == "at least 1"):
                 raise ConfigError(f"ppo.{name} = {value} must be {words}")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
-from pgx_jax.config import override
+from pgx_jax.config import PolicyConfig, override
 from pgx_jax.judge import baselines, ours
 from pgx_jax.validation import check
 
@@ -93,6 +93,12 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
         ({"ppo": PPO(clip=0.0)}, "ppo.clip = 0.0 must be positive"),
         ({"ppo": PPO(gamma=1.1)}, "ppo.gamma = 1.1 must be between 0 and 1"),
         ({"ppo": PPO(entropy=-0.1)}, "ppo.entropy = -0.1 must be 0 or more"),
+        ({"ppo": PPO(minibatches=0)}, "ppo.minibatches = 0 must be at least 1"),
+        ({"ppo": PPO(num_steps=0)}, "ppo.num_steps = 0 must be at least 1"),
+        ({"policy": PolicyConfig(hidden=(8, 0))}, r"policy.hidden = \(8, 0\)"),
+        ({"test_tasks": -1}, "test_tasks = -1"),
+        ({"k": 2.5}, "k = 2.5.*whole number from 1 to 6"),
+        ({"k": 3, "grouping": {"max_groups": 2}}, "k = 3 is more than grouping.max_groups = 2"),
     ],
 )
 def test_settings_that_cannot_work(change, message):

@@ -161,3 +161,8 @@ def test_non_finite_gradients_name_source_and_transition(logged):
 def test_sizes_must_be_positive(logged, setting):
     with pytest.raises(ConfigError, match=f"{setting} = 0"):
         gradient_features(mlp_log_prob, mlp_params(4), logged, KEY, **{setting: 0})
+
+
+def test_a_log_probability_is_one_number(logged):
+    with pytest.raises(ConfigError, match=r"must return one number.*shape=\(1,\)"):
+        gradient_features(lambda *x: mlp_log_prob(*x)[None], mlp_params(4), logged, KEY, 10)

@@ -19,6 +19,8 @@ from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.store import RunStore
 from pgx_jax.types import FIT, SCORE, SELECT, Features
 
+KEY = jax.random.PRNGKey(0)
+
 
 def test_the_groups_are_recovered(small_run):
     results, family = small_run.results, small_run.family
@@ -249,6 +251,34 @@ class OwnActor(nn.Module):
     def __call__(self, x):
         mean = nn.Dense(2, name="only")(x)
         return mean, jnp.full_like(mean, -1.0)
+
+
+class Spread(nn.Module):
+    """A natural mistake: one deviation for all observations, without their axis."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x), self.param("log_std", nn.initializers.zeros, (2,))
+
+
+def test_networks_that_do_not_fit_are_refused_at_once(small_settings):
+    family, config = small(small_settings)
+    with pytest.raises(ConfigError, match=r"actor returns arrays of shapes.*\[2\].*pair \(mean, log_std\)"):
+        Run(family, config, policy=make_policy(family, actor=Spread()))
+    with pytest.raises(ConfigError, match=r"critic returns \[3, 1\]; it must return one value each"):
+        Run(family, config, policy=make_policy(family, critic=nn.Dense(1)))
+    with pytest.raises(ConfigError, match="cannot be applied to observations"):
+        Run(family, config, policy=make_policy(family, actor=nn.Conv(2, (3, 3, 3))))
+
+
+def test_a_meta_policy_of_another_network_is_refused_at_once(small_run, small_settings):
+    family, config = small(small_settings)
+    wide = make_policy(family, hidden=(32,)).init(KEY, (4,), jnp.asarray(family.context))
+    with pytest.raises(ConfigError, match="meta-policy's actor does not fit the policy.*with_policy_params"):
+        Run(family, config, meta=wide)
+    with pytest.raises(ConfigError, match="must be a pgx_jax Agent, not dict"):
+        Run(family, config, meta=small_run.meta.actor)
+    Run(family, config, meta=small_run.meta)
 
 
 def test_the_policies_of_groups_alone(small_run):

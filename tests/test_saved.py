@@ -8,7 +8,10 @@ import pytest
 from small import STAGES, Ears, copy_of, plain, small
 
 import pgx_jax
+from envs.points import PointMass
 from pgx_jax import ConfigError, DataError, load, resume
+from pgx_jax.learn import make_policy
+from pgx_jax.provenance import identity
 from pgx_jax.saved import agent_for, regroup
 from pgx_jax.store import RunStore
 
@@ -123,6 +126,34 @@ def test_a_saved_policy_loads_and_acts(small_run, no_training):
     assert len(np.unique(drawn, axis=0)) > 1
     with pytest.raises(ConfigError, match="no task 'nobody'"):
         agent_for(run, "nobody")
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere(PointMass):
+    """Another environment with the same tasks and spaces."""
+
+
+def test_a_run_goes_on_with_what_it_was_made_with_alone(small_run, small_settings, tmp_path, no_training):
+    path = copy_of(small_run, tmp_path)
+    family, config = small(small_settings)
+    other = dataclasses.replace(family, env=Elsewhere())
+    with pytest.raises(ConfigError, match="another environment: PointMass, not Elsewhere; pass the family"):
+        load(path, family=other)
+    record = RunStore.open(path).config
+    mine = record | {"identity": identity(other)}  # as if the run had been made with it
+    RunStore(path).write_json("config.json", mine)
+    with pytest.raises(ConfigError, match="another environment: Elsewhere, not PointMass"):
+        resume(path)
+    assert load(path, family=other).family is other
+    RunStore(path).write_json("config.json", record | {"family": "mine"})
+    with pytest.raises(ConfigError, match="family 'mine', which is not registered: pass it as family="):
+        resume(path)
+    linear = make_policy(family, hidden=(4,))
+    own = record | {"identity": identity(family, linear), "own_policy": True}
+    RunStore(path).write_json("config.json", own)
+    with pytest.raises(ConfigError, match="another policy.*pass the run's own networks"):
+        load(path, policy=make_policy(family, hidden=(8,)))
+    assert load(path, policy=make_policy(family, hidden=(4,))).policy == linear
 
 
 def test_a_folder_with_contents_is_refused_before_any_work(small_settings, tmp_path, no_training):

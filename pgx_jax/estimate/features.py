@@ -157,7 +157,7 @@ def gradient_features(
         Features with values [U, N, d].
 
     Raises:
-        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive.
+        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive, or ``log_prob`` no scalar.
         DataError: if a log-probability or a gradient is not finite, naming the source.
     """
     sources, count = transitions.action.shape[:2]
@@ -169,6 +169,9 @@ def gradient_features(
     block = default_block(p) if block is None else block
     chunk = chunk_size(total, p, block, chunk)
     obs, action = (jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action))
+    told = jax.eval_shape(log_prob, params, obs[0], action[0])
+    if getattr(told, "shape", None) != ():
+        raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
     log_probs = _log_probs(log_prob, params, obs, action, chunk)
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
     values = _features(log_prob, params, obs, action, key, dim, chunk, block).reshape(sources, count, dim)

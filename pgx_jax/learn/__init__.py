@@ -3,13 +3,21 @@
 from pgx_jax.learn.collect import collect
 from pgx_jax.learn.evaluate import Evaluation, evaluate
 from pgx_jax.learn.objectives import relabels
-from pgx_jax.learn.policy import Policy, explore_afresh, make_policy, policy_params, with_policy_params
+from pgx_jax.learn.policy import (
+    Policy,
+    check_agent,
+    check_networks,
+    explore_afresh,
+    make_policy,
+    policy_params,
+    with_policy_params,
+)
 from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.train import Trained, init_agents, train
 from pgx_jax.learn.work import stack, take
 
 __all__ = [
-    "PPO", "Evaluation", "Policy", "Trained", "collect", "evaluate", "explore_afresh",
-    "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
+    "PPO", "Evaluation", "Policy", "Trained", "check_agent", "check_networks", "collect", "evaluate",
+    "explore_afresh", "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
     "with_policy_params",
 ]  # fmt: skip

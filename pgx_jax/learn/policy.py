@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn.distributions import Distribution, for_space
+from pgx_jax.learn.distributions import Categorical, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.tasks import TaskFamily
@@ -114,6 +115,71 @@ def make_policy(
         kind = CategoricalActor if distribution.__class__.__name__ == "Categorical" else GaussianActor
         actor = kind(distribution.size, tuple(hidden))
     return Policy(actor, critic or Critic(tuple(hidden)), distribution, **settings)
+
+
+def check_networks(policy: Policy, family: TaskFamily) -> Agent:
+    """Refuse networks that do not fit the family, by tracing them; nothing is computed.
+
+    Returns:
+        the shapes and types of an agent of this policy (`jax.ShapeDtypeStruct` for every leaf).
+
+    Raises:
+        ConfigError: which network returns what, and what it should return.
+    """
+    shape, batch = family.observation_space.shape, 3
+    context = jnp.zeros(np.shape(family.context))
+    try:
+        agent = jax.eval_shape(lambda key: policy.init(key, shape, context), jax.random.PRNGKey(0))
+        obs, told = jnp.zeros((batch, *shape)), jnp.zeros((batch, context.shape[1]))
+        actor = jax.eval_shape(policy.actor.apply, agent.actor, policy.actor_input(obs, told))
+        critic = jax.eval_shape(policy.critic.apply, agent.critic, policy.critic_input(obs, told))
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"the policy's networks cannot be applied to observations of shape {list(shape)}: {reason}"
+        ) from error
+    size, one = policy.distribution.size, isinstance(policy.distribution, Categorical)
+    wanted = "logits" if one else "a pair (mean, log_std)"
+    leaves = [actor] if one else actor if isinstance(actor, tuple) and len(actor) == 2 else [None]
+    if any(getattr(leaf, "shape", None) != (batch, size) for leaf in leaves):
+        found = jax.tree.map(lambda x: list(x.shape), actor)
+        raise ConfigError(
+            f"for {batch} observations the actor returns arrays of shapes {found}; it must return {wanted} "
+            f"of shape {[batch, size]}, one row an observation (jnp.broadcast_to helps)"
+        )
+    if getattr(critic, "shape", None) != (batch,):
+        raise ConfigError(
+            f"for {batch} observations the critic returns {jax.tree.map(lambda x: list(x.shape), critic)}; "
+            f"it must return one value each, {[batch]}"
+        )
+    return agent
+
+
+def check_agent(agent: Agent, expected: Agent) -> None:
+    """Refuse an agent of another policy.
+
+    Args:
+        agent: arrays, for instance a meta-policy of one's own.
+        expected: from `check_networks`.
+
+    Raises:
+        ConfigError: which part differs, and how to make one that fits.
+    """
+    remedy = "begin with policy.init(key, observation_shape, context), and put own actor parameters into it "
+    remedy += "by learn.with_policy_params(agent, params)"
+    if not isinstance(agent, Agent):
+        raise ConfigError(f"the meta-policy must be a pgx_jax Agent, not {type(agent).__name__}: {remedy}")
+    for name in Agent._fields:
+        own, wanted = (
+            {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+            for tree in (getattr(agent, name), getattr(expected, name))
+        )
+        if own != wanted:
+            where = next(iter(sorted({*own.items()} ^ {*wanted.items()})))[0]
+            raise ConfigError(
+                f"the meta-policy's {name} does not fit the policy: {name}{where} has shape "
+                f"{own.get(where, 'none')}, expected {wanted.get(where, 'none')}; {remedy}"
+            )
 
 
 def policy_params(agent: Agent) -> PyTree:
