@@ -189,14 +189,32 @@ def over_draws(means: Sequence[float]) -> dict:
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 
-def method_entry(methods: list[Method], played: Played, family: TaskFamily) -> dict:
+def summarise(episodes: Sequence[np.ndarray]) -> dict:
+    """Mean and 95% interval of one method's episodes [n, E], or of the means of several draws."""
+    return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
+
+
+def distinct(methods: Sequence[Method]) -> Sequence[Method]:
+    """The draws of a method, or the first alone where there was nothing to draw (k is 1 or n)."""
+    return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods
+
+
+def difference(mine: Method, methods: Sequence[Method], played: Played) -> dict:
+    """Ours minus a method (one or several draws), {"mean", "ci95"}, paired by tasks and episodes.
+
+    All methods play the same episodes, so that their noise is in the differences once; the interval is
+    that of `stratified`, or of `over_draws` for several draws.
+    """
+    return summarise([played.of(mine) - played.of(m) for m in distinct(methods)])
+
+
+def method_entry(methods: Sequence[Method], played: Played, family: TaskFamily) -> dict:
     """The entry of one method (one or several draws) in results.json."""
-    if all((m.labels == methods[0].labels).all() for m in methods):  # nothing to draw where k is 1 or n
-        methods = methods[:1]
+    methods = distinct(methods)
     episodes = [played.of(m) for m in methods]
     first, draws = methods[0], [float(x.mean()) for x in episodes]
     groups = [named_groups(m.labels, family.task_names) for m in methods]
-    entry = (over_draws(draws) if len(draws) > 1 else stratified(episodes[0])) | {
+    entry = summarise(episodes) | {
         "groups": groups[0],
         "metric": family.metric,
         "per_task": np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
@@ -213,8 +231,15 @@ def named_groups(labels: np.ndarray, names: tuple[str, ...]) -> list[list[str]]:
     return [[names[i] for i in np.flatnonzero(labels == g)] for g in range(labels.max() + 1)]
 
 
-def learning_curve(m: Method, pool: Pool, points: int = 40) -> dict:
-    """Mean return over tasks along a method's budget, {"steps": [...], "return": [...]}."""
+def learning_curve(methods: Sequence[Method], pool: Pool, points: int = 40) -> dict:
+    """Mean return over tasks (and draws) along a method's budget, {"steps": [...], "return": [...]}."""
+    curves = [_curve(m, pool, points) for m in distinct(methods)]
+    steps, returns = np.mean(curves, axis=0)
+    return {"steps": steps.tolist(), "return": returns.tolist()}
+
+
+def _curve(m: Method, pool: Pool, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and mean returns over tasks [points] of one draw."""
     curves = []
     for task, g in enumerate(m.labels):
         returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
@@ -225,4 +250,4 @@ def learning_curve(m: Method, pool: Pool, points: int = 40) -> dict:
         grid = (np.arange(points) + 1) / points
         curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
     steps = m.spent + (np.arange(points) + 1) / points * (m.env_steps - m.spent)
-    return {"steps": steps.tolist(), "return": np.mean(curves, axis=0).tolist()}
+    return steps, np.mean(curves, axis=0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pgx_jax import wording
+from pgx_jax import conclusion, wording
 from pgx_jax.elements import cards, chips, details, dot, table, text
 from pgx_jax.stylesheet import CSS
 
@@ -15,7 +15,9 @@ _VERDICTS = {
     "gain": ("A gain, measured", "good"),
     "predicted": ("A gain is predicted, none is measured", "hint"),
     "no_gain": ("No gain", "plain"),
-    "not_predicted": ("No gain shown", "plain"),
+    "not_shown": ("No gain shown", "plain"),
+    "too_small": ("Too small a gain for a split", "plain"),
+    "not_judged": ("Splits not judged", "plain"),
     "loss": ("A loss, measured", "bad"),
 }
 _CAPTIONS = {
@@ -28,10 +30,10 @@ _CAPTIONS = {
     "the method has used. Methods with another total of steps are left out.",
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value. Outlines mark the groups found.",
-    "path": "Every candidate partition with its score on data that neither the surrogates nor the affinity "
-    "have seen. Where k is not given, the smallest one is chosen whose distance to the best is within "
-    "two standard errors (if not set otherwise), or negligible. Bars are two standard errors of the paired "
-    "difference to the best.",
+    "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
+    "though the affinity that proposed it may have. Where k is not given, the smallest one is chosen whose "
+    "distance to the best is within two standard errors (if not set otherwise), or negligible. Bars are two "
+    "standard errors of the paired difference to the best.",
     "pipeline": "Every stage of the run and how long it took, compilation included.",
 }
 
@@ -44,7 +46,7 @@ def render(results: Mapping, config: Mapping, svgs: Mapping[str, str]) -> str:
         config: what ``config.json`` holds.
         svgs: figure name -> ``<svg>`` element.
     """
-    badge, tone = _VERDICTS[wording.verdict(results)]
+    badge, tone = _VERDICTS[conclusion.verdict(results)]
     family = str(results.get("family", "run"))
     sections = [
         _section("Comparison", _figure("methods", svgs), _methods_table(results)),
@@ -52,7 +54,9 @@ def render(results: Mapping, config: Mapping, svgs: Mapping[str, str]) -> str:
         _section("Task by task", _figure("per_task", svgs), _per_task_table(results)),
         _section("Unseen test tasks", _test_tasks(results)),
         _section("Affinity", _figure("affinity", svgs)),
-        _section("Choice of the partition", _figure("path", svgs), _path_table(results)),
+        _section(
+            "Choice of the partition", _figure("path", svgs), _prediction(results), _path_table(results)
+        ),
         _section("Learning curves", _figure("curves", svgs)),
         _section("Pipeline", _flow(results), _figure("pipeline", svgs)),
         _section("Diagnostics", _settings(results.get("diagnostics"))),
@@ -67,7 +71,7 @@ def render(results: Mapping, config: Mapping, svgs: Mapping[str, str]) -> str:
             f"<title>{text(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>",
             f'<header>\n<p class="eyebrow">PolicyGradEx report</p>\n<h1>{text(family)}</h1>',
             f'<div class="advice {tone}"><span class="badge">{badge}</span>'
-            f"<p>{text(results.get('advice') or wording.advice(results))}</p></div>",
+            f"<p>{text(results.get('advice') or conclusion.advice(results))}</p></div>",
             _facts(results),
             "</header>",
             *filter(None, sections),
@@ -84,7 +88,7 @@ def _facts(results: Mapping) -> str:
     facts = [
         ("tasks", str(results.get("n_tasks", "–"))),
         ("groups", str(results.get("k", "–"))),
-        ("predicted gain", wording.with_interval(wording.predicted_gain(results), signed=True)),
+        ("predicted gain", wording.with_interval(conclusion.predicted_gain(results), signed=True)),
         ("realised gain", wording.with_interval(wording.estimate(gain.get("realised")), signed=True)),
         ("total steps", wording.steps(ours.get("env_steps"))),
         ("time", wording.duration(timed) if timed else "–"),
@@ -180,11 +184,28 @@ def _test_tasks(results: Mapping) -> str:
     return how + lead + (details("Which policy each test task was given", listed) if rows else "")
 
 
+def _prediction(results: Mapping) -> str:
+    """What the predicted gain is, and how far it can be trusted."""
+    value = conclusion.predicted_gain(results)
+    if value.mean is None:
+        return ""
+    of = " of the best split" if int(results["k"]) == 1 else ""
+    gain = text(wording.with_interval(value, signed=True))
+    return (
+        f"<p>The predicted gain{of}, {gain}, is a difference of two held-out surrogate scores (by how much "
+        "surrogates reduce the loss on trajectories that they have not seen), in standardised advantage a "
+        "step: not in the unit in which policies are compared. It and its interval are from the trajectories "
+        "on which the partition was chosen, and so a little hopeful.</p>"
+    )
+
+
 def _path_table(results: Mapping) -> str:
     entry = results.get("path") or {}
     k = entry.get("k") or []
     if not k:
         return "<p>No path was recorded.</p>"
+    if len(k) == 1:
+        return "<p>The settings left a single candidate, so that nothing was chosen by its score.</p>"
     head, rows = ["k", "Score", "Below the best", "Standard error", "Group of each task"], []
     for i in range(len(k)):
         labels = _at(entry.get("labels") or [], i)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from pgx_jax import figures, page, serial, wording
+from pgx_jax import conclusion, figures, page, serial, wording
 from pgx_jax.errors import DataError
 
 __all__ = ["advice", "build", "terminal_table", "verdict"]
@@ -24,17 +24,21 @@ _REQUIRED = ("n_tasks", "task_names", "k", "groups", "methods")
 def advice(results: Mapping) -> str:
     """One sentence: group or don't, the predicted gain and the realised gain, with their intervals.
 
-    If nothing is gained, it says so; what was not measured, it says too.
+    If nothing is gained, it says so; what was not measured or judged, it says too. A second sentence
+    names the methods that do better than ours at the same total, where there are any.
 
     Args:
         results: what ``results.json`` holds; reads ``k``, ``n_tasks``, ``gain``, ``methods``, ``path``.
     """
-    return wording.advice(serial.jsonable(results))
+    return conclusion.advice(serial.jsonable(results))
 
 
 def verdict(results: Mapping) -> str:
-    """One of "gain", "no_gain", "loss" (measured), "predicted", "not_predicted" (not measured)."""
-    return wording.verdict(serial.jsonable(results))
+    """One of "gain", "loss" (measured), "predicted", "no_gain", "not_shown", "too_small", "not_judged".
+
+    What each means is said in `conclusion.verdict`.
+    """
+    return conclusion.verdict(serial.jsonable(results))
 
 
 def build(results: Mapping, config: Mapping, out: str | PathLike) -> Path:

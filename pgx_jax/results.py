@@ -14,24 +14,31 @@ from pgx_jax.unseen import unseen_tasks
 
 
 def assemble(run: Any) -> dict:
-    """What results.json holds of a `Run`, all but the timings."""
+    """What results.json holds of a `Run`, all but the timings.
+
+    A method's entry (see `judge.method_entry`) has its mean over tasks with an interval, and, beside
+    ours, ``difference``: ours minus it, paired, as ``gain.realised`` is for one policy for all.
+    """
     methods = {"policygradex": [run.ours], **run.baselines}
     pool = run.policies + run.comparisons if run.baselines else run.policies
     family, found = run.family, run.grouping
     played = judge.play(pool, run.policy_of, family, run.config)
     mine, multitask = methods["policygradex"][0], methods.get("multitask", [None])[0]
+    entries = {name: judge.method_entry(m, played, family) for name, m in methods.items()}
+    for name, others in run.baselines.items():
+        entries[name]["difference"] = judge.difference(mine, others, played)
     gain = {"predicted": pipeline.predicted_gain(found.labels, run.held_out), "realised": None}
     if multitask:
-        gain["realised"] = judge.stratified(played.of(mine) - played.of(multitask))
+        gain["realised"] = judge.difference(mine, [multitask], played)
     results = {
         "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
         "task_names": family.task_names, "seed": run.config.seed, "k": found.k,
         "groups": judge.named_groups(found.labels, family.task_names),
-        "methods": {name: judge.method_entry(m, played, family) for name, m in methods.items()},
+        "methods": entries,
         "gain": gain,
         "affinity": affinity_entry(run.affinity),
         "path": path_entry(found),
-        "curves": {name: judge.learning_curve(m[0], pool) for name, m in methods.items()},
+        "curves": {name: judge.learning_curve(m, pool) for name, m in methods.items()},
         "test_tasks": unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
         "diagnostics": diagnostics(run),
         "true_groups": None, "agreement": agreement(family, found),

@@ -39,8 +39,14 @@ def estimate(entry: Mapping | None) -> Estimate:
     entry = entry or {}
     interval = entry.get("ci95")
     lo, hi = interval if isinstance(interval, Sequence) and len(interval) == 2 else (None, None)
-    mean, lo, hi = (_finite(x) for x in (entry.get("mean"), lo, hi))
+    mean, lo, hi = (finite(x) for x in (entry.get("mean"), lo, hi))
     return Estimate(mean, lo, hi) if lo is not None and hi is not None else Estimate(mean, None, None)
+
+
+def finite(value: Any) -> float | None:
+    """A finite number as a float; anything else becomes None."""
+    number_like = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if number_like and math.isfinite(value) else None
 
 
 def ordered_methods(results: Mapping, every: bool = False) -> list[str]:
@@ -74,91 +80,22 @@ def method_label(results: Mapping, name: str, alone: bool = False) -> str:
     return f"{_LABELS[SIMILAR]} ({', '.join(kinds)})"
 
 
-def predicted_gain(results: Mapping) -> Estimate:
-    """Predicted gain over one policy for all: of our groups, or of the best split if k = 1.
-
-    One group gains nothing over itself, so k = 1 is judged by what the best other candidate of the
-    path promises, with the interval of its paired difference.
-    """
-    own = estimate((results.get("gain") or {}).get("predicted"))
-    path = results.get("path") or {}
-    chosen, scores = path.get("chosen"), [_finite(score) for score in path.get("score") or []]
-    if int(results["k"]) > 1 or chosen is None or not scores or scores[chosen] is None:
-        return own
-    splits = [i for i, k in enumerate(path["k"]) if k > 1 and scores[i] is not None]
-    if not splits:
-        return own
-    best = max(splits, key=lambda i: scores[i])
-    gain = scores[best] - scores[chosen]
-    error = _finite(path["stderr"][chosen if gain > 0 else best])  # of the difference to the best of all
-    return (
-        Estimate(gain, None, None)
-        if error is None
-        else Estimate(gain, gain - 1.96 * error, gain + 1.96 * error)
-    )
-
-
 def stage_seconds(results: Mapping) -> list[tuple[str, float]]:
     """(stage, seconds) in the order in which they ran, from the pairs of ``timings["stages"]``."""
     stages = (results.get("timings") or {}).get("stages") or ()
-    return [(str(name), float(value)) for name, value in stages if _finite(value) is not None]
+    return [(str(name), float(value)) for name, value in stages if finite(value) is not None]
 
 
 def total_seconds(results: Mapping) -> float | None:
     """Duration of the run: ``timings["total"]``, or the sum of its stages; None if not recorded."""
     timings = results.get("timings") or {}
-    total = _finite(timings.get("total"))
+    total = finite(timings.get("total"))
     return total if total is not None else sum(value for _, value in stage_seconds(results)) or None
 
 
 def belongs_to_method(stage: str) -> bool:
     """Whether a stage is the method's own, rather than part of judging it."""
     return stage not in _JUDGING
-
-
-def verdict(results: Mapping) -> str:
-    """One of "gain", "no_gain", "loss" (measured), "predicted", "not_predicted" (not measured).
-
-    A gain counts when its whole 95% interval is above zero. One group is never a gain: there is
-    nothing to tell it from one policy for all but chance.
-    """
-    predicted, realised = predicted_gain(results), _realised(results)
-    grouped = int(results["k"]) > 1
-    if realised.mean is None:
-        return "predicted" if grouped and (predicted.lo or 0) > 0 else "not_predicted"
-    if grouped and realised.hi is not None and realised.hi < 0:
-        return "loss"
-    return "gain" if grouped and (realised.lo or 0) > 0 else "no_gain"
-
-
-def advice(results: Mapping) -> str:
-    """One sentence: group or don't, with the predicted and the realised gain and their intervals.
-
-    Args:
-        results: what ``results.json`` holds; reads ``k``, ``n_tasks``, ``gain``, ``methods``.
-
-    Returns:
-        The sentence. If nothing is gained, it says so; if nothing was measured, it says that.
-    """
-    k, n, kind = int(results["k"]), int(results["n_tasks"]), verdict(results)
-    predicted, realised = _predicted_clause(results), _realised_clause(results)
-    groups = "one policy per task" if k == n else f"{k} groups"
-    how = f"one policy for each of these {n} tasks" if k == n else f"these {n} tasks in {k} groups"
-    if kind == "gain":
-        return f"Group: train {how}; {predicted}, and {realised}."
-    if kind == "predicted":
-        return f"Group: train {how}; {predicted}; {realised}."
-    one = f"Don't group: train one policy for all {n} tasks, because"
-    joint = "and" if _realised(results).mean is not None else "while"
-    if kind == "loss":
-        return f"{one} {groups} gain nothing and lose something; {predicted}, but {realised}."
-    if k == 1:
-        both = " (ours is one policy, too, trained otherwise)" if joint == "and" else ""
-        return f"{one} nothing is gained by splitting them; {predicted}, {joint} {realised}{both}."
-    if kind == "not_predicted":
-        return f"{one} no gain by {groups} is shown; {predicted}, {joint} {realised}."
-    doubt = "which can't be told from zero" if _realised(results).lo is not None else "without an interval"
-    return f"{one} nothing is gained by {groups}; {predicted}, but {realised}, {doubt}."
 
 
 def metric_name(results: Mapping) -> str:
@@ -191,7 +128,7 @@ def number(value: Any, digits: int | None = None) -> str:
 
 def steps(value: Any) -> str:
     """Environment steps: 480k, 1.23M."""
-    value = _finite(value)
+    value = finite(value)
     if value is None:
         return "–"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -238,7 +175,7 @@ def _listed(values: Sequence) -> str:
     while isinstance(level, (list, tuple)) and level:
         shape.append(len(level))
         level = level[0]
-    numbers = [x for x in _leaves(values) if _finite(x) is not None]
+    numbers = [x for x in _leaves(values) if finite(x) is not None]
     span = f" from {number(min(numbers))} to {number(max(numbers))}" if numbers else ""
     return f"{' × '.join(map(str, shape))} values{span}"
 
@@ -246,39 +183,6 @@ def _listed(values: Sequence) -> str:
 def _leaves(value: Any) -> list:
     nested = isinstance(value, (list, tuple))
     return [leaf for child in value for leaf in _leaves(child)] if nested else [value]
-
-
-def _predicted_clause(results: Mapping) -> str:
-    value = predicted_gain(results)
-    if value.mean is None:
-        return "the gain was not predicted"
-    which = " of the best split" if int(results["k"]) == 1 else ""
-    gain = with_interval(value, signed=True)
-    return f"the predicted gain{which} over one policy for all is {gain} (held-out surrogate score)"
-
-
-def _realised(results: Mapping) -> Estimate:
-    return estimate((results.get("gain") or {}).get("realised"))
-
-
-def _realised_clause(results: Mapping) -> str:
-    value = _realised(results)
-    if value.mean is None:
-        return "the realised gain was not measured"
-    ours = (results.get("methods") or {}).get(OURS) or {}
-    if not ours.get("equal_steps", True):
-        same = "with the given meta-policy's training not counted"
-    else:
-        total = ours.get("env_steps")
-        same = f"at the same total of {steps(total)} environment steps" if total else "at the same total"
-    gain = f"{with_interval(value, signed=True)} in {metric_name(results)}"
-    noise = " (noise of this run's evaluation alone)" if value.lo is not None else ""
-    return f"the realised gain {same} is {gain}{noise}"
-
-
-def _finite(value: Any) -> float | None:
-    number_like = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if number_like and math.isfinite(value) else None
 
 
 def _fixed(value: float, digits: int, sign: str = "") -> str:

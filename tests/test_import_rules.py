@@ -14,7 +14,7 @@ LAYERS = (
     {"types", "errors", "tasks"},
     {"learn", "estimate", "grouping", "families", "checks"},
     {"config", "analysis", "streams", "validation", "pipeline", "logged", "pool", "judge", "unseen"},
-    {"serial", "store", "wording", "figures", "elements", "stylesheet", "page", "report"},
+    {"serial", "store", "wording", "conclusion", "figures", "elements", "stylesheet", "page", "report"},
     {"checkpoint", "provenance", "results", "stages", "run", "saved"}
     | {"show", "console", "commands", "cli", "__main__", "__init__"},
 )

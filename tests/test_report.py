@@ -110,6 +110,8 @@ def test_every_method_setting_task_and_figure_appears(run_results, built):
         "149.6 [147.3, 151.9]",
     ):
         assert text in words
+    for text in ("standardised advantage a step", "trajectories on which the partition was chosen"):
+        assert text in words
     for text in ("2.1M", "146.1 [141.0, 151.2]", "exactly the true ones", "0.0171, 0.0215", "2 min 13 s"):
         assert text in words
     for text in ("58.3 [51.0, 65.6]", "draw 2: 72.75", "0.034, 0.029, 0.041", "10 × 10 values from -0.0"):
@@ -143,9 +145,22 @@ def test_figures_are_png_files_with_something_on_them(built):
 def test_one_group_and_no_planted_truth(ungrouped_results, tmp_path):
     html = render(ungrouped_results, tmp_path)
     check(html)
-    assert "nothing is gained" in html and "No gain" in html
+    assert "no gain by splitting them is shown" in html and "No gain shown" in html
+    assert "The predicted gain of the best split, −0.0001 [" in html and "a little hopeful" in html
     assert "adjusted Rand" not in html and "Unseen test tasks" not in html and "True groups" not in html
     assert "<h3>Group 1<span>10 tasks" in html and "Group 2" not in html
+
+
+def test_one_group_that_was_given(ungrouped_results, tmp_path):
+    results = ungrouped_results
+    path = results["path"]
+    results["path"] = {key: path[key][:1] for key in path if key != "chosen"} | {"chosen": 0}
+    html = render(results, tmp_path)
+    check(html)
+    assert "as k = 1 was given: splits were not judged" in html and "Splits not judged" in html
+    assert "No gain" not in html and "nothing is gained" not in html and "The predicted gain" not in html
+    assert "<dt>predicted gain</dt><dd>–</dd>" in html and "left a single candidate" in html
+    assert "path" not in figures.draw_all(results) and not (tmp_path / "figures/path.png").exists()
 
 
 def test_nothing_compared_and_no_path(run_results, tmp_path):

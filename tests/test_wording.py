@@ -1,97 +1,11 @@
-"""How results are put into words: the advice, the numbers, the table of the terminal."""
+"""How results are put into words: the numbers, the stages, the table of the terminal."""
 
 import io
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from pgx_jax import report, wording
-
-
-def with_gain(k: int, predicted, realised) -> dict:
-    entry = {"groups": None, "metric": "return", "mean": 1.0, "ci95": None, "env_steps": 480_000}
-    gains = {"predicted": predicted, "realised": realised}
-    gains = {
-        key: value and {"mean": value[0], "ci95": list(value[1:]) or None} for key, value in gains.items()
-    }
-    return {"k": k, "n_tasks": 10, "methods": {"policygradex": entry}, "gain": gains}
-
-
-UP, FLAT, DOWN = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0)
-
-
-@pytest.mark.parametrize(
-    ("k", "predicted", "realised", "kind", "start", "parts"),
-    [
-        (3, UP, UP, "gain", "Group: train these 10 tasks in 3 groups;", ["+2.0 [1.0, 3.0] in mean return"]),
-        (10, UP, UP, "gain", "Group: train one policy for each of these 10 tasks;", ["total of 480k"]),
-        (3, DOWN, UP, "gain", "Group:", ["predicted gain over one policy for all is -2.0 [-3.0, -1.0]"]),
-        (
-            3,
-            UP,
-            FLAT,
-            "no_gain",
-            "Don't group:",
-            ["nothing is gained by 3 groups", "can't be told from zero"],
-        ),
-        (3, UP, DOWN, "loss", "Don't group:", ["gain nothing and lose something", "-2.0 [-3.0, -1.0]"]),
-        (
-            3,
-            UP,
-            (2.0,),
-            "no_gain",
-            "Don't group:",
-            ["nothing is gained", "+2.00 in mean", "without an interval"],
-        ),
-        (3, UP, None, "predicted", "Group:", ["+2.0 [1.0, 3.0]", "the realised gain was not measured"]),
-        (3, FLAT, None, "not_predicted", "Don't group:", ["no gain by 3 groups is shown", "not measured"]),
-        (3, (2.0,), None, "not_predicted", "Don't group:", ["no gain by 3 groups is shown"]),
-        (3, None, None, "not_predicted", "Don't group:", ["was not predicted", "was not measured"]),
-        (
-            1,
-            FLAT,
-            FLAT,
-            "no_gain",
-            "Don't group: train one policy for all 10 tasks",
-            ["nothing is gained by split"],
-        ),
-        (1, FLAT, UP, "no_gain", "Don't group:", ["nothing is gained", "+2.0 [1.0, 3.0]", "ours is one"]),
-        (1, FLAT, DOWN, "no_gain", "Don't group:", ["nothing is gained", "-2.0 [-3.0, -1.0]"]),
-        (1, UP, None, "not_predicted", "Don't group:", ["nothing is gained", "not measured"]),
-        (3, UP, (float("nan"), 0, 1), "predicted", "Group:", ["not measured"]),
-        (3, UP, (2.0, float("nan"), 3.0), "no_gain", "Don't group:", ["without an interval"]),
-    ],
-)
-def test_the_advice_says_what_was_found(k, predicted, realised, kind, start, parts):
-    results = with_gain(k, predicted, realised)
-    sentence = report.advice(results)
-    assert report.verdict(results) == kind
-    assert sentence.startswith(start) and sentence.endswith(".")
-    assert sentence.count(". ") == 0, "one sentence"
-    for part in parts:
-        assert part in sentence
-    assert sentence.startswith("Group") == (kind in ("gain", "predicted"))
-
-
-def test_one_group_is_judged_by_the_best_split(ungrouped_results):
-    results = ungrouped_results
-    assert "predicted gain of the best split over one policy for all is -0.0001 [" in report.advice(results)
-    best = wording.predicted_gain(results)  # k = 1 scores best: minus 0.0001, standard error of candidate 3
-    assert best == pytest.approx((-0.0001, -0.0001 - 1.96 * 0.0009, -0.0001 + 1.96 * 0.0009))
-    results["path"].update(score=[0.0121, 0.0118, 0.0125, 0.0119, 0.0115, 0.0090])
-    best = wording.predicted_gain(results)  # a split scores best: plus 0.0004, standard error of k = 1
-    assert best == pytest.approx((0.0004, 0.0004 - 1.96 * 0.0011, 0.0004 + 1.96 * 0.0011))
-    results["path"].update(k=[1], score=[0.0121], stderr=[0.0], difference=[0.0])
-    assert wording.predicted_gain(results) == wording.estimate(results["gain"]["predicted"])
-
-
-def test_raw_arrays_read_as_the_numbers_they_hold(run_results):
-    results = run_results
-    expected = report.advice(results)
-    results["gain"]["realised"] = {"mean": np.float32(87.7), "ci95": np.array([83.0, 92.4], np.float32)}
-    results["path"] = {key: np.asarray(value) for key, value in results["path"].items()}
-    assert report.advice(results) == expected
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run_results):

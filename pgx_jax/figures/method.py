@@ -86,11 +86,14 @@ def affinity(results: Mapping) -> Figure | None:
 
 
 def path(results: Mapping) -> Figure | None:
-    """Held-out score of every candidate partition over its k, and the one that was chosen."""
+    """Held-out score of every candidate partition over its k, and the one that was chosen.
+
+    None for a single candidate, among which there is nothing to choose.
+    """
     entry = results.get("path") or {}
     k = np.array(entry.get("k") or [], dtype=float)
     score = np.array(entry.get("score") or [], dtype=float)
-    if len(k) == 0 or len(score) != len(k) or not np.isfinite(score).any():
+    if len(k) < 2 or len(score) != len(k) or not np.isfinite(score).any():
         return None
     error = np.nan_to_num(np.array(entry.get("stderr") or np.zeros(len(k)), dtype=float))
     factor = float(entry.get("stderrs") or 2)

@@ -1,0 +1,145 @@
+"""What results come to: the predicted gain, the verdict, and the advice in words."""
+
+import numpy as np
+import pytest
+
+from pgx_jax import conclusion, report
+
+UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
+
+
+def with_gain(k: int, predicted, realised, penalty=None) -> dict:
+    """Results of ten tasks; for k = 1 ``predicted`` is that of the only split, or None if none was judged."""
+    entry = {"groups": None, "metric": "return", "mean": 1.0, "ci95": None, "env_steps": 480_000}
+    gains = {"predicted": predicted if k > 1 else ZERO, "realised": realised}
+    gains = {
+        key: value and {"mean": value[0], "ci95": list(value[1:]) or None} for key, value in gains.items()
+    }
+    path = {"k": [k], "score": [0.3], "stderr": [0.0], "chosen": 0, "penalty": [penalty]}
+    if k == 1 and predicted:
+        mean, half = predicted[0], (predicted[-1] - predicted[1]) / 2 if predicted[1:] else None
+        error = half and half / 1.96
+        path |= {"k": [1, 2], "score": [0.3, 0.3 + mean], "stderr": [error, error], "penalty": [None] * 2}
+    methods = {"policygradex": entry, "multitask": entry | {"env_steps": 492_000}}
+    return {"k": k, "n_tasks": 10, "methods": methods, "gain": gains, "path": path}
+
+
+SMALL = "the gain that is predicted is too small to be worth a split; the predicted gain of the best split"
+ONE = "Don't group: train one policy for all 10 tasks, because"
+NONE = f"{ONE} no gain by splitting them is shown;"
+NOTHING = f"{ONE} nothing is gained by splitting them;"
+
+
+@pytest.mark.parametrize(
+    ("k", "predicted", "realised", "kind", "start", "parts"),
+    [
+        (3, UP, UP, "gain", "Group: train these 10 tasks in 3 groups;", ["+2.0 [1.0, 3.0] in mean return"]),
+        (10, UP, UP, "gain", "Group: train one policy for each of these 10 tasks;", ["at most 492k env"]),
+        (3, DOWN, UP, "gain", "Group:", ["predicted gain over one policy for all is -2.0 [-3.0, -1.0]"]),
+        (3, UP, FLAT, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["can't be told from zero"]),
+        (3, UP, ZERO, "no_gain", f"{ONE} nothing is gained by 3 groups;", ["+0.0 [0.0, 0.0] in mean"]),
+        (3, UP, DOWN, "loss", f"{ONE} 3 groups gain nothing and lose something;", ["-2.0 [-3.0, -1.0]"]),
+        (10, UP, DOWN, "loss", f"{ONE} one policy per task gain", ["-2.0 [-3.0, -1.0]"]),
+        (3, UP, (2.0,), "not_shown", f"{ONE} no gain by 3 groups is measured with", ["+2.00 in mean return"]),
+        (3, UP, None, "predicted", "Group:", ["+2.0 [1.0, 3.0]", "the realised gain was not measured"]),
+        (3, FLAT, None, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["not measured"]),
+        (3, (2.0,), None, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["+2.00 (held-out"]),
+        (3, None, None, "not_shown", f"{ONE} no gain by 3 groups", ["was not predicted", "was not measured"]),
+        (3, UP, (float("nan"), 0, 1), "predicted", "Group:", ["not measured"]),
+        (3, UP, (2.0, float("nan"), 3.0), "not_shown", ONE, ["not measured with an interval"]),
+        # one group was chosen
+        (1, FLAT, FLAT, "not_shown", NONE, ["+0.5 [-1.0, 2.0] (held-out"]),
+        (1, FLAT, UP, "not_shown", NONE, ["+2.0 [1.0, 3.0]", "a gain of its training)"]),
+        (1, FLAT, DOWN, "not_shown", NONE, ["-2.0 [-3.0, -1.0]", "otherwise: a loss of its training)"]),
+        (1, FLAT, ZERO, "no_gain", NOTHING, ["+0.0 [0.0, 0.0] in mean"]),
+        (1, UP, ZERO, "no_gain", NOTHING, ["(held-out surrogate score), too small to be worth a split, and"]),
+        (1, DOWN, FLAT, "no_gain", NOTHING, ["is -2.0 [-3.0, -1.0] (held"]),
+        (1, UP, FLAT, "too_small", f"{ONE} {SMALL}", ["+2.0 [1.0, 3.0] (held-out", "trained otherwise)"]),
+        (1, UP, DOWN, "too_small", f"{ONE} {SMALL}", ["-2.0 [-3.0, -1.0] in mean", "a loss of its training"]),
+        (1, UP, None, "too_small", f"{ONE} {SMALL}", ["while the realised gain was not measured"]),
+        (1, (2.0,), FLAT, "not_shown", NONE, ["is +2.00 (held-out"]),
+        (1, FLAT, (-0.7,), "not_shown", NONE, ["-0.700 in mean return (not measured with"]),
+    ],
+)  # fmt: skip
+def test_the_advice_says_what_was_found(k, predicted, realised, kind, start, parts):
+    results = with_gain(k, predicted, realised)
+    sentence = report.advice(results)
+    assert report.verdict(results) == kind
+    assert sentence.startswith(start) and sentence.endswith(".")
+    assert sentence.count(". ") == 0, "one sentence"
+    for part in parts:
+        assert part in sentence
+    assert sentence.startswith("Group") == (kind in ("gain", "predicted"))
+    assert ("nothing is gained" in sentence) == (kind == "no_gain")
+
+
+@pytest.mark.parametrize("realised", [UP, DOWN, ZERO, (0.5,), None])
+@pytest.mark.parametrize(
+    ("penalty", "given"),
+    [(None, "k = 1 was given"), (4.0, "the settings (a trace penalty, or max_groups = 1)")],
+)
+def test_where_one_group_was_given_splits_were_not_judged(realised, penalty, given):
+    results = with_gain(1, None, realised, penalty)
+    sentence = report.advice(results)
+    assert report.verdict(results) == "not_judged"
+    assert conclusion.predicted_gain(results) == (None, None, None)
+    assert (
+        sentence.startswith(f"One policy for all 10 tasks, as {given}")
+        and "splits were not judged" in sentence
+    )
+    assert "nothing is gained" not in sentence and "of the best split" not in sentence
+    shown = {UP: "+2.0 [1.0, 3.0]", DOWN: "-2.0 [-3.0, -1.0]", ZERO: "+0.0 [0.0, 0.0]", (0.5,): "+0.500"}
+    assert shown.get(realised, "was not measured") in sentence
+
+
+def test_one_group_is_judged_by_the_best_split(ungrouped_results):
+    results = ungrouped_results
+    assert "predicted gain of the best split over one policy for all is -0.0001 [" in report.advice(results)
+    best = conclusion.predicted_gain(
+        results
+    )  # k = 1 scores best: minus 0.0001, standard error of candidate 3
+    assert best == pytest.approx((-0.0001, -0.0001 - 1.96 * 0.0009, -0.0001 + 1.96 * 0.0009))
+    results["path"].update(score=[0.0121, 0.0118, 0.0125, 0.0119, 0.0115, 0.0090])
+    best = conclusion.predicted_gain(results)  # a split scores best: plus 0.0004, standard error of k = 1
+    assert best == pytest.approx((0.0004, 0.0004 - 1.96 * 0.0011, 0.0004 + 1.96 * 0.0011))
+    results["path"] = None  # of old results: zero, the gain of one group over itself, is no prediction
+    assert conclusion.predicted_gain(results) == (None, None, None)
+    assert "the gain was not predicted" in report.advice(results)
+
+
+def interval(mean: float, half: float) -> dict:
+    return {"mean": mean, "ci95": [mean - half, mean + half]}
+
+
+def test_a_second_sentence_names_the_methods_that_do_better(run_results):
+    results, methods = run_results, run_results["methods"]
+    first = report.advice(results)
+    methods["multitask_conditioned"]["difference"] = interval(-4.5, 0.6)
+    methods["multitask"]["difference"] = interval(87.7, 4.7)
+    methods["random"]["difference"] = interval(-1.0, 1.0)  # an interval that touches zero
+    methods["true_groups_same_steps_per_policy"]["difference"] = interval(-3.7, 0.3)  # outside the rule
+    short = " At the same total, ours falls short of"
+    second = f"{short} one policy for all that is told its task by 4.50 [3.90, 5.10]"
+    assert report.advice(results) == f"{first}{second}."
+    assert first.count(". ") == 0 and first.startswith("Group")
+    methods["true_groups"]["difference"] = interval(-1.6, 0.4)
+    for name in ("dot", "dot_our_k", "whitened"):
+        methods[f"gradient_similarity_{name}"]["difference"] = interval(-21, 14)
+    more = "of gradient similarity (dot, whitened) by 21 [7, 35] and of the true groups by 1.60 [1.20, 2.00]"
+    assert report.advice(results) == f"{first}{second}, {more}."
+    methods["policygradex"]["equal_steps"] = False
+    assert " Even with the given meta-policy's training not counted, ours falls" in report.advice(results)
+
+
+def test_one_policy_that_does_better_than_one_policy_is_told_apart(ungrouped_results):
+    ungrouped_results["methods"]["multitask"]["difference"] = interval(-2.9, 0.75)
+    end = "ours falls short of one policy for all without meta-training by 2.90 [2.15, 3.65]."
+    assert report.advice(ungrouped_results).endswith(end)
+
+
+def test_raw_arrays_read_as_the_numbers_they_hold(run_results):
+    results = run_results
+    expected = report.advice(results)
+    results["gain"]["realised"] = {"mean": np.float32(87.7), "ci95": np.array([83.0, 92.4], np.float32)}
+    results["path"] = {key: np.asarray(value) for key, value in results["path"].items()}
+    assert report.advice(results) == expected

@@ -1,0 +1,76 @@
+"""The numbers of the comparison, from episodes and learning curves that are made by hand."""
+
+import numpy as np
+import pytest
+
+from pgx_jax import judge
+from pgx_jax.judge import Method, Played
+from pgx_jax.pool import Pool, Row
+
+
+def partition(*labels: int, steps: int = 100) -> Method:
+    """A partition whose policies train for ``steps`` a task."""
+    labels = np.array(labels)
+    members = labels[None] == np.arange(labels.max() + 1)[:, None]
+    return Method(labels, tuple(Row(tuple(m), int(steps * sum(m)), False) for m in members.tolist()), 0)
+
+
+ONE, PAIRS, CROSSED = partition(0, 0, 0, 0), partition(0, 0, 1, 1), partition(0, 1, 0, 1)
+
+
+@pytest.fixture
+def played() -> Played:
+    """50 episodes a task with much noise in common; pairs earn 3 more than one group, crossed ones 1."""
+    rng = np.random.default_rng(0)
+    common, values = 100 * rng.normal(size=(4, 50)), {}
+    for gain, m in ((0.0, ONE), (3.0, PAIRS), (1.0, CROSSED)):
+        for task, g in enumerate(m.labels):
+            values[m.rows[g], task] = common[task] + gain + rng.normal(size=50)
+    return Played(values)
+
+
+def test_intervals_over_draws_and_over_episodes():
+    rng = np.random.default_rng(0)
+    episodes = rng.normal(size=(3, 50)) + [[0.0], [5.0], [9.0]]
+    entry = judge.stratified(episodes)
+    half = 1.96 * np.sqrt((episodes.var(1, ddof=1) / 50).sum()) / 3
+    assert entry["ci95"] == pytest.approx([entry["mean"] - half, entry["mean"] + half])
+    assert judge.stratified(episodes[:, :1])["ci95"] is None
+    draws = judge.over_draws([1.0, 2.0, 6.0])
+    assert draws["mean"] == 3.0 and draws["ci95"] == pytest.approx([3 - 6.5724, 3 + 6.5724], abs=1e-3)
+
+
+def test_differences_are_paired_so_that_common_noise_cancels(played):
+    found = judge.difference(PAIRS, [ONE], played)
+    values = played.of(PAIRS) - played.of(ONE)
+    assert found == judge.stratified(values) and found["mean"] == pytest.approx(3, abs=0.5)
+    low, high = found["ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(2 / 200), rel=0.2)
+    low, high = judge.stratified(played.of(PAIRS))["ci95"]
+    assert high - low > 20  # the noise that both have in common
+    assert judge.difference(PAIRS, [PAIRS], played) == {"mean": 0.0, "ci95": [0.0, 0.0]}
+
+
+def test_the_difference_to_several_draws_is_over_draws(played):
+    found = judge.difference(PAIRS, [ONE, CROSSED], played)
+    each = [judge.difference(PAIRS, [m], played)["mean"] for m in (ONE, CROSSED)]
+    assert found == judge.over_draws(each) and found["ci95"][0] < min(each)
+    assert judge.difference(PAIRS, [ONE, ONE], played) == judge.difference(PAIRS, [ONE], played)
+
+
+def test_learning_curves_are_averaged_over_tasks_and_draws():
+    def pool_of(*methods):
+        rows = [row for m in methods for row in m.rows]
+        rise = [np.outer(np.arange(1.0, 9.0), np.arange(4) + 10 * i) for i in range(len(rows))]
+        return Pool(tuple(rows), (None,) * len(rows), tuple(rise))
+
+    pool = pool_of(PAIRS, CROSSED)  # at update u, row i returns u (task + 10 i)
+    first, second = (judge.learning_curve([m], pool, points=8) for m in (PAIRS, CROSSED))
+    assert first["return"] == pytest.approx([u * (1.5 + 5) for u in range(1, 9)])
+    assert second["return"] == pytest.approx([u * (1.5 + 25) for u in range(1, 9)])
+    both = judge.learning_curve([PAIRS, CROSSED], pool, points=8)
+    assert both["return"] == pytest.approx([u * (1.5 + 15) for u in range(1, 9)])
+    assert both["steps"] == first["steps"] == [50.0 * u for u in range(1, 9)]
+    other = partition(0, 1, 0, 1, steps=50)  # draws may differ in their steps
+    pool = pool_of(PAIRS, other)
+    assert judge.learning_curve([PAIRS, other], pool, points=8)["steps"][-1] == 300.0
