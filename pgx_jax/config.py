@@ -32,8 +32,8 @@ class EstimateConfig:
     subset_size: int | None = None
     """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
     subsets: int | None = None
-    """Number m of subsets; by default all for n <= 12, else a design that covers every pair."""
-    min_cover: int = 6
+    """Number m of subsets; by default all for n <= 16, else a design that covers every pair."""
+    min_cover: int = 12
     """Least number of subsets in which every pair of tasks meets, where they are drawn."""
     l2: float = 1.0
     """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""

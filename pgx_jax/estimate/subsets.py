@@ -11,8 +11,8 @@ import numpy as np
 from pgx_jax.errors import ConfigError
 from pgx_jax.types import Array
 
-MAX_ENUMERATED = math.comb(12, 3)
-"""Up to this many subsets of one size are all taken: every triple of up to 12 tasks."""
+MAX_ENUMERATED = math.comb(16, 3)
+"""Up to this many subsets of one size are all taken: every triple of up to 16 tasks."""
 
 
 def _membership(subsets: Sequence[Sequence[int]], n: int) -> np.ndarray:
@@ -34,11 +34,11 @@ def all_subsets(n: int, size: int) -> np.ndarray:
 
 
 def make_subsets(
-    key: Array | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 6
+    key: Array | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 12
 ) -> np.ndarray:
     """Choose subsets of equal size such that every pair of tasks meets in some of them.
 
-    Without ``count``: all subsets of that size if they are at most 220 (all triples of up to 12
+    Without ``count``: all subsets of that size if they are at most 560 (all triples of up to 16
     tasks), else a random balanced design in which every pair meets at least ``min_cover`` times.
 
     Args:
