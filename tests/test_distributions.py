@@ -11,7 +11,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgx_jax.learn.distributions import Categorical, DiagonalGaussian, for_space
+from pgx_jax.learn.distributions import FRESH_LOG_STD, Categorical, DiagonalGaussian, for_space
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6)
 numbers = st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3)
@@ -68,6 +68,15 @@ def test_gaussian_against_scipy(mean, log_std, action):
     np.testing.assert_allclose(
         score, (action - mean) / np.exp(2 * log_std.astype(float)), rtol=1e-3, atol=1e-4
     )
+
+
+def test_exploration_is_rewarded_up_to_a_fresh_deviation():
+    dist, mean = DiagonalGaussian((-1.0,) * 2, (1.0,) * 2), jnp.zeros(2)
+    slope = jax.grad(lambda log_std: dist.exploration((mean, log_std)))
+    np.testing.assert_array_equal(slope(jnp.array([FRESH_LOG_STD - 1, FRESH_LOG_STD + 1])), [1.0, 0.0])
+    fresh = (mean, jnp.full(2, FRESH_LOG_STD))
+    assert dist.exploration(fresh) == dist.entropy(fresh) == dist.exploration((mean, fresh[1] + 1))
+    assert Categorical(3).exploration(jnp.arange(3.0)) == Categorical(3).entropy(jnp.arange(3.0))
 
 
 def test_gaussian_draws_with_its_mean_and_deviation():

@@ -15,6 +15,9 @@ from gymnasium import spaces
 
 from pgx_jax.types import Array, PyTree
 
+FRESH_LOG_STD = -0.5
+"""Logarithm of a fresh Gaussian policy's deviation, where 1 is half of the environment's box."""
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -40,6 +43,10 @@ class Categorical:
         log_p = jax.nn.log_softmax(logits)
         possible = log_p > -jnp.inf
         return -jnp.sum(jnp.exp(log_p) * jnp.where(possible, log_p, 0.0), axis=-1)
+
+    def exploration(self, logits: Array) -> Array:
+        """What an entropy bonus rewards: the entropy."""
+        return self.entropy(logits)
 
     def to_env(self, action: Array) -> Array:
         """Identity: every index is legal."""
@@ -85,6 +92,12 @@ class DiagonalGaussian:
         """Entropy of u in nats, float []; an upper bound for a squashed action."""
         mean, log_std = params
         return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e) + 0.0 * mean, axis=-1)
+
+    def exploration(self, params: tuple[Array, Array]) -> Array:
+        """What an entropy bonus rewards: the entropy, of deviations up to that of a fresh policy. (A bonus
+        without end would drive them, and the means after them, out of the box.)"""
+        mean, log_std = params
+        return self.entropy((mean, jnp.minimum(log_std, FRESH_LOG_STD)))
 
     def to_env(self, action: Array) -> Array:
         """Map u to the environment's box."""

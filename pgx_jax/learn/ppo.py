@@ -114,7 +114,7 @@ def start(config: PPO, env: DeviceEnv, problem: Problem, member: Array, agent: A
 
 
 def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch) -> Array:
-    """Clipped surrogate objective + value error - entropy bonus, weighted per transition."""
+    """Value error - clipped surrogate objective - entropy bonus, weighted per transition."""
     actor, critic = params
     dist = policy.distribution
     dist_params = policy.actor.apply(actor, batch.inputs)
@@ -124,7 +124,7 @@ def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: 
     objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
     value = policy.critic.apply(critic, batch.critic_inputs)
     value_error = 0.5 * (value - batch.target) ** 2
-    bonus = jax.vmap(dist.entropy)(dist_params)
+    bonus = jax.vmap(dist.exploration)(dist_params)
     return jnp.mean(batch.weight * (config.value * value_error - objective - config.entropy * bonus))
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pgx_jax.learn.distributions import FRESH_LOG_STD
 from pgx_jax.types import Array
 
 
@@ -44,7 +45,7 @@ class GaussianActor(nn.Module):
 
     size: int
     hidden: tuple[int, ...] = (64, 64)
-    initial_log_std: float = -0.5
+    initial_log_std: float = FRESH_LOG_STD
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
