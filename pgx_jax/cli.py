@@ -8,17 +8,10 @@ import sys
 import tyro
 from rich.console import Console
 
-from pgx_jax.commands import (
-    FamiliesCommand,
-    RegroupCommand,
-    ReportCommand,
-    ResumeCommand,
-    RunCommand,
-    ShowCommand,
-    parse_settings,
-)
+from pgx_jax.commands import FamiliesCommand, RunCommand, ShowCommand, parse_settings
 from pgx_jax.config import config_for
 from pgx_jax.errors import PgxError
+from pgx_jax.saved_commands import RegroupCommand, ReportCommand, ResumeCommand
 
 __all__ = ["COMMANDS", "main", "parse_settings"]
 
