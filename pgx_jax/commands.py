@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,9 @@ WIDE = 120
 
 _Flat = tyro.conf.arg(name="")
 _Settings = tyro.conf.arg(
-    name="set", metavar="KEY=VALUE", help="Settings of the family; `pgx-jax families FAMILY` lists them."
+    name="set",
+    metavar="KEY=VALUE [KEY=VALUE ...]",
+    help="Settings of the family; `pgx-jax families FAMILY` lists them.",
 )
 
 
@@ -37,7 +41,8 @@ class FamilyArguments:
     """Seed of the family: which task is in which group, and its variation (the family's own default)."""
     n_tasks: int | None = None
     """Number of tasks of the family."""
-    settings: Annotated[tuple[str, ...], _Settings] = ()
+    settings: Annotated[tuple[tuple[str, ...], ...], _Settings, tyro.conf.UseAppendAction] = ()
+    """What follows each --set."""
 
     def family_settings(self) -> dict:
         """The settings given for the family.
@@ -45,7 +50,7 @@ class FamilyArguments:
         Raises:
             ConfigError: two of them contradict.
         """
-        settings = parse_settings(self.settings)
+        settings = parse_settings(chain(*self.settings))
         for name, flag, value in (
             ("seed", "--family-seed", self.family_seed),
             ("n_tasks", "--n-tasks", self.n_tasks),
@@ -79,13 +84,13 @@ class RunCommand(FamilyArguments):
 
     def __call__(self, console: Console) -> None:
         """Run it."""
-        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.console import ConsoleListener, resumable, show_results
         from pgx_jax.run import run
 
         family = self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        with ConsoleListener(console) as listener:
+        with resumable(out), ConsoleListener(console) as listener:
             done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
 
@@ -184,7 +189,7 @@ class ShowCommand(FamilyArguments):
         console.print(f"saved: {path}", highlight=False, soft_wrap=True)
 
 
-def parse_settings(pairs: tuple[str, ...]) -> dict:
+def parse_settings(pairs: Iterable[str]) -> dict:
     """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
 
     Raises:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -94,6 +97,17 @@ class ConsoleListener(Listener):
         """Print a line above the bar, in one call: the bar erases a line that has not ended."""
         name = STAGES.get(stage, stage)
         self.console.print(Text.assemble(("✓", "green"), f" {name:<32} {when:>13}  {text}"))
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Let an interrupt say how the run in ``folder`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        resume = f"whole stages are saved, continue with `pgx-jax resume {shlex.quote(str(folder))}`"
+        begun = (folder / "config.json").is_file()
+        raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
 
 
 def show_results(console: Console, results: Mapping, path) -> None:

@@ -25,10 +25,10 @@ class ResumeCommand:
 
     def __call__(self, console: Console) -> None:
         """Resume it."""
-        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.console import ConsoleListener, resumable, show_results
         from pgx_jax.saved import resume
 
-        with ConsoleListener(console) as listener:
+        with resumable(self.run), ConsoleListener(console) as listener:
             done = resume(self.run, listener=listener)
         show_results(console, done.results, self.run / "report.html")
 

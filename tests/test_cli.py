@@ -228,12 +228,3 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     (path / "stages" / "features" / "structure.json").write_text("{")
     status, _, err = call(capsys, "regroup", path, "--k", "2")
     assert status == 2 and "features" in err and "damaged" in err
-
-
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    def stop(self, console):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.FamiliesCommand, "__call__", stop)
-    status, _, err = call(capsys, "families")
-    assert status == 130 and "resume" in err
