@@ -1,13 +1,14 @@
-"""The commands of ``pgx-jax``: dataclasses of their arguments, called with the console to run."""
+"""The commands on families: dataclasses of their arguments, called with the console to run."""
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.box import SIMPLE
@@ -24,7 +25,9 @@ WIDE = 120
 
 _Flat = tyro.conf.arg(name="")
 _Settings = tyro.conf.arg(
-    name="set", metavar="KEY=VALUE", help="Settings of the family; `pgx-jax families FAMILY` lists them."
+    name="set",
+    metavar="KEY=VALUE [KEY=VALUE ...]",
+    help="Settings of the family; `pgx-jax families FAMILY` lists them.",
 )
 
 
@@ -38,7 +41,8 @@ class FamilyArguments:
     """Seed of the family: which task is in which group, and its variation (the family's own default)."""
     n_tasks: int | None = None
     """Number of tasks of the family."""
-    settings: Annotated[tuple[str, ...], _Settings] = ()
+    settings: Annotated[tuple[tuple[str, ...], ...], _Settings, tyro.conf.UseAppendAction] = ()
+    """What follows each --set."""
 
     def family_settings(self) -> dict:
         """The settings given for the family.
@@ -46,7 +50,7 @@ class FamilyArguments:
         Raises:
             ConfigError: two of them contradict.
         """
-        settings = parse_settings(self.settings)
+        settings = parse_settings(chain(*self.settings))
         for name, flag, value in (
             ("seed", "--family-seed", self.family_seed),
             ("n_tasks", "--n-tasks", self.n_tasks),
@@ -80,13 +84,13 @@ class RunCommand(FamilyArguments):
 
     def __call__(self, console: Console) -> None:
         """Run it."""
-        from pgx_jax.console import ConsoleListener, show_results
+        from pgx_jax.console import ConsoleListener, resumable, show_results
         from pgx_jax.run import run
 
         family = self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        with ConsoleListener(console) as listener:
+        with resumable(out), ConsoleListener(console) as listener:
             done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
 
@@ -185,101 +189,7 @@ class ShowCommand(FamilyArguments):
         console.print(f"saved: {path}", highlight=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class ResumeCommand:
-    """Finish a run from its last whole stage."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-
-    def __call__(self, console: Console) -> None:
-        """Resume it."""
-        from pgx_jax.console import ConsoleListener, show_results
-        from pgx_jax.saved import resume
-
-        with ConsoleListener(console) as listener:
-            done = resume(self.run, listener=listener)
-        show_results(console, done.results, self.run / "report.html")
-
-
-@dataclass(frozen=True)
-class RegroupCommand:
-    """Group a saved run anew (another k, penalty, score or affinity), without training."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-    k: int | None = None
-    """Number of groups; chosen by held-out data if not given."""
-    trace_penalty: float | None = None
-    """Price of a group in the relaxation, instead of k."""
-    score: Literal["surrogate", "importance"] | None = None
-    """How subsets are scored."""
-    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
-    """How scores are averaged over pairs."""
-    solver: Literal["newton", "lbfgs"] | None = None
-    """Solver of the surrogates."""
-    l2: float | None = None
-    """Ridge of the surrogates, in multiples of its unit."""
-    out: Path | None = None
-    """JSON file to write; regroup.json in the run folder by default."""
-
-    def __call__(self, console: Console) -> None:
-        """Regroup it."""
-        from pgx_jax.saved import load, regroup
-        from pgx_jax.serial import dumps, write_atomically
-
-        run = load(self.run)
-        changed = {
-            name: getattr(self, name)
-            for name in ("score", "affinity", "solver", "l2")
-            if getattr(self, name) is not None
-        }
-        found = regroup(
-            run,
-            dataclasses.replace(
-                run.config,
-                k=self.k,
-                estimate=dataclasses.replace(run.config.estimate, **changed),
-                grouping=dataclasses.replace(run.config.grouping, trace_penalty=self.trace_penalty),
-            ),
-        )
-        table = Table("group", "tasks", title=f"k = {found['k']}")
-        for i, names in enumerate(found["groups"]):
-            table.add_row(str(i), ", ".join(names))
-        console.print(table)
-        gain = found["gain"]["predicted"]
-        low, high = gain["ci95"]
-        console.print(
-            f"predicted gain over one policy: {gain['mean']:+.4f} [{low:.4f}, {high:.4f}]", highlight=False
-        )
-        path = self.out or self.run / "regroup.json"
-        write_atomically(path, dumps(found).encode())
-        console.print(f"saved: {path}", highlight=False)
-
-
-@dataclass(frozen=True)
-class ReportCommand:
-    """Write results.json and report.html of a finished run again."""
-
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
-
-    def __call__(self, console: Console) -> None:
-        """Write them."""
-        from pgx_jax import report
-        from pgx_jax.store import RunStore
-
-        store = RunStore.open(self.run)
-        results = store.read_json("results.json")
-        results["advice"] = report.advice(results)
-        store.write_json("results.json", results)
-        path = report.build(results, store.config, store.path)
-        from pgx_jax.console import show_results
-
-        show_results(console, results, path)
-
-
-def parse_settings(pairs: tuple[str, ...]) -> dict:
+def parse_settings(pairs: Iterable[str]) -> dict:
     """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
 
     Raises:

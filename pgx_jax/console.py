@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from pgx_jax import report, wording
 from pgx_jax.stages import Listener
@@ -34,9 +39,9 @@ STAGES = {
 class ConsoleListener(Listener):
     """Shows a progress bar for the running stage and keeps a line for every finished one."""
 
-    def __init__(self, console: Console):
-        """Write to ``console``; use as a context manager."""
-        self.console = console
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        """Write to ``console``, with seconds as ``clock`` counts them; use as a context manager."""
+        self.console, self.clock = console, clock
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -44,9 +49,15 @@ class ConsoleListener(Listener):
             TextColumn("{task.fields[rate]}"),
         )
         self.bar = Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            get_time=clock,
         )
         self.task = None
+        self.first: tuple[int, float] | None = None
 
     def __enter__(self) -> ConsoleListener:
         self.bar.start()
@@ -60,19 +71,43 @@ class ConsoleListener(Listener):
         if self.task is not None:
             self.bar.remove_task(self.task)
         self.task = self.bar.add_task(STAGES.get(stage, stage), total=None, rate="")
+        self.first = None
 
     def progress(self, done: int, total: int, recent: float) -> None:
-        """Move the bar; the rate is in environment steps per second."""
-        elapsed = self.bar.tasks[-1].elapsed or 0.0
-        rate = f"{wording.steps(done / elapsed)} steps/s" if elapsed > 0 else ""
-        shown = "" if recent != recent else f", return {recent:.1f}"
-        self.bar.update(self.task, completed=done, total=total, rate=rate + shown)
+        """Move the bar; the rate is in environment steps per second.
+
+        It counts from the stage's first report on: what comes before is mostly compilation.
+        """
+        now = self.clock()
+        self.first = self.first or (done, now)
+        steps, elapsed = done - self.first[0], now - self.first[1]
+        shown = [f"{wording.steps(steps / elapsed)} steps/s"] if steps > 0 and elapsed > 0 else []
+        shown += [f"return {recent:.1f}"] if recent == recent else []
+        self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """Keep one line of result."""
+        self._keep(stage, wording.duration(seconds), text)
+
+    def loaded(self, stage: str, text: str) -> None:
+        """Keep one line of the result that was saved."""
+        self._keep(stage, "saved earlier", text)
+
+    def _keep(self, stage: str, when: str, text: str) -> None:
+        """Print a line above the bar, in one call: the bar erases a line that has not ended."""
         name = STAGES.get(stage, stage)
-        self.console.print(f"[green]✓[/] {name:<32} {wording.duration(seconds):>10}  ", end="")
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(Text.assemble(("✓", "green"), f" {name:<32} {when:>13}  {text}"))
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Let an interrupt say how the run in ``folder`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        resume = f"whole stages are saved, continue with `pgx-jax resume {shlex.quote(str(folder))}`"
+        begun = (folder / "config.json").is_file()
+        raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
 
 
 def show_results(console: Console, results: Mapping, path) -> None:

@@ -25,6 +25,9 @@ class Listener:
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """A stage has ended, with its result in one line."""
 
+    def loaded(self, stage: str, text: str) -> None:
+        """A stage was done in an earlier sitting and has been read from the run's folder."""
+
 
 class Stages:
     """Records by the name of their stage, in memory and in the run's folder if it has one."""
@@ -41,6 +44,7 @@ class Stages:
             return self.records[name]
         if self.store is not None and self.store.has(name):
             record = self.store.load(name, like)
+            self.listener.loaded(name, text(record))
         else:
             record = self.timed(name, lambda: jax.block_until_ready(compute()))
             seconds = self.seconds[name]

@@ -35,7 +35,8 @@ FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN_FOLDERS = ("stages", "figures")
-_OWN_FILES = ("metrics.jsonl", "results.json", "report.html", "regroup.json", "config.json")
+_OWN_FILES = ("metrics.jsonl", "results.json", "report.html")
+_OWN_FILES += ("regroup.json", "regroup-*=*.json", "config.json")
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError)
 _DAMAGED += (ArithmeticError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error)
 _CLASSES = {
@@ -263,8 +264,9 @@ class RunStore:
         for name in _OWN_FOLDERS:
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
-        for name in _OWN_FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for pattern in _OWN_FILES:
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def _stage(self, stage: str) -> Path:
         return self.path / "stages" / _plain(stage)

@@ -203,8 +203,8 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     assert before["groups"] == small_run.results["groups"]
 
     status, shown, err = call(capsys, "regroup", path, "--k", "4")
-    assert status == 0 and "k = 4" in shown, err
-    found = json.loads((path / "regroup.json").read_text())
+    assert status == 0 and "k = 4" in shown and "in standardised advantage a step" in shown, err
+    found = json.loads((path / "regroup-k=4.json").read_text())
     assert found["k"] == 4 and sorted(sum(found["groups"], [])) == sorted(small_run.family.task_names)
     for extra in (["--affinity", "datamodel"], ["--score", "importance"], ["--solver", "lbfgs"]):
         status, shown, err = call(capsys, "regroup", path, *extra, "--out", tmp_path / "other.json")
@@ -217,7 +217,8 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     ):
         status, _, err = call(capsys, "regroup", path, *extra)
         assert status == 2 and "Traceback" not in err, extra
-    assert json.loads((path / "regroup.json").read_text()) == found
+    assert json.loads((path / "regroup-k=4.json").read_text()) == found
+    assert [file.name for file in path.glob("regroup*")] == ["regroup-k=4.json"]
 
     (path / "report.html").unlink()
     status, shown, err = call(capsys, "report", path)
@@ -227,12 +228,3 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     (path / "stages" / "features" / "structure.json").write_text("{")
     status, _, err = call(capsys, "regroup", path, "--k", "2")
     assert status == 2 and "features" in err and "damaged" in err
-
-
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    def stop(self, console):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.FamiliesCommand, "__call__", stop)
-    status, _, err = call(capsys, "families")
-    assert status == 130 and "resume" in err

@@ -16,7 +16,7 @@ LAYERS = (
     {"config", "analysis", "streams", "validation", "pipeline", "logged", "pool", "judge", "unseen"},
     {"serial", "store", "wording", "conclusion", "figures", "elements", "stylesheet", "page", "report"},
     {"checkpoint", "provenance", "results", "stages", "run", "saved"}
-    | {"show", "console", "commands", "cli", "__main__", "__init__"},
+    | {"show", "console", "commands", "saved_commands", "cli", "__main__", "__init__"},
 )
 """Rooms of the package, from the ground up; a room imports from its own floor and those below."""
 

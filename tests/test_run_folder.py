@@ -35,14 +35,21 @@ def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
     store = RunStore.create(tmp_path / "run", {"seed": 0})
     store.save("meta", {"a": np.zeros(1)})
     store.append_metrics({"x": 1})
-    store.write_json("results.json", {})
+    for name in ("results.json", "regroup.json"):
+        store.write_json(name, {})
+    (store.path / "regroup-k=4-score=importance.json").write_text("{}")
     (store.path / "notes.txt").write_text("mine")
+    (store.path / "regroup-mine.json").write_text("{}")
     with pytest.raises(DataError):  # bad settings are refused before anything is removed
         RunStore.create(store.path, {"f": {1, 2}}, overwrite=True)
     assert store.stages() == ["meta"]
     again = RunStore.create(store.path, {"seed": 1}, overwrite=True)
     assert again.config == {"seed": 1} and again.stages() == [] and again.metrics() == []
-    assert sorted(entry.name for entry in store.path.iterdir()) == ["config.json", "notes.txt"]
+    assert sorted(entry.name for entry in store.path.iterdir()) == [
+        "config.json",
+        "notes.txt",
+        "regroup-mine.json",
+    ]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match="no run.*isn't overwritten"):

@@ -1,0 +1,151 @@
+"""Reading the command line: repeated settings, a family's defaults in its help, refusals, interrupts."""
+
+import dataclasses
+import sys
+
+import pytest
+import tyro
+
+from pgx_jax import cli, commands
+from pgx_jax.errors import ConfigError
+from pgx_jax.families import families
+
+
+@pytest.fixture
+def stop(capsys):
+    """Calls the command: (exit status, standard output, standard error), each on one line."""
+
+    def call(*args):
+        try:
+            status = cli.main([str(arg) for arg in args])
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, *(" ".join(text.split()) for text in capsys.readouterr())
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["points", "--set", "n_groups=2", "horizon=20"],
+        ["points", "--set", "n_groups=2", "--set", "horizon=20"],
+        ["--set=n_groups=2", "--set=horizon=20", "points"],
+    ],
+)
+@pytest.mark.parametrize("command", ("run", "show"))
+def test_settings_add_up(command, args):
+    assert cli.read([command, *args]).family_settings() == {"n_groups": 2, "horizon": 20}
+
+
+def test_settings_are_read_once_where_the_family_has_defaults():
+    args = ["run", "lunarlander", "--set", "n_groups=2", "--set", "x=1", "--k", "2"]
+    default = commands.RunCommand("lunarlander", config=cli.Config(steps_per_task=7))
+    found = cli.read_run(args, default)
+    assert found.settings == (("n_groups=2",), ("x=1",))
+    assert (found.config.steps_per_task, found.config.k) == (7, 2)
+
+
+@pytest.fixture
+def points_of_its_own(monkeypatch):
+    """The family points asks for a gamma of 0.97."""
+    family = dataclasses.replace(cli.make_family("points"), defaults={"ppo.gamma": 0.97})
+    monkeypatch.setattr(cli, "make_family", lambda name: family)
+
+
+@pytest.mark.parametrize("flag", ("-h", "--help"))
+@pytest.mark.parametrize("rest", ([], ["--set", "n_groups=99"], ["--set", "nonsense"]))
+def test_help_has_the_familys_defaults(stop, points_of_its_own, flag, rest):
+    status, out, err = stop("run", "points", *rest, flag)
+    assert status == 0 and not err
+    assert "Discount. (default: 0.97)" in out and "The defaults are those for points" in out
+
+
+@pytest.mark.parametrize("family", ([], ["no-such-family"], ["points"]))
+def test_there_is_help_without_a_family_that_works(stop, monkeypatch, family):
+    def fails(name):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(cli, "make_family", fails)
+    status, out, err = stop("run", *family, "--help")
+    assert status == 0 and not err
+    assert "Discount. (default: 0.99)" in out and "The defaults are those" not in out
+
+
+def test_help_of_other_commands_names_no_defaults_of_a_family(stop, points_of_its_own):
+    assert "points" in families()
+    status, out, _ = stop("show", "points", "--help")
+    assert status == 0 and "The defaults are those" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--grouping.max-groups", "0"], "error: ConfigError: grouping.max_groups = 0: at least 1"),
+        (["--grouping.min-gain", "-1"], "error: ConfigError: grouping.min_gain = -1.0 must not"),
+        (["--grouping.trace-penalty", "-1"], "error: ConfigError: grouping: trace penalties must"),
+    ],
+)
+def test_refused_settings_are_named_as_the_user_knows_them(stop, args, message):
+    status, out, err = stop("run", "points", *args)
+    assert (status, out) == (2, "") and err.startswith(message) and "dummy" not in err
+
+
+def test_wrong_arguments_are_still_told_by_the_parser(stop):
+    status, _, err = stop("run", "points", "--k", "two")
+    assert status == 2 and "--k" in err and "two" in err
+
+
+def test_what_is_said_while_parsing_is_not_lost(capsys):
+    assert cli.parsed(lambda: print("a warning", file=sys.stderr)) is None
+    assert capsys.readouterr().err == "a warning\n"
+
+
+def interrupted(*args, **kw):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_names_its_folder(stop, monkeypatch, tmp_path):
+    def begun(family, config, out, **kw):
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    out = tmp_path / "a run with quite a long name, so that the message is wider than a narrow terminal"
+    monkeypatch.setattr(sys.modules["pgx_jax.run"], "run", begun)
+    status, _, err = stop("run", "points", "--out", out)
+    assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
+    monkeypatch.setattr(sys.modules["pgx_jax.saved"], "resume", interrupted)
+    status, _, err = stop("resume", out)
+    assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
+
+
+def test_a_run_that_is_interrupted_before_anything_is_saved(stop, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules["pgx_jax.run"], "run", interrupted)
+    status, _, err = stop("run", "points", "--out", tmp_path / "run")
+    assert (status, err) == (130, "stopped; nothing is saved yet")
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (cli.FamiliesCommand, "__call__"),
+        (tyro.extras, "subcommand_cli_from_dict"),
+        (commands.RunCommand, "make_family"),
+    ],
+)
+def test_other_interrupts_stop_quietly(stop, monkeypatch, place, name):
+    monkeypatch.setattr(place, name, interrupted)
+    args = ["run", "points"] if name == "make_family" else ["families"]
+    assert stop(*args) == (130, "", "stopped")
+
+
+def test_an_error_of_ours_that_the_parser_has_not_wrapped_is_told_as_it_is():
+    try:
+        try:
+            raise ConfigError("plain")
+        except ConfigError:
+            raise SystemExit(2)  # noqa: B904
+    except SystemExit as stopped:
+        assert str(cli.refusal(stopped)) == "plain"
+    assert cli.refusal(SystemExit(2)) is None

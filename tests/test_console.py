@@ -1,0 +1,118 @@
+"""What a run shows in a terminal, on the screen of a small emulated one."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from pgx_jax.console import STAGES, ConsoleListener
+from pgx_jax.stages import Stages
+from pgx_jax.store import RunStore
+
+WIDTH = 100
+TOKEN = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
+
+
+def screen(raw):
+    """The lines that a terminal shows after ``raw``: text, line ends, moves up, erased lines, no colours."""
+    lines, row, column = [""], 0, 0
+    for numbers, order, end, text in TOKEN.findall(raw):
+        if text:
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + text + line[column + len(text) :]
+            column += len(text)
+        elif end:
+            column, row = 0, row + (end == "\n")
+            lines += [""] * (row + 1 - len(lines))
+        elif order == "A":
+            row = max(0, row - int(numbers or 1))
+        elif order == "K":
+            assert numbers == "2"
+            lines[row] = ""
+        else:
+            assert order in "mhl", f"an order that this terminal does not know: {numbers}{order}"
+    return [line.rstrip() for line in lines]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def terminal():
+    return Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=25)
+
+
+def test_the_emulated_terminal():
+    assert screen("one\ntwo\r\x1b[2K\x1b[1A\x1b[32mON\x1b[0m\nthree\x1b[?25h") == ["ONe", "three"]
+
+
+def test_finished_stages_stay_on_the_screen(terminal):
+    with ConsoleListener(terminal) as listener:
+        for stage, seconds, text in (("meta", 75.0, "mean [bold]return[/] 1.5"), ("features", 2.0, "done")):
+            listener.start(stage)
+            listener.progress(10, 20, 1.5)
+            listener.bar.refresh()
+            listener.finish(stage, seconds, text)
+            listener.bar.refresh()
+    shown = [line for line in screen(terminal.file.getvalue()) if line]
+    assert len(shown) == 2
+    first, second = (line.split() for line in shown)
+    assert first[:1] + first[-3:] == ["✓", "mean", "[bold]return[/]", "1.5"]
+    assert STAGES["meta"] in shown[0] and "1 min" in shown[0]
+    assert STAGES["features"] in shown[1] and second[0] == "✓" and second[-1] == "done"
+    assert shown[0].index("mean") == shown[1].index("done")
+
+
+def test_a_finished_stage_is_one_print(terminal, monkeypatch):
+    printed = []
+    monkeypatch.setattr(terminal, "print", lambda *args, **kw: printed.append(args))
+    listener = ConsoleListener(terminal)
+    listener.finish("meta", 1.0, "done")
+    listener.loaded("features", "done")
+    assert len(printed) == 2
+
+
+def test_the_rate_leaves_out_what_comes_before_the_first_report():
+    clock = Clock()
+    listener = ConsoleListener(Console(file=io.StringIO()), clock)
+
+    def rate(done, recent=float("nan")):
+        listener.progress(done, 100_000, recent)
+        return listener.bar.tasks[-1].fields["rate"]
+
+    listener.start("meta")
+    clock.now = 60.0  # compiling
+    assert rate(4_000) == ""
+    clock.now = 62.0
+    assert rate(8_000) == "2k steps/s"
+    clock.now = 64.0
+    assert rate(16_000, 1.25) == "3k steps/s, return 1.2"
+    listener.start("policies")
+    assert rate(1_000, 1.25) == "return 1.2"
+
+
+def test_stages_that_were_saved_are_told(tmp_path, terminal):
+    store = RunStore.create(tmp_path / "run", {})
+
+    def sitting():
+        with ConsoleListener(terminal) as listener:
+            stages = Stages(store, listener)
+            for _ in range(2):
+                stages.stage("meta", (), lambda: {"n": 3}, lambda record: f"{record['n']} updates")
+        shown = [line for line in screen(terminal.file.getvalue()) if line]
+        terminal.file.truncate(0)
+        terminal.file.seek(0)
+        return shown
+
+    (computed,) = sitting()
+    assert "saved earlier" not in computed and computed.endswith("3 updates")
+    (loaded,) = sitting()
+    assert loaded.split() == ["✓", *STAGES["meta"].split(), "saved", "earlier", "3", "updates"]
