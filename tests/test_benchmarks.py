@@ -121,10 +121,7 @@ def test_command_lines_mean_the_same_as_the_cells(preset):
     for c in [*study.study_cells("options", preset)[:7], study.study_cells("scales", preset)[0]]:
         command = tyro.extras.subcommand_cli_from_dict(cli.COMMANDS, args=study.command_line(c))
         assert command.config == override(Config(seed=c["seed"]), c["config"])
-        settings = cli.parse_settings(command.settings) | {"seed": command.family_seed}
-        if command.n_tasks is not None:
-            settings["n_tasks"] = command.n_tasks
-        assert common.plain(settings) == common.plain(c["settings"])
+        assert common.plain(command.family_settings()) == common.plain(c["settings"])
 
 
 def test_an_option_runs_from_the_command_line(tmp_path):
