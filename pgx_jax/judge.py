@@ -122,7 +122,17 @@ def _outside_the_rule(budget: Budget, found: dict[str, list[Method]]) -> dict[st
     return out
 
 
-def train_groups(policy: Policy, family: TaskFamily, config: Config, labels, meta: Agent, **kw) -> Pool:
+def train_groups(
+    policy: Policy,
+    family: TaskFamily,
+    config: Config,
+    labels,
+    meta: Agent,
+    *,
+    scoring: int = 0,
+    own_meta: bool = False,
+    **kw,
+) -> Pool:
     """Stage 3: one policy a group, with what the rule of comparison leaves after estimating.
 
     Args:
@@ -130,12 +140,17 @@ def train_groups(policy: Policy, family: TaskFamily, config: Config, labels, met
         family, config: what to train on, and how.
         labels: int [n], the group of every task.
         meta: theta*, which the groups continue unless ``config.continue_meta`` is off.
+        scoring: environment steps that scoring by roll-outs took.
+        own_meta: whether theta* is one of your own, whose training is not counted.
         kw: progress and checkpoint, see `train_pool`.
 
     Returns:
         Pool with one row a group, in the order of `grouping.canonical` labels.
     """
-    rows = ours(Budget(config, family, policy.conditioned_actor), config, labels, 0).rows
+    budget = Budget(config, family, policy.conditioned_actor)
+    if own_meta:
+        budget.meta = 0
+    rows = ours(budget, config, labels, scoring).rows
     return train_pool(rows, lambda _: policy, family, config, meta, **kw)
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from pgx_jax import judge
+from envs.points import points
+from pgx_jax import Config, judge
+from pgx_jax.config import Budget
 from pgx_jax.judge import Method, Played
 from pgx_jax.pool import Pool, Row
 
@@ -74,3 +76,17 @@ def test_learning_curves_are_averaged_over_tasks_and_draws():
     other = partition(0, 1, 0, 1, steps=50)  # draws may differ in their steps
     pool = pool_of(PAIRS, other)
     assert judge.learning_curve([PAIRS, other], pool, points=8)["steps"][-1] == 300.0
+
+
+def test_groups_alone_pay_for_what_was_needed_before(monkeypatch):
+    monkeypatch.setattr(judge, "train_pool", lambda rows, *_: sum(row.steps for row in rows))
+    family, config = points(n_tasks=4, n_groups=2), Config()
+    budget, policy = Budget(config, family), judge.learn.make_policy(family)
+
+    def spent(**kw):
+        return budget.total - judge.train_groups(policy, family, config, [0, 0, 1, 1], None, **kw)
+
+    paid, slack = budget.meta + budget.collect, 2 * budget.unit  # whole updates alone
+    assert paid <= spent() < paid + slack
+    assert paid + 50_000 <= spent(scoring=50_000) < paid + 50_000 + slack
+    assert budget.collect <= spent(own_meta=True) < budget.collect + slack
