@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from tables import plural, table
 
+from pgx_jax.learn.train import ROWS_PER_CALL
 from pgx_jax.wording import duration, steps
 
 
@@ -123,4 +124,9 @@ def rows(data: Mapping) -> str:
     for platform in sorted({platform for platform, _ in whole}):
         walls = [f"{np.median(whole[platform, w]):.0f} s" if (platform, w) in whole else "–" for w in widths]
         body.append([f"{platform}, the whole default command, cold", *walls])
-    return table(["steps/s by rows of one program", *map(str, widths)], body)
+    shown = table(["steps/s by rows of one program", *map(str, widths)], body)
+    missing = [name for name in ("gpu", "tpu") if name not in {platform for platform, _ in kinds}]
+    guesses = " and ".join(f"{ROWS_PER_CALL[name]} on a {name.upper()}" for name in missing)
+    return f"{shown}\n\nThe default is {ROWS_PER_CALL['cpu']} on the CPU" + (
+        f"; {guesses} are guesses: not measured." if missing else "."
+    )

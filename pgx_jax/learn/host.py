@@ -58,7 +58,7 @@ class HostLane:
     @staticmethod
     def rows_per_call() -> int:
         """Rows of one lane on this platform."""
-        return ROWS_PER_CALL[jax.default_backend()]
+        return ROWS_PER_CALL.get(jax.default_backend(), 16)
 
     def __init__(self, policy: Policy, config: PPO, family: TaskFamily, width: int):
         """Open slots for ``width`` rows; nothing is started."""
