@@ -6,6 +6,7 @@ way an episode ends, the step records the observation that the action led to, be
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -51,24 +52,27 @@ class Steps(NamedTuple):
     """float [T, E, K]: the vector rewards of environments that have them."""
 
 
+@partial(jax.jit, static_argnames=("policy", "env"))
+def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks, context) -> Array:
+    """Log-probabilities [n] of one action in the first step of every task."""
+
+    def of_task(key, task, context):
+        obs = policy.normalise(agent, env.reset(key, task)[1])
+        params = policy.actor.apply(agent.actor, policy.actor_input(obs, context))
+        return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
+
+    return jax.vmap(of_task)(jax.random.split(key, len(context)), tasks, context)
+
+
 def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> None:
     """Refuse an agent that cannot act, before it is trained.
 
     Raises:
         DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
     """
-
-    @jax.jit
-    def first_log_probs(key, tasks, context):
-        def of_task(key, task, context):
-            obs = policy.normalise(agent, family.env.reset(key, task)[1])
-            params = policy.actor.apply(agent.actor, policy.actor_input(obs, context))
-            return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
-
-        return jax.vmap(of_task)(jax.random.split(key, family.n), tasks, context)
-
     tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
-    bad = ~np.isfinite(np.asarray(first_log_probs(jax.random.PRNGKey(0), tasks, context)))
+    told = _first_log_probs(policy, family.env, agent, jax.random.PRNGKey(0), tasks, context)
+    bad = ~np.isfinite(np.asarray(told))
     if bad.any():
         raise DataError(
             f"the policy gives non-finite log-probabilities in the first step of task "
