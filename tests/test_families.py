@@ -1,6 +1,7 @@
 """Families are found, built and described by name, and what is wrong is said."""
 
 import importlib
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -250,6 +251,7 @@ except ConfigError as error:
     print(error)
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert str(folder / "__init__.py") in done.stdout
     assert "rename it" in done.stdout and "pgx-jax" in done.stdout
