@@ -11,8 +11,7 @@ import pytest
 from small import STAGES, Ears, small
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, DataError, Run, estimate, group_transitions, judge, load, pipeline
-from pgx_jax.config import override
+from pgx_jax import PPO, ConfigError, Run, estimate, judge, load, pipeline
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
@@ -177,48 +176,6 @@ def test_k_can_be_given(small_run, tmp_path):
     assert (
         len(np.unique(np.stack([run.grouping.labels, small_run.grouping.labels]), axis=1).T) == 3
     )  # a refinement
-
-
-def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
-    run = small_run
-    data = run.transitions
-    found = group_transitions(
-        run.policy.log_prob, run.meta.actor, data, run.config, names=run.family.task_names
-    )
-    np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
-    np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
-    constant = data._replace(advantage=np.where(np.arange(6)[:, None] == 2, 1.0, data.advantage))
-    with pytest.raises(DataError, match="task2_"):
-        group_transitions(
-            run.policy.log_prob, run.meta.actor, constant, run.config, names=run.family.task_names
-        )
-
-
-@pytest.mark.parametrize(
-    ("settings", "fields", "error", "message"),
-    [
-        ({"k": 7}, {}, ConfigError, "k = 7, but there are 6 tasks"),
-        ({"estimate": {"subset_size": 7}}, {}, ConfigError, "7 exceeds the number of tasks, 6"),
-        ({"estimate": {"l2": 1e-9}}, {}, ConfigError, "l2 = 1e-09"),
-        ({"estimate": {"score": "surogate"}}, {}, ConfigError, "estimate.score = 'surogate'"),
-        ({"estimate": {"score": "rollouts"}}, {}, ConfigError, "roll-outs need an environment"),
-        ({}, {"advantage": np.zeros((5, 3))}, DataError, r"advantage has shape \(5, 3\)"),
-        ({}, {"obs": np.zeros((2, 3))}, DataError, r"obs has shape \(2, 3\)"),
-        ({}, {"source": np.arange(6) + 1}, DataError, "there are sources 0 to 5"),
-        ({}, {"split": 0}, DataError, "task 'task0_.*no trajectory to score by"),
-    ],
-)
-def test_logged_data_that_cannot_work_are_refused_first(
-    small_run, monkeypatch, settings, fields, error, message
-):
-    monkeypatch.setattr(pipeline.estimate, "gradient_features", None)
-    run, t = small_run, small_run.transitions
-    fields = {name: np.full_like(t.split, x) if name == "split" else x for name, x in fields.items()}
-    with pytest.raises(error, match=message):
-        group_transitions(
-            run.policy.log_prob, run.meta.actor, t._replace(**fields), override(run.config, settings),
-            names=run.family.task_names,
-        )  # fmt: skip
 
 
 def test_partitions_are_scored_by_every_trajectory_and_none_is_fitted(small_run):

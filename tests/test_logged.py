@@ -1,0 +1,49 @@
+"""Grouping from logged data alone."""
+
+import numpy as np
+import pytest
+
+from pgx_jax import ConfigError, DataError, group_transitions, pipeline
+from pgx_jax.config import override
+
+
+def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
+    run = small_run
+    data = run.transitions
+    found = group_transitions(
+        run.policy.log_prob, run.meta.actor, data, run.config, names=run.family.task_names
+    )
+    np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
+    np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
+    constant = data._replace(advantage=np.where(np.arange(6)[:, None] == 2, 1.0, data.advantage))
+    with pytest.raises(DataError, match="task2_"):
+        group_transitions(
+            run.policy.log_prob, run.meta.actor, constant, run.config, names=run.family.task_names
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "error", "message"),
+    [
+        ({"k": 7}, {}, ConfigError, "k = 7, but there are 6 tasks"),
+        ({"estimate": {"subset_size": 7}}, {}, ConfigError, "7 exceeds the number of tasks, 6"),
+        ({"estimate": {"l2": 1e-9}}, {}, ConfigError, "l2 = 1e-09"),
+        ({"estimate": {"score": "surogate"}}, {}, ConfigError, "estimate.score = 'surogate'"),
+        ({"estimate": {"score": "rollouts"}}, {}, ConfigError, "roll-outs need an environment"),
+        ({}, {"advantage": np.zeros((5, 3))}, DataError, r"advantage has shape \(5, 3\)"),
+        ({}, {"obs": np.zeros((2, 3))}, DataError, r"obs has shape \(2, 3\)"),
+        ({}, {"source": np.arange(6) + 1}, DataError, "there are sources 0 to 5"),
+        ({}, {"split": 0}, DataError, "task 'task0_.*no trajectory to score by"),
+    ],
+)
+def test_logged_data_that_cannot_work_are_refused_first(
+    small_run, monkeypatch, settings, fields, error, message
+):
+    monkeypatch.setattr(pipeline.estimate, "gradient_features", None)
+    run, t = small_run, small_run.transitions
+    fields = {name: np.full_like(t.split, x) if name == "split" else x for name, x in fields.items()}
+    with pytest.raises(error, match=message):
+        group_transitions(
+            run.policy.log_prob, run.meta.actor, t._replace(**fields), override(run.config, settings),
+            names=run.family.task_names,
+        )  # fmt: skip
