@@ -40,7 +40,7 @@ from pgx_jax.types import FIT, SCORE, SELECT, Rows, Transitions
 
 FAMILY = "cartpole-goals"
 PARTS = {"features": (FIT, SCORE), "features_to_select": (SELECT,)}
-"""The features that the estimates use, and those by which the groups are selected."""
+"""The features that the estimates use, and those that the selection of the groups needs besides."""
 
 
 @dataclass(frozen=True)

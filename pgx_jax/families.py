@@ -182,16 +182,15 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         package = entry.module.partition(".")[0]
-        if not _is_own(entry, package) or missing == package or (missing or "").startswith(package + "."):
-            raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
-        if missing:
+        own = _is_own(entry, package)
+        if own and missing and missing.partition(".")[0] != package:
             raise ConfigError(
                 f"family {name!r} needs the package {missing!r}, which is not installed: "
                 f"{_installation(entry, missing)}"
             ) from error
-        if isinstance(error, ImportError | AttributeError):
-            raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
-        raise
+        if own and not isinstance(error, ImportError | AttributeError):
+            raise
+        raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
 
 
 def _registered() -> list[metadata.EntryPoint]:
@@ -227,9 +226,11 @@ def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
 def _is_own(entry: metadata.EntryPoint, package: str) -> bool:
     """Whether Python takes the package from where the entry point's distribution has put it (or where
     that is, is not recorded)."""
-    found, files = _location(package), list((entry.dist.files if entry.dist is not None else None) or [])
+    if entry.dist is None:
+        return True
+    found, files = _location(package), entry.dist.files or ()
     recorded = {Path(file.locate()).resolve() for file in files if file.parts[0] == package}
-    origin = json.loads((entry.dist.read_text("direct_url.json") if entry.dist is not None else None) or "{}")
+    origin = json.loads(entry.dist.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
         root = Path(url2pathname(urlparse(origin["url"]).path)).resolve()
         return found is not None and root in Path(found).resolve().parents

@@ -29,7 +29,7 @@ def assemble(run: Any) -> dict:
         entries[name]["difference"] = judge.difference(mine, others, played)
     gain = {"predicted": pipeline.predicted_gain(found.labels, run.held_out), "realised": None}
     if multitask:
-        gain["realised"] = judge.difference(mine, [multitask], played)
+        gain["realised"] = entries["multitask"]["difference"]
     results = {
         "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
         "task_names": family.task_names, "seed": run.config.seed, "k": found.k,
