@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.provenance import environment as run_environment
-from pgx_jax.serial import dumps, write_atomically
+from pgx_jax.runs.provenance import environment as run_environment
+from pgx_jax.runs.serial import dumps, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from tables import plural, table
 
-from pgx_jax.learn.train import ROWS_PER_CALL
-from pgx_jax.wording import duration, steps
+from pgx_jax.learn.training import ROWS_PER_CALL
+from pgx_jax.report.wording import duration, steps
 
 
 def ppo(data: Mapping) -> str:

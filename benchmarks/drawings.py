@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 from tables import best_similarity, has, means, over_runs, paired
 
-from pgx_jax import figures
-from pgx_jax.figures.canvas import FAINT, RC, canvas, method_style, png
-from pgx_jax.wording import OURS, SIMILAR, method_label, ordered_methods, with_interval
+from pgx_jax.report import figures
+from pgx_jax.report.figures.canvas import FAINT, RC, canvas, method_style, png
+from pgx_jax.report.wording import OURS, SIMILAR, method_label, ordered_methods, with_interval
 
 TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",

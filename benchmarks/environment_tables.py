@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from tables import over_runs, table
 
-from pgx_jax.wording import steps, with_interval
+from pgx_jax.report.wording import steps, with_interval
 
 
 def environments(data: Mapping) -> str:

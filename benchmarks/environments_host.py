@@ -15,11 +15,11 @@ import gymnasium
 import jax
 import numpy as np
 
-from pgx_jax.families import make_family
 from pgx_jax.learn import init_agents, make_policy
-from pgx_jax.learn.acting import Acting
-from pgx_jax.learn.slots import Seeds, Tasks
+from pgx_jax.learn.host.acting import Acting
+from pgx_jax.learn.host.slots import Seeds, Tasks
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import make_family
 
 KEY = np.zeros(2, np.uint32)
 """From which both loops seed their episodes, so that these are the same."""

@@ -32,10 +32,10 @@ from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
 from pgx_jax.estimate.problems import make_problems
-from pgx_jax.families import make_family
 from pgx_jax.learn import ppo
 from pgx_jax.learn.ppo import Problem
-from pgx_jax.run import Run
+from pgx_jax.runs.run import Run
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import FIT, SCORE, SELECT, Rows, Transitions
 
 FAMILY = "cartpole-goals"

@@ -28,7 +28,7 @@ from common import Preset, ResultFile, result_path
 
 from pgx_jax import learn
 from pgx_jax.estimate import gradient_features
-from pgx_jax.families import make_family
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Transitions
 
 FAMILY = "cartpole-goals"

@@ -19,7 +19,7 @@ import tyro
 from common import RESULTS, ROOT, read
 from tables import Section
 
-from pgx_jax.serial import write_atomically
+from pgx_jax.runs.serial import write_atomically
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

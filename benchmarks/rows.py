@@ -24,8 +24,8 @@ from common import Preset, ResultFile, result_path
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax.config import override
-from pgx_jax.families import make_family
 from pgx_jax.learn import PPO, make_policy, train
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Rows
 
 FAMILY = "cartpole-goals"
@@ -95,7 +95,7 @@ def commands(settings: Settings) -> list[dict]:
 
 def lanes_module():
     """The module of `train` (its name in the package is taken by the function)."""
-    return sys.modules["pgx_jax.learn.train"]
+    return sys.modules["pgx_jax.learn.training"]
 
 
 def compute(cell: Mapping) -> dict:

@@ -18,11 +18,11 @@ from typing import Annotated
 import tyro
 from common import Preset, ResultFile, describe, merge, plain, result_path, says_errors, tuples
 
-from pgx_jax import cli
+from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import describe_family, make_family
-from pgx_jax.run import run
+from pgx_jax.runs.run import run
+from pgx_jax.tasks.registry import describe_family, make_family
 
 Cell = dict
 """{"family", "settings" (of the family), "seed", "config" (changes to the default), "label"}."""

@@ -32,8 +32,8 @@ from study import SMALL_CONFIG
 
 from pgx_jax import estimate
 from pgx_jax.config import Config, override
-from pgx_jax.families import make_family
-from pgx_jax.run import Run
+from pgx_jax.runs.run import Run
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import FIT, SCORE, SELECT
 
 FAMILY = "cartpole-goals"

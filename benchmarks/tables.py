@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgx_jax.judge import over_draws
-from pgx_jax.wording import (
+from pgx_jax.compare.methods import over_draws
+from pgx_jax.report.wording import (
     OURS,
     SIMILAR,
     Estimate,

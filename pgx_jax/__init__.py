@@ -6,13 +6,13 @@ The main job is `run`; `pipeline` has the method on one page, and `estimate`, `g
 
 from pgx_jax.config import Config, EstimateConfig, PolicyConfig, config_for
 from pgx_jax.errors import ConfigError, DataError, PgxError, SolverError
-from pgx_jax.families import families, make_family
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import PPO
 from pgx_jax.logged import group_transitions
-from pgx_jax.run import Listener, Run, run
-from pgx_jax.saved import agent_for, load, regroup, resume
+from pgx_jax.runs.run import Listener, Run, run
+from pgx_jax.runs.saved import agent_for, load, regroup, resume
 from pgx_jax.tasks import DeviceEnv, Step, TaskFamily
+from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Grouping, Rows, Transitions
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from pgx_jax.cli import main
+from pgx_jax.cli.main import main
 
 sys.exit(main())

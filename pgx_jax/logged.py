@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pgx_jax import estimate, pipeline
-from pgx_jax.checks import check_transitions
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.types import Affinity, Grouping, PyTree, Scores, Surrogates, Transitions
 from pgx_jax.validation import check_method
 

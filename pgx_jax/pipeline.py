@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax import estimate, grouping, learn
-from pgx_jax.checks import check_transitions
 from pgx_jax.config import Budget, Config, EstimateConfig, collects
+from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.learn import Policy, Trained
 from pgx_jax.learn.work import Checkpoint, Progress
 from pgx_jax.streams import stream

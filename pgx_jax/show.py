@@ -14,9 +14,9 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 
-from pgx_jax import saved
 from pgx_jax.errors import ConfigError
-from pgx_jax.store import RunStore
+from pgx_jax.runs import saved
+from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Array
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from pgx_jax.learn import host
+from pgx_jax.learn.host import lane as host
 from pgx_jax.learn.moments import initial_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots, unroll

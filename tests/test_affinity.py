@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import affinity, affinity_interval, all_subsets, cross_fitted
-from pgx_jax.estimate.affinity import DATAMODEL_RIDGE, KINDS
+from pgx_jax.estimate.pairs import DATAMODEL_RIDGE, KINDS
 from pgx_jax.types import Scores
 
 examples = settings(derandomize=True, deadline=None, max_examples=20)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tyro
 
-from pgx_jax import cli
+from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, override
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import make_family
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.validation import check
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

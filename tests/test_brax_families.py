@@ -15,7 +15,7 @@ from envs.brax_adapter import brax_family
 from envs.brax_goals import keep_speed, run_towards
 from pgx_jax.config import config_for
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import describe_family, make_family
+from pgx_jax.tasks.registry import describe_family, make_family
 from pgx_jax.validation import check
 
 NAMES = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities", "reacher-targets")

@@ -11,10 +11,10 @@ from hosts import host_points
 import pgx_jax
 from envs.gymnax_adapter import gymnax_family
 from envs.points import PointMass, points
-from pgx_jax.checks import check_family
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import families, make_family
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.checks import check_family
+from pgx_jax.tasks.registry import families, make_family
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)
 

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from pgx_jax import Config, cli, make_family
+from pgx_jax import Config, make_family
+from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import families
+from pgx_jax.tasks.registry import families
 
 COMMANDS = ("run", "families", "show", "resume", "regroup", "report")
 

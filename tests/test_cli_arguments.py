@@ -6,9 +6,10 @@ import sys
 import pytest
 import tyro
 
-from pgx_jax import cli, commands
+from pgx_jax.cli import commands
+from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import families
+from pgx_jax.tasks.registry import families
 
 
 @pytest.fixture
@@ -112,16 +113,16 @@ def test_an_interrupted_run_names_its_folder(stop, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     out = tmp_path / "a run with quite a long name, so that the message is wider than a narrow terminal"
-    monkeypatch.setattr(sys.modules["pgx_jax.run"], "run", begun)
+    monkeypatch.setattr(sys.modules["pgx_jax.runs.run"], "run", begun)
     status, _, err = stop("run", "points", "--out", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
-    monkeypatch.setattr(sys.modules["pgx_jax.saved"], "resume", interrupted)
+    monkeypatch.setattr(sys.modules["pgx_jax.runs.saved"], "resume", interrupted)
     status, _, err = stop("resume", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
 
 
 def test_a_run_that_is_interrupted_before_anything_is_saved(stop, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["pgx_jax.run"], "run", interrupted)
+    monkeypatch.setattr(sys.modules["pgx_jax.runs.run"], "run", interrupted)
     status, _, err = stop("run", "points", "--out", tmp_path / "run")
     assert (status, err) == (130, "stopped; nothing is saved yet")
 

@@ -13,7 +13,7 @@ from probes import table, tabular_family
 from pgx_jax import PPO, Config, EstimateConfig, pipeline, streams
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import collect, make_policy
-from pgx_jax.learn.collect import split_by_trajectory
+from pgx_jax.learn.collecting import split_by_trajectory
 from pgx_jax.types import FIT, SCORE, SELECT, Moments
 
 KEY = jax.random.PRNGKey(2)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pgx_jax import conclusion, report
+from pgx_jax import report
+from pgx_jax.report import conclusion
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
 

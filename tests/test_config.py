@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
+from pgx_jax.compare.methods import baselines, ours
 from pgx_jax.config import PolicyConfig, override
-from pgx_jax.judge import baselines, ours
 from pgx_jax.validation import check
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from pgx_jax.console import STAGES, ConsoleListener
-from pgx_jax.stages import Stages
-from pgx_jax.store import RunStore
+from pgx_jax.cli.console import STAGES, ConsoleListener
+from pgx_jax.runs.stages import Stages
+from pgx_jax.runs.store import RunStore
 
 WIDTH = 100
 TOKEN = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from envs.cartpole import CartPole, flip, goals, physics
 from envs.points import PointMass, PointTask, points, points_hard
-from pgx_jax.families import make_family
+from pgx_jax.tasks.registry import make_family
 
 OURS = ("cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives")
 

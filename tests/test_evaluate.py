@@ -10,7 +10,7 @@ from probes import table, tabular_family
 
 from pgx_jax.errors import DataError
 from pgx_jax.learn import evaluate, make_policy, take
-from pgx_jax.learn.train import init_agents
+from pgx_jax.learn.training import init_agents
 
 KEY = jax.random.PRNGKey(4)
 HORIZON = 5
@@ -114,7 +114,7 @@ def test_a_pair_plays_the_same_in_any_company(agents, monkeypatch):
         whole,
         play(agents, ROW[4:6], TASK[4:6]),
     )
-    module = importlib.import_module("pgx_jax.learn.evaluate")
+    module = importlib.import_module("pgx_jax.learn.evaluation")
     monkeypatch.setattr(module, "PAIRS_PER_CALL", {jax.default_backend(): 5})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, play(agents, ROW, TASK))
 

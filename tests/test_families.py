@@ -11,10 +11,10 @@ import pytest
 from gymnasium import spaces
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import describe_family, facts, families, make_family, short_space
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import describe_family, facts, families, make_family, short_space
 
-module = importlib.import_module("pgx_jax.families")
+module = importlib.import_module("pgx_jax.tasks.registry")
 OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives"]
 
 
@@ -55,7 +55,7 @@ def test_ours_are_registered_and_built():
 
 def test_finding_families_imports_none_of_them():
     code = (
-        "import sys; from pgx_jax.families import families; assert 'points' in families();"
+        "import sys; from pgx_jax.tasks.registry import families; assert 'points' in families();"
         "assert not [m for m in sys.modules if m.partition('.')[0] in ('envs', 'gymnax')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -103,7 +103,7 @@ def silent(x=None): pass
 def test_a_users_own_family(register, package):
     origin = package(
         "own",
-        "import dataclasses\nfrom pgx_jax.families import make_family\n"
+        "import dataclasses\nfrom pgx_jax.tasks.registry import make_family\n"
         "def mine(*, size, **more):\n"
         "    return dataclasses.replace(make_family('points', n_tasks=size), name='mine')\n"
         "def wrong(): return {'n': 3}\n",
@@ -207,7 +207,7 @@ def test_facts_of_families_that_fail(register, package):
 
 def test_vector_rewards_and_pixels_in_words(register, package):
     text = (
-        "import dataclasses\nimport numpy as np\nfrom pgx_jax.families import make_family\n"
+        "import dataclasses\nimport numpy as np\nfrom pgx_jax.tasks.registry import make_family\n"
         "def mine(): return dataclasses.replace(make_family('points', n_tasks=3), objectives=np.eye(3))\n"
     )
     register(mine=f"{package('weighing', text)}:mine")
@@ -243,7 +243,7 @@ def test_somebody_elses_envs_in_the_way_is_named(files, tmp_path):
     code = """
 import sys
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import make_family
+from pgx_jax.tasks.registry import make_family
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
 try:
     make_family("points")

@@ -18,8 +18,8 @@ from hosts import host_points
 from scripted import HORIZON, LENGTH, NEVER, SLOTS, play
 
 from envs.points import PointMass
-from pgx_jax.families import facts, families, make_family
 from pgx_jax.learn.rollout import Steps
+from pgx_jax.tasks.registry import facts, families, make_family
 
 
 def gymnax(env_id, params=None, **settings):

@@ -11,7 +11,7 @@ from envs.highway_drivers import FASTER, IDLE, LEFT, RIGHT, SLOWER, aborts
 from envs.highway_objectives import KINDS, HighwayObjectives
 from envs.highway_road import motion, neighbours
 from pgx_jax.errors import ConfigError
-from pgx_jax.families import make_family
+from pgx_jax.tasks.registry import make_family
 
 COUNT = 40  # more than the bits of one word
 TASK = standard_task(lanes_count=4, vehicles_count=COUNT - 1)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from envs.points import points
-from pgx_jax import Config, judge
+from pgx_jax import Config
+from pgx_jax.compare import methods as judge
+from pgx_jax.compare.methods import Method, Played
+from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.config import Budget
-from pgx_jax.judge import Method, Played
-from pgx_jax.pool import Pool, Row
 
 
 def partition(*labels: int, steps: int = 100) -> Method:

@@ -9,11 +9,11 @@ import pytest
 from probes import VectorTabular, table, tabular_family, vector_family
 
 from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, make_family, pipeline, run
-from pgx_jax.checks import check_family
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
 from pgx_jax.learn import collect, make_policy
-from pgx_jax.saved import load, regroup
+from pgx_jax.runs.saved import load, regroup
+from pgx_jax.tasks.checks import check_family
 from pgx_jax.types import FIT, SCORE, SELECT, Moments
 from pgx_jax.validation import check
 

@@ -11,11 +11,12 @@ import pytest
 from small import STAGES, Ears, small
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, Run, estimate, judge, load, pipeline
+from pgx_jax import PPO, ConfigError, Run, estimate, load, pipeline
+from pgx_jax.compare import methods as judge
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
-from pgx_jax.store import RunStore
+from pgx_jax.runs.store import RunStore
 from pgx_jax.types import FIT, SCORE, SELECT, Features
 
 KEY = jax.random.PRNGKey(0)

@@ -13,8 +13,10 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from pgx_jax import figures, page, report, serial
+from pgx_jax import report
 from pgx_jax.errors import DataError
+from pgx_jax.report import figures, page
+from pgx_jax.runs import serial
 
 CONFIG = {
     "family": "cartpole-goals",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.store import RunStore
+from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Moments
 
 

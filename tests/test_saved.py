@@ -11,9 +11,9 @@ import pgx_jax
 from envs.points import PointMass
 from pgx_jax import ConfigError, DataError, load, resume
 from pgx_jax.learn import make_policy
-from pgx_jax.provenance import identity
-from pgx_jax.saved import agent_for, regroup
-from pgx_jax.store import RunStore
+from pgx_jax.runs.provenance import identity
+from pgx_jax.runs.saved import agent_for, regroup
+from pgx_jax.runs.store import RunStore
 
 
 def test_a_finished_run_resumes_without_training(small_run, tmp_path, no_training):

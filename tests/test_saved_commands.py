@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgx_jax import Config, cli, saved
-from pgx_jax.saved_commands import RegroupCommand
+from pgx_jax import Config
+from pgx_jax.cli import main as cli
+from pgx_jax.cli.saved import RegroupCommand
+from pgx_jax.runs import saved
 
 
 @pytest.fixture

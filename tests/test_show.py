@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from pgx_jax import cli, make_family, show
+from pgx_jax import make_family, show
+from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostStep, TaskFamily
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pgx_jax import serial
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.store import RunStore
+from pgx_jax.runs import serial
+from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Agent, Grouping, Moments, Rows, Transitions
 
 

@@ -17,7 +17,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import PPO, make_policy, stack, take, train
 from pgx_jax.types import Rows
 
-train_module = importlib.import_module("pgx_jax.learn.train")
+train_module = importlib.import_module("pgx_jax.learn.training")
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)
 POLICY = make_policy(FAMILY, hidden=(8,))

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pgx_jax import report, wording
+from pgx_jax import report
+from pgx_jax.report import wording
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run_results):

@@ -1,8 +1,8 @@
 """Predicting how well every subset of the tasks would do, without training it."""
 
-from pgx_jax.estimate.affinity import affinity, affinity_interval
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
+from pgx_jax.estimate.pairs import affinity, affinity_interval
 from pgx_jax.estimate.projection import gaussian, lift
 from pgx_jax.estimate.scores import TrajectoryGains, cross_fitted, heldout, importance, rollouts
 from pgx_jax.estimate.sharing import deal

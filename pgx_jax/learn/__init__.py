@@ -1,7 +1,7 @@
 """Training many policies at once."""
 
-from pgx_jax.learn.collect import collect
-from pgx_jax.learn.evaluate import Evaluation, evaluate
+from pgx_jax.learn.collecting import collect
+from pgx_jax.learn.evaluation import Evaluation, evaluate
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
@@ -13,7 +13,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.train import Trained, init_agents, train
+from pgx_jax.learn.training import Trained, init_agents, train
 from pgx_jax.learn.work import stack, take
 
 __all__ = [

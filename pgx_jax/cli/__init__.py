@@ -1,0 +1,1 @@
+"""The command ``pgx-jax``."""

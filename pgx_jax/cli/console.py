@@ -1,0 +1,121 @@
+"""What a run shows in a terminal: stages, progress with rates and remaining time, results."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from pgx_jax import report
+from pgx_jax.report import wording
+from pgx_jax.runs.stages import Listener
+
+STAGES = {
+    "meta": "training the meta-policy",
+    "transitions": "collecting transitions",
+    "features": "projecting gradients",
+    "scores": "solving and scoring subsets",
+    "affinity": "averaging over pairs",
+    "grouping": "choosing the groups",
+    "similarity": "grouping by gradient similarity",
+    "policies": "training one policy a group",
+    "comparisons": "training the baselines",
+    "evaluation": "evaluating all policies",
+}
+
+
+class ConsoleListener(Listener):
+    """Shows a progress bar for the running stage and keeps a line for every finished one."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        """Write to ``console``, with seconds as ``clock`` counts them; use as a context manager."""
+        self.console, self.clock = console, clock
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self.bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            get_time=clock,
+        )
+        self.task = None
+        self.first: tuple[int, float] | None = None
+
+    def __enter__(self) -> ConsoleListener:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.bar.stop()
+
+    def start(self, stage: str) -> None:
+        """Show the stage's own progress line."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = self.bar.add_task(STAGES.get(stage, stage), total=None, rate="")
+        self.first = None
+
+    def progress(self, done: int, total: int, recent: float) -> None:
+        """Move the bar; the rate is in environment steps per second.
+
+        It counts from the stage's first report on: what comes before is mostly compilation.
+        """
+        now = self.clock()
+        self.first = self.first or (done, now)
+        steps, elapsed = done - self.first[0], now - self.first[1]
+        shown = [f"{wording.steps(steps / elapsed)} steps/s"] if steps > 0 and elapsed > 0 else []
+        shown += [f"return {recent:.1f}"] if recent == recent else []
+        self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
+
+    def finish(self, stage: str, seconds: float, text: str) -> None:
+        """Keep one line of result."""
+        self._keep(stage, wording.duration(seconds), text)
+
+    def loaded(self, stage: str, text: str) -> None:
+        """Keep one line of the result that was saved."""
+        self._keep(stage, "saved earlier", text)
+
+    def _keep(self, stage: str, when: str, text: str) -> None:
+        """Print a line above the bar, in one call: the bar erases a line that has not ended."""
+        name = STAGES.get(stage, stage)
+        self.console.print(Text.assemble(("✓", "green"), f" {name:<32} {when:>13}  {text}"))
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Let an interrupt say how the run in ``folder`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        resume = f"whole stages are saved, continue with `pgx-jax resume {shlex.quote(str(folder))}`"
+        begun = (folder / "config.json").is_file()
+        raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
+
+
+def show_results(console: Console, results: Mapping, path) -> None:
+    """The advice, the table of methods, and where the report is."""
+    console.print()
+    console.print(results["advice"], style="bold", highlight=False)
+    console.print()
+    console.print(report.terminal_table(results))
+    if path is not None:
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,138 @@
+"""The commands on saved runs: dataclasses of their arguments, called with the console to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Finish a run from its last whole stage."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+    def __call__(self, console: Console) -> None:
+        """Resume it."""
+        from pgx_jax.cli.console import ConsoleListener, resumable, show_results
+        from pgx_jax.runs.saved import resume
+
+        with resumable(self.run), ConsoleListener(console) as listener:
+            done = resume(self.run, listener=listener)
+        show_results(console, done.results, self.run / "report.html")
+
+
+@dataclass(frozen=True)
+class RegroupCommand:
+    """Group a saved run anew (another k, penalty, score or affinity), without training."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    k: int | None = None
+    """Number of groups; chosen by held-out data if not given."""
+    trace_penalty: float | None = None
+    """Price of a group in the relaxation, instead of k."""
+    score: Literal["surrogate", "importance"] | None = None
+    """How subsets are scored."""
+    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
+    """How scores are averaged over pairs."""
+    solver: Literal["newton", "lbfgs"] | None = None
+    """Solver of the surrogates."""
+    l2: float | None = None
+    """Ridge of the surrogates, in multiples of its unit."""
+    out: Path | None = None
+    """JSON file to write; in the run folder by default, named after what is changed (regroup-k=4.json)."""
+
+    def __call__(self, console: Console) -> None:
+        """Regroup it."""
+        from pgx_jax.runs.saved import load, regroup
+        from pgx_jax.runs.serial import dumps, write_atomically
+
+        run = load(self.run)
+        path = self.out or self.run / self.file_name()
+        check_writable(path)
+        found = regroup(run, self.settings(run.config))
+        table = Table("group", "tasks", title=f"k = {found['k']}")
+        for i, names in enumerate(found["groups"]):
+            table.add_row(str(i), ", ".join(names))
+        console.print(table)
+        gain = found["gain"]["predicted"]
+        low, high = gain["ci95"]
+        console.print(
+            f"predicted gain over one policy: {gain['mean']:+.4f} [{low:.4f}, {high:.4f}] "
+            "in standardised advantage a step",
+            highlight=False,
+            markup=False,
+        )
+        write_atomically(path, dumps(found).encode())
+        console.print(f"saved: {path}", highlight=False, markup=False, soft_wrap=True)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that are given, by their names."""
+        names = ("k", "trace_penalty", "score", "affinity", "solver", "l2")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def file_name(self) -> str:
+        """The name of the result: regroup.json, or regroup-k=4-score=importance.json and the like."""
+        options = (f"{name.replace('_', '-')}={value}" for name, value in self.changed().items())
+        return "-".join(("regroup", *options)) + ".json"
+
+    def settings(self, config: Config) -> Config:
+        """The settings of the run, with the options that are given in their place."""
+        own = {name: value for name, value in self.changed().items() if name not in ("k", "trace_penalty")}
+        return dataclasses.replace(
+            config,
+            k=self.k,
+            estimate=dataclasses.replace(config.estimate, **own),
+            grouping=dataclasses.replace(config.grouping, trace_penalty=self.trace_penalty),
+        )
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write results.json and report.html of a finished run again."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+    def __call__(self, console: Console) -> None:
+        """Write them."""
+        from pgx_jax import report
+        from pgx_jax.runs.store import RunStore
+
+        store = RunStore.open(self.run)
+        results = store.read_json("results.json")
+        results["advice"] = report.advice(results)
+        store.write_json("results.json", results)
+        path = report.build(results, store.config, store.path)
+        from pgx_jax.cli.console import show_results
+
+        show_results(console, results, path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written.
+
+    Raises:
+        ConfigError: it is a folder, or its folder is missing or closed to writing.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} is a folder; name a file with --out")
+    if not os.path.isdir(path.parent):
+        reason = f"there is no folder {path.parent}"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = f"the folder {path.parent} is closed to writing"
+    else:
+        return
+    raise ConfigError(f"{path} can't be written: {reason}; choose another file with --out")

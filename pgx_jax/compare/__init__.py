@@ -1,0 +1,1 @@
+"""The rule of comparison: methods at the same total of environment steps."""

@@ -1,0 +1,206 @@
+"""The results of a run as named records: what ``results.json`` holds.
+
+They are built once (`runs.assemble`) and read by the report, the command line and the benchmarks.
+Numbers that are not finite stand as None. ``UNSET`` fields are left out of the file. The JSON schema
+of the file is `schema()`, published as ``results.schema.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from pgx_jax.errors import DataError
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or disappears."""
+
+Number = float | None
+Groups = list[list[str]]
+"""Groups as lists of task names."""
+
+
+class Interval(Struct, frozen=True):
+    """A mean and its 95% interval."""
+
+    mean: Number = None
+    """None where it was not measured."""
+    ci95: tuple[Number, Number] | None = None
+    """None where there is no interval (one episode, one draw)."""
+
+
+class Draw(Struct, frozen=True):
+    """One of several random draws of a method."""
+
+    groups: Groups
+    mean: Number
+
+
+class MethodResult(Struct, frozen=True, kw_only=True):
+    """One method: a set of policies that serve all tasks, judged."""
+
+    mean: Number
+    """Mean over tasks (and draws)."""
+    ci95: tuple[Number, Number] | None
+    groups: Groups | None
+    """Of the first draw; None if unknown."""
+    metric: Literal["return", "success"]
+    per_task: list[Number]
+    """[n], mean over episodes (and draws)."""
+    env_steps: int
+    """All environment steps of the method, everything that it needed included (mean over draws)."""
+    equal_steps: bool
+    """Whether the method keeps the rule of the same total."""
+    draws: list[Draw] | UnsetType = UNSET
+    label: str | UnsetType = UNSET
+    """What the method is called, where that does not follow from its name."""
+    note: str | UnsetType = UNSET
+    same_as: str | UnsetType = UNSET
+    """Name of the method that came to the same groups, of several of a kind."""
+    difference: Interval | UnsetType = UNSET
+    """Ours minus this method, paired by tasks and episodes; unset for ours."""
+
+
+class Gain(Struct, frozen=True):
+    """What grouping is said to gain over one policy for all."""
+
+    predicted: Interval | None
+    """Held-out surrogate gain, in standardised advantage a step."""
+    realised: Interval | None
+    """Measured, in the unit of the metric; None if one policy for all was not trained."""
+
+
+class AffinityResult(Struct, frozen=True):
+    """The affinity of pairs of tasks."""
+
+    matrix: list[list[Number]]
+    coverage: list[list[int]]
+    """Number of subsets behind each value."""
+
+
+class PathResult(Struct, frozen=True, kw_only=True):
+    """Candidate partitions and how they scored, one entry a candidate."""
+
+    k: list[int]
+    labels: list[list[int]]
+    chosen: int
+    """The candidate that was chosen."""
+    score: list[Number]
+    stderr: list[Number]
+    """Standard error of the paired difference to the best."""
+    difference: list[Number]
+    """Best minus candidate."""
+    penalty: list[Number] | None = None
+    """Trace penalty that led to it; None where a fixed k or a list did."""
+    equal: list[bool] | None = None
+    """Whether it counts as being as good as the best."""
+
+
+class Curve(Struct, frozen=True):
+    """Mean return over tasks while training, along a method's total of environment steps."""
+
+    steps: list[Number]
+    returns: list[Number] = msgspec.field(name="return")
+
+
+class UnseenResult(Struct, frozen=True, kw_only=True):
+    """The groups' policies on tasks that none of them has seen."""
+
+    mean: Number
+    ci95: tuple[Number, Number] | None
+    names: list[str]
+    method: str
+    """How an unseen task finds its policy."""
+    assigned: list[int]
+    """The group of each unseen task."""
+    env_steps: int = 0
+    """Steps of the trial."""
+    multitask: Interval | UnsetType = UNSET
+    """One policy for all on the same tasks."""
+
+
+class Agreement(Struct, frozen=True):
+    """Of the groups found with the planted ones."""
+
+    nmi: Number
+    ari: Number
+    exact: bool
+
+
+class Bounds(Struct, frozen=True):
+    """Bounds of an interval of a matrix."""
+
+    low: list[list[Number]]
+    high: list[list[Number]]
+
+
+class Diagnostics(Struct, frozen=True, kw_only=True):
+    """Numbers by which to judge the estimate itself."""
+
+    parameters: int
+    subsets: int
+    l2: Number
+    relative_distance: list[Number]
+    """Of the groups' lifted solutions from theta*."""
+    affinity_ci95: Bounds
+    scoring_steps: int
+    meta_steps: int
+    collect_steps: int
+
+
+class Timings(Struct, frozen=True):
+    """All that may differ between two equal runs."""
+
+    stages: list[tuple[str, Number]] = []
+    """(stage, seconds) in the order in which they ran."""
+    total: Number = None
+    date: str = ""
+
+
+class Results(Struct, frozen=True, kw_only=True):
+    """Everything that ``results.json`` holds."""
+
+    family: str
+    family_settings: dict[str, Any] = {}
+    n_tasks: int
+    task_names: list[str]
+    seed: int
+    k: int
+    groups: Groups
+    methods: dict[str, MethodResult]
+    gain: Gain
+    affinity: AffinityResult | None = None
+    path: PathResult | None = None
+    curves: dict[str, Curve] = {}
+    test_tasks: UnseenResult | None = None
+    diagnostics: Diagnostics | None = None
+    true_groups: Groups | None = None
+    """Planted groups; read by nothing before the report."""
+    agreement: Agreement | None = None
+    advice: str = ""
+    timings: Timings = Timings()
+    schema_version: int = SCHEMA_VERSION
+
+
+def schema() -> dict:
+    """The JSON schema of ``results.json``."""
+    return msgspec.json.schema(Results)
+
+
+def to_plain(results: Results) -> dict:
+    """The results as dicts and lists, for JSON."""
+    return msgspec.to_builtins(results)
+
+
+def from_plain(values: Any) -> Results:
+    """Read what ``results.json`` held.
+
+    Raises:
+        DataError: it is of another version, or something is missing or of another kind.
+    """
+    try:
+        return msgspec.convert(values, Results)
+    except msgspec.ValidationError as error:
+        raise DataError(f"results.json cannot be read ({error}); resume the run to write it anew") from None

@@ -1,0 +1,170 @@
+"""Collect what the meta-policy experiences on the tasks, split by trajectory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn.advantages import gae
+from pgx_jax.learn.host import lane as host
+from pgx_jax.learn.objectives import check_vector_rewards, relabels
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Steps, reset_slots, unroll
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Transitions
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length"))
+def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
+    """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
+    reset_key, key = jax.random.split(key)
+    start = reset_slots(env, tasks, jax.random.split(reset_key, len(context)))
+    return unroll(policy, env, horizon, agent, tasks, context, start, key, length)[1]
+
+
+@partial(jax.jit, static_argnames=("policy",))
+def _judge(policy, agent, scale, steps: Steps, index, context, weights, gamma, gae_lambda):
+    """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
+    ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.
+    The critic's values are of rewards divided by ``scale`` [n]."""
+    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
+
+    def everywhere(context):
+        return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
+
+    def advantage(reward, context, scale):
+        value, next_value = (policy.value(agent, x, everywhere(context)) for x in (obs, next_obs))
+        return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
+
+    def relabelled(task):
+        weights, context, scale = task
+        reward = jnp.sum(steps.objectives * weights, axis=-1)
+        return reward, advantage(reward, context, scale)
+
+    inputs = policy.actor_input(obs, everywhere(context[index]))
+    if weights is None:
+        return inputs, steps.reward, advantage(steps.reward, context[index], scale[index])
+    reward, judged = jax.lax.map(relabelled, (weights, context, scale))  # [n, T, E]
+    return inputs, jnp.moveaxis(reward, 0, 1), jnp.moveaxis(judged, 0, 1)
+
+
+def collect(
+    policy: Policy,
+    family: TaskFamily,
+    agent: Agent,
+    key: Array,
+    *,
+    steps: int = 2048,
+    num_envs: int = 16,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
+    scale_rewards: bool = True,
+) -> Transitions:
+    """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
+
+    Every task is a source of its own (U = n), unless the tasks are weightings of one vector reward and
+    the actor is blind: then there is one source (U = 1), and rewards, values and advantages of its
+    transitions are worked out for every task.
+
+    A trajectory is an episode, or its part inside the window; trajectories of a source are dealt to
+    the parts FIT (half), SCORE and SELECT (a quarter each, by steps).
+
+    Args:
+        policy, family, agent: what to roll out, and where.
+        key: PRNG key.
+        steps: N, transitions of each source.
+        num_envs: environments of each source; N must be a multiple of it.
+        gamma, gae_lambda: of the advantages.
+        scale_rewards: whether the agent's critic was trained on scaled rewards (see `PPO`).
+
+    Raises:
+        ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
+        DataError: a task gave non-finite rewards or advantages, no reward but 0, or rewards that are not
+            the product of its objectives and weights.
+    """
+    if steps % num_envs or steps < 4 * num_envs:
+        raise ConfigError(f"steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
+    n, length, one = family.n, steps // num_envs, relabels(family, policy.conditioned_actor)
+    index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
+    context = jnp.asarray(family.context)
+    if family.engine == "host":
+        played = host.experience(policy, family, agent, index, key, length)
+    else:
+        own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
+        played = _play(policy, family.env, family.horizon, length, agent, own, context[index], key)
+    if one:
+        check_vector_rewards(family, played, index)
+    weights = jnp.asarray(family.objectives) if one else None
+    scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
+    judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda)
+    inputs, reward, advantage = judged
+
+    sources = 1 if one else n
+    of_source = [np.asarray(x) for x in (inputs, played.action, played.done)]
+    of_source = [x.reshape(length, sources, num_envs, *x.shape[2:]) for x in of_source]
+    of_task = [np.asarray(x).reshape(length, n, num_envs) for x in (reward, advantage)]
+    obs, action, done = (np.moveaxis(x, 0, 2) for x in of_source)  # [U, E, T, ...]
+    reward, advantage = (np.moveaxis(x, 0, 2) for x in of_task)  # [n, E, T]
+    _check_finite(family, rewards=reward, observations=obs, advantages=advantage)
+    _check_rewarded(family, reward)
+    trajectory, split = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
+    # Environment after environment, so that trajectories are contiguous.
+    obs, action, advantage = (x.reshape(len(x), steps, *x.shape[3:]) for x in (obs, action, advantage))
+    source = np.zeros(n, int) if one else np.arange(n)
+    return Transitions(obs, action, advantage, trajectory, split, source)
+
+
+def _check_finite(family: TaskFamily, **arrays: np.ndarray) -> None:
+    """Refuse arrays [n, ...] or [1, ...] with non-finite values, naming the task."""
+    for what, x in arrays.items():
+        bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        if bad.any():
+            who = f"task {family.task_names[int(np.argmax(bad))]!r}" if len(x) == family.n else family.name
+            raise DataError(f"collecting from {who} gave non-finite {what}")
+
+
+def _check_rewarded(family: TaskFamily, reward: np.ndarray) -> None:
+    """Refuse a task of which not one of the rewards [n, ...] differs from 0: its advantages are noise of the
+    critic."""
+    silent = ~reward.reshape(len(reward), -1).any(1)
+    if silent.any():
+        raise DataError(
+            f"task {family.task_names[int(np.argmax(silent))]!r} gave no reward but 0 in {reward[0].size:,} "
+            f"collected steps: nothing tells good actions from bad ones; check its rewards, train the "
+            f"meta-policy longer, collect more, or leave the task out"
+        )
+
+
+def split_by_trajectory(done: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Number the trajectories of each source and deal them to FIT, SCORE and SELECT.
+
+    Each trajectory, in random order, goes to the part that is furthest below its share of steps
+    (half, a quarter, a quarter).
+
+    Args:
+        done: bool [U, E, T], the last step of an episode.
+        rng: draws the order.
+
+    Returns:
+        trajectory int32 [U, E * T] and split int8 [U, E * T].
+    """
+    sources = done.shape[0]
+    starts = np.zeros_like(done)
+    starts[:, :, 0] = True
+    starts[:, :, 1:] = done[:, :, :-1]
+    trajectory = np.cumsum(starts.reshape(sources, -1), axis=1).astype(np.int32) - 1
+    split = np.empty(trajectory.shape, np.int8)
+    share = {FIT: 0.5, SCORE: 0.25, SELECT: 0.25}
+    for u in range(sources):
+        length = np.bincount(trajectory[u])
+        part = np.empty(len(length), np.int8)
+        filled = dict.fromkeys(share, 0.0)
+        for j in rng.permutation(len(length)):
+            part[j] = min(share, key=lambda p: (filled[p] / share[p], p))
+            filled[part[j]] += length[j]
+        split[u] = part[trajectory[u]]
+    return trajectory, split

@@ -1,0 +1,1 @@
+"""The host engine: environments in plain Python."""

@@ -1,0 +1,169 @@
+"""Acting on host environments: many policies in one jitted call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.learn.host.slots import Copies, Seeds, Tasks, Vectors, open_slots
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Steps
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Array
+
+
+@partial(jax.jit, static_argnames=("policy", "deterministic"))
+def _act(policy, deterministic, actor, moments, obs, context, keys, t):
+    """Actions of C policies in E slots each, as drawn and as the environment takes them, [C, E, ...]."""
+    dist = policy.distribution
+
+    def one(actor, moments, obs, context, key):
+        agent = Agent(actor, None, moments, None)
+        params = policy.actor.apply(actor, policy.actor_input(policy.normalise(agent, obs), context))
+        if deterministic:
+            return dist.mode(params)
+        return jax.vmap(dist.sample)(jax.random.split(jax.random.fold_in(key, t), len(obs)), params)
+
+    action = jax.vmap(one)(actor, moments, obs, context, keys)
+    return action, dist.to_env(action)
+
+
+class Acting:
+    """C policies in the slots of a chunk, E each; counts the age and return of running episodes."""
+
+    def __init__(self, policy: Policy, family: TaskFamily, chunk: int, width: int, *, vectors: bool = True):
+        """Open C * E slots.
+
+        Args:
+            policy, family: static description, and where to act.
+            chunk, width: C, E.
+            vectors: use vectors of the library's own, where the family has them.
+        """
+        self.policy, self.family, self.chunk, self.width = policy, family, chunk, width
+        count = chunk * width
+        self.slots: Copies | Vectors = open_slots(family, count, vectors=vectors)
+        self.obs = np.zeros((count, *family.observation_space.shape), np.float32)
+        self.age = np.zeros(count, int)
+        self.total, self.discounted = np.zeros((2, count), np.float32)
+        self.seeds: list[Seeds | None] = [None] * count
+        self.context = np.zeros((chunk, width, family.context.shape[1]), np.float32)
+
+    def enter(self, place: int, tasks: Tasks, index: np.ndarray, context: np.ndarray, key: Array) -> None:
+        """Start policy number ``place`` on the tasks ``index`` int [E] with ``context`` [E, C]."""
+        self.slots.place(self._slots(place), tasks, index)
+        self.context[place] = context
+        self.reset(place, key)
+
+    def reset(self, place: int, key: Array) -> None:
+        """Start policy number ``place`` on its tasks anew, with seeds that depend on the key."""
+        slots = self._slots(place)
+        for i, slot in enumerate(slots):
+            self.seeds[slot] = Seeds(key, i)
+        self._restart(slots)
+
+    def _slots(self, place: int) -> np.ndarray:
+        return np.arange(place * self.width, (place + 1) * self.width)
+
+    def _restart(self, slots: np.ndarray) -> None:
+        """Start episodes in the slots, in new arrays: records of the last step keep theirs."""
+        self.obs, self.age = self.obs.copy(), self.age.copy()
+        self.total, self.discounted = self.total.copy(), self.discounted.copy()
+        self.slots.restart(slots, [self.seeds[slot]() for slot in slots.tolist()], self.obs)
+        self.age[slots], self.total[slots], self.discounted[slots] = 0, 0.0, 0.0
+
+    def chooser(self, agents: Agent, keys: Array, deterministic: bool) -> Callable:
+        """A function of t: one call for all policies; actions [S, ...] as drawn and as the environment
+        takes them. ``agents`` lead with an axis C, ``keys`` are [C, 2]."""
+        actor, moments, context, keys = jax.tree.map(
+            jnp.asarray, (agents.actor, agents.observation, self.context.copy(), keys)
+        )
+        shape = (self.chunk, self.width, *self.obs.shape[1:])
+
+        def choose(t: int) -> tuple[np.ndarray, ...]:
+            obs = self.obs.reshape(shape)
+            chosen = _act(self.policy, deterministic, actor, moments, obs, context, keys, t)
+            return tuple(np.array(x).reshape(-1, *x.shape[2:]) for x in chosen)  # which may be written to
+
+        return choose
+
+    def unroll(
+        self,
+        agents: Agent,
+        keys: Array,
+        length: int,
+        *,
+        gamma: float = 1.0,
+        active: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> Steps:
+        """Act until every slot has T steps.
+
+        A slot whose vector spends calls on resets lags behind the others, which then go on without
+        being recorded: at most as many steps as the laggard had episodes, and not counted.
+
+        Args:
+            agents: one a policy, leading axis C.
+            keys: of acting, [C, 2].
+            length: T.
+            gamma: discount of ``Steps.discounted``.
+            active: bool [C], the policies that act (all by default); the others' steps mean nothing.
+            deterministic: act by the mode instead of drawing.
+
+        Returns:
+            leaves [C, T, E, ...], NumPy.
+
+        Raises:
+            DataError: an environment raised or returned nonsense (which task).
+        """
+        mask = np.repeat(np.ones(self.chunk, bool) if active is None else active, self.width)
+        count, t, records = np.where(mask, 0, length), 0, []
+        choose = self.chooser(agents, keys, deterministic)
+        while count.min() < length:
+            before = self.obs
+            action, legal = choose(t)
+            record, done = self.advance(legal, mask, gamma)
+            acted = self.slots.arrival.acted
+            records.append((before, action, *record, acted))
+            count, t = count + acted, t + 1
+            if done.any():
+                self._restart(np.flatnonzero(done))
+        return self._by_policy(records, length)
+
+    def advance(self, legal: np.ndarray, mask: np.ndarray, gamma: float) -> tuple[tuple, np.ndarray]:
+        """Step the slots of the mask; returns the fields of `Steps` from ``reward`` on, and who is done."""
+        arrival = self.slots.step(legal, mask)
+        self.obs = arrival.obs
+        self.age = self.age + arrival.acted
+        self.total = self.total + arrival.reward
+        self.discounted = np.float32(gamma) * self.discounted + arrival.reward
+        done = arrival.acted & (arrival.terminated | arrival.truncated | (self.age >= self.family.horizon))
+        record = (
+            arrival.reward, arrival.obs, arrival.terminated, done, self.total, self.discounted,
+            arrival.success, arrival.objectives,
+        )  # fmt: skip
+        return record, done
+
+    def _by_policy(self, records: list[tuple], length: int) -> Steps:
+        """Records of all slots, T and more, as `Steps` with leaves [C, T, E, ...]: of each slot the
+        first T steps in which it acted."""
+        *fields, acted = zip(*records, strict=True)
+        acted = np.stack(acted)
+        first = None if acted.all() else np.argsort(~acted, axis=0, kind="stable")[:length]
+
+        def arrange(values):  # T' arrays [S, ...] -> [C, T, E, ...]
+            x = np.stack(values)
+            if first is not None:
+                x = np.take_along_axis(x, first.reshape(*first.shape, *[1] * (x.ndim - 2)), axis=0)
+            x = x.reshape(length, self.chunk, self.width, *x.shape[2:])
+            return np.ascontiguousarray(x.swapaxes(0, 1))
+
+        *arrays, objectives = map(arrange, fields)
+        return Steps(*arrays, objectives if objectives.shape[-1] else None)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.slots.close()

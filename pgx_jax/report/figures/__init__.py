@@ -1,0 +1,51 @@
+"""The figures of a run, drawn from what ``results.json`` holds.
+
+Every drawing function takes the results and returns a matplotlib figure, or None where the results
+lack what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from pgx_jax.report.figures.canvas import RC, png, svg
+from pgx_jax.report.figures.comparison import curves, methods, per_task
+from pgx_jax.report.figures.method import affinity, path, pipeline
+
+__all__ = [
+    "DRAWERS",
+    "affinity",
+    "curves",
+    "draw_all",
+    "methods",
+    "path",
+    "per_task",
+    "pipeline",
+    "png",
+    "svg",
+]
+
+
+DRAWERS = {
+    "pipeline": pipeline,
+    "affinity": affinity,
+    "path": path,
+    "methods": methods,
+    "per_task": per_task,
+    "curves": curves,
+}
+"""File name (without ending) -> drawing function."""
+
+
+def draw_all(results: Mapping) -> dict[str, Figure]:
+    """Every figure that the results have the numbers for, by file name (without ending)."""
+    with matplotlib.rc_context(RC):
+        drawn = {name: drawer(results) for name, drawer in DRAWERS.items()}
+        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
+        for figure in drawn.values():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the layout is settled: PNG and SVG need not find it again
+    return drawn

@@ -1,0 +1,93 @@
+"""What all figures share: sizes, colours, and the way to PNG and SVG.
+
+Colours are told apart by people with the usual colour-vision deficiencies (after Okabe and Ito) and
+stand out on white and on black; ink follows the page's own colour (:func:`svg`). Nothing touches
+pyplot or its global figures.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pgx_jax.report.wording import OURS
+
+INK, FAINT = "#1b2231", "#8d95a5"
+BLUE = "#1f7fd0"
+GROUP_COLOURS = ("#1f7fd0", "#d9822b", "#159a73", "#c0609a", "#b3a012", "#46b4d8", "#8a6fd1", "#9a6a4a")
+_METHOD_STYLE = {
+    OURS: (BLUE, "-"),
+    "multitask_conditioned": ("#d29a00", "--"),
+    "multitask": ("#d55e00", "-"),
+    "gradient_similarity": ("#159a73", "-."),
+    "random": ("#8d95a5", ":"),
+    "true_groups": ("#c0609a", "--"),
+    "true_groups_continued": ("#c0609a", ":"),
+    "single_task": ("#8a6fd1", "-"),
+}
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "axes.unicode_minus": True,
+}
+
+
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as a PNG file on white."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element for a page: ink in the page's own colour, ids of its own."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
+    text = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1 xmlns:xlink='http://www.w3.org/1999/xlink'>", text
+    )
+    return re.sub(r'((?:\bid="|href="#|url\(#))', rf"\g<1>{name}-", text)
+
+
+def canvas(width: float, height: float, columns: int | None = None):
+    """A figure of width x height inches, with one or several axes side by side."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns or 1, squeeze=False)[0]
+    return figure, axes if columns else axes[0]
+
+
+def method_style(name: str) -> tuple[str, str]:
+    """Colour and line style of a method, by the beginning of its name."""
+    known = max((key for key in _METHOD_STYLE if name.startswith(key)), key=len, default=None)
+    return _METHOD_STYLE.get(known, ("#9a6a4a", "--"))
+
+
+def task_labels(groups, names: list[str]) -> np.ndarray:
+    """Group of every task, int [n]; tasks that no group names come last, together."""
+    member = {name: i for i, group in enumerate(groups or []) for name in group}
+    return np.array([member.get(name, len(groups or [])) for name in names])

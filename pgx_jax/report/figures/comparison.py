@@ -1,0 +1,165 @@
+"""Figures of the comparison: learning curves, methods with intervals, tasks one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from pgx_jax.report import wording
+from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, method_style, task_labels
+from pgx_jax.report.wording import OURS
+
+
+def curves(results: Mapping) -> Figure | None:
+    """Mean training return of each method's policies over its total environment steps.
+
+    Methods outside the rule of equal totals are left out: their axis would be another one.
+    """
+    drawn, entries = [], results.get("methods") or {}
+    recorded = results.get("curves") or {}
+    names = wording.ordered_methods({"methods": {name: entries.get(name, {}) for name in recorded}})
+    for name in (name for name in names if entries.get(name, {}).get("equal_steps", True)):
+        x, y = (np.array(recorded[name].get(key) or [], dtype=float) for key in ("steps", "return"))
+        keep = np.isfinite(x) & np.isfinite(y)
+        if keep.any():
+            thin = np.unique(np.linspace(0, keep.sum() - 1, 400).astype(int))
+            drawn.append((name, x[keep][thin], y[keep][thin]))
+    if not drawn:
+        return None
+    figure, axes = canvas(7.6, 3.9)
+    for name, x, y in reversed(drawn):
+        colour, line = method_style(name)
+        axes.plot(
+            x, y, line, color=colour, lw=2.4 if name == OURS else 1.5, marker="o" if len(x) == 1 else None
+        )
+    low, high = axes.get_ylim()
+    heights = _spread(np.array([y[-1] for _, _, y in drawn]), 0.058 * (high - low))
+    end = max(x[-1] for _, x, _ in drawn)
+    for (name, x, y), height in zip(drawn, heights, strict=True):
+        colour = method_style(name)[0]
+        axes.plot([x[-1], 1.03 * end], [y[-1], height], color=colour, lw=0.7, alpha=0.7, clip_on=False)
+        label = wording.method_label(results, name)
+        axes.text(
+            1.035 * end, height, label, color=colour, va="center", weight="bold" if name == OURS else None
+        )
+    axes.set(xlabel="environment steps, all of a method's policies", ylabel="mean return while training")
+    axes.set(xlim=(0, end), ylim=(low, high))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
+    axes.grid(axis="y")
+    return figure
+
+
+def methods(results: Mapping) -> Figure | None:
+    """Mean of every method with its 95% interval; hollow markers stand outside the rule of equal steps."""
+    names = [name for name in wording.ordered_methods(results) if _mean(results, name) is not None]
+    if not names:
+        return None
+    figure, axes = canvas(5.8, 1.2 + 0.5 * len(names))
+    edge = {"textcoords": "offset points", "xycoords": ("axes fraction", "data")}
+    for row, name in enumerate(names):
+        entry = results["methods"][name]
+        value, fair = wording.estimate(entry), entry.get("equal_steps", True)
+        colour, weight = method_style(name)[0], "bold" if name == OURS else None
+        if value.lo is not None:
+            axes.plot([value.lo, value.hi], [row, row], color=colour, lw=2.4, solid_capstyle="round")
+            if name == OURS and len(names) > 1:
+                axes.axvspan(value.lo, value.hi, color=BLUE, alpha=0.12, lw=0)
+        face = {"mfc": colour} if fair else {"mfc": "white"}
+        axes.plot(value.mean, row, "o" if fair else "s", ms=8, color=colour, mew=1.8, **face)
+        label = wording.method_label(results, name) + (
+            "" if fair else f" ({wording.steps(entry['env_steps'])})"
+        )
+        axes.annotate(label, (0, row), (0, 7), va="bottom", weight=weight, **edge)
+        axes.annotate(wording.with_interval(value), (1, row), (7, 0), va="center", weight=weight, **edge)
+    axes.hlines(range(len(names)), 0, 1, transform=axes.get_yaxis_transform(), color=FAINT, alpha=0.3, lw=0.8)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set(xlabel=f"{wording.metric_name(results)} over all tasks", ylim=(len(names) - 0.6, -0.65))
+    axes.margins(x=0.06)
+    if any(not results["methods"][name].get("equal_steps", True) for name in names):
+        handles = [
+            Line2D([], [], marker="o", ls="", color=FAINT, label="same total of environment steps"),
+            Line2D([], [], marker="s", ls="", color=FAINT, mfc="none", label="another total"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def per_task(results: Mapping) -> Figure | None:
+    """Bars for every task: ours, one policy for all, one policy a task."""
+    tasks = list(results["task_names"])
+    shown = [
+        name
+        for name in (OURS, "multitask", "single_task")
+        if _per_task(results, name, len(tasks)) is not None
+    ]
+    if not shown:
+        return None
+    found = task_labels(results.get("groups"), tasks)
+    order = np.argsort(found, kind="stable")
+    n, width = len(tasks), 0.8 / len(shown)
+    ticks = [_short(tasks[j]) for j in order]
+    figure, axes = canvas(max(7.6, 0.5 * n), 3.2 + (0.08 if n > 12 else 0.05) * max(map(len, ticks)))
+    for i, name in enumerate(shown):
+        values = _per_task(results, name, n)[order]
+        left = np.arange(n) + (i - (len(shown) - 1) / 2) * width
+        label = wording.method_label(results, name)
+        axes.bar(
+            left,
+            values,
+            0.9 * width,
+            color=method_style(name)[0],
+            label=label,
+        )
+    edges = np.flatnonzero(np.diff(found[order])) + 0.5
+    for edge in edges:
+        axes.axvline(edge, color=FAINT, lw=1, ls=":")
+    bounds = np.concatenate([[-0.5], edges, [n - 0.5]])
+    for group, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        text = f"group {group + 1}" if end - begin > 1 or n <= 10 else f"{group + 1}"
+        axes.text(
+            (begin + end) / 2, 1.01, text, transform=axes.get_xaxis_transform(), ha="center", fontsize=8.5
+        )
+    axes.set_xticks(range(n), ticks, rotation=90 if n > 12 else 30)
+    if n <= 12:
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", length=0)
+    axes.set(ylabel=wording.metric_name(results), xlim=(-0.6, n - 0.4))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left" if n > 15 else "outside upper center", ncols=3, fontsize=9)
+    return figure
+
+
+def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Move heights apart to at least ``gap``, keeping their order and their middle."""
+    order = np.argsort(heights)
+    moved = heights[order].astype(float)
+    for _ in range(200):
+        lack = gap - np.diff(moved)
+        if (lack <= 1e-9 * gap).all():
+            break
+        push = np.maximum(lack, 0) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    placed = np.empty_like(moved)
+    placed[order] = moved
+    return placed
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _mean(results: Mapping, name: str) -> float | None:
+    return wording.estimate(results["methods"][name]).mean
+
+
+def _per_task(results: Mapping, name: str, n: int) -> np.ndarray | None:
+    values = ((results.get("methods") or {}).get(name) or {}).get("per_task")
+    return np.array(values, dtype=float) if values is not None and len(values) == n else None

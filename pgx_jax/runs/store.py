@@ -1,0 +1,300 @@
+"""The run folder: atomic, resumable, and safe to load.
+
+::
+
+    runs/<name>/
+      config.json                     resolved settings, seed, versions, device, commit
+      stages/<stage>/structure.json   one folder a stage: the shape of the record ...
+      stages/<stage>/arrays-*.npz     ... and its arrays (numpy, no pickle)
+      metrics.jsonl                   one JSON object a line, appended while it runs
+      results.json  report.html  figures/*.png
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import struct
+import uuid
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgx_jax import types
+from pgx_jax.runs import serial
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.types import PyTree
+
+FORMAT = 1
+"""Version of the layout of a stage; a reader refuses versions that it doesn't know."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OWN_FOLDERS = ("stages", "figures")
+_OWN_FILES = ("metrics.jsonl", "results.json", "report.html")
+_OWN_FILES += ("regroup.json", "regroup-*=*.json", "config.json")
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError)
+_DAMAGED += (ArithmeticError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error)
+_CLASSES = {
+    name: cls
+    for name, cls in vars(types).items()
+    if inspect.isclass(cls) and issubclass(cls, tuple) and hasattr(cls, "_fields")
+}
+
+
+class RunStore:
+    """One run's folder on disk. A file or a stage is either there whole or not there at all.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Refer to ``path`` without looking at it; use :meth:`create` or :meth:`open`."""
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunStore({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, config: Mapping, *, overwrite: bool = False) -> RunStore:
+        """Start a run in a new or empty folder.
+
+        Args:
+            path: the folder; parents are made.
+            config: what is written to ``config.json``.
+            overwrite: replace an earlier run in that folder. Only what a run writes is removed,
+                and only from a folder that holds a run.
+
+        Raises:
+            ConfigError: the folder has contents, or can't be written to.
+            DataError: the settings can't be written as JSON.
+        """
+        store = cls(path)
+        serial.jsonable(config)
+        try:
+            store._clear(overwrite)
+            store.path.mkdir(parents=True, exist_ok=True)
+            store.write_json("config.json", config)
+        except OSError as error:
+            raise ConfigError(
+                f"the output folder {store.path} can't be written to ({error.strerror or error}); "
+                "choose another with --out"
+            ) from error
+        return store
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> RunStore:
+        """Open an existing run.
+
+        Raises:
+            ConfigError: there is no run in this folder.
+            DataError: its ``config.json`` is damaged.
+        """
+        store = cls(path)
+        if not (store.path / "config.json").is_file():
+            raise ConfigError(
+                f"{store.path} holds no run (there is no config.json in it); "
+                "give the folder that `pgx-jax run` named"
+            )
+        store.config  # noqa: B018  (fails early if it is damaged)
+        return store
+
+    @property
+    def config(self) -> dict:
+        """The settings of the run."""
+        return self.read_json("config.json")
+
+    # Stages
+
+    def save(self, stage: str, record: PyTree) -> None:
+        """Write a stage, replacing an earlier one of that name.
+
+        The arrays are written first; ``structure.json``, which names them, is replaced last and
+        in one step, so a reader sees the old record or the new one, whenever the run is killed.
+
+        Args:
+            stage: its name.
+            record: NamedTuples, dicts, lists and tuples of arrays, numbers, text and None.
+
+        Raises:
+            ConfigError: a name that isn't a plain file name.
+            DataError: something in the record isn't plain data.
+            OSError: the disk can't be written to.
+        """
+        folder = self._stage(stage)
+        structure, arrays = serial.encode(record)
+        last = max(map(self._position, self.stages()), default=0)
+        order = self._position(stage) or last + 1
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f".{uuid.uuid4().hex}.tmp"
+        try:
+            serial.write_arrays(scratch, arrays)
+            with scratch.open("rb") as file:
+                name = f"arrays-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.npz"
+                os.fsync(file.fileno())
+            os.replace(scratch, folder / name)
+        finally:
+            scratch.unlink(missing_ok=True)
+        header = {"format": FORMAT, "order": order, "arrays": name, "record": structure}
+        serial.write_atomically(folder / "structure.json", json.dumps(header, indent=1).encode())
+        for leftover in {*folder.glob("arrays-*.npz"), *folder.glob(".*.tmp")} - {folder / name}:
+            leftover.unlink(missing_ok=True)
+
+    def load(self, stage: str, like: type | Sequence[type] = ()) -> PyTree:
+        """Read a stage; arrays come back as NumPy arrays of the same dtype and shape.
+
+        Args:
+            stage: its name.
+            like: the NamedTuple class that the record must be; or several classes that may occur
+                in it. Those of :mod:`pgx_jax.types` are always known.
+
+        Raises:
+            ConfigError: a name that isn't a plain file name.
+            DataError: the stage is missing, damaged, or holds another kind of record.
+        """
+        folder = self._stage(stage)
+        if not self.has(stage):
+            raise DataError(
+                f"{self.path} has no stage {stage!r} (it has {', '.join(self.stages()) or 'none'}); "
+                "resume the run first"
+            )
+        wanted = like if isinstance(like, type) else None
+        extra = (like,) if wanted else tuple(like)
+        classes = {**_CLASSES, **{cls.__name__: cls for cls in extra}}
+        try:
+            header = self._header(stage)
+            arrays = serial.read_arrays(folder / _plain(header["arrays"]))
+            record = serial.decode(header["record"], arrays, classes)
+        except DataError as error:
+            raise DataError(f"stage {stage!r} of {self.path}: {error}") from error
+        except _DAMAGED as error:
+            raise DataError(
+                f"stage {stage!r} of {self.path} is damaged ({type(error).__name__}: {error}); "
+                f"delete the folder {folder} and resume the run"
+            ) from error
+        if wanted is not None and not isinstance(record, wanted):
+            raise DataError(
+                f"stage {stage!r} of {self.path} holds a {type(record).__name__}, not a {wanted.__name__}"
+            )
+        return record
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage of this name is on disk (a damaged one counts: :meth:`load` says so)."""
+        return (self._stage(stage) / "structure.json").is_file()
+
+    def stages(self) -> list[str]:
+        """Names of the stages, in the order in which they were first saved."""
+        found = (self.path / "stages").glob("*/structure.json")
+        names = [path.parent.name for path in found if _NAME.fullmatch(path.parent.name)]
+        return sorted(names, key=lambda name: (self._position(name), name))
+
+    def remove(self, stage: str) -> None:
+        """Delete a stage, if it is there."""
+        folder = self._stage(stage)
+        (folder / "structure.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # Other files
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append one object to ``metrics.jsonl``; non-finite numbers become null."""
+        path = self.path / "metrics.jsonl"
+        line = serial.dumps(metrics, indent=None) + "\n"
+        with path.open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):  # a killed run left half a line
+                line = "\n" + line
+            file.write(line.encode())
+
+    def metrics(self) -> list[dict]:
+        """Every object of ``metrics.jsonl``; half lines that a killed run left are skipped."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        found = []
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return [entry for entry in found if isinstance(entry, dict)]
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file with sorted keys, NaN and infinity as null; return its path."""
+        return self.write_text(name, serial.dumps(value) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = self.path / _plain(name)
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} has no {name}; resume the run first") from error
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and resume the run") from error
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file into the run folder in one step; return its path."""
+        path = self.path / _plain(name)
+        serial.write_atomically(path, text.encode())
+        return path
+
+    # Inner workings
+
+    def _clear(self, overwrite: bool) -> None:
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not self.path.is_dir():
+            raise ConfigError(f"the output folder {self.path} is a file; choose another with --out")
+        if not overwrite:
+            raise ConfigError(
+                f"the output folder {self.path} already has contents; choose another with --out, "
+                "continue it with `pgx-jax resume`, or overwrite it (--overwrite)"
+            )
+        if not (self.path / "config.json").is_file():
+            raise ConfigError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
+        for name in _OWN_FOLDERS:
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for pattern in _OWN_FILES:
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def _stage(self, stage: str) -> Path:
+        return self.path / "stages" / _plain(stage)
+
+    def _header(self, stage: str) -> dict:
+        header = json.loads((self._stage(stage) / "structure.json").read_text("utf-8"))
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']!r} is not {FORMAT}; another version wrote it")
+        return header
+
+    def _position(self, stage: str) -> int:
+        """Position of a stage in the order of saving, from 1; 0 if it is missing or damaged."""
+        try:
+            return int(self._header(stage)["order"])
+        except _DAMAGED:
+            return 0
+
+
+def _plain(name: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} can't name a file of the run; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit"
+        )
+    return name
+
+
+def _ends_with_newline(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
