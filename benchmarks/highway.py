@@ -205,7 +205,7 @@ def transfer(cell: Mapping) -> dict:
 def play_reference(policy: Policy, agent: Agent, episodes: int) -> list[float]:
     """Returns of episodes in highway-env, actions drawn from the policy."""
     env, returns = reference.make({}), []
-    act = jax.jit(lambda obs, key: policy.distribution.sample(key, policy.actor.apply(agent.actor, obs)))
+    act = jax.jit(lambda obs, key: policy.distribution.sample(key, policy.params(agent.actor, obs)))
     for seed in range(episodes):
         obs, _ = env.reset(seed=10_000 + seed)
         key, total, done = jax.random.PRNGKey(seed), 0.0, False

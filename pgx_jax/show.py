@@ -91,7 +91,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
         def act(obs, key):
             inputs = policy.actor_input(policy.normalise(found, obs), context)
             return policy.distribution.to_env(
-                policy.distribution.sample(key, policy.actor.apply(found.actor, inputs))
+                policy.distribution.sample(key, policy.params(found.actor, inputs))
             )
 
         return act

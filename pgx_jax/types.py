@@ -69,11 +69,20 @@ class Agent(NamedTuple):
     """Moments [n] of the discounted returns with which rewards are scaled, per task."""
 
 
+class Seen(NamedTuple):
+    """What a network that is told its task gets: a normalised observation and the task's context."""
+
+    obs: Array
+    """float [..., *observation shape]."""
+    context: Array
+    """float [..., C]."""
+
+
 class Transitions(NamedTuple):
     """What the meta-policy experienced. Logged data of one's own enters the pipeline here."""
 
-    obs: Array
-    """float [U, N, ...]: the policy's input, as it saw it (normalised, context appended)."""
+    obs: PyTree
+    """float [U, N, ...], or a pytree of such arrays (`Seen`): the policy's input, as it saw it."""
     action: Array
     """[U, N, ...]: the action it took."""
     advantage: Array

@@ -37,7 +37,10 @@ def _judge(policy, agent, scale, steps: Steps, index, context, weights, gamma, g
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
     def advantage(reward, context, scale):
-        value, next_value = (policy.value(agent, x, everywhere(context)) for x in (obs, next_obs))
+        of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+        value, next_value = (
+            of_all(agent.critic, policy.critic_input(x, everywhere(context))) for x in (obs, next_obs)
+        )
         return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
 
     def relabelled(task):

@@ -15,7 +15,17 @@ from pgx_jax.learn.distributions import Categorical, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, PyTree
+from pgx_jax.types import Agent, Array, PyTree, Seen
+
+
+def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
+    """(obs, context) of a network; the context is None where it is not told its task."""
+    return tuple(inputs) if isinstance(inputs, Seen) else (inputs, None)
+
+
+def apply(network: nn.Module, params: PyTree, inputs: Array | Seen) -> PyTree:
+    """What a network returns for one observation: ``network(obs, context)``."""
+    return network.apply(params, *_arguments(inputs))
 
 
 @dataclass(frozen=True)
@@ -53,36 +63,40 @@ class Policy:
         """
         actor_key, critic_key = jax.random.split(key)
         obs = jnp.zeros(observation_shape)
-        actor = self.actor.init(actor_key, self.actor_input(obs, context[0]))
-        critic = self.critic.init(critic_key, self.critic_input(obs, context[0]))
+        actor = self.actor.init(actor_key, *_arguments(self.actor_input(obs, context[0])))
+        critic = self.critic.init(critic_key, *_arguments(self.critic_input(obs, context[0])))
         return Agent(actor, critic, initial_moments(observation_shape), initial_moments((len(context),)))
 
     def normalise(self, agent: Agent, obs: Array) -> Array:
         """Observations as both networks see them."""
         return normalise(agent.observation, obs) if self.normalise_observations else obs
 
-    def actor_input(self, obs: Array, context: Array) -> Array:
-        """What the actor sees of a normalised observation and the task's context."""
-        return jnp.concatenate([obs, context], axis=-1) if self.conditioned_actor else obs
+    def actor_input(self, obs: Array, context: Array) -> Array | Seen:
+        """What the actor sees of normalised observations and their tasks' contexts."""
+        return Seen(obs, context) if self.conditioned_actor else obs
 
-    def critic_input(self, obs: Array, context: Array) -> Array:
-        """What the critic sees of a normalised observation and the task's context."""
-        return jnp.concatenate([obs, context], axis=-1) if self.conditioned_critic else obs
+    def critic_input(self, obs: Array, context: Array) -> Array | Seen:
+        """What the critic sees of normalised observations and their tasks' contexts."""
+        return Seen(obs, context) if self.conditioned_critic else obs
 
-    def value(self, agent: Agent, obs: Array, context: Array) -> Array:
-        """V(s) in units of scaled reward, for normalised observations."""
-        return self.critic.apply(agent.critic, self.critic_input(obs, context))
+    def params(self, actor: PyTree, inputs: Array | Seen) -> PyTree:
+        """Parameters of the action distribution, for one observation (`actor_input`)."""
+        return apply(self.actor, actor, inputs)
 
-    def log_prob(self, actor: PyTree, inputs: Array, action: Array) -> Array:
+    def value(self, critic: PyTree, inputs: Array | Seen) -> Array:
+        """V(s) in units of scaled reward, for one observation (`critic_input`)."""
+        return apply(self.critic, critic, inputs)
+
+    def log_prob(self, actor: PyTree, inputs: Array | Seen, action: Array) -> Array:
         """log pi(action | inputs): the one function that estimation needs of a policy."""
-        return self.distribution.log_prob(self.actor.apply(actor, inputs), action)
+        return self.distribution.log_prob(self.params(actor, inputs), action)
 
     def act(self, agent: Agent, obs, context=None, key: Array | None = None) -> np.ndarray:
         """A legal action for one raw observation: the mode, or a draw if a key is given."""
         if self.conditioned_actor and context is None:
             raise ConfigError("this policy is conditioned on the task: pass the task's context vector")
         inputs = self.actor_input(self.normalise(agent, jnp.asarray(obs)), context)
-        params = self.actor.apply(agent.actor, inputs)
+        params = self.params(agent.actor, inputs)
         dist = self.distribution
         action = dist.mode(params) if key is None else dist.sample(key, params)
         return np.asarray(dist.to_env(action))
@@ -126,13 +140,13 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
     Raises:
         ConfigError: which network returns what, and what it should return.
     """
-    shape, batch = family.observation_space.shape, 3
+    shape = family.observation_space.shape
     context = jnp.zeros(np.shape(family.context))
     try:
         agent = jax.eval_shape(lambda key: policy.init(key, shape, context), jax.random.PRNGKey(0))
-        obs, told = jnp.zeros((batch, *shape)), jnp.zeros((batch, context.shape[1]))
-        actor = jax.eval_shape(policy.actor.apply, agent.actor, policy.actor_input(obs, told))
-        critic = jax.eval_shape(policy.critic.apply, agent.critic, policy.critic_input(obs, told))
+        obs, told = jnp.zeros(shape), context[0]
+        actor = jax.eval_shape(policy.params, agent.actor, policy.actor_input(obs, told))
+        critic = jax.eval_shape(policy.value, agent.critic, policy.critic_input(obs, told))
     except (TypeError, ValueError, flax.errors.FlaxError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
@@ -141,16 +155,16 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
     size, one = policy.distribution.size, isinstance(policy.distribution, Categorical)
     wanted = "logits" if one else "a pair (mean, log_std)"
     leaves = [actor] if one else actor if isinstance(actor, tuple) and len(actor) == 2 else [None]
-    if any(getattr(leaf, "shape", None) != (batch, size) for leaf in leaves):
+    if any(getattr(leaf, "shape", None) != (size,) for leaf in leaves):
         found = jax.tree.map(lambda x: list(x.shape), actor)
         raise ConfigError(
-            f"for {batch} observations the actor returns arrays of shapes {found}; it must return {wanted} "
-            f"of shape {[batch, size]}, one row an observation (jnp.broadcast_to helps)"
+            f"for one observation the actor returns arrays of shapes {found}; it must return {wanted} "
+            f"of shape {[size]}"
         )
-    if getattr(critic, "shape", None) != (batch,):
+    if getattr(critic, "shape", None) != ():
         raise ConfigError(
-            f"for {batch} observations the critic returns {jax.tree.map(lambda x: list(x.shape), critic)}; "
-            f"it must return one value each, {[batch]}"
+            f"for one observation the critic returns {jax.tree.map(lambda x: list(x.shape), critic)}; "
+            f"it must return one value, a scalar"
         )
     return agent
 

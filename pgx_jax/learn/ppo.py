@@ -84,10 +84,14 @@ class RowState(NamedTuple):
 class Batch(NamedTuple):
     """What the loss sees, every leaf [B, ...]."""
 
-    inputs: Array
-    critic_inputs: Array
+    obs: Array
+    """Normalised."""
+    context: Array
+    task: Array
+    """int [B]: the task that each transition is of."""
     action: Array
     log_prob: Array
+    """Of the action when it was taken."""
     advantage: Array
     target: Array
     weight: Array
@@ -117,12 +121,12 @@ def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: 
     """Value error - clipped surrogate objective - entropy bonus, weighted per transition."""
     actor, critic = params
     dist = policy.distribution
-    dist_params = policy.actor.apply(actor, batch.inputs)
+    dist_params = jax.vmap(policy.params, (None, 0))(actor, policy.actor_input(batch.obs, batch.context))
     log_prob = jax.vmap(dist.log_prob)(dist_params, batch.action)
     ratio = jnp.exp(log_prob - batch.log_prob)
     clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
     objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    value = policy.critic.apply(critic, batch.critic_inputs)
+    value = jax.vmap(policy.value, (None, 0))(critic, policy.critic_input(batch.obs, batch.context))
     value_error = 0.5 * (value - batch.target) ** 2
     bonus = jax.vmap(dist.exploration)(dist_params)
     return jnp.mean(batch.weight * (config.value * value_error - objective - config.entropy * bonus))
@@ -140,15 +144,23 @@ def _per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:
 
 
 def make_batch(
-    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, one_hot: Array
+    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, slot_task: Array
 ) -> Batch:
     """Turn T steps of E slots into B = T * E weighted training examples.
 
     Advantages are standardised per task; weights make the row's tasks count the same.
+
+    Args:
+        policy, config, agent: what acted.
+        steps: what its slots did, leaves [T, E, ...].
+        context: float [n, C], the family's.
+        slot_task: int [E], the task of every slot.
     """
+    one_hot = jax.nn.one_hot(slot_task, len(context))
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    ctx = jnp.broadcast_to(context, obs.shape[:2] + context.shape[1:])
-    value, next_value = policy.value(agent, obs, ctx), policy.value(agent, next_obs, ctx)
+    told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
+    of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+    value, next_value = (of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
     advantage = gae(
         steps.reward / scale, value, next_value, steps.terminated, steps.done, config.gamma, config.gae_lambda
@@ -156,18 +168,17 @@ def make_batch(
     mean, var, count = _per_task(one_hot, advantage)
     standardised = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
     weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
-    inputs = policy.actor_input(obs, ctx)
-    log_prob = jax.vmap(jax.vmap(policy.distribution.log_prob))(
-        policy.actor.apply(agent.actor, inputs), steps.action
-    )
+    of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
+    log_prob = of_all(agent.actor, policy.actor_input(obs, told), steps.action)
     batch = Batch(
-        inputs,
-        policy.critic_input(obs, ctx),
-        steps.action,
-        log_prob,
-        standardised,
-        advantage + value,
-        jnp.broadcast_to(weight, value.shape),
+        obs=obs,
+        context=told,
+        task=jnp.broadcast_to(slot_task, value.shape),
+        action=steps.action,
+        log_prob=log_prob,
+        advantage=standardised,
+        target=advantage + value,
+        weight=jnp.broadcast_to(weight, value.shape),
     )
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
@@ -267,7 +278,7 @@ def learn_from(
     slot_task = slot_tasks(member, config.num_envs)
     one_hot = jax.nn.one_hot(slot_task, member.shape[0])
     agent = state.agent._replace(reward=_update_normalisation(config, state.agent, steps, one_hot).reward)
-    batch = make_batch(policy, config, agent, steps, context[slot_task], one_hot)
+    batch = make_batch(policy, config, agent, steps, context, slot_task)
     progress = state.update / jnp.maximum(total_updates, 1)
     rate = config.learning_rate * (1.0 - progress * (1.0 - config.final_learning_rate))
     state = state._replace(agent=agent)

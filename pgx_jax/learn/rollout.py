@@ -58,7 +58,7 @@ def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, t
 
     def of_task(key, task, context):
         obs = policy.normalise(agent, env.reset(key, task)[1])
-        params = policy.actor.apply(agent.actor, policy.actor_input(obs, context))
+        params = policy.params(agent.actor, policy.actor_input(obs, context))
         return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
 
     return jax.vmap(of_task)(jax.random.split(key, len(context)), tasks, context)
@@ -136,7 +136,7 @@ def unroll(
     def step(slots, key):
         keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
         inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
-        params = policy.actor.apply(agent.actor, inputs)
+        params = jax.vmap(policy.params, (None, 0))(agent.actor, inputs)
         action = dist.mode(params) if deterministic else jax.vmap(dist.sample)(keys[0], params)
         out = jax.vmap(env.step)(keys[1], slots.state, dist.to_env(action), tasks)
         age, total = slots.age + 1, slots.total + out.reward

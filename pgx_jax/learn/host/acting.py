@@ -23,7 +23,8 @@ def _act(policy, deterministic, actor, moments, obs, context, keys, t):
 
     def one(actor, moments, obs, context, key):
         agent = Agent(actor, None, moments, None)
-        params = policy.actor.apply(actor, policy.actor_input(policy.normalise(agent, obs), context))
+        inputs = policy.actor_input(policy.normalise(agent, obs), context)
+        params = jax.vmap(policy.params, (None, 0))(actor, inputs)
         if deterministic:
             return dist.mode(params)
         return jax.vmap(dist.sample)(jax.random.split(jax.random.fold_in(key, t), len(obs)), params)

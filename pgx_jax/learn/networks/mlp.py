@@ -12,6 +12,12 @@ from pgx_jax.learn.distributions import FRESH_LOG_STD
 from pgx_jax.types import Array
 
 
+def join(obs: Array, context: Array | None) -> Array:
+    """One observation of any shape and its task's context (None: not told) as one vector."""
+    flat = jnp.ravel(obs)
+    return flat if context is None else jnp.concatenate([flat, context])
+
+
 class MLP(nn.Module):
     """Dense layers with orthogonal initialisation; [..., in] -> [..., outputs]."""
 
@@ -29,15 +35,15 @@ class MLP(nn.Module):
 
 
 class CategoricalActor(nn.Module):
-    """Logits of a discrete policy; [..., in] -> [..., actions]."""
+    """Logits [actions] of a discrete policy."""
 
     actions: int
     hidden: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, obs: Array, context: Array | None = None) -> Array:
         """Logits."""
-        return MLP(self.actions, self.hidden, last_scale=0.01)(x)
+        return MLP(self.actions, self.hidden, last_scale=0.01)(join(obs, context))
 
 
 class GaussianActor(nn.Module):
@@ -48,20 +54,20 @@ class GaussianActor(nn.Module):
     initial_log_std: float = FRESH_LOG_STD
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """(mean [..., size], log_std [..., size])."""
-        mean = MLP(self.size, self.hidden, last_scale=0.01)(x)
+    def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
+        """(mean [size], log_std [size])."""
+        mean = MLP(self.size, self.hidden, last_scale=0.01)(join(obs, context))
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.size,))
-        return mean, jnp.broadcast_to(jnp.clip(log_std, -5.0, 2.0), mean.shape)
+        return mean, jnp.clip(log_std, -5.0, 2.0)
 
 
 class Critic(nn.Module):
-    """State values; [..., in] -> [...]."""
+    """The value of a state, []."""
 
     hidden: tuple[int, ...] = (64, 64)
     activation: Callable[[Array], Array] = jax.nn.tanh
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Values."""
-        return MLP(1, self.hidden, self.activation)(x)[..., 0]
+    def __call__(self, obs: Array, context: Array | None = None) -> Array:
+        """The value."""
+        return MLP(1, self.hidden, self.activation)(join(obs, context))[0]
