@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import jax
+
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate import make_subsets
 from pgx_jax.grouping import GroupingConfig
-from pgx_jax.learn import PPO, relabels
+from pgx_jax.learn import PPO
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Array
+
+STREAMS = ("meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random")
+"""Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
+come last: their places make the keys."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,13 @@ class Config:
     task wants."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
+    learner: str = "ppo"
+    """Name of the learner that trains the meta-policy, the groups and the baselines."""
     compare: Literal["none", "fast", "full"] = "fast"
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
+    baselines: tuple[str, ...] = ()
+    """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
+    or "told" for the run's own networks, and of learners)."""
     random_draws: int = 3
     """Random groupings to average over."""
     similarities: tuple[Literal["dot", "cosine", "whitened"], ...] = ("dot", "cosine", "whitened")
@@ -106,6 +117,14 @@ class Config:
     ppo: PPO = field(default_factory=PPO)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
+
+    def stream(self, name: str) -> Array:
+        """Raw PRNG key of one of the run's independent random streams, by what it is used for.
+
+        Raises:
+            ValueError: there is no such use.
+        """
+        return jax.random.fold_in(jax.random.PRNGKey(self.seed), STREAMS.index(name))
 
 
 def config_for(family: TaskFamily) -> Config:
@@ -140,67 +159,3 @@ def override(settings: Any, changes: Mapping[str, Any]) -> Any:
             value = override(current, value)
         settings = replace(settings, **{first: tuple(value) if isinstance(value, list) else value})
     return settings
-
-
-def collects(e: EstimateConfig, family: TaskFamily, conditioned_actor: bool) -> tuple[int, int, int]:
-    """Sources U that are collected, and each one's transitions N and environments."""
-    if not relabels(family, conditioned_actor):
-        return family.n, e.steps, e.num_envs
-    multiple = min(e.source_multiple, family.n)
-    return 1, multiple * e.steps, multiple * e.num_envs
-
-
-class Budget:
-    """The rule of comparison: every method has the same total of environment steps.
-
-    What a method needs before its policies exist comes out of the total, and its policies share
-    the rest by their numbers of tasks. All numbers are environment steps.
-    """
-
-    def __init__(self, config: Config, family: TaskFamily, conditioned_actor: bool | None = None):
-        """Work out the budget.
-
-        Args:
-            config, family: what is to be done.
-            conditioned_actor: whether the actor is told the task, where it is not that of ``config.policy``.
-
-        Raises:
-            ConfigError: if the total leaves nothing for the groups, or subsets cannot be drawn.
-        """
-        self.unit = config.ppo.steps_per_update
-        """Environment steps of one update."""
-        self.n = family.n
-        self.total = config.steps_per_task * family.n
-        """T of every method."""
-        self.meta = max(1, round(config.meta_fraction * self.total / self.unit)) * self.unit
-        told = config.policy.conditioned_actor if conditioned_actor is None else conditioned_actor
-        sources, steps, _ = collects(config.estimate, family, told)
-        self.collect = sources * steps
-        if self.rest(0) < self.n * self.unit:
-            raise ConfigError(
-                f"{self.total} steps in all leave {self.rest(0)} for the groups after meta-training "
-                f"({self.meta}) and collecting ({self.collect}); one update a task takes "
-                f"{self.n * self.unit}: raise steps_per_task or lower meta_fraction"
-            )
-        e = config.estimate
-        self.subsets = make_subsets(config.seed, family.n, e.subset_size, e.subsets, e.min_cover)
-        self._check_rollouts(e, family.horizon)
-
-    def _check_rollouts(self, e: EstimateConfig, horizon: int) -> None:
-        """Scoring by roll-outs must leave something for the groups even if no episode ends early."""
-        worst = int(self.subsets.sum()) * e.rollout_episodes * horizon
-        if e.score == "rollouts" and self.rest(worst) < self.n * self.unit:
-            raise ConfigError(
-                f"scoring by roll-outs takes up to {worst} steps ({self.subsets.sum()} pairs of subset and "
-                f"task, {e.rollout_episodes} episodes of {horizon} steps) of {self.total} in all; raise "
-                f"steps_per_task, or lower estimate.rollout_episodes or estimate.subsets"
-            )
-
-    def rest(self, scoring: int) -> int:
-        """What is left for group policies after meta-training, collecting and scoring."""
-        return self.total - self.meta - self.collect - scoring
-
-    def share(self, member, total: int):
-        """Steps int [R] of policies with the tasks ``member`` [R, n] that share ``total``."""
-        updates = member.sum(1) * total // (member.sum() * self.unit)
-        return updates.clip(1) * self.unit

@@ -2,27 +2,26 @@
 
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
       --score_subsets--> Surrogates, Scores --affinity--> Affinity
-      --choose_groups--> Grouping --judge.train_groups--> Pool
+      --choose_groups--> Grouping --compare.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
-enter there (see `logged.group_transitions`).
+enter there (see `group_transitions`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax import estimate, grouping, learn
-from pgx_jax.config import Budget, Config, EstimateConfig, collects
-from pgx_jax.estimate.checks import check_transitions
-from pgx_jax.learn import Policy, Trained
-from pgx_jax.learn.work import Checkpoint, Progress
-from pgx_jax.streams import stream
+from pgx_jax.config import Config, EstimateConfig
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Checkpoint, Learner, Policy, Progress, Trained
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
@@ -40,6 +39,7 @@ from pgx_jax.types import (
     Surrogates,
     Transitions,
 )
+from pgx_jax.validation import check_method
 
 
 def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
@@ -54,34 +54,57 @@ def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
 
 def meta_train(
     policy: Policy,
+    learner: Learner,
     family: TaskFamily,
     config: Config,
+    steps: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own."""
-    entropy = config.ppo.entropy if config.meta_entropy is None else config.meta_entropy
-    member = np.ones((1, family.n), bool)
-    rows = Rows(
-        member, np.array([Budget(config, family).meta]), np.asarray(stream(config.seed, "meta"))[None]
-    )
+    """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own if its
+    learner has one."""
+    if config.meta_entropy is not None and hasattr(learner, "entropy"):
+        learner = dataclasses.replace(learner, entropy=config.meta_entropy)
+    member, key = np.ones((1, family.n), bool), np.asarray(config.stream("meta"))[None]
     return learn.train(
-        policy, dataclasses.replace(config.ppo, entropy=entropy), family, rows,
+        policy, learner, family, Rows(member, np.array([steps]), key),
         rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 
 
-def collect(policy: Policy, family: TaskFamily, config: Config, agent: Agent) -> Transitions:
+def collects(e: EstimateConfig, family: TaskFamily, told: bool) -> tuple[int, int, int]:
+    """Sources U that are collected (one, where it serves all tasks), and each one's transitions N and
+    environments."""
+    if not learn.relabels(family, told):
+        return family.n, e.steps, e.num_envs
+    multiple = min(e.source_multiple, family.n)
+    return 1, multiple * e.steps, multiple * e.num_envs
+
+
+def collect(
+    policy: Policy, learner: Learner, family: TaskFamily, config: Config, agent: Agent
+) -> Transitions:
     """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
-    ppo, gae_lambda = config.ppo, config.estimate.gae_lambda
-    _, steps, num_envs = collects(config.estimate, family, policy.conditioned_actor)
+    e = config.estimate
+    _, steps, num_envs = collects(e, family, policy.conditioned_actor)
     transitions = learn.collect(
-        policy, family, agent, stream(config.seed, "collect"),
-        steps=steps, num_envs=num_envs, gamma=ppo.gamma,
-        gae_lambda=ppo.gae_lambda if gae_lambda is None else gae_lambda, scale_rewards=ppo.scale_rewards,
+        policy, family, agent, config.stream("collect"),
+        steps=steps, num_envs=num_envs, gamma=learner.gamma,
+        gae_lambda=getattr(learner, "gae_lambda", 0.95) if e.gae_lambda is None else e.gae_lambda,
+        scale_rewards=getattr(learner, "scale_rewards", False),
     )  # fmt: skip
-    check_transitions(transitions, family.task_names)
+    estimate.check_transitions(transitions, family.task_names)
     return transitions
+
+
+def subsets(config: Config, n: int) -> np.ndarray:
+    """The subsets bool [m, n] that are estimated.
+
+    Raises:
+        ConfigError: subsets that cannot be drawn, or that leave a pair uncovered.
+    """
+    e = config.estimate
+    return estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
 
 
 def features(
@@ -89,7 +112,7 @@ def features(
 ) -> Features:
     """Projected gradients of log pi of every transition."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
-    key, dim = stream(config.seed, "project"), config.estimate.dim
+    key, dim = config.stream("project"), config.estimate.dim
     names = names if len(transitions.obs) == len(transitions.source) else None  # of sources, not of tasks
     return estimate.gradient_features(log_prob, params, transitions, key, dim, names=names)
 
@@ -160,7 +183,7 @@ def make_roll_out(
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(member), *jnp.shape(x))), agent)
         played = learn.evaluate(
             policy, family, learn.with_policy_params(many, thetas), row, task,
-            stream(config.seed, "rollouts"), episodes=config.estimate.rollout_episodes,
+            config.stream("rollouts"), episodes=config.estimate.rollout_episodes,
         )  # fmt: skip
         spent.append(int(played.steps.sum()))
         values = np.zeros(member.shape)
@@ -249,3 +272,49 @@ def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
     ours, base = score(labels), score(one)
     mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
     return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
+
+
+class Grouped(NamedTuple):
+    """What `group_transitions` returns."""
+
+    surrogates: Surrogates
+    scores: Scores
+    affinity: Affinity
+    grouping: Grouping
+    predicted: dict
+
+
+def group_transitions(
+    log_prob: Callable,
+    params: PyTree,
+    transitions: Transitions,
+    config: Config | None = None,
+    *,
+    names: Sequence[str] | None = None,
+) -> Grouped:
+    """Group tasks from logged data alone: no environment, no training.
+
+    Args:
+        log_prob: (params, obs, action) of one transition -> log pi, a scalar.
+        params: pytree of the policy's parameters.
+        transitions: logged data with advantages (see `Transitions`).
+        config: settings; roll-outs cannot score here.
+        names: names of the n tasks.
+
+    Raises:
+        ConfigError: settings that cannot work with n tasks.
+        DataError: transitions that are not complete (see `check_transitions`), or not finite.
+        SolverError: the relaxation was not solved.
+    """
+    config = config or Config()
+    e, n = config.estimate, len(transitions.source)
+    check_method(config, n)
+    if e.score == "rollouts":
+        raise ConfigError("roll-outs need an environment: choose estimate.score 'surrogate' or 'importance'")
+    estimate.check_transitions(transitions, names)
+    feats = features(log_prob, params, transitions, config, names)
+    surrogates, scores = score_subsets(feats, transitions, subsets(config, n), e, names=names)
+    affinity = estimate.affinity(scores, e.affinity)
+    held_out = HeldOut(feats, transitions, e, names)
+    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
+    return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))

@@ -7,15 +7,15 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
-from pgx_jax.config import Budget, Config, EstimateConfig
+from pgx_jax.config import Config, EstimateConfig
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate.surrogates import MIN_L2
 from pgx_jax.learn import PPO
 from pgx_jax.tasks import TaskFamily
 
 
-def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = None) -> Budget:
-    """Refuse settings that cannot work, before any long work; returns the budget (arguments as its).
+def check(config: Config, family: TaskFamily) -> None:
+    """Refuse settings that cannot work, before any long work.
 
     Raises:
         ConfigError: naming setting and remedy.
@@ -46,7 +46,6 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
             f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
         )
     _check_data(config.estimate, family.horizon)
-    return Budget(config, family, conditioned_actor)
 
 
 def check_method(config: Config, n: int) -> None:

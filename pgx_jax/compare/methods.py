@@ -1,24 +1,26 @@
-"""Judgement by the rule of comparison: baselines with the same total of environment steps.
+"""Methods: sets of policies that serve all tasks, at the same total of environment steps.
 
 Every method is a set of rows. Equal rows of different methods are trained once: a row's key
-depends on its tasks alone.
+depends on its tasks alone. The baselines stand in a table: a new one is a function and an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from pgx_jax import grouping, learn
-from pgx_jax.compare.pool import Pool, Row, train_pool
-from pgx_jax.config import Budget, Config
-from pgx_jax.learn import Policy
-from pgx_jax.streams import stream
-from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent
+from pgx_jax import grouping
+from pgx_jax.compare.budget import Budget, share
+from pgx_jax.compare.pool import BASE, Row
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Learner
+
+OURS = "policygradex"
+SIMILAR = "gradient_similarity"
+"""How the names of the methods by gradient similarity begin."""
 
 
 class Method(NamedTuple):
@@ -28,7 +30,7 @@ class Method(NamedTuple):
     """int [n]: which policy serves each task."""
     rows: tuple[Row, ...]
     spent: int
-    """Steps that the method needed before its policies existed."""
+    """Steps that the method needs beside the training of its policies."""
     equal_steps: bool = True
     label: str | None = None
     note: str | None = None
@@ -41,172 +43,153 @@ class Method(NamedTuple):
         return self.spent + sum(row.steps for row in self.rows)
 
 
-def method(budget: Budget, labels, total: int, *, spent: int = 0, continues: bool = False, **kw) -> Method:
-    """A partition whose policies share ``total`` steps by their numbers of tasks."""
-    conditioned = kw.pop("conditioned", False)
-    labels = grouping.canonical(np.asarray(labels))
-    member = labels[None, :] == np.arange(labels.max() + 1)[:, None]
-    steps = budget.share(member, total)
-    rows = tuple(
-        Row(tuple(map(bool, m)), int(s), continues, conditioned) for m, s in zip(member, steps, strict=True)
-    )
-    if spent and not budget.meta:
-        kw |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
-    return Method(labels, rows, spent, **kw)
+class Contest(NamedTuple):
+    """What methods are made from: the rule of comparison, and what ours has found."""
+
+    config: Config
+    budget: Budget
+    learners: Mapping[str, Learner]
+    labels: np.ndarray
+    """int [n]: our groups."""
+    similar: Mapping[str, np.ndarray] = {}
+    """Groupings by gradient similarity, by kind."""
+    true_groups: np.ndarray | None = None
+    """Planted labels, used for nothing but the methods of that name."""
+    scoring: int = 0
+    """Environment steps that ours took for scoring."""
+    told: bool = False
+    """Whether all policies are told the task, so that none is needed to compare with one that is."""
 
 
-def ours(budget: Budget, config: Config, labels, scoring: int) -> Method:
-    """Our groups: what is left after meta-training, collecting and scoring."""
-    rest = budget.rest(scoring)
-    return method(budget, labels, rest, spent=budget.total - rest, continues=config.continue_meta)
-
-
-def baselines(
-    budget: Budget,
-    config: Config,
+def method(
+    contest: Contest,
     labels: np.ndarray,
-    similar: dict[str, np.ndarray],
-    true_groups: np.ndarray | None,
-    scoring: int = 0,
-    told: bool = False,
-) -> dict[str, list[Method]]:
-    """The methods beside ours; several draws of one method stand in a list.
+    total: int,
+    *,
+    spent: int = 0,
+    continues: bool = False,
+    policy: str = BASE,
+    learner: str | None = None,
+    **more: Any,
+) -> Method:
+    """A partition whose policies share ``total`` steps by their numbers of tasks.
 
     Args:
-        budget, config: the rule of comparison.
-        labels: our grouping.
-        similar: groupings by gradient similarity, by the name of the method.
-        true_groups: planted labels, used for nothing but the methods of that name.
-        scoring: environment steps that ours took for scoring.
-        told: whether all policies are told the task, so that none is needed to compare with one that is.
+        contest: the rule of comparison.
+        labels: int [n].
+        total: environment steps of its policies, adaptation included.
+        spent: what it needs before they exist.
+        continues: they start from theta* and its critic.
+        policy, learner: names of networks and learner; the run's own by default.
+        more: further fields of `Method`.
     """
-    n, total, rest = budget.n, budget.total, budget.rest(0)
-    one, each = np.zeros(n, int), np.arange(n)
-    spent, continues = budget.total - rest, config.continue_meta
-    rng = np.random.default_rng(np.asarray(stream(config.seed, "random")))
-    draws = grouping.random_groupings(rng, grouping.group_sizes(labels), config.random_draws)
-    found = {
-        "multitask": [method(budget, one, total)],
-        "multitask_conditioned": [method(budget, one, total, conditioned=True)],
-        "single_task": [method(budget, each, total)],
-        "random": [method(budget, draw, total) for draw in draws],
-    }
-    if told:
-        found["multitask"] = [
-            found.pop("multitask_conditioned")[0]._replace(note="told the task, as all here")
+    name = contest.config.learner if learner is None else learner
+    known, budget = contest.learners[name], contest.budget
+    labels = grouping.canonical(np.asarray(labels))
+    member = labels[None, :] == np.arange(labels.max() + 1)[:, None]
+    steps = share(member, total, known)
+    rows = tuple(
+        Row(tuple(map(bool, m)), int(s), continues, policy, name) for m, s in zip(member, steps, strict=True)
+    )
+    if spent and not budget.meta:
+        more |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
+    return Method(labels, rows, spent + budget.n * known.adaptation_steps, **more)
+
+
+def ours(contest: Contest, labels=None) -> Method:
+    """Our groups (or others in their place): what is left after meta-training, collecting and scoring."""
+    labels = contest.labels if labels is None else labels
+    rest = contest.budget.rest(contest.scoring)
+    spent, continues = contest.budget.total - rest, contest.config.continue_meta
+    return method(contest, labels, rest, spent=spent, continues=continues)
+
+
+Methods = dict[str, list[Method]]
+"""Methods by name; several draws of one method stand in a list."""
+
+
+def _one_policy(contest: Contest) -> Methods:
+    one, total = np.zeros(contest.budget.n, int), contest.budget.total
+    if contest.told:
+        return {"multitask": [method(contest, one, total, note="told the task, as all here")]}
+    told = method(contest, one, total, policy="told")
+    return {"multitask": [method(contest, one, total)], "multitask_conditioned": [told]}
+
+
+def _one_policy_a_task(contest: Contest) -> Methods:
+    return {"single_task": [method(contest, np.arange(contest.budget.n), contest.budget.total)]}
+
+
+def _random_groups(contest: Contest) -> Methods:
+    rng = np.random.default_rng(np.asarray(contest.config.stream("random")))
+    sizes = grouping.group_sizes(contest.labels)
+    draws = grouping.random_groupings(rng, sizes, contest.config.random_draws)
+    return {"random": [method(contest, draw, contest.budget.total) for draw in draws]}
+
+
+def _similar_groups(contest: Contest) -> Methods:
+    rest, found = contest.budget.rest(), {}
+    spent, continues = contest.budget.total - rest, contest.config.continue_meta
+    for kind, groups in contest.similar.items():
+        first = next(other for other, same in contest.similar.items() if (same == groups).all())
+        same_as = f"{SIMILAR}_{first}" if first != kind else None
+        found[f"{SIMILAR}_{kind}"] = [
+            method(contest, groups, rest, spent=spent, continues=continues, same_as=same_as)
         ]
-    for name, groups in similar.items():
-        known = [other for other in similar if (similar[other] == groups).all()]
-        same = {"same_as": known[0]} if known[0] != name else {}
-        found[name] = [method(budget, groups, rest, spent=spent, continues=continues, **same)]
-    if true_groups is not None:
-        found["true_groups"] = [method(budget, true_groups, total)]
-        if continues:
-            found["true_groups_continued"] = [
-                ours(budget, config, true_groups, scoring)._replace(label="True groups, from the meta-policy")
-            ]
-    if config.compare == "full":
-        found |= _outside_the_rule(budget, found)
     return found
 
 
-def _outside_the_rule(budget: Budget, found: dict[str, list[Method]]) -> dict[str, list[Method]]:
-    """What more steps would buy: every policy alone with the whole total."""
-    out = {}
-    for name, text in (("single_task", "One policy per task"), ("true_groups", "True groups")):
-        if name in found:
-            base = found[name][0]
-            rows = tuple(row._replace(steps=budget.total // budget.unit * budget.unit) for row in base.rows)
-            label = f"{text}, each with the whole total"
-            out[f"{name}_more_steps"] = [base._replace(rows=rows, equal_steps=False, label=label)]
-    return out
+def _true_groups(contest: Contest) -> Methods:
+    if contest.true_groups is None:
+        return {}
+    found = {"true_groups": [method(contest, contest.true_groups, contest.budget.total)]}
+    if contest.config.continue_meta:
+        continued = ours(contest, contest.true_groups)
+        found["true_groups_continued"] = [continued._replace(label="True groups, from the meta-policy")]
+    return found
 
 
-def train_groups(
-    policy: Policy,
-    family: TaskFamily,
-    config: Config,
-    labels,
-    meta: Agent,
-    *,
-    scoring: int = 0,
-    own_meta: bool = False,
-    **kw,
-) -> Pool:
-    """Stage 3: one policy a group, with what the rule of comparison leaves after estimating.
-
-    Args:
-        policy: the networks.
-        family, config: what to train on, and how.
-        labels: int [n], the group of every task.
-        meta: theta*, which the groups continue unless ``config.continue_meta`` is off.
-        scoring: environment steps that scoring by roll-outs took.
-        own_meta: whether theta* is one of your own, whose training is not counted.
-        kw: progress and checkpoint, see `train_pool`.
-
-    Returns:
-        Pool with one row a group, in the order of `grouping.canonical` labels.
-    """
-    budget = Budget(config, family, policy.conditioned_actor)
-    if own_meta:
-        budget.meta = 0
-    rows = ours(budget, config, labels, scoring).rows
-    return train_pool(rows, lambda _: policy, family, config, meta, **kw)
-
-
-class Played(NamedTuple):
-    """Episodes of every pooled row on its tasks: (row, task) -> values [episodes]."""
-
-    values: dict[tuple[Row, int], np.ndarray]
-
-    def of(self, m: Method) -> np.ndarray:
-        """Episodes [n, episodes] of a method: every task by its own policy."""
-        return np.stack([self.values[m.rows[g], task] for task, g in enumerate(m.labels)])
-
-
-def play(pool: Pool, policies: Callable[[bool], Policy], family: TaskFamily, config: Config) -> Played:
-    """Evaluate every row on its own tasks, with the same episodes for all of them."""
-    values = {}
-    for conditioned in (False, True):
-        index = [i for i, row in enumerate(pool.rows) if row.conditioned == conditioned]
-        if not index:
-            continue
-        some = [pool.rows[i] for i in index]
-        agents = learn.stack([pool.agents[i] for i in index])
-        row, task = np.nonzero(np.array([r.member for r in some]))
-        played = learn.evaluate(
-            policies(conditioned), family, agents, row, task, stream(config.seed, "evaluate"),
-            episodes=config.episodes,
+def _named_baselines(contest: Contest) -> Methods:
+    """One policy for all, of other networks or by another learner: "told/reinforce"."""
+    found = {}
+    for name in contest.config.baselines:
+        policy, learner = split_name(name)
+        one = method(
+            contest, np.zeros(contest.budget.n, int), contest.budget.total, policy=policy, learner=learner,
+            label=f"One policy for all, {policy} by {learner}",
         )  # fmt: skip
-        chosen = played.success if family.metric == "success" else played.returns
-        values |= {(some[r], int(t)): np.asarray(v, float) for r, t, v in zip(row, task, chosen, strict=True)}
-    return Played(values)
+        found[f"multitask_{policy}_{learner}"] = [one]
+    return found
 
 
-def stratified(episodes: np.ndarray) -> dict:
-    """Mean over tasks and its normal 95% interval from the spread of episodes [n, E] within tasks.
-
-    It tells the noise of the evaluation, not that of training with another seed; one episode a task
-    has no interval.
-    """
-    n, count = episodes.shape
-    mean = float(episodes.mean())
-    if count == 1:
-        return {"mean": mean, "ci95": None}
-    error = float(np.sqrt((episodes.var(1, ddof=1) / count).sum()) / n)
-    return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
+def _more_steps(contest: Contest) -> Methods:
+    """Outside the rule, what more steps would buy: every policy alone with the whole total."""
+    found = {}
+    for made, text in ((_one_policy_a_task, "One policy per task"), (_true_groups, "True groups")):
+        for name, (base, *_) in list(made(contest).items())[:1]:
+            unit = contest.learners[contest.config.learner].steps_per_update
+            rows = tuple(row._replace(steps=contest.budget.total // unit * unit) for row in base.rows)
+            label = f"{text}, each with the whole total"
+            found[f"{name}_more_steps"] = [base._replace(rows=rows, equal_steps=False, label=label)]
+    return found
 
 
-def over_draws(means: Sequence[float]) -> dict:
-    """Mean over draws of a grouping and its 95% t-interval."""
-    mean, count = float(np.mean(means)), len(means)
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(means, ddof=1) / np.sqrt(count))
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
+BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = {
+    "none": (),
+    "fast": (
+        _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups, _named_baselines,
+    ),
+}  # fmt: skip
+"""What is compared with ours, by ``config.compare``."""
+BASELINES["full"] = (*BASELINES["fast"], _more_steps)
 
 
-def summarise(episodes: Sequence[np.ndarray]) -> dict:
-    """Mean and 95% interval of one method's episodes [n, E], or of the means of several draws."""
-    return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
+def baselines(contest: Contest) -> Methods:
+    """The methods beside ours."""
+    found: Methods = {}
+    for made in BASELINES[contest.config.compare]:
+        found |= made(contest)
+    return found
 
 
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:
@@ -214,55 +197,24 @@ def distinct(methods: Sequence[Method]) -> Sequence[Method]:
     return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods
 
 
-def difference(mine: Method, methods: Sequence[Method], played: Played) -> dict:
-    """Ours minus a method (one or several draws), {"mean", "ci95"}, paired by tasks and episodes.
+def split_name(name: str) -> tuple[str, str]:
+    """ "told/ppo" -> ("told", "ppo"): the names of the policy and the learner of a further baseline.
 
-    All methods play the same episodes, so that their noise is in the differences once; the interval is
-    that of `stratified`, or of `over_draws` for several draws.
+    Raises:
+        ConfigError: it is not of that form.
     """
-    return summarise([played.of(mine) - played.of(m) for m in distinct(methods)])
+    policy, slash, learner = name.partition("/")
+    if not (policy and slash and learner):
+        raise ConfigError(f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo")
+    return policy, learner
 
 
-def method_entry(methods: Sequence[Method], played: Played, family: TaskFamily) -> dict:
-    """The entry of one method (one or several draws) in results.json."""
-    methods = distinct(methods)
-    episodes = [played.of(m) for m in methods]
-    first, draws = methods[0], [float(x.mean()) for x in episodes]
-    groups = [named_groups(m.labels, family.task_names) for m in methods]
-    entry = summarise(episodes) | {
-        "groups": groups[0],
-        "metric": family.metric,
-        "per_task": np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
-        "env_steps": int(np.mean([m.env_steps for m in methods])),
-        "equal_steps": first.equal_steps,
-    }
-    if len(methods) > 1:
-        entry["draws"] = [{"groups": g, "mean": mean} for g, mean in zip(groups, draws, strict=True)]
-    return entry | {name: text for name in ("label", "note", "same_as") if (text := getattr(first, name))}
+def known(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The entry of a table of policies or learners.
 
-
-def named_groups(labels: np.ndarray, names: tuple[str, ...]) -> list[list[str]]:
-    """The groups as lists of task names."""
-    return [[names[i] for i in np.flatnonzero(labels == g)] for g in range(labels.max() + 1)]
-
-
-def learning_curve(methods: Sequence[Method], pool: Pool, points: int = 40) -> dict:
-    """Mean return over tasks (and draws) along a method's budget, {"steps": [...], "return": [...]}."""
-    curves = [_curve(m, pool, points) for m in distinct(methods)]
-    steps, returns = np.mean(curves, axis=0)
-    return {"steps": steps.tolist(), "return": returns.tolist()}
-
-
-def _curve(m: Method, pool: Pool, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and mean returns over tasks [points] of one draw."""
-    curves = []
-    for task, g in enumerate(m.labels):
-        returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
-        bins = np.array_split(returns, min(points, len(returns)))
-        means = np.array([np.nanmean(b) if np.isfinite(b).any() else np.nan for b in bins])
-        at = (np.arange(len(bins)) + 1) / len(bins)
-        known = np.isfinite(means)
-        grid = (np.arange(points) + 1) / points
-        curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
-    steps = m.spent + (np.arange(points) + 1) / points * (m.env_steps - m.spent)
-    return steps, np.mean(curves, axis=0)
+    Raises:
+        ConfigError: there is none of this name; the message has those that there are.
+    """
+    if name not in table:
+        raise ConfigError(f"there is no {kind} {name!r}; there are {', '.join(map(repr, table))}")
+    return table[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,12 +10,12 @@ import numpy as np
 
 from pgx_jax import learn
 from pgx_jax.config import Config
-from pgx_jax.learn import Policy
-from pgx_jax.learn.training import init_agents
-from pgx_jax.learn.work import Checkpoint, Progress
-from pgx_jax.streams import row_keys
+from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Rows
+
+BASE = "base"
+"""Name of the policy that a run's settings describe (or of one's own networks)."""
 
 
 class Row(NamedTuple):
@@ -25,8 +25,10 @@ class Row(NamedTuple):
     steps: int
     continues: bool
     """Starts from theta* and its critic."""
-    conditioned: bool = False
-    """Its actor is told the task."""
+    policy: str = BASE
+    """Name of its networks."""
+    learner: str = "ppo"
+    """Name of its learner."""
 
 
 class Pool(NamedTuple):
@@ -40,13 +42,40 @@ class Pool(NamedTuple):
     def __add__(self, other: Pool) -> Pool:
         return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns)
 
+    def agent(self, row: Row) -> Agent:
+        """The trained policy of a row."""
+        return self.agents[self.rows.index(row)]
+
 
 EMPTY = Pool((), (), ())
 
 
+def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
+    """Places of the rows that share the names of policy and learner, and so a compiled program."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault((row.policy, row.learner), []).append(i)
+    return found
+
+
+def row_keys(key: jax.Array, member: np.ndarray) -> np.ndarray:
+    """Keys uint32 [R, 2] of rows: they depend on the run's key and the row's own tasks alone, so that
+    equal groups of different methods train alike (their difference is paired)."""
+    words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little")
+
+    def fold(row):
+        out = key
+        for word in row:
+            out = jax.random.fold_in(out, int(word))
+        return np.asarray(out)
+
+    return np.stack([fold(row) for row in words])
+
+
 def train_pool(
     rows: Iterable[Row],
-    policies: Callable[[bool], Policy],
+    policies: Mapping[str, Policy],
+    learners: Mapping[str, Learner],
     family: TaskFamily,
     config: Config,
     meta: Agent,
@@ -58,7 +87,7 @@ def train_pool(
 
     Args:
         rows: what to train.
-        policies: conditioned -> the policy of such rows.
+        policies, learners: by the names that rows have.
         family, config: what to train on, and how.
         meta: theta* (no leading axis), for rows that continue it (exploring afresh).
         known: rows that are trained already.
@@ -67,32 +96,37 @@ def train_pool(
     """
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
     total, before, pool = sum(row.steps for row in todo), 0, EMPTY
-    for conditioned in (False, True):
-        some = [row for row in todo if row.conditioned == conditioned]
-        if not some:
-            continue
-        policy, member = policies(conditioned), np.array([row.member for row in some])
-        keys = row_keys(config.seed, member)
-        init = fresh = init_agents(policy, family, keys)
-        continues = np.array([row.continues for row in some])
-        if continues.any():
-            start = learn.explore_afresh(meta, learn.take(fresh, 0))
-            init = jax.tree.map(lambda x, m, c=continues: _where(c, m, x), fresh, start)
-        steps = np.array([row.steps for row in some])
+    for (policy, learner), index in by_name(todo).items():
+        some = [todo[i] for i in index]
 
         def report(done, _, recent, before=before):
             if progress:
                 progress(before + done, total, recent)
 
         trained = learn.train(
-            policy, config.ppo, family, Rows(member, steps, keys, init),
+            policies[policy], learners[learner], family, _rows(some, policies[policy], family, config, meta),
             rows_per_call=config.rows_per_call, progress=report, checkpoint=checkpoint,
         )  # fmt: skip
-        before += int(steps.sum())
-        agents = tuple(learn.take(trained.agents, i) for i in range(len(some)))
-        updates = steps // config.ppo.steps_per_update
-        pool += Pool(tuple(some), agents, tuple(trained.returns[i, :u] for i, u in enumerate(updates)))
+        before += sum(row.steps for row in some)
+        updates = [row.steps // learners[learner].steps_per_update for row in some]
+        pool += Pool(
+            tuple(some),
+            tuple(learn.take(trained.agents, i) for i in range(len(some))),
+            tuple(trained.returns[i, :count] for i, count in enumerate(updates)),
+        )
     return pool
+
+
+def _rows(some: list[Row], policy: Policy, family: TaskFamily, config: Config, meta: Agent) -> Rows:
+    """The rows of one call of `learn.train`, fresh or from theta*."""
+    member, steps = np.array([row.member for row in some]), np.array([row.steps for row in some])
+    keys = row_keys(config.stream("rows"), member)
+    init = fresh = learn.init_agents(policy, family, keys)
+    continues = np.array([row.continues for row in some])
+    if continues.any():
+        start = learn.explore_afresh(policy, meta, learn.take(fresh, 0))
+        init = jax.tree.map(lambda x, m: _where(continues, m, x), fresh, start)
+    return Rows(member, steps, keys, init)
 
 
 def _where(mask: np.ndarray, value, rows: np.ndarray) -> np.ndarray:

@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from msgspec import UNSET
 
 from pgx_jax import learn
-from pgx_jax.compare.methods import Method, Pool, stratified
+from pgx_jax.compare.methods import Method
+from pgx_jax.compare.pool import Pool, Row
+from pgx_jax.compare.results import UnseenResult
+from pgx_jax.compare.summaries import stratified
 from pgx_jax.config import Config
-from pgx_jax.learn import Policy
-from pgx_jax.streams import stream
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
 
 
 def unseen_tasks(
-    mine: Method, multitask: Method | None, pool: Pool, policy: Policy, family: TaskFamily, config: Config
-) -> dict | None:
-    """Try the group policies on unseen tasks.
+    mine: Method,
+    multitask: Method | None,
+    pool: Pool,
+    policies: Mapping[str, Policy],
+    learners: Mapping[str, Learner],
+    family: TaskFamily,
+    config: Config,
+) -> UnseenResult | None:
+    """Try the group policies on unseen tasks; None where there are none, or policies are told their task.
 
     A new task finds its group by trial: every group's policy plays a few episodes on it, and the
     best mean return wins; it is then judged on fresh episodes.
     """
-    if family.sample_test_tasks is None or config.test_tasks < 1 or policy.conditioned_actor:
+    told = policies[mine.rows[0].policy].conditioned_actor
+    if family.sample_test_tasks is None or config.test_tasks < 1 or told:
         return None
     count, k = config.test_tasks, len(mine.rows)
-    tasks = family.sample_test_tasks(stream(config.seed, "test_tasks"), count)
-    rows = list(mine.rows) + ([multitask.rows[0]] if multitask else [])
+    tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
-    agents = learn.stack([pool.agents[pool.rows.index(row)] for row in rows])
+    metric = "success" if family.metric == "success" else "returns"
 
-    def on_tests(row, name, episodes):
+    def on_tests(rows: tuple[Row, ...], row: np.ndarray, name: str, episodes: int):
+        first = rows[0]
         return learn.evaluate(
-            policy, family, agents, row, np.tile(np.arange(count), len(row) // count),
-            stream(config.seed, name), episodes=episodes, tasks=tasks, names=names,
+            policies[first.policy], family, learn.stack([pool.agent(r) for r in rows]), row,
+            np.tile(np.arange(count), len(row) // count), config.stream(name), episodes=episodes,
+            tasks=tasks, names=names, learner=learners[first.learner],
         )  # fmt: skip
 
-    trial = on_tests(np.repeat(np.arange(k), count), "trial", config.trial_episodes)
+    trial = on_tests(mine.rows, np.repeat(np.arange(k), count), "trial", config.trial_episodes)
     assigned = trial.returns.mean(1).reshape(k, count).argmax(0)
-    final = on_tests(assigned, "evaluate", config.episodes)
-    metric = "success" if family.metric == "success" else "returns"
-    out = stratified(np.asarray(getattr(final, metric), float)) | {
-        "names": names,
-        "method": f"the best of the groups' policies in {config.trial_episodes} trial episodes each",
-        "assigned": assigned.tolist(),
-        "env_steps": int(trial.steps.sum()),
-    }
-    if multitask:
-        base = on_tests(np.full(count, k), "evaluate", config.episodes)
-        out["multitask"] = stratified(np.asarray(getattr(base, metric), float))
-    return out
+    final = on_tests(mine.rows, assigned, "evaluate", config.episodes)
+    whole, base = stratified(np.asarray(getattr(final, metric), float)), UNSET
+    if multitask is not None:
+        played = on_tests(multitask.rows[:1], np.zeros(count, int), "evaluate", config.episodes)
+        base = stratified(np.asarray(getattr(played, metric), float))
+    return UnseenResult(
+        mean=whole.mean,
+        ci95=whole.ci95,
+        names=names,
+        method=f"the best of the groups' policies in {config.trial_episodes} trial episodes each",
+        assigned=assigned.tolist(),
+        env_steps=int(trial.steps.sum()),
+        multitask=base,
+    )

@@ -1,5 +1,6 @@
 """Predicting how well every subset of the tasks would do, without training it."""
 
+from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
 from pgx_jax.estimate.pairs import affinity, affinity_interval
@@ -16,6 +17,7 @@ __all__ = [
     "affinity_interval",
     "all_subsets",
     "check_coverage",
+    "check_transitions",
     "coverage",
     "cross_fitted",
     "deal",

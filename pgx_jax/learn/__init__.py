@@ -14,10 +14,10 @@ from pgx_jax.learn.policy import (
 )
 from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.training import Trained, init_agents, train
-from pgx_jax.learn.work import stack, take
+from pgx_jax.learn.work import Checkpoint, Progress, stack, take
 
 __all__ = [
-    "PPO", "Evaluation", "Policy", "Trained", "check_agent", "check_networks", "collect", "evaluate",
+    "PPO", "Checkpoint", "Evaluation", "Policy", "Progress", "Trained", "check_agent", "check_networks", "collect", "evaluate",
     "explore_afresh", "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
     "with_policy_params",
 ]  # fmt: skip

@@ -1,97 +1,114 @@
-"""The results of a run: everything that results.json holds."""
+"""The results of a run, put together from its records."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from pgx_jax import estimate, grouping, learn, pipeline, report
-from pgx_jax.compare import methods as judge
+from pgx_jax import estimate, grouping, learn, pipeline
+from pgx_jax.compare import judging, results, summaries
+from pgx_jax.compare.methods import OURS, distinct
+from pgx_jax.compare.unseen import unseen_tasks
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
-from pgx_jax.compare.unseen import unseen_tasks
+
+if TYPE_CHECKING:
+    from pgx_jax.runs.run import Run
 
 
-def assemble(run: Any) -> dict:
-    """What results.json holds of a `Run`, all but the timings.
-
-    A method's entry (see `judge.method_entry`) has its mean over tasks with an interval, and, beside
-    ours, ``difference``: ours minus it, paired, as ``gain.realised`` is for one policy for all.
-    """
-    methods = {"policygradex": [run.ours], **run.baselines}
-    pool = run.policies + run.comparisons if run.baselines else run.policies
-    family, found = run.family, run.grouping
-    played = judge.play(pool, run.policy_of, family, run.config)
-    mine, multitask = methods["policygradex"][0], methods.get("multitask", [None])[0]
-    entries = {name: judge.method_entry(m, played, family) for name, m in methods.items()}
-    for name, others in run.baselines.items():
-        entries[name]["difference"] = judge.difference(mine, others, played)
-    gain = {"predicted": pipeline.predicted_gain(found.labels, run.held_out), "realised": None}
-    if multitask:
-        gain["realised"] = entries["multitask"]["difference"]
-    results = {
-        "family": family.name, "family_settings": family.settings, "n_tasks": family.n,
-        "task_names": family.task_names, "seed": run.config.seed, "k": found.k,
-        "groups": judge.named_groups(found.labels, family.task_names),
-        "methods": entries,
-        "gain": gain,
-        "affinity": affinity_entry(run.affinity),
-        "path": path_entry(found),
-        "curves": {name: judge.learning_curve(m, pool) for name, m in methods.items()},
-        "test_tasks": unseen_tasks(mine, multitask, pool, run.policy, family, run.config),
-        "diagnostics": diagnostics(run),
-        "true_groups": None, "agreement": agreement(family, found),
-    }  # fmt: skip
-    if family.true_groups is not None:
-        truth = grouping.canonical(np.asarray(family.true_groups))
-        results["true_groups"] = judge.named_groups(truth, family.task_names)
-    results["advice"] = report.advice(results)
-    return results
-
-
-def affinity_entry(affinity: Affinity) -> dict:
-    """The affinity of results.json."""
-    return {"matrix": affinity.matrix, "coverage": affinity.coverage}
+def assemble(run: Run) -> results.Results:
+    """What results.json holds of a finished `Run`, all but advice and timings."""
+    mine, others = run.ours(), run.baselines()
+    pool = run.policies + run.comparisons if others else run.policies
+    family, found, multitask = run.family, run.grouping, others.get("multitask")
+    played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
+    entries = {OURS: judging.method_result([mine], played, family)}
+    entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}
+    predicted = pipeline.predicted_gain(found.labels, run.held_out)
+    curves = {name: summaries.learning_curve(distinct(m), pool) for name, m in others.items()}
+    truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
+    return results.Results(
+        family=family.name,
+        family_settings=dict(family.settings),
+        n_tasks=family.n,
+        task_names=list(family.task_names),
+        seed=run.config.seed,
+        k=found.k,
+        groups=judging.named_groups(found.labels, family.task_names),
+        methods=entries,
+        gain=results.Gain(
+            results.Interval(**predicted),
+            judging.difference(mine, multitask, played) if multitask else None,
+        ),
+        affinity=affinity_result(run.affinity),
+        path=path_result(found),
+        curves={OURS: summaries.learning_curve([mine], pool), **curves},
+        test_tasks=unseen_tasks(
+            mine, multitask[0] if multitask else None, pool, run.policies_by_name, run.learners, family,
+            run.config,
+        ),
+        diagnostics=diagnostics(run),
+        true_groups=None if truth is None else judging.named_groups(truth, family.task_names),
+        agreement=agreement(family, found),
+    )  # fmt: skip
 
 
-def agreement(family: TaskFamily, found: Grouping) -> dict | None:
+def numbers(values: np.ndarray) -> list:
+    """An array as nested lists of floats, None where they are not finite."""
+    if np.ndim(values):
+        return [numbers(row) for row in values]
+    return float(values) if np.isfinite(values) else None
+
+
+def affinity_result(affinity: Affinity) -> results.AffinityResult:
+    """The affinity of the results."""
+    return results.AffinityResult(numbers(affinity.matrix), np.asarray(affinity.coverage).tolist())
+
+
+def agreement(family: TaskFamily, found: Grouping) -> results.Agreement | None:
     """How well a grouping agrees with the planted one; None if there is none."""
     if family.true_groups is None:
         return None
     truth = np.asarray(family.true_groups)
-    return {
-        "nmi": grouping.nmi(truth, found.labels), "ari": grouping.ari(truth, found.labels),
-        "exact": bool(grouping.exact(truth, found.labels)),
-    }  # fmt: skip
+    return results.Agreement(
+        grouping.nmi(truth, found.labels),
+        grouping.ari(truth, found.labels),
+        bool(grouping.exact(truth, found.labels)),
+    )
 
 
-def diagnostics(run: Any) -> dict:
+def diagnostics(run: Run) -> results.Diagnostics:
     """Numbers by which to judge the estimate itself."""
-    feats, transitions = run.features, run.transitions
-    params, member = learn.policy_params(run.meta), run.grouping.member
-    solved = pipeline.fit_subsets(feats, transitions, member, run.config.estimate)
+    feats, transitions, config = run.features, run.transitions, run.config.estimate
+    params, scored = learn.policy_params(run.meta), run.scored
+    solved = pipeline.fit_subsets(feats, transitions, run.grouping.member, config)
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
-    low, high = estimate.affinity_interval(run.scored["scores"], run.config.estimate.affinity)
-    return {
-        "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
-        "subsets": len(run.budget.subsets),
-        "l2": float(solved.l2),
-        "relative_distance": np.asarray(estimate.relative_distance(moved, params)).tolist(),
-        "affinity_ci95": {"low": low, "high": high},
-        "scoring_steps": int(run.scored["steps"]),
-        "meta_steps": run.budget.meta,
-        "collect_steps": run.budget.collect,
-    }
+    low, high = estimate.affinity_interval(scored.scores, config.affinity)
+    return results.Diagnostics(
+        parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),
+        subsets=len(scored.scores.member),
+        l2=float(solved.l2),
+        relative_distance=numbers(np.asarray(estimate.relative_distance(moved, params))),
+        affinity_ci95=results.Bounds(numbers(low), numbers(high)),
+        scoring_steps=int(scored.steps),
+        meta_steps=run.budget.meta,
+        collect_steps=run.budget.collect,
+    )
 
 
-def path_entry(found: Grouping) -> dict:
-    """The path of results.json: all candidates, how they scored, and which was chosen."""
+def path_result(found: Grouping) -> results.PathResult:
+    """All candidates, how they scored, and which was chosen."""
     path = found.path
-    return {
-        "k": path["k"], "score": path["score"], "stderr": path["stderr_to_best"],
-        "difference": path["difference"], "chosen": int(path["chosen"]), "labels": path["candidates"],
-        "penalty": path["penalty"], "equal": path["equal"],
-    }  # fmt: skip
+    return results.PathResult(
+        k=np.asarray(path["k"]).tolist(),
+        labels=np.asarray(path["candidates"]).tolist(),
+        chosen=int(path["chosen"]),
+        score=numbers(path["score"]),
+        stderr=numbers(path["stderr_to_best"]),
+        difference=numbers(path["difference"]),
+        penalty=numbers(path["penalty"]),
+        equal=np.asarray(path["equal"]).tolist(),
+    )

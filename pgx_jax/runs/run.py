@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
+import msgspec
 
-from pgx_jax import estimate, learn, pipeline, report
-from pgx_jax.compare import methods as judge
-from pgx_jax.tasks.checks import check_family
-from pgx_jax.config import Budget, Config, config_for
-from pgx_jax.compare.methods import Method
-from pgx_jax.learn import Policy, Trained
-from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
+from pgx_jax import learn, pipeline, report
+from pgx_jax.compare import results, methods
+from pgx_jax.compare.budget import check_scoring, make_budget
+from pgx_jax.compare.methods import Contest, Method, Methods
+from pgx_jax.compare.pool import BASE, Pool, Row
+from pgx_jax.compare.results import Results, Timings
+from pgx_jax.config import Config, config_for
+from pgx_jax.validation import check
+from pgx_jax.errors import ConfigError, DataError, PgxError
+from pgx_jax.learn import Learner, Policy, Trained
+from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.provenance import environment, identity
-from pgx_jax.runs.assemble import assemble
-from pgx_jax.runs.stages import Listener, Stages
+from pgx_jax.runs.stages import STAGES, Scored, needed
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
-from pgx_jax.validation import check
-from pgx_jax.report.wording import SIMILAR
+from pgx_jax.tasks.checks import check_family
+from pgx_jax.tasks.registry import make_family
+from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
 
 
-class Run(Stages):
-    """All records of one run. Every property is a stage: computed when first asked for, saved if
-    the run has a folder, and loaded from there if it is done already."""
+class Listener:
+    """Hears what a run is doing; this one keeps silent."""
+
+    def start(self, stage: str) -> None:
+        """A stage begins."""
+
+    def progress(self, done: int, total: int, recent: float) -> None:
+        """Training goes on: environment steps done and in all, recent mean return."""
+
+    def finish(self, stage: str, seconds: float, text: str) -> None:
+        """A stage has ended, with its result in one line."""
+
+    def loaded(self, stage: str, text: str) -> None:
+        """A stage was done in an earlier sitting and has been read from the run's folder."""
+
+
+class Run:
+    """All records of one run.
+
+    `compute` does the work, stage by stage (`runs.stages.STAGES`). The attributes read what is
+    computed, or saved in the run's folder, and compute nothing.
+    """
 
     def __init__(
         self,
@@ -38,6 +63,8 @@ class Run(Stages):
         store: RunStore | None = None,
         policy: Policy | None = None,
         meta: Agent | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        learners: Mapping[str, Learner] | None = None,
         listener: Listener | None = None,
     ):
         """Prepare a run; nothing is computed yet.
@@ -48,22 +75,66 @@ class Run(Stages):
             store: where the stages are saved; None keeps them in memory.
             policy: networks of one's own, instead of ``config.policy``.
             meta: a meta-policy of one's own, whose training is not counted.
+            policies, learners: further ones by name, for ``config.learner`` and ``config.baselines``.
             listener: hears about progress.
 
         Raises:
             ConfigError: settings that cannot work, or an environment that breaks what its family says.
         """
-        super().__init__(store, listener)
         self.family, self.config = family, config_for(family) if config is None else config
+        self.store, self.listener, self.own_meta = store, listener or Listener(), meta
+        self.records: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
         check_family(family)
-        conditioned = (policy or self.config.policy).conditioned_actor
-        self.budget: Budget = check(self.config, family, conditioned)
+        check(self.config, family)
+        self.learners = learn.learners_by_name(self.config.ppo, learners)
+        self.learner = methods.known("learner", self.config.learner, self.learners)
         self.policy = policy or pipeline.make_policy(family, self.config)
-        expected = learn.check_networks(self.policy, family)
-        self.own_meta = meta
-        if meta is not None:
-            learn.check_agent(meta, expected)
-            self.budget.meta = 0
+        self.policies_by_name = learn.policies_by_name(family, self.policy, policies)
+        self._check_agents()
+        told = self.policy.conditioned_actor
+        self.budget = make_budget(
+            self.config, family, self.learner, told=told, own_meta=meta is not None
+        )
+        check_scoring(self.budget, self.config, family, self.learner)
+
+    def _check_agents(self) -> None:
+        """Refuse networks that do not fit the family, a meta-policy of others, and unknown baselines."""
+        expected = learn.check_networks(self.policy, self.family)
+        if self.own_meta is not None:
+            learn.check_agent(self.own_meta, expected)
+        for name in self.config.baselines:
+            policy, learner = methods.split_name(name)
+            learn.check_networks(methods.known("policy", policy, self.policies_by_name), self.family)
+            methods.known("learner", learner, self.learners)
+
+    # What is computed, or saved
+
+    def compute(self, stage: str = "evaluation") -> Run:
+        """Compute what is missing of a stage and of all that it needs; returns the run.
+
+        Raises:
+            ConfigError: no such stage.
+            DataError, SolverError: what a stage could not use; earlier stages stay on disk.
+        """
+        if stage not in STAGES:
+            raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
+        compares = bool(methods.BASELINES[self.config.compare])
+        for name in needed(stage, compares=compares, own_meta=self.own_meta is not None):
+            if name not in self.records and not self._load(name, remade=True):
+                self._compute(name)
+        return self
+
+    def record(self, stage: str) -> Any:
+        """The record of a stage that is computed or saved.
+
+        Raises:
+            ConfigError: it is neither; how to compute it.
+            DataError: what is saved is damaged.
+        """
+        if stage not in self.records and not self._load(stage):
+            raise ConfigError(f"the stage {stage!r} is not computed yet; call run.compute({stage!r}) first")
+        return self.records[stage]
 
     @property
     def meta(self) -> Agent:
@@ -73,171 +144,179 @@ class Run(Stages):
     @property
     def meta_training(self) -> Trained:
         """The training of theta*."""
-
-        def compute():
-            return pipeline.meta_train(self.policy, self.family, self.config, **self.training("meta"))
-
-        def text(record):
-            recent = np.nanmean(record.returns[0, -5:])
-            return f"mean return {recent:.1f} after {int(record.steps[0]):,} steps"
-
-        return self.stage("meta", Trained, compute, text)
+        return self.record("meta")
 
     @property
     def transitions(self) -> Transitions:
         """What theta* experienced."""
-        meta = self.meta
-        return self.stage(
-            "transitions",
-            Transitions,
-            lambda: pipeline.collect(self.policy, self.family, self.config, meta),
-            lambda t: (
-                f"{t.action.shape[1]:,} transitions of {'each of' if len(t.obs) > 1 else 'one source for'} "
-                f"{len(t.advantage)} tasks"
-            ),
-        )
+        return self.record("transitions")
 
     @property
     def features(self) -> Features:
         """Their projected gradients."""
-        transitions, names = self.transitions, self.family.task_names
-        params = learn.policy_params(self.meta)
-        size = sum(np.size(x) for x in jax.tree.leaves(params))
-        return self.stage(
-            "features",
-            Features,
-            lambda: pipeline.features(self.policy.log_prob, params, transitions, self.config, names),
-            lambda f: f"gradients of {size:,} parameters projected to {f.values.shape[-1]} dimensions",
-        )
+        return self.record("features")
 
     @property
-    def scored(self) -> dict:
-        """{"surrogates", "scores", "steps"}: all subsets, and the steps that scoring took."""
-        feats, transitions = self.features, self.transitions
-
-        def compute():
-            roll_out, spent = pipeline.make_roll_out(self.policy, self.family, self.meta, self.config)
-            surrogates, scores = pipeline.score_subsets(
-                feats, transitions, self.budget.subsets, self.config.estimate, names=self.family.task_names,
-                log_prob=self.policy.log_prob, params=learn.policy_params(self.meta), roll_out=roll_out,
-            )  # fmt: skip
-            return {"surrogates": surrogates, "scores": scores, "steps": np.array(sum(spent))}
-
-        return self.stage(
-            "scores", (Surrogates, Scores), compute,
-            lambda r: f"{len(r['scores'].member)} subsets solved and scored by {self.config.estimate.score}",
-        )  # fmt: skip
+    def scored(self) -> Scored:
+        """All subsets, solved and scored."""
+        return self.record("scores")
 
     @property
     def affinity(self) -> Affinity:
         """How well pairs of tasks go together."""
-        scores = self.scored["scores"]
-        return self.stage(
-            "affinity", Affinity, lambda: estimate.affinity(scores, self.config.estimate.affinity),
-            lambda a: f"every pair met in at least {int(a.coverage.min())} subsets",
-        )  # fmt: skip
+        return self.record("affinity")
+
+    @property
+    def grouping(self) -> Grouping:
+        """The partition."""
+        return self.record("grouping")
+
+    @property
+    def similar(self) -> dict[str, Grouping]:
+        """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
+        return self.record("similarity")
+
+    @property
+    def policies(self) -> Pool:
+        """One trained policy a group."""
+        return self.record("policies")
+
+    @property
+    def comparisons(self) -> Pool:
+        """The policies of all baselines that are not among ours."""
+        return self.record("comparisons")
+
+    @property
+    def results(self) -> Results:
+        """What results.json holds."""
+        return self.record("evaluation")
+
+    # What follows from records without any training
 
     @functools.cached_property
     def held_out(self) -> pipeline.HeldOut:
         """Judges partitions on held-out trajectories."""
         return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, self.family.task_names)
 
-    @property
-    def grouping(self) -> Grouping:
-        """The partition."""
-        affinity, config, names = self.affinity, self.config, self.family.task_names
-
-        def text(record):
-            return f"k = {record.k}: " + " | ".join(
-                ", ".join(group) for group in judge.named_groups(record.labels, names)
-            )
-
-        return self.stage(
-            "grouping", Grouping,
-            lambda: pipeline.choose_groups(affinity, self.held_out, config, k=config.k, names=names),
-            text,
-        )  # fmt: skip
-
-    @property
-    def similar(self) -> dict[str, Grouping]:
-        """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
-        k = self.grouping.k
-
-        def compute():
-            return pipeline.similar_groups(self.held_out, self.config, k)
-
-        return self.stage(
-            "similarity", (), compute,
-            lambda found: ", ".join(f"{name}: k = {found[name].k}" for name in self.config.similarities),
-        )  # fmt: skip
-
-    @property
     def ours(self) -> Method:
         """Our groups under the rule of comparison."""
-        return judge.ours(self.budget, self.config, self.grouping.labels, int(self.scored["steps"]))
+        return methods.ours(self._contest())
 
-    @property
-    def policies(self) -> Pool:
-        """One trained policy a group."""
-        return self._pool("policies", self.ours.rows, EMPTY)
-
-    @property
-    def baselines(self) -> dict[str, list[Method]]:
+    def baselines(self) -> Methods:
         """The methods beside ours."""
-        if self.config.compare == "none":
+        if not methods.BASELINES[self.config.compare]:
             return {}
-        similar = {f"{SIMILAR}_{name}": found.labels for name, found in self.similar.items()}
-        true_groups = self.family.true_groups
-        return judge.baselines(
-            self.budget, self.config, self.grouping.labels, similar, true_groups,
-            scoring=int(self.scored["steps"]), told=self.policy.conditioned_actor,
-        )  # fmt: skip
+        similar = {name: found.labels for name, found in self.similar.items()}
+        return methods.baselines(self._contest()._replace(similar=similar))
 
-    @property
-    def comparisons(self) -> Pool:
-        """The policies of all baselines."""
-        rows = [row for methods in self.baselines.values() for m in methods for row in m.rows]
-        return self._pool("comparisons", rows, self.policies)
-
-    def policy_of(self, conditioned: bool) -> Policy:
-        """The policy of blind or of conditioned rows."""
-        return dataclasses.replace(
-            self.policy, conditioned_actor=self.policy.conditioned_actor or conditioned
+    def _contest(self) -> Contest:
+        """What methods are made from, without the groups by similarity."""
+        return Contest(
+            config=self.config,
+            budget=self.budget,
+            learners=self.learners,
+            labels=self.grouping.labels,
+            true_groups=self.family.true_groups,
+            scoring=int(self.scored.steps),
+            told=self.policy.conditioned_actor,
         )
 
-    def _pool(self, name, rows, known: Pool) -> Pool:
-        def compute():
-            return train_pool(
-                rows, self.policy_of, self.family, self.config, self.meta, known, **self.training(name)
-            )
+    def agent_for(self, task: str) -> Agent:
+        """The trained group policy that serves a task, by the task's name.
 
-        def text(pool):
-            return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
-
-        pool = self.stage(name, (Pool, Row), compute, text)
-        rows = tuple(Row(*row) for row in pool.rows)
-        return Pool(rows, tuple(pool.agents), tuple(pool.returns))
-
-    @property
-    def results(self) -> dict:
-        """What results.json holds."""
-        if "results" not in self.records:
-            if self.policies and self.baselines:  # stages of their own, so not timed as evaluation
-                self.comparisons  # noqa: B018
-            results = self.timed("evaluation", lambda: assemble(self))
-            self.records["results"] = results | {"timings": self.timings()}
-            self.listener.finish(
-                "evaluation", self.seconds["evaluation"], f"{len(results['methods'])} method(s)"
-            )
-        return self.records["results"]
+        Raises:
+            ConfigError: no such task, or the policies are not trained yet.
+        """
+        names = self.family.task_names
+        if task not in names:
+            raise ConfigError(f"no task {task!r} in this run; its tasks are {', '.join(names)}")
+        mine = self.ours()
+        return self.policies.agent(mine.rows[mine.labels[names.index(task)]])
 
     def write(self) -> Path | None:
-        """Write results.json and report.html; returns the path of the report."""
-        results = self.results
+        """Write results.json and the report of a finished run; returns the report's path, if it has a folder."""
         if self.store is None:
             return None
-        self.store.write_json("results.json", results)
-        return report.build(results, self.store.config, self.store.path)
+        self.store.write_json("results.json", results.to_plain(self.results))
+        return write_report(self.store, self.results)
+
+    # How stages are kept
+
+    def reporting(self, stage: str) -> dict[str, Any]:
+        """What the training of a stage is given besides: where it reports, and its checkpoint."""
+        return {"progress": self.listener.progress, "checkpoint": self._checkpoint(stage)}
+
+    def _checkpoint(self, stage: str) -> StageCheckpoint | None:
+        """Where the training of a stage keeps what it has reached; None without a folder."""
+        return StageCheckpoint(self.store, stage) if self.store is not None else None
+
+    def _load(self, stage: str, remade: bool = False) -> bool:
+        """Read a stage that is saved; False if it is not (or is another version's results, to be remade)."""
+        if self.store is None or stage not in STAGES:
+            return False
+        if stage == EVALUATION:
+            if not self.store.has_file("results.json"):
+                return False
+            try:
+                record = results.from_plain(self.store.read_json("results.json"))
+            except DataError:
+                if remade:
+                    return False
+                raise
+        elif self.store.has(stage):
+            record = self.store.load(stage, STAGES[stage].record)
+        else:
+            return False
+        self.records[stage] = record
+        self.listener.loaded(stage, STAGES[stage].text(self, record))
+        return True
+
+    def _compute(self, stage: str) -> None:
+        """Compute a stage from the records of earlier ones, time it, and save it.
+
+        An error of ours is raised again, with the name of the stage before it.
+        """
+        self.listener.start(stage)
+        began = time.perf_counter()
+        try:
+            record = jax.block_until_ready(STAGES[stage].compute(self))
+        except PgxError as error:
+            raise type(error)(f"{stage}: {error}") from error
+        self.seconds[stage] = seconds = time.perf_counter() - began
+        text = STAGES[stage].text(self, record)
+        if self.store is not None:
+            self.store.append_metrics({"stage": stage, "seconds": seconds, "result": text})
+        if stage == EVALUATION:
+            record = msgspec.structs.replace(
+                record, advice=report.advice(record), timings=self._timings()
+            )
+        elif self.store is not None:
+            self.store.save(stage, record)
+            StageCheckpoint(self.store, stage).clear()
+        self.records[stage] = record
+        self.listener.finish(stage, seconds, text)
+
+    def _timings(self) -> Timings:
+        """Seconds of all stages, those of earlier sittings too, and today's date."""
+        saved = {m["stage"]: m["seconds"] for m in self.store.metrics() if "stage" in m} if self.store else {}
+        stages = saved | self.seconds
+        date = time.strftime("%Y-%m-%d %H:%M:%S")
+        return Timings(list(stages.items()), sum(stages.values()), date)
+
+
+EVALUATION = "evaluation"
+"""The last stage, whose record is results.json."""
+
+
+def write_report(store: RunStore, found: Results) -> Path:
+    """Write the report of a run's results into its folder, in place of an older one; returns its path."""
+    files = report.render(found, store.config)
+    for name in report.FILES:
+        if name in files:
+            store.write_file(name, files[name])
+        else:
+            store.remove_file(name)
+    return store.path / "report.html"
 
 
 def run(
@@ -247,6 +326,8 @@ def run(
     out: str | Path | None = None,
     policy: Policy | None = None,
     meta: Agent | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    learners: Mapping[str, Learner] | None = None,
     listener: Listener | None = None,
     overwrite: bool = False,
 ) -> Run:
@@ -258,6 +339,7 @@ def run(
         out: run folder to be made; None keeps everything in memory.
         policy: networks of one's own.
         meta: a meta-policy of one's own.
+        policies, learners: further ones by name, for ``config.learner`` and ``config.baselines``.
         listener: hears about progress.
         overwrite: replace an earlier run in ``out``.
 
@@ -265,12 +347,11 @@ def run(
         ConfigError: settings or a folder that cannot work, before any long work.
         DataError, SolverError: what a stage could not use; earlier stages stay on disk.
     """
-    if isinstance(family, str):
-        from pgx_jax.tasks.registry import make_family
-
-        family = make_family(family)
+    family = make_family(family) if isinstance(family, str) else family
     config = config_for(family) if config is None else config
-    this = Run(family, config, policy=policy, meta=meta, listener=listener)
+    this = Run(
+        family, config, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener
+    )
     if out is not None:
         record = {
             "family": family.name, "family_settings": family.settings, "config": config,
@@ -280,6 +361,6 @@ def run(
         this.store = RunStore.create(out, record, overwrite=overwrite)
         if meta is not None:
             this.store.save("given_meta", meta)
+    this.compute()
     this.write()
-    this.results  # noqa: B018  (computes everything where there is no folder)
     return this

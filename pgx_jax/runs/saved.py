@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from msgspec import Struct
+
 from pgx_jax import estimate, pipeline
-from pgx_jax.compare import methods as judge
+from pgx_jax.compare.judging import named_groups
+from pgx_jax.compare.results import AffinityResult, Agreement, Gain, Groups, Interval, PathResult
 from pgx_jax.config import Config, EstimateConfig
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families, make_family
-from pgx_jax.learn import Policy
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.provenance import check_identity
-from pgx_jax.runs.assemble import affinity_entry, agreement, path_entry
+from pgx_jax.runs.assemble import affinity_result, agreement, path_result
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
@@ -46,14 +49,17 @@ def load(
     family: TaskFamily | None = None,
     *,
     policy: Policy | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    learners: Mapping[str, Learner] | None = None,
     listener: Listener | None = None,
 ) -> Run:
-    """Open a saved run; its stages load as they are asked for, missing ones are computed.
+    """Open a saved run; its stages load as they are asked for (`Run.compute` computes missing ones).
 
     Args:
         path: the run folder.
         family: the family, if it is not a registered one.
         policy: the networks, if they are not the default ones.
+        policies, learners: further ones by name, if the run was given any.
         listener: hears about progress.
 
     Raises:
@@ -71,7 +77,10 @@ def load(
     if "identity" in saved:
         check_identity(saved["identity"], family, policy if saved.get("own_policy") else None, path)
     config = from_dict(Config, saved["config"])
-    return Run(family, config, store=store, policy=policy, meta=meta, listener=listener)
+    return Run(
+        family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
+        listener=listener,
+    )  # fmt: skip
 
 
 def _family(saved: Mapping, path: str | Path) -> TaskFamily:
@@ -87,45 +96,31 @@ def _family(saved: Mapping, path: str | Path) -> TaskFamily:
 
 def resume(path: str | Path, **kw) -> Run:
     """Finish a run from its last whole stage and write its report (arguments as of `load`)."""
-    run = load(path, **kw)
+    run = load(path, **kw).compute()
     run.write()
     return run
 
 
-def agent_for(run: Run, task: str) -> Agent:
-    """The trained group policy that serves a task, by the task's name.
+class Regrouped(Struct, frozen=True, kw_only=True):
+    """A run's tasks grouped anew, as it is written to a file."""
 
-    Raises:
-        ConfigError: no such task.
-    """
-    names = run.family.task_names
-    if task not in names:
-        raise ConfigError(f"no task {task!r} in this run; its tasks are {', '.join(names)}")
-    row = run.ours.rows[run.ours.labels[names.index(task)]]
-    pool = run.policies
-    return pool.agents[pool.rows.index(row)]
-
-
-def _scores(run: Run, e: EstimateConfig, seed: int) -> Scores:
-    """The saved scores where the settings that they depend on are the same, or else new ones."""
-    same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
-    if same and seed == run.config.seed and (run.store is None or run.store.has("scores")):
-        return run.scored["scores"]
-    if e.score == "rollouts":
-        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
-    member = estimate.make_subsets(seed, run.family.n, e.subset_size, e.subsets, e.min_cover)
-    return pipeline.score_subsets(run.features, run.transitions, member, e, names=run.family.task_names)[1]
+    k: int
+    groups: Groups
+    labels: list[int]
+    gain: Gain
+    """Predicted alone: nothing is trained."""
+    affinity: AffinityResult
+    path: PathResult
+    agreement: Agreement | None
+    settings: Any
 
 
-def regroup(run: Run, config: Config) -> dict:
+def regroup(run: Run, config: Config) -> Regrouped:
     """Group a saved run anew with other settings, from its saved stages: no training.
 
     Args:
         run: a run whose features are saved.
         config: its settings with other k, grouping or estimate settings.
-
-    Returns:
-        {"k", "groups", "labels", "gain": {"predicted"}, "affinity", "path", "agreement"}.
 
     Raises:
         ConfigError: settings that need new data or new roll-outs, or a run without features.
@@ -137,18 +132,29 @@ def regroup(run: Run, config: Config) -> dict:
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)
-    feats, transitions, names = run.features, run.transitions, run.family.task_names
-    scores = _scores(run, e, config.seed)
-    affinity = estimate.affinity(scores, e.affinity)
-    held_out = pipeline.HeldOut(feats, transitions, e, names)
+    names = run.family.task_names
+    affinity = estimate.affinity(_scores(run, config), e.affinity)
+    held_out = pipeline.HeldOut(run.features, run.transitions, e, names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
-    return {
-        "k": found.k,
-        "groups": judge.named_groups(found.labels, names),
-        "labels": np.asarray(found.labels).tolist(),
-        "gain": {"predicted": pipeline.predicted_gain(found.labels, held_out), "realised": None},
-        "affinity": affinity_entry(affinity),
-        "path": path_entry(found),
-        "agreement": agreement(run.family, found),
-        "settings": config,
-    }
+    return Regrouped(
+        k=found.k,
+        groups=named_groups(found.labels, names),
+        labels=np.asarray(found.labels).tolist(),
+        gain=Gain(Interval(**pipeline.predicted_gain(found.labels, held_out)), None),
+        affinity=affinity_result(affinity),
+        path=path_result(found),
+        agreement=agreement(run.family, found),
+        settings=config,
+    )
+
+
+def _scores(run: Run, config: Config) -> Scores:
+    """The saved scores where the settings that they depend on are the same, or else new ones."""
+    e, names = config.estimate, run.family.task_names
+    same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
+    if same and config.seed == run.config.seed and (run.store is None or run.store.has("scores")):
+        return run.scored.scores
+    if e.score == "rollouts":
+        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
+    member = pipeline.subsets(config, run.family.n)
+    return pipeline.score_subsets(run.features, run.transitions, member, e, names=names)[1]

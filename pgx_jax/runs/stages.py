@@ -1,87 +1,174 @@
-"""How stages are kept: computed once, timed, saved as they finish, and loaded where they are done."""
+"""The stages of a run in order: what each needs, how it is computed, and what it says when it is done."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 
-from pgx_jax.runs.checkpoint import StageCheckpoint
-from pgx_jax.errors import PgxError
-from pgx_jax.runs.store import RunStore
+from pgx_jax import estimate, learn, pipeline
+from pgx_jax.compare.judging import named_groups
+from pgx_jax.compare.methods import SIMILAR
+from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
+from pgx_jax.learn import Trained
+from pgx_jax.runs.assemble import assemble
+from pgx_jax.types import Affinity, Features, Grouping, Scores, Surrogates, Transitions
 
-
-class Listener:
-    """Hears what a run is doing; this one keeps silent."""
-
-    def start(self, stage: str) -> None:
-        """A stage begins."""
-
-    def progress(self, done: int, total: int, recent: float) -> None:
-        """Training goes on: environment steps done and in all, recent mean return."""
-
-    def finish(self, stage: str, seconds: float, text: str) -> None:
-        """A stage has ended, with its result in one line."""
-
-    def loaded(self, stage: str, text: str) -> None:
-        """A stage was done in an earlier sitting and has been read from the run's folder."""
+if TYPE_CHECKING:
+    from pgx_jax.runs.run import Run
 
 
-class Stages:
-    """Records by the name of their stage, in memory and in the run's folder if it has one."""
+class Scored(NamedTuple):
+    """The estimates of all subsets."""
 
-    def __init__(self, store: RunStore | None, listener: Listener | None):
-        """Keep stages in ``store`` (None keeps them in memory), and tell ``listener`` of them."""
-        self.store, self.listener = store, listener or Listener()
-        self.records: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
+    surrogates: Surrogates
+    scores: Scores
+    steps: np.ndarray
+    """int []: environment steps that scoring took."""
 
-    def stage(self, name: str, like, compute: Callable[[], Any], text: Callable[[Any], str]) -> Any:
-        """The record of a stage, from memory, from disk, or computed now."""
-        if name in self.records:
-            return self.records[name]
-        if self.store is not None and self.store.has(name):
-            record = self.store.load(name, like)
-            self.listener.loaded(name, text(record))
-        else:
-            record = self.timed(name, lambda: jax.block_until_ready(compute()))
-            seconds = self.seconds[name]
-            if self.store is not None:
-                self.store.save(name, record)
-                self.checkpoint(name).clear()
-                self.store.append_metrics({"stage": name, "seconds": seconds, "result": text(record)})
-            self.listener.finish(name, seconds, text(record))
-        self.records[name] = record
-        return record
 
-    def timed(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Start a stage and compute its record; the caller says that it has finished.
+class Stage(NamedTuple):
+    """One arrow of the pipeline."""
 
-        An error of ours is raised again, with the name of the stage before it.
-        """
-        self.listener.start(name)
-        began = time.perf_counter()
-        try:
-            record = compute()
-        except PgxError as error:
-            raise type(error)(f"{name}: {error}") from error
-        self.seconds[name] = time.perf_counter() - began
-        return record
+    compute: Callable[[Run], Any]
+    """The record, from those of earlier stages."""
+    text: Callable[[Run, Any], str]
+    """The record in one line."""
+    needs: tuple[str, ...] = ()
+    """Stages whose records it reads."""
+    record: type | Sequence[type] = ()
+    """Class of its record, or classes that occur in it."""
 
-    def checkpoint(self, stage: str) -> StageCheckpoint | None:
-        """Where the training of a stage keeps what it has reached; None without a folder."""
-        return StageCheckpoint(self.store, stage) if self.store is not None else None
 
-    def training(self, stage: str) -> dict[str, Any]:
-        """What the training of a stage is given besides: where it reports, and its checkpoint."""
-        return {"progress": self.listener.progress, "checkpoint": self.checkpoint(stage)}
+def _meta(run: Run) -> Trained:
+    return pipeline.meta_train(
+        run.policy, run.learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
+    )
 
-    def timings(self) -> dict:
-        """Seconds of all stages, those of earlier sittings too, and today's date."""
-        saved = {m["stage"]: m["seconds"] for m in self.store.metrics() if "stage" in m} if self.store else {}
-        stages = saved | self.seconds
-        return {"stages": [[name, s] for name, s in stages.items()], "total": sum(stages.values())} | {
-            "date": time.strftime("%Y-%m-%d %H:%M:%S")
-        }
+
+def _meta_text(run: Run, trained: Trained) -> str:
+    recent = np.nanmean(trained.returns[0, -5:])
+    return f"mean return {recent:.1f} after {int(trained.steps[0]):,} steps"
+
+
+def _transitions(run: Run) -> Transitions:
+    return pipeline.collect(run.policy, run.learner, run.family, run.config, run.meta)
+
+
+def _transitions_text(run: Run, t: Transitions) -> str:
+    sources, tasks = len(t.action), len(t.advantage)
+    which = "each of" if sources > 1 else "one source for"
+    return f"{t.action.shape[1]:,} transitions of {which} {tasks} tasks"
+
+
+def _features(run: Run) -> Features:
+    params, names = learn.policy_params(run.meta), run.family.task_names
+    return pipeline.features(run.policy.log_prob, params, run.transitions, run.config, names)
+
+
+def _features_text(run: Run, f: Features) -> str:
+    size = sum(np.size(x) for x in jax.tree.leaves(learn.policy_params(run.meta)))
+    return f"gradients of {size:,} parameters projected to {f.values.shape[-1]} dimensions"
+
+
+def _scores(run: Run) -> Scored:
+    roll_out, spent = pipeline.make_roll_out(run.policy, run.family, run.meta, run.config)
+    surrogates, scores = pipeline.score_subsets(
+        run.features, run.transitions, pipeline.subsets(run.config, run.family.n), run.config.estimate,
+        names=run.family.task_names, log_prob=run.policy.log_prob,
+        params=learn.policy_params(run.meta), roll_out=roll_out,
+    )  # fmt: skip
+    return Scored(surrogates, scores, np.array(sum(spent)))
+
+
+def _scores_text(run: Run, scored: Scored) -> str:
+    return f"{len(scored.scores.member)} subsets solved and scored by {run.config.estimate.score}"
+
+
+def _affinity(run: Run) -> Affinity:
+    return estimate.affinity(run.scored.scores, run.config.estimate.affinity)
+
+
+def _grouping(run: Run) -> Grouping:
+    return pipeline.choose_groups(
+        run.affinity, run.held_out, run.config, k=run.config.k, names=run.family.task_names
+    )
+
+
+def _grouping_text(run: Run, found: Grouping) -> str:
+    groups = named_groups(found.labels, run.family.task_names)
+    return f"k = {found.k}: " + " | ".join(", ".join(group) for group in groups)
+
+
+def _similarity(run: Run) -> dict[str, Grouping]:
+    return pipeline.similar_groups(run.held_out, run.config, run.grouping.k)
+
+
+def _similarity_text(run: Run, found: dict[str, Grouping]) -> str:
+    return ", ".join(f"{name}: k = {found[name].k}" for name in run.config.similarities)
+
+
+def _pool(run: Run, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
+    return train_pool(
+        rows, run.policies_by_name, run.learners, run.family, run.config, run.meta, known,
+        **run.reporting(stage),
+    )  # fmt: skip
+
+
+def _policies(run: Run) -> Pool:
+    return _pool(run, "policies", run.ours().rows, EMPTY)
+
+
+def _comparisons(run: Run) -> Pool:
+    rows = [row for methods in run.baselines().values() for m in methods for row in m.rows]
+    return _pool(run, "comparisons", rows, run.policies)
+
+
+def _pool_text(run: Run, pool: Pool) -> str:
+    return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
+
+
+STAGES: dict[str, Stage] = {
+    "meta": Stage(_meta, _meta_text, (), Trained),
+    "transitions": Stage(_transitions, _transitions_text, ("meta",), Transitions),
+    "features": Stage(_features, _features_text, ("transitions",), Features),
+    "scores": Stage(_scores, _scores_text, ("features",), (Scored, Surrogates, Scores)),
+    "affinity": Stage(
+        _affinity,
+        lambda run, a: f"every pair met in at least {int(a.coverage.min())} subsets",
+        ("scores",),
+        Affinity,
+    ),
+    "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
+    "policies": Stage(_policies, _pool_text, ("grouping",), (Pool, Row)),
+    "similarity": Stage(_similarity, _similarity_text, ("grouping",)),
+    "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity"), (Pool, Row)),
+    "evaluation": Stage(
+        assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)
+    ),
+}
+"""Every stage by its name, in the order in which they run."""
+
+WITHOUT_BASELINES = {"evaluation": ("policies",)}
+"""What stages need instead where nothing is compared with ours."""
+
+
+def needed(stage: str, *, compares: bool, own_meta: bool) -> list[str]:
+    """A stage and all that it is computed from, in order.
+
+    Args:
+        stage: its name.
+        compares: whether baselines are trained.
+        own_meta: whether a meta-policy is given, so that none is trained.
+    """
+    found, todo = set(), [stage]
+    while todo:
+        name = todo.pop()
+        if (name == "meta" and own_meta) or name in found:
+            continue
+        found.add(name)
+        other = None if compares else WITHOUT_BASELINES.get(name)
+        todo += STAGES[name].needs if other is None else other
+    return [name for name in STAGES if name in found]

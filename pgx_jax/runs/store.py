@@ -248,7 +248,26 @@ class RunStore:
         serial.write_atomically(path, text.encode())
         return path
 
+    def has_file(self, name: str) -> bool:
+        """Whether the run folder has a file of this name."""
+        return (self.path / _plain(name)).is_file()
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file into the run folder, or into one of its own folders ("figures/methods.png"), in
+        one step."""
+        path = self._file(name)
+        path.parent.mkdir(exist_ok=True)
+        serial.write_atomically(path, content)
+
+    def remove_file(self, name: str) -> None:
+        """Delete a file of the run, if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
     # Inner workings
+
+    def _file(self, name: str) -> Path:
+        folder, _, file = name.rpartition("/")
+        return (self.path / folder if folder in _OWN_FOLDERS else self.path) / _plain(file)
 
     def _clear(self, overwrite: bool) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):

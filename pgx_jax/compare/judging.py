@@ -1,0 +1,91 @@
+"""Every method judged: its policies play the same episodes, and its entry of the results is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import UNSET
+
+from pgx_jax import learn
+from pgx_jax.compare.methods import Method, distinct
+from pgx_jax.compare.pool import Pool, Row, by_name
+from pgx_jax.compare.results import Draw, Interval, MethodResult
+from pgx_jax.compare.summaries import summarise
+from pgx_jax.config import Config
+from pgx_jax.learn import Learner, Policy
+from pgx_jax.tasks import TaskFamily
+
+
+class Played(NamedTuple):
+    """Episodes of every pooled row on its tasks: (row, task) -> values [episodes]."""
+
+    values: dict[tuple[Row, int], np.ndarray]
+
+    def of(self, m: Method) -> np.ndarray:
+        """Episodes [n, episodes] of a method: every task by its own policy."""
+        return np.stack([self.values[m.rows[g], task] for task, g in enumerate(m.labels)])
+
+
+def play(
+    pool: Pool,
+    policies: Mapping[str, Policy],
+    learners: Mapping[str, Learner],
+    family: TaskFamily,
+    config: Config,
+) -> Played:
+    """Evaluate every row on its own tasks, with the same episodes for all of them.
+
+    Policies whose learner adapts do so on every task first, at the price that their methods have paid.
+    """
+    values = {}
+    for (policy, learner), index in by_name(pool.rows).items():
+        some = [pool.rows[i] for i in index]
+        agents = learn.stack([pool.agents[i] for i in index])
+        row, task = np.nonzero(np.array([r.member for r in some]))
+        played = learn.evaluate(
+            policies[policy], family, agents, row, task, config.stream("evaluate"),
+            episodes=config.episodes, learner=learners[learner],
+        )  # fmt: skip
+        chosen = played.success if family.metric == "success" else played.returns
+        values |= {(some[r], int(t)): np.asarray(v, float) for r, t, v in zip(row, task, chosen, strict=True)}
+    return Played(values)
+
+
+def difference(mine: Method, methods: Sequence[Method], played: Played) -> Interval:
+    """Ours minus a method (one or several draws), paired by tasks and episodes.
+
+    All methods play the same episodes, so that their noise is in the differences once; the interval is
+    that of `summaries.stratified`, or of `summaries.over_draws` for several draws.
+    """
+    return summarise([played.of(mine) - played.of(m) for m in distinct(methods)])
+
+
+def method_result(
+    methods: Sequence[Method], played: Played, family: TaskFamily, mine: Method | None = None
+) -> MethodResult:
+    """The entry of one method (one or several draws); ``mine`` is ours, unless the method is it."""
+    draws = distinct(methods)
+    first, episodes = draws[0], [played.of(m) for m in draws]
+    named, whole = [named_groups(m.labels, family.task_names) for m in draws], summarise(episodes)
+    several = [Draw(g, float(x.mean())) for g, x in zip(named, episodes, strict=True)]
+    return MethodResult(
+        mean=whole.mean,
+        ci95=whole.ci95,
+        groups=named[0],
+        metric=family.metric,
+        per_task=np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
+        env_steps=int(np.mean([m.env_steps for m in draws])),
+        equal_steps=first.equal_steps,
+        draws=several if len(several) > 1 else UNSET,
+        label=first.label or UNSET,
+        note=first.note or UNSET,
+        same_as=first.same_as or UNSET,
+        difference=difference(mine, methods, played) if mine is not None else UNSET,
+    )
+
+
+def named_groups(labels: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """The groups as lists of task names."""
+    return [[names[i] for i in np.flatnonzero(labels == g)] for g in range(labels.max() + 1)]

@@ -1,0 +1,57 @@
+"""Means with intervals of evaluation episodes, and learning curves along a method's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from pgx_jax.compare.methods import Method
+from pgx_jax.compare.pool import Pool
+from pgx_jax.compare.results import Curve, Interval
+
+
+def stratified(episodes: np.ndarray) -> Interval:
+    """Mean over tasks and its normal 95% interval from the spread of episodes [n, E] within tasks.
+
+    It tells the noise of the evaluation, not that of training with another seed; one episode a task
+    has no interval.
+    """
+    n, count = episodes.shape
+    mean = float(episodes.mean())
+    if count == 1:
+        return Interval(mean)
+    error = float(np.sqrt((episodes.var(1, ddof=1) / count).sum()) / n)
+    return Interval(mean, (mean - 1.96 * error, mean + 1.96 * error))
+
+
+def over_draws(means: Sequence[float]) -> Interval:
+    """Mean over draws of a grouping and its 95% t-interval."""
+    mean, count = float(np.mean(means)), len(means)
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(means, ddof=1) / np.sqrt(count))
+    return Interval(mean, (mean - half, mean + half))
+
+
+def summarise(episodes: Sequence[np.ndarray]) -> Interval:
+    """Mean and 95% interval of one method's episodes [n, E], or of the means of several draws."""
+    return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
+
+
+def learning_curve(methods: Sequence[Method], pool: Pool, points: int = 40) -> Curve:
+    """Mean return over tasks (and draws) along a method's budget."""
+    steps, returns = np.mean([_curve(m, pool, points) for m in methods], axis=0)
+    return Curve(steps.tolist(), [float(x) if np.isfinite(x) else None for x in returns])
+
+
+def _curve(m: Method, pool: Pool, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and mean returns over tasks [points] of one draw."""
+    curves, grid = [], (np.arange(points) + 1) / points
+    for task, g in enumerate(m.labels):
+        returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
+        bins = np.array_split(returns, min(points, len(returns)))
+        means = np.array([np.nanmean(b) if np.isfinite(b).any() else np.nan for b in bins])
+        at, known = (np.arange(len(bins)) + 1) / len(bins), np.isfinite(means)
+        curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
+    steps = m.spent + grid * (m.env_steps - m.spent)
+    return steps, np.mean(curves, axis=0)
