@@ -8,9 +8,9 @@ from pgx_jax.config import Config, EstimateConfig, PolicyConfig, config_for
 from pgx_jax.errors import ConfigError, DataError, PgxError, SolverError
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import PPO
-from pgx_jax.logged import group_transitions
+from pgx_jax.pipeline import group_transitions
 from pgx_jax.runs.run import Listener, Run, run
-from pgx_jax.runs.saved import agent_for, load, regroup, resume
+from pgx_jax.runs.saved import load, regroup, resume
 from pgx_jax.tasks import DeviceEnv, Step, TaskFamily
 from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Grouping, Rows, Transitions
@@ -18,6 +18,6 @@ from pgx_jax.types import Grouping, Rows, Transitions
 __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
     "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
-    "Transitions", "agent_for", "config_for", "families", "group_transitions", "load", "make_family",
+    "Transitions", "config_for", "families", "group_transitions", "load", "make_family",
     "regroup", "resume", "run",
 ]  # fmt: skip

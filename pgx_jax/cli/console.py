@@ -21,7 +21,7 @@ from rich.text import Text
 
 from pgx_jax import report
 from pgx_jax.report import wording
-from pgx_jax.runs.stages import Listener
+from pgx_jax.runs.run import Listener
 
 STAGES = {
     "meta": "training the meta-policy",

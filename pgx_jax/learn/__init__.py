@@ -2,6 +2,7 @@
 
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.evaluation import Evaluation, evaluate
+from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
@@ -9,6 +10,7 @@ from pgx_jax.learn.policy import (
     check_networks,
     explore_afresh,
     make_policy,
+    policies_by_name,
     policy_params,
     with_policy_params,
 )
@@ -17,7 +19,27 @@ from pgx_jax.learn.training import Trained, init_agents, train
 from pgx_jax.learn.work import Checkpoint, Progress, stack, take
 
 __all__ = [
-    "PPO", "Checkpoint", "Evaluation", "Policy", "Progress", "Trained", "check_agent", "check_networks", "collect", "evaluate",
-    "explore_afresh", "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
+    "LEARNERS",
+    "PPO",
+    "Checkpoint",
+    "Evaluation",
+    "Learner",
+    "Policy",
+    "Progress",
+    "Trained",
+    "check_agent",
+    "check_networks",
+    "collect",
+    "evaluate",
+    "explore_afresh",
+    "init_agents",
+    "learners_by_name",
+    "make_policy",
+    "policies_by_name",
+    "policy_params",
+    "relabels",
+    "stack",
+    "take",
+    "train",
     "with_policy_params",
-]  # fmt: skip
+]

@@ -75,6 +75,7 @@ def evaluate(
     episodes: int = 64,
     deterministic: bool = False,
     tasks: PyTree = None,
+    learner=None,
     names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Play full episodes of agent ``row[j]`` on task ``task[j]`` for every pair j.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import flax.errors
@@ -129,6 +131,13 @@ def make_policy(
         kind = CategoricalActor if distribution.__class__.__name__ == "Categorical" else GaussianActor
         actor = kind(distribution.size, tuple(hidden))
     return Policy(actor, critic or Critic(tuple(hidden)), distribution, **settings)
+
+
+def policies_by_name(
+    family: TaskFamily, base: Policy, more: Mapping[str, Policy] | None = None
+) -> dict[str, Policy]:
+    """All policies that rows may name: the base, the same told its task, and one's own."""
+    return {"base": base, "told": dataclasses.replace(base, conditioned_actor=True)} | dict(more or {})
 
 
 def check_networks(policy: Policy, family: TaskFamily) -> Agent:

@@ -57,6 +57,10 @@ class PPO:
         """Environment steps between updates."""
         return self.num_envs * self.num_steps
 
+    @property
+    def adaptation_steps(self) -> int:
+        return 0
+
     def optimiser(self) -> optax.GradientTransformation:
         """Adam on clipped gradients, before the learning rate."""
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=1e-5))

@@ -7,17 +7,15 @@ can be written again from a saved run alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from pgx_jax.errors import DataError
+from pgx_jax.compare.results import to_plain
 from pgx_jax.report import conclusion, figures, page, wording
 from pgx_jax.runs import serial
 
-__all__ = ["advice", "build", "terminal_table", "verdict"]
+__all__ = ["FILES", "advice", "render", "terminal_table", "verdict"]
 
 _REQUIRED = ("n_tasks", "task_names", "k", "groups", "methods")
 
@@ -31,7 +29,7 @@ def advice(results: Mapping) -> str:
     Args:
         results: what ``results.json`` holds; reads ``k``, ``n_tasks``, ``gain``, ``methods``, ``path``.
     """
-    return conclusion.advice(serial.jsonable(results))
+    return conclusion.advice(plain(results))
 
 
 def verdict(results: Mapping) -> str:
@@ -39,43 +37,30 @@ def verdict(results: Mapping) -> str:
 
     What each means is said in `conclusion.verdict`.
     """
-    return conclusion.verdict(serial.jsonable(results))
+    return conclusion.verdict(plain(results))
 
 
-def build(results: Mapping, config: Mapping, out: str | PathLike) -> Path:
-    """Write ``report.html`` and ``figures/*.png`` into a run folder.
+FILES = ("report.html", *(f"figures/{name}.png" for name in figures.DRAWERS))
+"""All files that a report may consist of."""
 
-    Args:
-        results: what ``results.json`` holds (arrays and non-finite numbers are welcome).
-        config: what ``config.json`` holds.
-        out: the run folder; an older report in it is replaced.
 
-    Returns:
-        The path of the page, which needs no other file.
+def plain(results) -> dict:
+    """The results as dicts."""
+    return serial.jsonable(to_plain(results))
 
-    Raises:
-        DataError: the results lack something that no run is without.
-    """
-    results, config = serial.jsonable(results), serial.jsonable(config)
-    missing = [key for key in _REQUIRED if key not in results]
-    if missing:
-        raise DataError(f"the results lack {', '.join(missing)}; resume the run first")
-    folder = Path(out) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+
+def render(results, config: Mapping) -> dict[str, bytes]:
+    """The files of a report: the page, which needs no other file, and its figures as PNG."""
+    results, config = plain(results), serial.jsonable(config)
     drawn = figures.draw_all(results)
-    for stale in {folder / f"{name}.png" for name in figures.DRAWERS} - {folder / f"{n}.png" for n in drawn}:
-        stale.unlink(missing_ok=True)
-    for name, figure in drawn.items():
-        serial.write_atomically(folder / f"{name}.png", figures.png(figure))
     html = page.render(results, config, {name: figures.svg(figure, name) for name, figure in drawn.items()})
-    target = Path(out) / "report.html"
-    serial.write_atomically(target, html.encode())
-    return target
+    files = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    return files | {"report.html": html.encode()}
 
 
 def terminal_table(results: Mapping) -> Table:
     """The methods as a table for the terminal: ours first, those outside the rule marked."""
-    results = serial.jsonable(results)
+    results = plain(results)
     family = results.get("family", "run")
     table = Table(title=Text(f"{family}: {wording.metric_name(results)}, 95% intervals"))
     table.add_column("method")
