@@ -10,7 +10,7 @@ import jax
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.grouping import GroupingConfig
-from pgx_jax.learn import PPO
+from pgx_jax.learn import PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Array
 
@@ -58,22 +58,6 @@ class EstimateConfig:
     """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
     affinity: Literal["per_task", "aggregate", "datamodel"] = "per_task"
     """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Settings of the networks."""
-
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and critic."""
-    conditioned_actor: bool = False
-    """Tell the actor which task it is on."""
-    conditioned_critic: bool = True
-    """Tell the critic which task it is on."""
-    normalise_observations: bool = False
-    """Normalise observations by running moments."""
-    squash: bool = False
-    """Pass continuous actions through tanh instead of clipping them."""
 
 
 @dataclass(frozen=True)

@@ -42,16 +42,6 @@ from pgx_jax.types import (
 from pgx_jax.validation import check_method
 
 
-def make_policy(family: TaskFamily, config: Config, **changes) -> Policy:
-    """The policy that the settings describe."""
-    c = config.policy
-    settings = {
-        "hidden": c.hidden, "squash": c.squash, "conditioned_actor": c.conditioned_actor,
-        "conditioned_critic": c.conditioned_critic, "normalise_observations": c.normalise_observations,
-    }  # fmt: skip
-    return learn.make_policy(family, **(settings | changes))
-
-
 def meta_train(
     policy: Policy,
     learner: Learner,

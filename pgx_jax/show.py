@@ -140,6 +140,8 @@ def _random(space: spaces.Space) -> Act:
     """Uniform over the actions; a side of a Box without a bound counts as -1 or 1."""
     if isinstance(space, spaces.Discrete):
         return lambda obs, key: jax.random.randint(key, (), space.start, space.start + space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda obs, key: space.start + jax.random.randint(key, space.shape, 0, space.nvec)
     low = np.where(np.isfinite(space.low), space.low, -1.0)
     high = np.where(np.isfinite(space.high), space.high, 1.0)
     return lambda obs, key: jax.random.uniform(key, space.shape, jnp.float32, low, high)

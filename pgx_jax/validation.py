@@ -31,8 +31,6 @@ def check(config: Config, family: TaskFamily) -> None:
     _check_ppo(config.ppo)
     if config.test_tasks < 0:
         raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
-    if not config.policy.hidden or min(config.policy.hidden) < 1:
-        raise ConfigError(f"policy.hidden = {config.policy.hidden}: give at least one width, 1 or more each")
     for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")

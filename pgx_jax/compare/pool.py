@@ -124,7 +124,7 @@ def _rows(some: list[Row], policy: Policy, family: TaskFamily, config: Config, m
     init = fresh = learn.init_agents(policy, family, keys)
     continues = np.array([row.continues for row in some])
     if continues.any():
-        start = learn.explore_afresh(meta, learn.take(fresh, 0))
+        start = learn.explore_afresh(policy, meta, learn.take(fresh, 0))
         init = jax.tree.map(lambda x, m: _where(continues, m, x), fresh, start)
     return Rows(member, steps, keys, init)
 

@@ -3,9 +3,11 @@
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.evaluation import Evaluation, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name
+from pgx_jax.learn.networks import NETWORKS
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
+    PolicyConfig,
     check_agent,
     check_networks,
     explore_afresh,
@@ -20,11 +22,13 @@ from pgx_jax.learn.work import Checkpoint, Progress, stack, take
 
 __all__ = [
     "LEARNERS",
+    "NETWORKS",
     "PPO",
     "Checkpoint",
     "Evaluation",
     "Learner",
     "Policy",
+    "PolicyConfig",
     "Progress",
     "Trained",
     "check_agent",

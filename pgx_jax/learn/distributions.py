@@ -25,6 +25,11 @@ class Categorical:
 
     size: int
 
+    @property
+    def outputs(self) -> int:
+        """What an actor returns: so many logits."""
+        return self.size
+
     def sample(self, key: Array, logits: Array) -> Array:
         """Draw an action, int []."""
         return jax.random.categorical(key, logits)
@@ -54,6 +59,48 @@ class Categorical:
 
 
 @dataclass(frozen=True)
+class MultiCategorical:
+    """Independent choices among ``sizes`` actions each; the parameters are their logits [sum of sizes]."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def outputs(self) -> int:
+        """What an actor returns: the logits of all choices, one after the other."""
+        return sum(self.sizes)
+
+    def _each(self, logits: Array) -> list[tuple[Categorical, Array]]:
+        """Every choice and its logits."""
+        ends = np.cumsum(self.sizes)[:-1].tolist()
+        return list(zip(map(Categorical, self.sizes), jnp.split(logits, ends, axis=-1), strict=True))
+
+    def sample(self, key: Array, logits: Array) -> Array:
+        """Draw an action, int [choices]."""
+        keys = jax.random.split(key, len(self.sizes))
+        return jnp.stack([one.sample(k, x) for k, (one, x) in zip(keys, self._each(logits), strict=True)], -1)
+
+    def mode(self, logits: Array) -> Array:
+        """The most probable action, int [choices]."""
+        return jnp.stack([one.mode(x) for one, x in self._each(logits)], -1)
+
+    def log_prob(self, logits: Array, action: Array) -> Array:
+        """log pi(action), float []."""
+        return sum(one.log_prob(x, action[..., i]) for i, (one, x) in enumerate(self._each(logits)))
+
+    def entropy(self, logits: Array) -> Array:
+        """Entropy in nats, float []."""
+        return sum(one.entropy(x) for one, x in self._each(logits))
+
+    def exploration(self, logits: Array) -> Array:
+        """What an entropy bonus rewards: the entropy."""
+        return self.entropy(logits)
+
+    def to_env(self, action: Array) -> Array:
+        """Identity: every index is legal."""
+        return action
+
+
+@dataclass(frozen=True)
 class DiagonalGaussian:
     """Independent normals; the parameters are (mean [size], log_std [size]).
 
@@ -66,8 +113,8 @@ class DiagonalGaussian:
     squash: bool = False
 
     @property
-    def size(self) -> int:
-        """Number of action dimensions."""
+    def outputs(self) -> int:
+        """What an actor returns: so many means, and deviations."""
         return len(self.low)
 
     def sample(self, key: Array, params: tuple[Array, Array]) -> Array:
@@ -106,20 +153,24 @@ class DiagonalGaussian:
         return low + 0.5 * (unit + 1.0) * (high - low)
 
 
-Distribution = Categorical | DiagonalGaussian
+Distribution = Categorical | MultiCategorical | DiagonalGaussian
 DistributionParams = PyTree
 
 
 def for_space(space: spaces.Space, squash: bool = False) -> Distribution:
-    """The distribution that fits an action space (Discrete from 0, or one-dimensional bounded Box).
+    """The distribution that fits an action space: Discrete or MultiDiscrete from 0, or a bounded
+    one-dimensional Box.
 
     Raises:
         ValueError: for any other space.
     """
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return Categorical(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
+        return MultiCategorical(tuple(map(int, space.nvec)))
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all():
         return DiagonalGaussian(tuple(map(float, space.low)), tuple(map(float, space.high)), squash)
     raise ValueError(
-        f"no distribution for action space {space}; use Discrete from 0 or a bounded Box of shape (n,)"
+        f"no distribution for action space {space}; use Discrete or MultiDiscrete from 0, or a "
+        f"bounded Box of shape (n,)"
     )

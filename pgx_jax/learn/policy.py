@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import flax.errors
 import flax.linen as nn
@@ -13,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn.distributions import Categorical, Distribution, for_space
+from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
-from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
+from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree, Seen
 
@@ -28,6 +31,18 @@ def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
 def apply(network: nn.Module, params: PyTree, inputs: Array | Seen) -> PyTree:
     """What a network returns for one observation: ``network(obs, context)``."""
     return network.apply(params, *_arguments(inputs))
+
+
+def _check_call(network: nn.Module) -> None:
+    """Refuse a network that cannot be called with an observation and a context."""
+    signature = inspect.signature(type(network).__call__)
+    try:
+        signature.bind(network, None, None)
+    except TypeError:
+        raise ConfigError(
+            f"the network {type(network).__name__} is called as {signature}; it must take one observation "
+            f"and its task's context (None where it is not told): def __call__(self, obs, context)"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -44,9 +59,12 @@ class Policy:
     conditioned_actor: bool = False
     conditioned_critic: bool = True
     normalise_observations: bool = False
+    scale: float = 1.0
+    """Observations are multiplied by it: 1 / 255 where they are bytes."""
 
     def __post_init__(self):
         for network in (self.actor, self.critic):
+            _check_call(network)
             try:
                 hash(network)
             except TypeError:
@@ -71,7 +89,9 @@ class Policy:
 
     def normalise(self, agent: Agent, obs: Array) -> Array:
         """Observations as both networks see them."""
-        return normalise(agent.observation, obs) if self.normalise_observations else obs
+        if self.normalise_observations:
+            return normalise(agent.observation, obs)
+        return obs if self.scale == 1.0 else obs * self.scale
 
     def actor_input(self, obs: Array, context: Array) -> Array | Seen:
         """What the actor sees of normalised observations and their tasks' contexts."""
@@ -107,37 +127,122 @@ class Policy:
 def make_policy(
     family: TaskFamily,
     *,
-    hidden: tuple[int, ...] = (64, 64),
+    network: str = "mlp",
+    options: Mapping[str, Any] | None = None,
+    hidden: tuple[int, ...] | None = None,
     actor: nn.Module | None = None,
     critic: nn.Module | None = None,
     squash: bool = False,
-    **settings,
+    **settings: Any,
 ) -> Policy:
-    """The default policy for a family's spaces: two-layer tanh networks.
+    """A policy for a family's spaces, by default of two-layer tanh networks.
 
     Args:
-        family: supplies the action space.
-        hidden: widths of the hidden layers of actor and critic.
-        actor: a Flax module of one's own: [..., in] -> logits, or (mean, log_std).
-        critic: a Flax module of one's own: [..., in] -> [...].
+        family: supplies the spaces.
+        network: name of an architecture (`NETWORKS`).
+        options: its settings.
+        hidden: one of them, for architectures that have it.
+        actor: a Flax module of one's own: (obs, context) -> logits, or (mean, log_std).
+        critic: a Flax module of one's own: (obs, context) -> value.
         squash: pass continuous actions through tanh.
         **settings: further fields of `Policy`.
+
+    Raises:
+        ConfigError: actions or settings that no policy is made for.
     """
     try:
         distribution = for_space(family.action_space, squash)
     except ValueError as error:
         raise ConfigError(f"family {family.name!r}: {error}") from None
-    if actor is None:
-        kind = CategoricalActor if distribution.__class__.__name__ == "Categorical" else GaussianActor
-        actor = kind(distribution.size, tuple(hidden))
-    return Policy(actor, critic or Critic(tuple(hidden)), distribution, **settings)
+    made = make_networks(network, dict(options or {}) | ({} if hidden is None else {"hidden": tuple(hidden)}))
+    bytes_seen = family.observation_space.dtype == np.uint8
+    return Policy(
+        actor or made.actor(distribution),
+        critic or made.critic(),
+        distribution,
+        **{"scale": 1 / 255 if bytes_seen else 1.0} | settings,
+    )
+
+
+def make_networks(name: str, options: Mapping[str, Any]) -> Networks:
+    """The architecture of a name with its settings.
+
+    Raises:
+        ConfigError: there is no such architecture, or it has no such setting.
+    """
+    known = inspect.signature(_known_network(name)).parameters
+    for option in options:
+        if option not in known:
+            listed = ", ".join(known) or "none"
+            raise ConfigError(f"policy.network {name!r} has no setting {option!r}; its settings are {listed}")
+    return NETWORKS[name](**options)
+
+
+def _known_network(name: str) -> Callable[..., Networks]:
+    if name not in NETWORKS:
+        raise ConfigError(f"policy.network = {name!r}; choose one of {', '.join(map(repr, NETWORKS))}")
+    return NETWORKS[name]
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Settings of the policy."""
+
+    network: str = "mlp"
+    """Architecture of actor and critic."""
+    options: tuple[str, ...] = ()
+    """Settings of the architecture, as KEY=VALUE."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic, in architectures that have them."""
+    conditioned_actor: bool = False
+    """Tell the actor which task it is on."""
+    conditioned_critic: bool = True
+    """Tell the critic which task it is on."""
+    normalise_observations: bool = False
+    """Normalise observations by running moments."""
+    squash: bool = False
+    """Pass continuous actions through tanh instead of clipping them."""
+
+    def make(self, family: TaskFamily, **changes: Any) -> Policy:
+        """The policy that the settings describe, with changes of fields of `Policy`.
+
+        Raises:
+            ConfigError: settings that cannot work.
+        """
+        options = dict(_option(pair) for pair in self.options)
+        if "hidden" in inspect.signature(_known_network(self.network)).parameters:
+            options = {"hidden": tuple(self.hidden)} | options
+        settings = {
+            "squash": self.squash, "conditioned_actor": self.conditioned_actor,
+            "conditioned_critic": self.conditioned_critic,
+            "normalise_observations": self.normalise_observations,
+        }  # fmt: skip
+        return make_policy(family, network=self.network, options=options, **(settings | changes))
+
+
+def _option(pair: str) -> tuple[str, Any]:
+    """ "width=32" -> ("width", 32); values are Python literals, or else text."""
+    key, equals, value = pair.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"policy.options: {pair!r} is not of the form KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def policies_by_name(
-    family: TaskFamily, base: Policy, more: Mapping[str, Policy] | None = None
+    family: TaskFamily, base: Policy, config: PolicyConfig, more: Mapping[str, Policy] | None = None
 ) -> dict[str, Policy]:
-    """All policies that rows may name: the base, the same told its task, and one's own."""
-    return {"base": base, "told": dataclasses.replace(base, conditioned_actor=True)} | dict(more or {})
+    """All policies that rows may name.
+
+    "base" is the run's own, "told" the same with an actor that is told its task, and every architecture of
+    `NETWORKS` is told as well; ``more`` are one's own.
+    """
+    plain = dataclasses.replace(config, options=(), conditioned_actor=True)
+    named = {name: dataclasses.replace(plain, network=name).make(family) for name in NETWORKS}
+    told = dataclasses.replace(base, conditioned_actor=True)
+    return named | {"base": base, "told": told} | dict(more or {})
 
 
 def check_networks(policy: Policy, family: TaskFamily) -> Agent:
@@ -161,7 +266,7 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
         raise ConfigError(
             f"the policy's networks cannot be applied to observations of shape {list(shape)}: {reason}"
         ) from error
-    size, one = policy.distribution.size, isinstance(policy.distribution, Categorical)
+    size, one = policy.distribution.outputs, not isinstance(policy.distribution, DiagonalGaussian)
     wanted = "logits" if one else "a pair (mean, log_std)"
     leaves = [actor] if one else actor if isinstance(actor, tuple) and len(actor) == 2 else [None]
     if any(getattr(leaf, "shape", None) != (size,) for leaf in leaves):
@@ -169,6 +274,12 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
         raise ConfigError(
             f"for one observation the actor returns arrays of shapes {found}; it must return {wanted} "
             f"of shape {[size]}"
+        )
+    if not one and not hasattr(policy.actor, "explores"):
+        raise ConfigError(
+            f"the actor {type(policy.actor).__name__} does not say which of its parameters are exploration: "
+            f"give it a method explores(path) -> bool of a parameter's path, a tuple of names, for instance "
+            f"path[-1] == 'log_std'; always False if none is"
         )
     if getattr(critic, "shape", None) != ():
         raise ConfigError(
@@ -215,15 +326,24 @@ def with_policy_params(agent: Agent, actor: PyTree) -> Agent:
     return agent._replace(actor=actor)
 
 
-def explore_afresh(agent: Agent, fresh: Agent) -> Agent:
+def explore_afresh(policy: Policy, agent: Agent, fresh: Agent) -> Agent:
     """The agent with the exploration of a fresh one, all else as it was.
 
     Where tasks pull apart, a Gaussian policy for all of them settles on a compromise and stops
-    exploring; what continues it must explore again to leave that. Replaced are an actor's parameters
-    of the name ``log_std``, such as those of `GaussianActor`; other actors stay as they are.
+    exploring; what continues it must explore again to leave that. Replaced are the actor's parameters
+    that it says are exploration (see `learn.networks`).
     """
+    explores = getattr(policy.actor, "explores", None)
+    if explores is None:
+        return agent
 
     def choose(path, settled, new):
-        return new if getattr(path[-1], "key", None) == "log_std" else settled
+        return new if explores(_names(path)) else settled
 
     return with_policy_params(agent, jax.tree_util.tree_map_with_path(choose, agent.actor, fresh.actor))
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    """The names along a parameter's path, without the collection that Flax puts first."""
+    names = tuple(str(getattr(part, "key", part)) for part in path)
+    return names[1:] if names[:1] == ("params",) else names

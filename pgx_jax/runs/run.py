@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import jax
 import msgspec
 
 from pgx_jax import learn, pipeline, report
-from pgx_jax.compare import results, methods
+from pgx_jax.compare import methods, results
 from pgx_jax.compare.budget import check_scoring, make_budget
 from pgx_jax.compare.methods import Contest, Method, Methods
-from pgx_jax.compare.pool import BASE, Pool, Row
+from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
-from pgx_jax.validation import check
 from pgx_jax.errors import ConfigError, DataError, PgxError
 from pgx_jax.learn import Learner, Policy, Trained
 from pgx_jax.runs.checkpoint import StageCheckpoint
@@ -30,6 +28,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
+from pgx_jax.validation import check
 
 
 class Listener:
@@ -89,13 +88,11 @@ class Run:
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
         self.learner = methods.known("learner", self.config.learner, self.learners)
-        self.policy = policy or pipeline.make_policy(family, self.config)
-        self.policies_by_name = learn.policies_by_name(family, self.policy, policies)
+        self.policy = policy or self.config.policy.make(family)
+        self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
         told = self.policy.conditioned_actor
-        self.budget = make_budget(
-            self.config, family, self.learner, told=told, own_meta=meta is not None
-        )
+        self.budget = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
         check_scoring(self.budget, self.config, family, self.learner)
 
     def _check_agents(self) -> None:
@@ -234,7 +231,7 @@ class Run:
         return self.policies.agent(mine.rows[mine.labels[names.index(task)]])
 
     def write(self) -> Path | None:
-        """Write results.json and the report of a finished run; returns the report's path, if it has a folder."""
+        """Write results.json and the report; returns the report's path, None without a folder."""
         if self.store is None:
             return None
         self.store.write_json("results.json", results.to_plain(self.results))
@@ -287,9 +284,7 @@ class Run:
         if self.store is not None:
             self.store.append_metrics({"stage": stage, "seconds": seconds, "result": text})
         if stage == EVALUATION:
-            record = msgspec.structs.replace(
-                record, advice=report.advice(record), timings=self._timings()
-            )
+            record = msgspec.structs.replace(record, advice=report.advice(record), timings=self._timings())
         elif self.store is not None:
             self.store.save(stage, record)
             StageCheckpoint(self.store, stage).clear()

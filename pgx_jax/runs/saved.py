@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from msgspec import Struct
 
 from pgx_jax import estimate, pipeline
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.results import AffinityResult, Agreement, Gain, Groups, Interval, PathResult
-from pgx_jax.config import Config, EstimateConfig
+from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.learn import Learner, Policy
-from pgx_jax.runs.provenance import check_identity
 from pgx_jax.runs.assemble import affinity_result, agreement, path_result
+from pgx_jax.runs.provenance import check_identity
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Agent, Scores
 from pgx_jax.validation import check_method
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.compare.judging import named_groups
-from pgx_jax.compare.methods import SIMILAR
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
 from pgx_jax.runs.assemble import assemble
@@ -145,9 +144,7 @@ STAGES: dict[str, Stage] = {
     "policies": Stage(_policies, _pool_text, ("grouping",), (Pool, Row)),
     "similarity": Stage(_similarity, _similarity_text, ("grouping",)),
     "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity"), (Pool, Row)),
-    "evaluation": Stage(
-        assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)
-    ),
+    "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
 }
 """Every stage by its name, in the order in which they run."""
 

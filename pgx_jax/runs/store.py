@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from pgx_jax import types
-from pgx_jax.runs import serial
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
 
 FORMAT = 1

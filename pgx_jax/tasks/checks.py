@@ -108,7 +108,7 @@ def _check_scalars(family: TaskFamily, step: Step) -> None:
 
 def _action(space: spaces.Space) -> jax.ShapeDtypeStruct:
     """An action as policies give it."""
-    discrete = isinstance(space, spaces.Discrete)
+    discrete = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     return jax.ShapeDtypeStruct(space.shape, jnp.int32 if discrete else jnp.float32)
 
 

@@ -120,7 +120,8 @@ class TaskFamily:
         task_names: n distinct names.
         env: the environment: a `DeviceEnv`, or a `HostEnv` in plain Python.
         tasks: pytree of task parameters, every leaf with a leading axis n.
-        observation_space, action_space: gymnasium spaces, equal for all tasks.
+        observation_space, action_space: gymnasium spaces, equal for all tasks. Observations may have any
+            shape; those of three dimensions are images [H, W, C], those of type uint8 are divided by 255.
         horizon: time limit of an episode, in steps.
         context: float [n, C], what a task-conditioned policy is told (one-hot by default).
         sample_test_tasks: (key, count) -> task pytree with a leading axis ``count``: unseen
@@ -143,7 +144,7 @@ class TaskFamily:
     env: DeviceEnv | HostEnv
     tasks: PyTree
     observation_space: spaces.Box
-    action_space: spaces.Box | spaces.Discrete
+    action_space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete
     horizon: int
     context: np.ndarray = None
     sample_test_tasks: Callable[[Array, int], PyTree] | None = None
@@ -160,9 +161,10 @@ class TaskFamily:
             raise ConfigError(f"family {self.name!r} has {n} task(s); grouping needs at least 2 tasks")
         if len(set(self.task_names)) != n:
             raise ConfigError(f"family {self.name!r}: task names must be distinct, got {self.task_names}")
-        if not isinstance(self.action_space, (spaces.Box, spaces.Discrete)):
+        if not isinstance(self.action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
             raise ConfigError(
-                f"family {self.name!r}: action space {self.action_space} is neither Discrete nor Box"
+                f"family {self.name!r}: action space {self.action_space} is neither Discrete, MultiDiscrete "
+                f"nor Box"
             )
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
             if np.shape(leaf)[:1] != (n,):

@@ -158,6 +158,8 @@ def short_space(space: spaces.Space) -> str:
     """A space in two words: "choice of 4", "float [3]", "uint8 [64, 64, 3]"."""
     if isinstance(space, spaces.Discrete):
         return f"choice of {space.n}"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"choices of {space.nvec.tolist()}"
     dtype = "float" if space.dtype.kind == "f" else str(space.dtype)
     return f"{dtype} {list(space.shape)}"
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pgx_jax.learn.distributions import FRESH_LOG_STD
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution
+from pgx_jax.learn.networks.torso import Torso
 from pgx_jax.types import Array
-
-
-def join(obs: Array, context: Array | None) -> Array:
-    """One observation of any shape and its task's context (None: not told) as one vector."""
-    flat = jnp.ravel(obs)
-    return flat if context is None else jnp.concatenate([flat, context])
 
 
 class MLP(nn.Module):
@@ -35,15 +32,15 @@ class MLP(nn.Module):
 
 
 class CategoricalActor(nn.Module):
-    """Logits [actions] of a discrete policy."""
+    """Logits [outputs] of a discrete policy."""
 
-    actions: int
+    outputs: int
     hidden: tuple[int, ...] = (64, 64)
 
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> Array:
         """Logits."""
-        return MLP(self.actions, self.hidden, last_scale=0.01)(join(obs, context))
+        return MLP(self.outputs, self.hidden, last_scale=0.01)(Torso(name="torso")(obs, context))
 
 
 class GaussianActor(nn.Module):
@@ -56,9 +53,14 @@ class GaussianActor(nn.Module):
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
         """(mean [size], log_std [size])."""
-        mean = MLP(self.size, self.hidden, last_scale=0.01)(join(obs, context))
+        mean = MLP(self.size, self.hidden, last_scale=0.01)(Torso(name="torso")(obs, context))
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.size,))
         return mean, jnp.clip(log_std, -5.0, 2.0)
+
+    @staticmethod
+    def explores(path: tuple[str, ...]) -> bool:
+        """The deviation is exploration."""
+        return path[-1] == "log_std"
 
 
 class Critic(nn.Module):
@@ -70,4 +72,25 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> Array:
         """The value."""
-        return MLP(1, self.hidden, self.activation)(join(obs, context))[0]
+        return MLP(1, self.hidden, self.activation)(Torso(name="torso")(obs, context))[0]
+
+
+@dataclass(frozen=True)
+class MLPNetworks:
+    """Two perceptrons; images go through convolutions first."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic."""
+
+    def __post_init__(self):
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"policy.hidden = {self.hidden}: give at least one width, 1 or more each")
+
+    def actor(self, distribution: Distribution) -> nn.Module:
+        """Logits, or mean and deviation."""
+        gaussian = isinstance(distribution, DiagonalGaussian)
+        return (GaussianActor if gaussian else CategoricalActor)(distribution.outputs, self.hidden)
+
+    def critic(self) -> nn.Module:
+        """Values."""
+        return Critic(self.hidden)

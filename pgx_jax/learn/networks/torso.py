@@ -1,0 +1,31 @@
+"""One observation of any shape, and its task's context, as one vector."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from pgx_jax.types import Array
+
+SMALL = 16
+"""Images of so many pixels a side, or fewer, are not scaled down."""
+
+
+class Torso(nn.Module):
+    """Flattens an observation, an image [H, W, C] after some convolutions, and appends the context."""
+
+    features: int = 16
+    """Channels of the convolutions."""
+    width: int = 128
+    """What an image comes to."""
+
+    @nn.compact
+    def __call__(self, obs: Array, context: Array | None = None) -> Array:
+        """float [in]; a context of None (not told) appends nothing."""
+        if jnp.ndim(obs) == 3:
+            while min(obs.shape[:2]) > SMALL:
+                obs = nn.relu(nn.Conv(self.features, (4, 4), 2)(obs))
+            obs = nn.relu(nn.Conv(self.features, (3, 3))(obs))
+            obs = nn.relu(nn.Dense(self.width)(jnp.ravel(obs)))
+        flat = jnp.ravel(obs)
+        return flat if context is None else jnp.concatenate([flat, context])
