@@ -112,6 +112,8 @@ def goals(
 ) -> TaskFamily:
     """CartPole that must hold a hidden goal position: the groups want different places.
 
+    Listed: device; 10 tasks; float [4]; choice of 2; 3 groups.
+
     Args:
         n_tasks: Number of tasks.
         n_groups: Number of planted groups, with goals evenly spread over the range. Two groups take
@@ -159,6 +161,8 @@ def flip(
 ) -> TaskFamily:
     """CartPole in which half of the tasks swap the two actions: what helps one half fails the other.
 
+    Listed: device; 10 tasks; float [4]; choice of 2; 2 groups.
+
     Args:
         n_tasks: Number of tasks.
         n_groups: Number of planted groups; a sign has two values, so it must be 2.
@@ -197,6 +201,8 @@ def physics(
     force: tuple[float, float] = (7.0, 14.0),
 ) -> TaskFamily:
     """CartPole in which only physical parameters vary: no conflict is planted.
+
+    Listed: device; 10 tasks; float [4]; choice of 2; not planted.
 
     Args:
         n_tasks: Number of tasks.

@@ -92,6 +92,8 @@ def weightings(
 ) -> TaskFamily:
     """One highway under weightings of speed, safety and lane that pull apart, in three kinds.
 
+    Listed: device; 9 tasks; float [25]; choice of 5; 3 groups, weights of 3 rewards.
+
     Args:
         n_tasks: Number of tasks.
         n_groups: Number of planted kinds, 2 (swift and calm) or 3 (right, too).

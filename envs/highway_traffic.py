@@ -39,6 +39,8 @@ def traffic(
 
     The reward is highway-env's: fast, to the right, and no crash. No groups are planted.
 
+    Listed: device; 8 tasks; float [25]; choice of 5; not planted.
+
     Args:
         n_tasks: Number of tasks.
         horizon: Time limit of an episode, in steps of one second.

@@ -36,6 +36,8 @@ def lunarlander(
 ) -> TaskFamily:
     """Landers on worlds of their own gravity, half of them windy; no groups are planted.
 
+    Listed: host; 6 tasks; float [8]; choice of 4; not planted.
+
     Args:
         n_tasks: Number of tasks.
         horizon: Time limit of an episode, in steps of 1/50 s.

@@ -101,6 +101,8 @@ def points(
 ) -> TaskFamily:
     """Point masses whose hidden goals form clear clusters on a circle.
 
+    Listed: device; 10 tasks; float [4]; float [2]; 3 groups.
+
     Args:
         n_tasks: Number of tasks.
         n_groups: Number of planted clusters, evenly spaced on the circle.
@@ -136,6 +138,8 @@ def points_hard(
     reward_range: tuple[float, float] = (0.05, 20.0),
 ) -> TaskFamily:
     """Point masses with overlapping clusters, unequal dynamics and rewards of very different scale.
+
+    Listed: device; 10 tasks; float [4]; float [2]; 3 groups.
 
     Args:
         n_tasks: Number of tasks.

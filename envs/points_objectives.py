@@ -75,6 +75,8 @@ def points_objectives(
     among the others at random; the best place is then at that goal. What a policy experiences is the
     same under all weights, so it is collected once and relabelled.
 
+    Listed: device; 10 tasks; float [4]; float [2]; 3 groups, weights of 3 rewards.
+
     Args:
         n_tasks: Number of tasks.
         n_groups: Number of goals and so of planted groups, evenly spaced on a circle.

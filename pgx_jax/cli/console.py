@@ -114,7 +114,7 @@ def resumable(folder: Path) -> Iterator[None]:
 def show_results(console: Console, results: Mapping, path) -> None:
     """The advice, the table of methods, and where the report is."""
     console.print()
-    console.print(results["advice"], style="bold", highlight=False)
+    console.print(results.advice, style="bold", highlight=False)
     console.print()
     console.print(report.terminal_table(results))
     if path is not None:

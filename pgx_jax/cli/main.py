@@ -1,108 +1,88 @@
-"""The command ``pgx-jax``."""
+"""The command ``pgx-jax``: knows its commands by name, and imports the one that is called."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
+import difflib
+import importlib
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
-from typing import Any
+from typing import Any, NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
-from pgx_jax.cli.commands import FamiliesCommand, RunCommand, ShowCommand, parse_settings
-from pgx_jax.cli.saved import RegroupCommand, ReportCommand, ResumeCommand
-from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, PgxError
-from pgx_jax.tasks.registry import families, make_family
 
-__all__ = ["COMMANDS", "main", "parse_settings"]
+
+class Command(NamedTuple):
+    """Where a command is, and what it does in a line (the first of its class's docstring)."""
+
+    place: str
+    """module:class"""
+    summary: str
+
+    def load(self) -> type:
+        """The class of its arguments, which is called with a console."""
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
 
 COMMANDS = {
-    "run": RunCommand,
-    "families": FamiliesCommand,
-    "show": ShowCommand,
-    "resume": ResumeCommand,
-    "regroup": RegroupCommand,
-    "report": ReportCommand,
+    "run": Command(
+        "pgx_jax.cli.run:RunCommand",
+        "Group the tasks of a family, train one policy a group, and compare at equal steps.",
+    ),
+    "families": Command(
+        "pgx_jax.cli.families:FamiliesCommand", "List the task families, or what one is and its settings."
+    ),
+    "show": Command(
+        "pgx_jax.cli.show:ShowCommand",
+        "Draw a short roll-out of one task as a moving GIF, or as a PNG of its first episode.",
+    ),
+    "resume": Command("pgx_jax.cli.saved:ResumeCommand", "Finish a run from its last whole stage."),
+    "regroup": Command(
+        "pgx_jax.cli.saved:RegroupCommand",
+        "Group a saved run anew (another k, penalty, score or affinity), without training.",
+    ),
+    "report": Command(
+        "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."
+    ),
 }
 
 
 def read(args: list[str]) -> Any:
-    """The command that the arguments name; the settings of a run are those of its family by default.
+    """The command that the arguments name.
 
     Raises:
-        ConfigError: an unknown family, or settings that cannot work.
-        SystemExit: help was asked for, or the arguments are not those of a command.
+        ConfigError: there is no such command, or settings that cannot work.
+        SystemExit: help was asked for, or the arguments are not those of the command.
     """
-    if args[:1] == ["run"] and {"-h", "--help"} & set(args) and (default := default_for_help(args)):
-        return read_run(args, default)
-    command = parsed(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="pgx-jax", args=args, description="Find which tasks should share a policy."
-        )
-    )
-    if isinstance(command, RunCommand):
-        family = command.make_family()
-        if family.defaults:
-            return read_run(args, RunCommand(command.family, config=config_for(family)))
-    return command
+    name = args[0] if args else "--help"
+    if name in ("-h", "--help"):
+        Console().print(overview(), soft_wrap=True)
+        raise SystemExit(0 if args else 2)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"there is no command {name!r}{hint}; the commands are {', '.join(COMMANDS)}")
+    command = COMMANDS[name].load()
+    if hasattr(command, "read"):
+        return command.read(args[1:])
+    import tyro  # after the command is known: help of all commands needs no parser
+
+    from pgx_jax.cli.parsing import parsed
+
+    return parsed(lambda: tyro.cli(command, prog=f"pgx-jax {name}", args=args[1:]))
 
 
-def read_run(args: list[str], default: RunCommand) -> RunCommand:
-    """The command ``run``, with what the arguments leave out taken from ``default``."""
-    words = f"{RunCommand.__doc__}\n\nThe defaults are those for {default.family}."
-    return parsed(
-        lambda: tyro.cli(RunCommand, prog="pgx-jax run", args=args[1:], default=default, description=words)
-    )
-
-
-def default_for_help(args: list[str]) -> RunCommand | None:
-    """The defaults for the first family that the arguments name; None without one that can be built."""
-    known = families()
-    for name in args:
-        if name in known:
-            try:
-                return RunCommand(name, config=config_for(make_family(name)))
-            except Exception:  # whatever is wrong with the family, there is help
-                return None
-    return None
-
-
-def parsed(parse: Callable[[], Any]) -> Any:
-    """What ``parse`` returns; settings that our classes refuse are told in our words, not the parser's."""
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return parse()
-    except SystemExit as stop:
-        error = refusal(stop)
-        if error is None:
-            raise
-        told = io.StringIO()
-        raise error from None
-    finally:
-        sys.stderr.write(told.getvalue())
-
-
-def refusal(stop: SystemExit) -> ConfigError | None:
-    """The error of ours for which the parser has stopped, with the name of its group of settings, if any.
-
-    The parser handles an error of a class of settings by raising one of its own, whose ``arg`` ends in the
-    name of the group: "...config.grouping".
-    """
-    error, place = stop, ""
-    while error is not None and not isinstance(error, ConfigError):
-        error, place = error.__context__, getattr(error, "arg", place)
-    group = str(place).rpartition(".")[2]
-    settings = getattr(Config(), group, None)
-    if error is None or not dataclasses.is_dataclass(settings):
-        return error
-    names_one = str(error).split(maxsplit=1)[0] in {field.name for field in dataclasses.fields(settings)}
-    return type(error)(f"{group}.{error}" if names_one else f"{group}: {error}")
+def overview() -> Text:
+    """What ``pgx-jax --help`` says."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return Text.assemble(
+        ("usage", "bold"), ": pgx-jax COMMAND [-h] …\n\nFind which tasks should share a policy.\n\n",
+        ("commands", "bold"), ":\n", "\n".join(lines),
+        "\n\n`pgx-jax COMMAND --help` tells a command's arguments.",
+    )  # fmt: skip
 
 
 def main(args: list[str] | None = None) -> int:

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
+from pgx_jax import report
+from pgx_jax.cli.console import ConsoleListener, resumable, show_results
+from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.runs.run import write_report
+from pgx_jax.runs.saved import load, regroup, resume
+from pgx_jax.runs.serial import dumps, write_atomically
+from pgx_jax.runs.store import RunStore
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,6 @@ class ResumeCommand:
 
     def __call__(self, console: Console) -> None:
         """Resume it."""
-        from pgx_jax.cli.console import ConsoleListener, resumable, show_results
-        from pgx_jax.runs.saved import resume
-
         with resumable(self.run), ConsoleListener(console) as listener:
             done = resume(self.run, listener=listener)
         show_results(console, done.results, self.run / "report.html")
@@ -56,26 +61,23 @@ class RegroupCommand:
 
     def __call__(self, console: Console) -> None:
         """Regroup it."""
-        from pgx_jax.runs.saved import load, regroup
-        from pgx_jax.runs.serial import dumps, write_atomically
-
         run = load(self.run)
         path = self.out or self.run / self.file_name()
         check_writable(path)
         found = regroup(run, self.settings(run.config))
-        table = Table("group", "tasks", title=f"k = {found['k']}")
-        for i, names in enumerate(found["groups"]):
+        table = Table("group", "tasks", title=f"k = {found.k}")
+        for i, names in enumerate(found.groups):
             table.add_row(str(i), ", ".join(names))
         console.print(table)
-        gain = found["gain"]["predicted"]
-        low, high = gain["ci95"]
+        gain = found.gain.predicted
+        low, high = gain.ci95
         console.print(
-            f"predicted gain over one policy: {gain['mean']:+.4f} [{low:.4f}, {high:.4f}] "
+            f"predicted gain over one policy: {gain.mean:+.4f} [{low:.4f}, {high:.4f}] "
             "in standardised advantage a step",
             highlight=False,
             markup=False,
         )
-        write_atomically(path, dumps(found).encode())
+        write_atomically(path, dumps(to_plain(found)).encode())
         console.print(f"saved: {path}", highlight=False, markup=False, soft_wrap=True)
 
     def changed(self) -> dict[str, Any]:
@@ -108,17 +110,11 @@ class ReportCommand:
 
     def __call__(self, console: Console) -> None:
         """Write them."""
-        from pgx_jax import report
-        from pgx_jax.runs.store import RunStore
-
         store = RunStore.open(self.run)
-        results = store.read_json("results.json")
-        results["advice"] = report.advice(results)
-        store.write_json("results.json", results)
-        path = report.build(results, store.config, store.path)
-        from pgx_jax.cli.console import show_results
-
-        show_results(console, results, path)
+        results = from_plain(store.read_json("results.json"))
+        results = structs.replace(results, advice=report.advice(results))
+        store.write_json("results.json", to_plain(results))
+        show_results(console, results, write_report(store, results))
 
 
 def check_writable(path: Path) -> None:

@@ -189,9 +189,9 @@ def schema() -> dict:
     return msgspec.json.schema(Results)
 
 
-def to_plain(results: Results) -> dict:
-    """The results as dicts and lists, for JSON."""
-    return msgspec.to_builtins(results)
+def to_plain(record: Struct) -> dict:
+    """A record of this module (or one that is made of them) as dicts and lists, for JSON."""
+    return msgspec.to_builtins(record)
 
 
 def from_plain(values: Any) -> Results:

@@ -7,11 +7,13 @@ alone.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import docstring_parser
 import numpy as np
 from gymnasium import spaces
 
@@ -26,6 +29,9 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.family import TaskFamily
 
 GROUP = "pgx_jax.families"
+"""Entry points of families: name -> a function of keyword settings that returns a TaskFamily."""
+ADAPTERS = "pgx_jax.adapters"
+"""Entry points of adapters: name -> a function that makes a family of a library's environments."""
 
 
 class Setting(NamedTuple):
@@ -115,7 +121,8 @@ def describe_family(name: str) -> FamilyInfo:
     """
     factory = load_factory(name)
     text = inspect.getdoc(factory) or ""
-    helps = _argument_help(text)
+    parsed = docstring_parser.parse(text, docstring_parser.DocstringStyle.GOOGLE)
+    helps = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
     settings = tuple(
         Setting(p.name, _annotation(p), p.default, helps.get(p.name, ""))
         for p in inspect.signature(factory).parameters.values()
@@ -154,6 +161,83 @@ def facts(name: str) -> Facts:
     )  # fmt: skip
 
 
+def listed(name: str) -> Facts:
+    """What a family's factory says of itself, read from its source: nothing is imported or built.
+
+    A factory states the facts of its defaults in a line of its docstring::
+
+        Listed: device; 10 tasks; float [4]; choice of 2; 3 groups.
+
+    Without that line they are blank; `facts` finds them out. ``drawn`` and ``defaults`` are left open.
+    """
+    entry = families()[name]
+    try:
+        doc, imported = _source(entry)
+    except (OSError, SyntaxError, ValueError, ImportError) as error:
+        return Facts(name, "", entry.value, problem=_in_the_way(entry, f"{type(error).__name__}: {error}"))
+    summary = " ".join(doc.split("\n\n")[0].split())
+    line = re.search(r"^\s*Listed: (.*?)\.$", doc, re.MULTILINE)
+    stated = line[1].split("; ") if line else [""] * 5
+    stated[1] = stated[1].removesuffix(" tasks")
+    problem = next((f"needs {_installation(entry, lib)}" for lib in imported if _location(lib) is None), "")
+    return Facts(name, summary, entry.value, *stated, problem=problem)
+
+
+def _source(entry: metadata.EntryPoint) -> tuple[str, list[str]]:
+    """The docstring of an entry point's function, and the packages of others that its module, and the
+    modules of its own package behind it, import at their top.
+
+    Raises:
+        ImportError, OSError, SyntaxError, ValueError: the module or the function cannot be found or read.
+    """
+    package, libraries, doc = entry.module.partition(".")[0], [], ""
+    todo, seen = [entry.module], set()
+    while todo:
+        module = todo.pop()
+        file = _file(module)
+        if module == entry.module and file is None:
+            raise ImportError(f"there is no module {module}")
+        if file is None or file in seen:
+            continue
+        seen.add(file)
+        body = ast.parse(file.read_text("utf-8")).body
+        if module == entry.module:
+            found = [x for x in body if isinstance(x, ast.FunctionDef) and x.name == entry.attr]
+            if not found:
+                raise ImportError(f"{module} has no function {entry.attr}")
+            doc = ast.get_docstring(found[0]) or ""
+        for name in _imported(body):
+            top = name.partition(".")[0]
+            if top == package:
+                todo.append(name)
+            elif top not in sys.stdlib_module_names:
+                libraries.append(top)
+    return doc, sorted(set(libraries))
+
+
+def _file(module: str) -> Path | None:
+    """The source file of a module, found without importing its package; None if there is none."""
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder, *parts)
+        for file in (path.with_suffix(".py") if parts else path / "__init__.py", path / "__init__.py"):
+            if file.is_file():
+                return file
+    return Path(spec.origin) if spec is not None and not parts and spec.origin else None
+
+
+def _imported(body: list[ast.stmt]) -> list[str]:
+    """Modules that the statements of a module's top import, submodules included."""
+    names = []
+    for node in body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
 def short_space(space: spaces.Space) -> str:
     """A space in two words: "choice of 4", "float [3]", "uint8 [64, 64, 3]"."""
     if isinstance(space, spaces.Discrete):
@@ -162,6 +246,29 @@ def short_space(space: spaces.Space) -> str:
         return f"choices of {space.nvec.tolist()}"
     dtype = "float" if space.dtype.kind == "f" else str(space.dtype)
     return f"{dtype} {list(space.shape)}"
+
+
+def gymnax_family(*args: Any, **settings: Any) -> TaskFamily:
+    """A family of gymnax environments (see `envs.gymnax_adapter.gymnax_family`)."""
+    return _load(_adapter("gymnax_family"))(*args, **settings)
+
+
+def gymnasium_family(*args: Any, **settings: Any) -> TaskFamily:
+    """A family of Gymnasium environments (see `envs.gymnasium_adapter.gymnasium_family`)."""
+    return _load(_adapter("gymnasium_family"))(*args, **settings)
+
+
+def brax_family(*args: Any, **settings: Any) -> TaskFamily:
+    """A family of Brax environments (see `envs.brax_adapter.brax_family`)."""
+    return _load(_adapter("brax_family"))(*args, **settings)
+
+
+def _adapter(name: str) -> metadata.EntryPoint:
+    """Adapters are found by entry point, so that somebody else's `envs` in the way is told."""
+    matches = [entry for entry in metadata.entry_points(group=ADAPTERS) if entry.name == name]
+    if not matches:
+        raise ConfigError(f"the adapter {name!r} is not installed: reinstall pgx-jax")
+    return matches[0]
 
 
 def load_factory(name: str) -> Callable[..., TaskFamily]:
@@ -178,7 +285,15 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
     if len({entry.value for entry in matches}) > 1:
         places = " and ".join(f"{entry.value} ({_distribution(entry)})" for entry in matches)
         raise ConfigError(f"task family {name!r} is registered twice, by {places}: uninstall or rename one")
-    entry = matches[0]
+    return _load(matches[0])
+
+
+def _load(entry: metadata.EntryPoint) -> Callable[..., TaskFamily]:
+    """What an entry point names.
+
+    Raises:
+        ConfigError: a package is missing, or somebody else's is in the way.
+    """
     try:
         return entry.load()
     except Exception as error:
@@ -187,12 +302,16 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
         own = _is_own(entry, package)
         if own and missing and missing.partition(".")[0] != package:
             raise ConfigError(
-                f"family {name!r} needs the package {missing!r}, which is not installed: "
+                f"{_kind(entry)} {entry.name!r} needs the package {missing!r}, which is not installed: "
                 f"{_installation(entry, missing)}"
             ) from error
         if own and not isinstance(error, ImportError | AttributeError):
             raise
         raise ConfigError(_in_the_way(entry, f"{type(error).__name__}: {error}")) from error
+
+
+def _kind(entry: metadata.EntryPoint) -> str:
+    return "adapter" if entry.group == ADAPTERS else "family"
 
 
 def _registered() -> list[metadata.EntryPoint]:
@@ -218,8 +337,8 @@ def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
     found = _location(package)
     where = f"Python takes the package {package!r} from {found}" if found else f"{package!r} is not found"
     return (
-        f"family {entry.name!r} is registered by {_distribution(entry)} as {entry.value}, which cannot be "
-        f"loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is in the "
+        f"{_kind(entry)} {entry.name!r} is registered by {_distribution(entry)} as {entry.value}, which cannot "
+        f"be loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is in the "
         f"way: rename it, or start from a folder that does not contain it; otherwise reinstall "
         f"{_distribution(entry)}"
     )
@@ -263,12 +382,3 @@ def _annotation(parameter: inspect.Parameter) -> str:
     if annotation is parameter.empty:
         return ""
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-
-
-def _argument_help(text: str) -> dict[str, str]:
-    """Parse the "Args:" section of a docstring, name -> description on one line."""
-    section = re.search(r"^Args:\n((?:[ \t]+.*(?:\n|$)|\n(?=[ \t]))+)", text, re.MULTILINE)
-    if section is None:
-        return {}
-    items = re.findall(r"^ {4}(\w+)(?: \([^)]*\))?:((?:.*\n?(?! {4}\S))*.*)", section[1], re.MULTILINE)
-    return {name: " ".join(words.split()) for name, words in items}

@@ -1,0 +1,66 @@
+"""From arguments to a command, and from what cannot be parsed to an error of ours."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
+from typing import Any
+
+from pgx_jax.errors import ConfigError
+
+
+def parsed(parse: Callable[[], Any]) -> Any:
+    """What ``parse`` returns; settings that our classes refuse are told in our words, not the parser's."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return parse()
+    except SystemExit as stop:
+        error = refusal(stop)
+        if error is None:
+            raise
+        told = io.StringIO()
+        raise error from None
+    finally:
+        sys.stderr.write(told.getvalue())
+
+
+def refusal(stop: SystemExit) -> ConfigError | None:
+    """The error of ours for which the parser has stopped, with the name of its group of settings, if any.
+
+    The parser handles an error of a class of settings by raising one of its own, whose ``arg`` ends in the
+    name of the group: "...config.grouping".
+    """
+    error, place = stop, ""
+    while error is not None and not isinstance(error, ConfigError):
+        error, place = error.__context__, getattr(error, "arg", place)
+    group = str(place).rpartition(".")[2]
+    from pgx_jax.config import Config  # which imports JAX: only where something was refused
+
+    settings = getattr(Config(), group, None)
+    if error is None or not dataclasses.is_dataclass(settings):
+        return error
+    names_one = str(error).split(maxsplit=1)[0] in {field.name for field in dataclasses.fields(settings)}
+    return type(error)(f"{group}.{error}" if names_one else f"{group}: {error}")
+
+
+def parse_settings(pairs: Iterable[str]) -> dict:
+    """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
+
+    Raises:
+        ConfigError: a pair without "=".
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not of the form KEY=VALUE")
+        try:
+            settings[key.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key.replace("-", "_")] = value
+    return settings

@@ -1,0 +1,76 @@
+"""``pgx-jax run``: the main job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from pgx_jax.cli.arguments import FamilyArguments
+from pgx_jax.cli.console import ConsoleListener, resumable, show_results
+from pgx_jax.cli.parsing import parsed
+from pgx_jax.config import Config, config_for
+from pgx_jax.runs.run import run
+from pgx_jax.tasks.registry import families, make_family
+
+_Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class RunCommand(FamilyArguments):
+    """Group the tasks of a family, train one policy a group, and compare at equal steps."""
+
+    out: Path | None = None
+    """Run folder; runs/FAMILY-DATE-TIME by default."""
+    overwrite: bool = False
+    """Replace an earlier run in the folder."""
+    config: Annotated[Config, _Flat] = field(default_factory=Config)
+
+    def __call__(self, console: Console) -> None:
+        """Run it."""
+        family = self.make_family()
+        out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
+        console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
+        with resumable(out), ConsoleListener(console) as listener:
+            done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
+        show_results(console, done.results, out / "report.html")
+
+    @classmethod
+    def read(cls, args: list[str]) -> RunCommand:
+        """The command that the arguments make; settings that they leave out are those of its family.
+
+        Raises:
+            ConfigError: an unknown family, or settings that cannot work.
+            SystemExit: help was asked for, or the arguments are not those of the command.
+        """
+        if {"-h", "--help"} & set(args) and (default := default_for_help(args)):
+            return read_with(args, default)
+        command = parsed(lambda: tyro.cli(cls, prog="pgx-jax run", args=args))
+        family = command.make_family()
+        if family.defaults:
+            return read_with(args, cls(command.family, config=config_for(family)))
+        return command
+
+
+def read_with(args: list[str], default: RunCommand) -> RunCommand:
+    """The command, with what the arguments leave out taken from ``default``."""
+    words = f"{RunCommand.__doc__}\n\nThe defaults are those for {default.family}."
+    return parsed(
+        lambda: tyro.cli(RunCommand, prog="pgx-jax run", args=args, default=default, description=words)
+    )
+
+
+def default_for_help(args: list[str]) -> RunCommand | None:
+    """The defaults for the first family that the arguments name; None without one that can be built."""
+    known = families()
+    for name in args:
+        if name in known:
+            try:
+                return RunCommand(name, config=config_for(make_family(name)))
+            except Exception:  # whatever is wrong with the family, there is help
+                return None
+    return None
