@@ -1,7 +1,9 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.collecting import collect
+from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
+from pgx_jax.learn.learner import LEARNERS, Learner
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
@@ -17,7 +19,7 @@ from pgx_jax.learn.training import Trained, init_agents, train
 from pgx_jax.learn.work import stack, take
 
 __all__ = [
-    "PPO", "Evaluation", "Policy", "Trained", "check_agent", "check_networks", "collect", "evaluate",
-    "explore_afresh", "init_agents", "make_policy", "policy_params", "relabels", "stack", "take", "train",
-    "with_policy_params",
+    "ENGINES", "LEARNERS", "PPO", "Evaluation", "Learner", "Policy", "Trained", "check_agent",
+    "check_networks", "collect", "evaluate", "explore_afresh", "init_agents", "make_policy",
+    "policy_params", "relabels", "stack", "take", "train", "with_policy_params",
 ]  # fmt: skip
