@@ -80,8 +80,8 @@ def collect(
     transitions = learn.collect(
         policy, family, agent, config.stream("collect"),
         steps=steps, num_envs=num_envs, gamma=learner.gamma,
-        gae_lambda=getattr(learner, "gae_lambda", 0.95) if e.gae_lambda is None else e.gae_lambda,
-        scale_rewards=getattr(learner, "scale_rewards", False),
+        gae_lambda=learner.gae_lambda if e.gae_lambda is None else e.gae_lambda,
+        scale_rewards=learner.scale_rewards,
     )  # fmt: skip
     estimate.check_transitions(transitions, family.task_names)
     return transitions

@@ -1,6 +1,7 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.collecting import collect
+from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name
 from pgx_jax.learn.networks import NETWORKS
@@ -21,6 +22,7 @@ from pgx_jax.learn.training import Trained, init_agents, train
 from pgx_jax.learn.work import Checkpoint, Progress, stack, take
 
 __all__ = [
+    "ENGINES",
     "LEARNERS",
     "NETWORKS",
     "PPO",

@@ -10,20 +10,12 @@ import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn.advantages import gae
-from pgx_jax.learn.host import lane as host
+from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.rollout import Steps, reset_slots, unroll
+from pgx_jax.learn.rollout import Steps
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Transitions
-
-
-@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length"))
-def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
-    """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
-    reset_key, key = jax.random.split(key)
-    start = reset_slots(env, tasks, jax.random.split(reset_key, len(context)))
-    return unroll(policy, env, horizon, agent, tasks, context, start, key, length)[1]
 
 
 @partial(jax.jit, static_argnames=("policy",))
@@ -82,7 +74,7 @@ def collect(
         steps: N, transitions of each source.
         num_envs: environments of each source; N must be a multiple of it.
         gamma, gae_lambda: of the advantages.
-        scale_rewards: whether the agent's critic was trained on scaled rewards (see `PPO`).
+        scale_rewards: whether the agent's critic was trained on scaled rewards (``Learner.scale_rewards``).
 
     Raises:
         ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
@@ -94,11 +86,7 @@ def collect(
     n, length, one = family.n, steps // num_envs, relabels(family, policy.conditioned_actor)
     index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
     context = jnp.asarray(family.context)
-    if family.engine == "host":
-        played = host.experience(policy, family, agent, index, key, length)
-    else:
-        own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
-        played = _play(policy, family.env, family.horizon, length, agent, own, context[index], key)
+    played = engine_of(family).experience(policy, family, agent, index, key, length)
     if one:
         check_vector_rewards(family, played, index)
     weights = jnp.asarray(family.objectives) if one else None
@@ -107,27 +95,34 @@ def collect(
     inputs, reward, advantage = judged
 
     sources = 1 if one else n
-    of_source = [np.asarray(x) for x in (inputs, played.action, played.done)]
-    of_source = [x.reshape(length, sources, num_envs, *x.shape[2:]) for x in of_source]
+
+    def of_source(x):  # [T, U * E, ...] -> [U, E, T, ...]
+        x = np.asarray(x)
+        return np.moveaxis(x.reshape(length, sources, num_envs, *x.shape[2:]), 0, 2)
+
+    obs, action, done = jax.tree.map(of_source, (inputs, played.action, played.done))
     of_task = [np.asarray(x).reshape(length, n, num_envs) for x in (reward, advantage)]
-    obs, action, done = (np.moveaxis(x, 0, 2) for x in of_source)  # [U, E, T, ...]
     reward, advantage = (np.moveaxis(x, 0, 2) for x in of_task)  # [n, E, T]
-    _check_finite(family, rewards=reward, observations=obs, advantages=advantage)
+    _check_finite(family, "rewards", reward)
+    for leaf in jax.tree.leaves(obs):
+        _check_finite(family, "observations", leaf)
+    _check_finite(family, "advantages", advantage)
     _check_rewarded(family, reward)
     trajectory, split = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
     # Environment after environment, so that trajectories are contiguous.
-    obs, action, advantage = (x.reshape(len(x), steps, *x.shape[3:]) for x in (obs, action, advantage))
+    obs, action, advantage = jax.tree.map(
+        lambda x: x.reshape(len(x), steps, *x.shape[3:]), (obs, action, advantage)
+    )
     source = np.zeros(n, int) if one else np.arange(n)
     return Transitions(obs, action, advantage, trajectory, split, source)
 
 
-def _check_finite(family: TaskFamily, **arrays: np.ndarray) -> None:
-    """Refuse arrays [n, ...] or [1, ...] with non-finite values, naming the task."""
-    for what, x in arrays.items():
-        bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        if bad.any():
-            who = f"task {family.task_names[int(np.argmax(bad))]!r}" if len(x) == family.n else family.name
-            raise DataError(f"collecting from {who} gave non-finite {what}")
+def _check_finite(family: TaskFamily, what: str, x: np.ndarray) -> None:
+    """Refuse an array [n, ...] or [1, ...] with non-finite values, naming the task."""
+    bad = ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+    if bad.any():
+        who = f"task {family.task_names[int(np.argmax(bad))]!r}" if len(x) == family.n else family.name
+        raise DataError(f"collecting from {who} gave non-finite {what}")
 
 
 def _check_rewarded(family: TaskFamily, reward: np.ndarray) -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import DataError
-from pgx_jax.learn.host import lane as host
+from pgx_jax.learn.engine import engine_of
+from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.rollout import reset_slots, unroll
-from pgx_jax.learn.work import take
+from pgx_jax.learn.rollout import Pairs
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
-
-PAIRS_PER_CALL = {"cpu": 16, "gpu": 1024, "tpu": 1024}
-"""(policy, task) pairs of one vmapped program, by platform."""
 
 
 class Evaluation(NamedTuple):
@@ -31,37 +26,8 @@ class Evaluation(NamedTuple):
     """bool [P, episodes]: success in any step of the episode."""
     steps: np.ndarray
     """int [P, episodes]: length of the episodes."""
-
-
-@partial(jax.jit, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
-def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, key, index):
-    def one(agent, task, context, i):
-        reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
-        tasks = jax.tree.map(lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x))), task)
-        contexts = jnp.broadcast_to(context, (episodes, *context.shape))
-        slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
-        _, steps = unroll(
-            policy,
-            env,
-            horizon,
-            agent,
-            tasks,
-            contexts,
-            slots,
-            act_key,
-            horizon,
-            deterministic=deterministic,
-            restart=False,
-        )
-        before = jnp.cumsum(steps.done, axis=0) - steps.done
-        first = before == 0
-        return (
-            jnp.sum(jnp.where(first, steps.reward, 0.0), axis=0),
-            jnp.any(first & steps.success, axis=0),
-            jnp.sum(first, axis=0),
-        )
-
-    return jax.vmap(one)(agents, tasks, context, index)
+    adaptation_steps: np.ndarray
+    """int [P]: environment steps that the policy took before, to adapt to the task."""
 
 
 def evaluate(
@@ -72,10 +38,10 @@ def evaluate(
     task: np.ndarray,
     key: Array,
     *,
+    learner: Learner | None = None,
     episodes: int = 64,
     deterministic: bool = False,
     tasks: PyTree = None,
-    learner=None,
     names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Play full episodes of agent ``row[j]`` on task ``task[j]`` for every pair j.
@@ -88,38 +54,31 @@ def evaluate(
         agents: leaves with a leading axis R.
         row, task: int [P].
         key: PRNG key.
+        learner: trained them; if it adapts (``adaptation_steps``), every pair's agent first does so.
         episodes: episodes of each pair.
         deterministic: act by the mode.
         tasks: other task parameters than the family's own (unseen test tasks).
         names: their names, for error messages.
 
     Raises:
-        DataError: a return that is not finite, naming the task.
+        DataError: parameters after adapting, or a return, that are not finite, naming the task.
     """
-    row, task = np.asarray(row, int), np.asarray(task, int)
-    if family.engine == "host":
-        return Evaluation(*host.play(policy, family, agents, row, task, key, episodes, deterministic, tasks))
-    count = len(row)
-    width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))
-    padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
-    own = tasks is None
-    tasks = family.tasks if own else tasks
-    context = family.context if own else np.zeros((int(task.max()) + 1, family.context.shape[1]))
-    agents, tasks, context, key = jax.tree.map(np.asarray, (agents, tasks, context, key))
-    parts = []
-    for start in range(0, len(padded), width):
-        index = padded[start : start + width]
-        r, t = row[index], task[index]
-        parts.append(
-            _evaluate(
-                policy, family.env, family.horizon, episodes, deterministic,
-                take(agents, r), take(tasks, t), context[t], key, t,
-            )
-        )  # fmt: skip
-    returns, success, steps = (np.concatenate([np.asarray(p[j]) for p in parts])[:count] for j in range(3))
-    bad = ~np.isfinite(returns).all(1)
-    if bad.any():
-        culprit = int(task[np.argmax(bad)])
-        name = family.task_names[culprit] if own else names[culprit] if names else f"number {culprit}"
-        raise DataError(f"evaluating on task {name!r} gave returns that are not finite; check its rewards")
-    return Evaluation(returns, success, steps)
+    pairs = Pairs(np.asarray(row, int), np.asarray(task, int), key, tasks)
+    engine, adaptation = engine_of(family), learner.adaptation_steps if learner else 0
+    task_names = family.task_names if tasks is None else names
+
+    def refuse(what: str, values: Sequence[np.ndarray], remedy: str) -> None:
+        bad = ~np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in values], axis=0)
+        if bad.any():
+            culprit = int(pairs.task[np.argmax(bad)])
+            name = repr(task_names[culprit]) if task_names else f"'number {culprit}'"
+            raise DataError(f"{what.format(task=f'task {name}')}; {remedy}")
+
+    if adaptation:
+        agents = engine.adapt(policy, learner, family, agents, pairs)
+        pairs = pairs._replace(row=np.arange(len(pairs.row)))
+        remedy = "lower the step size of the adaptation, or check the task's rewards"
+        refuse("adapting to {task} gave parameters that are not finite", jax.tree.leaves(agents), remedy)
+    played = engine.play(policy, family, agents, pairs, episodes, deterministic)
+    refuse("evaluating on {task} gave returns that are not finite", played[:1], "check its rewards")
+    return Evaluation(*played, np.full(len(pairs.row), adaptation))

@@ -1,15 +1,166 @@
-"""Learners by name."""
+"""What a learner is: how a policy gets better by what it does, as pure functions of one row.
+
+A learner is a frozen dataclass of settings (`flax.struct.dataclass`; fields that shape programs are
+static, numbers are traced leaves) with the methods of `Learner`. Its file puts it into `LEARNERS`, under
+the name that rows and settings call it by; nothing else knows which learners there are. The core does
+the rest, the same for all of them: acting, the moments that normalise observations and rewards, keys,
+the count of updates, learning curves, and the guard that stops a row whose numbers are not finite.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
-from pgx_jax.learn.ppo import PPO
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Steps
+from pgx_jax.types import Agent, Array, PyTree
 
-Learner = PPO
-LEARNERS = {"ppo": PPO}
+
+class RowTasks(NamedTuple):
+    """What one row trains on, the same in all its updates."""
+
+    context: Array
+    """float [n, C]: context vectors of the family's tasks."""
+    member: Array
+    """bool [n]: the row's tasks."""
+    slot_task: Array
+    """int [E]: the task of every slot; slots go round the row's tasks in turn."""
+    total: Array
+    """int []: updates of the row's whole budget."""
 
 
-def learners_by_name(ppo: PPO, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:
-    """All learners that rows may name: those of the table at their defaults, and one's own."""
+class Learning(NamedTuple):
+    """How far one row has come."""
+
+    agent: Agent
+    memory: PyTree
+    """What the learner keeps between updates (`Learner.begin`), such as the state of an optimiser."""
+    update: Array
+    """int []: updates done."""
+
+
+class Learner(Protocol):
+    """A way of learning; derive from it for the defaults.
+
+    An update is one or more phases: all slots act for T steps, then the row learns. PPO, REINFORCE and
+    PCGrad (whose transform sees gradients per task, from ``slot_task``) have one phase. MAML has two:
+    nothing is learnt from the first; in the second every slot acts with parameters that were adapted to
+    its task by the first one's steps (``per_slot`` and `acting`), and `learn` differentiates through
+    that adaptation, as it sees the steps of both.
+    """
+
+    num_envs: int
+    """E: slots (environments) of a row, shared evenly by its tasks. Static."""
+    num_steps: int
+    """T: steps of every slot in a phase. Static."""
+    gamma: float
+    """Discount, also of ``Steps.discounted``, by which rewards are scaled."""
+    gae_lambda: float = 0.95
+    """Trace decay of the advantages, for collecting with what it trained."""
+    scale_rewards: bool = True
+    """Whether its critic's values are of rewards divided by their running deviation. Static."""
+    phases: int = 1
+    """Times that an update acts and learns. Static."""
+    adaptation_steps: int = 0
+    """Environment steps that an agent takes on a task to adapt to it before it is evaluated there; a
+    multiple of ``adaptation_envs``; 0 if it does not. Static."""
+    adaptation_envs: int = 1
+    """Slots in which it takes them. Static."""
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of an update, all phases."""
+        return self.num_envs * self.num_steps * self.phases
+
+    def check(self, n: int = 1, name: str | None = None) -> None:
+        """Refuse settings that cannot work for rows of up to n tasks.
+
+        Args:
+            n: tasks of the largest row.
+            name: of the settings, for messages ("ppo", say, for ``ppo.num_envs``).
+
+        Raises:
+            ConfigError: naming setting and remedy.
+        """
+        check_slots(self, n, name or type(self).__name__.lower())
+
+    def begin(self, policy: Policy, agent: Agent) -> PyTree:
+        """What to remember of a fresh row: arrays whose shapes stay (PPO, PCGrad: the optimiser's state)."""
+        return ()
+
+    def per_slot(self, phase: int) -> bool:
+        """Whether every slot acts with parameters of its own in this phase (MAML: in the second). Static."""
+        return False
+
+    def acting(self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]) -> PyTree:
+        """Actor parameters, leaves [E, ...], of a phase that is ``per_slot``; elsewhere the agent acts as
+        it is. ``steps`` are those of the phases before it. Used by MAML."""
+        raise NotImplementedError
+
+    def learn(
+        self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
+    ) -> Learning:
+        """Learn from the phase that was just acted out; changes actor, critic and memory.
+
+        Args:
+            policy: static description.
+            row: its tasks.
+            learning: the row, as it acted, but for the moments of its rewards, which know these steps.
+            steps: leaves [T, E, ...], one record a phase up to this one.
+            key: PRNG key.
+        """
+        ...
+
+    def adapt(self, policy: Policy, agent: Agent, context: Array, steps: Steps, key: Array) -> Agent:
+        """The agent as it is after adapting to one task, if ``adaptation_steps`` are taken for that
+        (REINFORCE and MAML: a few gradient steps).
+
+        Args:
+            policy, agent: what acted.
+            context: float [C], the task's (zeros for an unseen task).
+            steps: what it did there, leaves [adaptation_steps / adaptation_envs, adaptation_envs, ...].
+            key: PRNG key.
+        """
+        raise NotImplementedError
+
+
+LEARNERS: dict[str, type[Learner]] = {}
+"""Learners by name; the file of a learner adds its entry."""
+
+
+def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:
+    """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults, and one's
+    own."""
     return {name: made() for name, made in LEARNERS.items()} | {"ppo": ppo} | dict(more or {})
+
+
+def check_slots(learner: Learner, n: int, name: str) -> None:
+    """Refuse numbers of slots, steps and discounts with which no learner can work for n tasks."""
+    check_ranges(learner, name, {"between 0 and 1": ("gamma",), "at least 1": ("num_envs", "num_steps")})
+    if learner.num_envs < n:
+        raise ConfigError(
+            f"{name}.num_envs = {learner.num_envs} environments for {n} tasks; use at least {n}"
+        )
+    steps, envs = learner.adaptation_steps, learner.adaptation_envs
+    if steps < 0 or envs < 1 or steps % envs:
+        raise ConfigError(
+            f"{name}.adaptation_steps = {steps} must be a multiple of {name}.adaptation_envs = {envs}"
+        )
+
+
+def check_ranges(learner: Learner, name: str, ranges: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse numbers out of range, by words ("between 0 and 1", "positive", "0 or more", "at least 1")
+    -> names of settings.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for words, settings in ranges.items():
+        for setting in settings:
+            value = getattr(learner, setting)
+            good = 0 <= value <= 1 if words == "between 0 and 1" else 0 <= value < math.inf
+            if not good or (value == 0 and words == "positive") or (value < 1 and words == "at least 1"):
+                raise ConfigError(f"{name}.{setting} = {value} must be {words}")

@@ -27,3 +27,14 @@ def update_moments(moments: Moments, mean: Array, var: Array, count: Array) -> M
 def normalise(moments: Moments, x: Array, clip: float = 10.0) -> Array:
     """(x - mean) / std, clipped to [-clip, clip]."""
     return jnp.clip((x - moments.mean) / jnp.sqrt(moments.var + 1e-8), -clip, clip)
+
+
+def per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Mean, variance and count [n] per task of x [T, E], given the slots' one-hot tasks [E, n]."""
+    count, own = one_hot.sum(0) * x.shape[0], one_hot > 0
+
+    def average(x):  # not a product with one_hot, in which one task's NaN would reach all tasks
+        return jnp.where(own, x.sum(0)[:, None], 0.0).sum(0) / jnp.maximum(count, 1.0)
+
+    mean = average(x)
+    return mean, average((x - jnp.where(own, mean, 0.0).sum(1)) ** 2), count

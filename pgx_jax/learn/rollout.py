@@ -6,17 +6,18 @@ way an episode ends, the step records the observation that the action led to, be
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import DataError
 from pgx_jax.learn.policy import Policy
-from pgx_jax.tasks import DeviceEnv, TaskFamily
+from pgx_jax.tasks import DeviceEnv
 from pgx_jax.types import Agent, Array, PyTree
+
+ADAPTING = 2**31 - 1
+"""Folded into the key of pairs for their adaptation before evaluation; no task has this number."""
 
 
 class Slots(NamedTuple):
@@ -52,32 +53,18 @@ class Steps(NamedTuple):
     """float [T, E, K]: the vector rewards of environments that have them."""
 
 
-@partial(jax.jit, static_argnames=("policy", "env"))
-def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks, context) -> Array:
-    """Log-probabilities [n] of one action in the first step of every task."""
+class Pairs(NamedTuple):
+    """P times a policy on a task."""
 
-    def of_task(key, task, context):
-        obs = policy.normalise(agent, env.reset(key, task)[1])
-        params = policy.params(agent.actor, policy.actor_input(obs, context))
-        return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
-
-    return jax.vmap(of_task)(jax.random.split(key, len(context)), tasks, context)
-
-
-def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> None:
-    """Refuse an agent that cannot act, before it is trained.
-
-    Raises:
-        DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
-    """
-    tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
-    told = _first_log_probs(policy, family.env, agent, jax.random.PRNGKey(0), tasks, context)
-    bad = ~np.isfinite(np.asarray(told))
-    if bad.any():
-        raise DataError(
-            f"the policy gives non-finite log-probabilities in the first step of task "
-            f"{family.task_names[int(np.argmax(bad))]!r}; check what its actor returns and its parameters"
-        )
+    row: np.ndarray
+    """int [P]: the policy, of those with a leading axis R."""
+    task: np.ndarray
+    """int [P]."""
+    key: Array
+    """What happens in a pair depends on the key and the task alone, so that different policies meet the
+    same episodes."""
+    tasks: PyTree = None
+    """Parameters of unseen tasks; None for the family's own."""
 
 
 def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
@@ -116,6 +103,7 @@ def unroll(
     gamma: float = 1.0,
     deterministic: bool = False,
     restart: bool = True,
+    per_slot: bool = False,
 ) -> tuple[Slots, Steps]:
     """Act for ``length`` steps in all slots.
 
@@ -130,13 +118,15 @@ def unroll(
         deterministic: act by the mode instead of drawing.
         restart: begin a new episode where one ends. Without it (and its compilation) what a slot does
             after its first ending means nothing, and need not be finite.
+        per_slot: ``agent.actor`` leads with an axis E: every slot acts with parameters of its own.
     """
     dist, count = policy.distribution, slots.age.shape[0]
+    params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
 
     def step(slots, key):
         keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
         inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
-        params = jax.vmap(policy.params, (None, 0))(agent.actor, inputs)
+        params = params_of(agent.actor, inputs)
         action = dist.mode(params) if deterministic else jax.vmap(dist.sample)(keys[0], params)
         out = jax.vmap(env.step)(keys[1], slots.state, dist.to_env(action), tasks)
         age, total = slots.age + 1, slots.total + out.reward

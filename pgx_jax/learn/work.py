@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -44,9 +45,23 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-def fingerprint(policy, config, family: TaskFamily, rows, agents: Agent) -> str:
+class Saved(NamedTuple):
+    """All that is needed to go on with one row."""
+
+    update: int
+    """Updates done."""
+    leaves: list[np.ndarray]
+    """Of the row's state (of its agent, once it is done)."""
+
+
+FORMAT = 2
+"""Of the records that `Work` keeps in checkpoints: those of another one are not read."""
+
+
+def fingerprint(policy, learner, family: TaskFamily, rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
-    digest = hashlib.sha256(repr((policy, config, family.name, family.task_names, family.settings)).encode())
+    what = (FORMAT, policy, learner, family.name, family.task_names, family.settings)
+    digest = hashlib.sha256(repr(what).encode())
     for leaf in jax.tree.leaves((rows.member, rows.steps, rows.key, agents, family.tasks, family.context)):
         leaf = np.asarray(leaf)
         digest.update(repr(leaf.tolist()).encode() if leaf.dtype.hasobject else leaf.tobytes())
@@ -85,8 +100,11 @@ class Work:
         self.lock, self.failed = Lock(), False
         self.checkpoint: Checkpoint | None = None
         self.name, self.saved_at = "", time.monotonic()
-        self.states: dict[int, list[np.ndarray]] = {}
-        """Leaves of the states of rows that have begun, where a checkpoint keeps them."""
+        self.saved: dict[int, Saved] = {}
+        """Of rows that have begun, as they were when a checkpoint was last due."""
+        self.running: set[int] = set()
+        self.ready: set[int] = set()
+        """Lanes at work, and those whose rows are in ``saved`` for the checkpoint that is due."""
 
     def keep(self, checkpoint: Checkpoint, name: str) -> None:
         """Save what is reached in ``checkpoint`` under ``name``, and go on from what it has."""
@@ -94,17 +112,23 @@ class Work:
         found = checkpoint.load(name)
         if found is None:
             return
-        self.done, self.returns = np.array(found["done"]), np.array(found["returns"])
-        self.states = dict(zip(found["rows"].tolist(), found["states"], strict=True))
+        self.returns = np.array(found["returns"])
         structure = jax.tree.structure(take(self.agents, 0))
-        for row in np.flatnonzero(self.done == self.total).tolist():
-            self.finished[row] = jax.tree.unflatten(structure, self.states[row])
-            self.queue.remove(row)
+        for row, update, leaves in zip(found["rows"], found["updates"], found["states"], strict=True):
+            row, self.done[row] = int(row), update
+            self.saved[row] = Saved(int(update), leaves)
+            if update == self.total[row]:
+                self.finished[row] = jax.tree.unflatten(structure, leaves)
+                self.queue.remove(row)
 
     def run_all(self, devices: Sequence[jax.Device], width: int) -> None:
-        """Train all rows on the devices, ``width`` at a time on each."""
+        """Train all rows on the devices, ``width`` at a time on each.
+
+        Whatever stops it, what the lanes have reached by then is in the checkpoint.
+        """
+        self.running = set(range(len(devices)))
         with ThreadPoolExecutor(len(devices)) as pool:
-            lanes = [pool.submit(self._run, device, width) for device in devices]
+            lanes = [pool.submit(self._run, *lane, width) for lane in enumerate(devices)]
             try:
                 for lane in lanes:
                     lane.result()
@@ -117,27 +141,40 @@ class Work:
                         lane.exception()
                     self._save()
 
-    def _run(self, device: jax.Device, width: int) -> None:
+    def _run(self, number: int, device: jax.Device, width: int) -> None:
         """One lane: train rows from the queue until none is left."""
-        lane = None
+        lane, rows = None, [None] * width
         try:
             with jax.default_device(device):
-                rows = [None] * width
                 while not self.failed:
                     for slot in [slot for slot, row in enumerate(rows) if row is None]:
-                        rows[slot] = self._next()
-                        if rows[slot] is not None:
+                        row = self._next()
+                        if row is not None:
                             lane = lane or self.open_lane()
-                            self._enter(lane, slot, rows[slot])
+                            self._enter(lane, slot, row)
+                            rows[slot] = row
                     if all(row is None for row in rows):
                         return
-                    self._advance(lane, rows)
+                    self._report(self._advance(lane, rows))
+                    self._keep_when_due(number, lane, rows)
         except BaseException:
             self.failed = True
             raise
         finally:
-            if lane is not None:
-                lane.close()
+            self._leave(number, lane, rows)
+
+    def _leave(self, number: int, lane, rows: list[int | None]) -> None:
+        """A lane has no more rows, or stops: after a failure, with the last that is whole of its rows."""
+        with self.lock:
+            self.running.discard(number)
+        if lane is None:
+            return
+        try:
+            if self.failed:
+                with suppress(RuntimeError):  # where the state itself broke, what was saved before stands
+                    self._keep(lane, rows)
+        finally:
+            lane.close()
 
     def _next(self) -> int | None:
         with self.lock:
@@ -145,11 +182,11 @@ class Work:
 
     def _enter(self, lane, slot: int, row: int) -> None:
         lane.enter(slot, self.member[row], take(self.agents, row), self.key[row])
-        if row in self.states:
-            lane.restore(slot, self.states[row])
+        if row in self.saved:
+            lane.restore(slot, self.saved[row])
 
-    def _advance(self, lane, rows: list[int | None]) -> None:
-        """One segment of all slots (idle ones repeat an active row's membership, unused)."""
+    def _advance(self, lane, rows: list[int | None]) -> np.ndarray:
+        """One segment of all slots (idle ones repeat an active row's membership, unused); the curves."""
         active = [row for row in rows if row is not None]
         index = np.array([active[0] if row is None else row for row in rows])
         length = int(min(lane.segment, (self.total - self.done)[active].min()))
@@ -164,29 +201,59 @@ class Work:
             with self.lock:
                 self.returns[row, self.done[row] : self.done[row] + length] = curve[slot]
                 self.done[row] += length
-                over = self.done[row] == self.total[row]
-                if over:
+                if self.done[row] == self.total[row]:
                     self.finished[row], rows[slot] = jax.tree.map(np.copy, agent), None
-                if self.checkpoint is not None:
-                    self.states[row] = jax.tree.leaves(self.finished[row]) if over else lane.leaves(slot)
-        self._report(curve)
+                    leaves = jax.tree.leaves(self.finished[row])
+                    self.saved[row] = Saved(int(self.done[row]), leaves)
+        return curve
 
     def _report(self, curve: np.ndarray) -> None:
         with self.lock:
             if self.progress:
                 recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
                 self.progress(int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit, recent)
-            if self.checkpoint is not None and time.monotonic() - self.saved_at >= self.checkpoint.every:
+
+    def _keep_when_due(self, number: int, lane, rows: list[int | None]) -> None:
+        """Keep a lane's rows if a checkpoint is due; the last lane to do so writes it."""
+        if self.checkpoint is None or time.monotonic() - self.saved_at < self.checkpoint.every:
+            return
+        self._keep(lane, rows)
+        with self.lock:
+            self.ready.add(number)
+            if self.ready >= self.running:
                 self._save()
 
-    def _save(self) -> None:
-        if self.checkpoint is None or not self.states:
+    def _keep(self, lane, rows: list[int | None]) -> None:
+        """Remember the states of a lane's rows, but of none that stopped in the middle of a segment: its
+        state and its curve are of different moments."""
+        slots = [slot for slot, row in enumerate(rows) if row is not None]
+        if self.checkpoint is None or not slots:
             return
-        rows = sorted(self.states)
-        states = [self.states[row] for row in rows]
-        record = {"rows": np.array(rows), "states": states, "done": self.done, "returns": self.returns}
-        self.checkpoint.save(self.name, record)
+        found = lane.save(slots)
+        with self.lock:
+            for slot, saved in zip(slots, found, strict=True):
+                if saved.update == self.done[rows[slot]]:
+                    self.saved[rows[slot]] = saved
+
+    def _save(self) -> None:
+        """Write what is remembered: of every row its state and its curve up to the same update."""
+        if self.checkpoint is None or not self.saved:
+            return
+        rows = sorted(self.saved)
+        updates = np.zeros(len(self.total), int)
+        updates[rows] = [self.saved[row].update for row in rows]
+        later = np.arange(self.returns.shape[1]) >= updates[:, None]
+        self.checkpoint.save(
+            self.name,
+            {
+                "rows": np.array(rows),
+                "updates": updates[rows],
+                "states": [self.saved[row].leaves for row in rows],
+                "returns": np.where(later[..., None], np.float32(np.nan), self.returns),
+            },
+        )
         self.saved_at = time.monotonic()
+        self.ready.clear()
 
 
 def check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily) -> None:

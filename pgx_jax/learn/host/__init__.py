@@ -1,1 +1,6 @@
 """The host engine: environments in plain Python."""
+
+from pgx_jax.learn.host.lane import HostLane
+from pgx_jax.learn.host.playing import adapt, experience, play
+
+__all__ = ["HostLane", "adapt", "experience", "play"]

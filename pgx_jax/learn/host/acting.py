@@ -9,28 +9,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.learn.host.slots import Copies, Seeds, Tasks, Vectors, open_slots
+from pgx_jax.learn.host.copies import Copies
+from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
+from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks import HostEnv, TaskFamily
 from pgx_jax.types import Agent, Array
 
 
-@partial(jax.jit, static_argnames=("policy", "deterministic"))
-def _act(policy, deterministic, actor, moments, obs, context, keys, t):
+@partial(jax.jit, static_argnames=("policy", "deterministic", "per_slot"))
+def _act(policy, deterministic, per_slot, actor, moments, obs, context, keys, t):
     """Actions of C policies in E slots each, as drawn and as the environment takes them, [C, E, ...]."""
     dist = policy.distribution
+    params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
 
     def one(actor, moments, obs, context, key):
         agent = Agent(actor, None, moments, None)
         inputs = policy.actor_input(policy.normalise(agent, obs), context)
-        params = jax.vmap(policy.params, (None, 0))(actor, inputs)
+        params = params_of(actor, inputs)
         if deterministic:
             return dist.mode(params)
         return jax.vmap(dist.sample)(jax.random.split(jax.random.fold_in(key, t), len(obs)), params)
 
     action = jax.vmap(one)(actor, moments, obs, context, keys)
     return action, dist.to_env(action)
+
+
+def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
+    """S slots of a host family: vectors where it makes them (and they are wanted), else copies."""
+    env: HostEnv = family.env
+    return (Vectors if vectors and hasattr(env, "make_vector") else Copies)(family, count)
 
 
 class Acting:
@@ -46,7 +55,7 @@ class Acting:
         """
         self.policy, self.family, self.chunk, self.width = policy, family, chunk, width
         count = chunk * width
-        self.slots: Copies | Vectors = open_slots(family, count, vectors=vectors)
+        self.slots: Slots = open_slots(family, count, vectors=vectors)
         self.obs = np.zeros((count, *family.observation_space.shape), np.float32)
         self.age = np.zeros(count, int)
         self.total, self.discounted = np.zeros((2, count), np.float32)
@@ -76,9 +85,12 @@ class Acting:
         self.slots.restart(slots, [self.seeds[slot]() for slot in slots.tolist()], self.obs)
         self.age[slots], self.total[slots], self.discounted[slots] = 0, 0.0, 0.0
 
-    def chooser(self, agents: Agent, keys: Array, deterministic: bool) -> Callable:
+    def chooser(
+        self, agents: Agent, keys: Array, deterministic: bool = False, per_slot: bool = False
+    ) -> Callable:
         """A function of t: one call for all policies; actions [S, ...] as drawn and as the environment
-        takes them. ``agents`` lead with an axis C, ``keys`` are [C, 2]."""
+        takes them. ``agents`` lead with an axis C (and their actors with C, E if ``per_slot``), ``keys``
+        are [C, 2]."""
         actor, moments, context, keys = jax.tree.map(
             jnp.asarray, (agents.actor, agents.observation, self.context.copy(), keys)
         )
@@ -86,7 +98,7 @@ class Acting:
 
         def choose(t: int) -> tuple[np.ndarray, ...]:
             obs = self.obs.reshape(shape)
-            chosen = _act(self.policy, deterministic, actor, moments, obs, context, keys, t)
+            chosen = _act(self.policy, deterministic, per_slot, actor, moments, obs, context, keys, t)
             return tuple(np.array(x).reshape(-1, *x.shape[2:]) for x in chosen)  # which may be written to
 
         return choose
@@ -100,6 +112,7 @@ class Acting:
         gamma: float = 1.0,
         active: np.ndarray | None = None,
         deterministic: bool = False,
+        per_slot: bool = False,
     ) -> Steps:
         """Act until every slot has T steps.
 
@@ -113,6 +126,7 @@ class Acting:
             gamma: discount of ``Steps.discounted``.
             active: bool [C], the policies that act (all by default); the others' steps mean nothing.
             deterministic: act by the mode instead of drawing.
+            per_slot: the agents' actors lead with axes C, E: every slot acts with parameters of its own.
 
         Returns:
             leaves [C, T, E, ...], NumPy.
@@ -122,7 +136,7 @@ class Acting:
         """
         mask = np.repeat(np.ones(self.chunk, bool) if active is None else active, self.width)
         count, t, records = np.where(mask, 0, length), 0, []
-        choose = self.chooser(agents, keys, deterministic)
+        choose = self.chooser(agents, keys, deterministic, per_slot)
         while count.min() < length:
             before = self.obs
             action, legal = choose(t)

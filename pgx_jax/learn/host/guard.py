@@ -11,7 +11,7 @@ from pgx_jax.errors import DataError
 from pgx_jax.tasks import TaskFamily
 
 
-class Where:
+class Guard:
     """Turns what goes wrong in an environment into errors that name its task."""
 
     def __init__(self, family: TaskFamily):

@@ -1,0 +1,309 @@
+"""The device engine: acting and learning in compiled programs, vmapped over rows or pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.errors import DataError
+from pgx_jax.learn import updating
+from pgx_jax.learn.learner import Learner
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
+from pgx_jax.learn.updating import RowState
+from pgx_jax.learn.work import Saved, take
+from pgx_jax.tasks import DeviceEnv, TaskFamily
+from pgx_jax.types import Agent, Array, PyTree
+
+SEGMENT = 10
+"""Updates between two looks of the host at the rows (progress, rows that are done)."""
+
+ROWS_PER_CALL = {"cpu": 1, "gpu": 256, "tpu": 256}
+"""Rows of one vmapped program, by platform. On the CPU some more are faster once compiled, but with
+one the meta-policy, the groups and all comparisons share a single compilation, and the whole default
+command is faster (benchmarks/rows.py measures both). Those of accelerators are a guess (all rows of
+usual runs at once) until they are measured there."""
+
+PAIRS_PER_CALL = {"cpu": 16, "gpu": 1024, "tpu": 1024}
+"""(policy, task) pairs of one vmapped program, by platform."""
+
+
+class Problem(NamedTuple):
+    """The arrays of a family that training needs, shared by all rows."""
+
+    tasks: PyTree
+    context: Array
+    """float [n, C]."""
+
+
+def start(
+    policy: Policy,
+    env: DeviceEnv,
+    learner: Learner,
+    problem: Problem,
+    member: Array,
+    agent: Agent,
+    key: Array,
+) -> RowState:
+    """Training state of a row before its first update, its environments reset."""
+    state, reset_key = updating.begin(policy, learner, agent, key)
+    slot_task = updating.slot_tasks(member, learner.num_envs)
+    tasks = jax.tree.map(lambda x: x[slot_task], problem.tasks)
+    return state._replace(slots=reset_slots(env, tasks, jax.random.split(reset_key, learner.num_envs)))
+
+
+def update(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    learner: Learner,
+    problem: Problem,
+    member: Array,
+    total: Array,
+    state: RowState,
+) -> tuple[RowState, Array]:
+    """One update of one row, act and learn in each of its phases; returns its curve [n], too."""
+    row = updating.row_tasks(learner, problem.context, member, total)
+    tasks, context = jax.tree.map(lambda x: x[row.slot_task], problem)
+    _, act_keys, _ = updating.update_keys(state.key, learner.phases)
+    steps, returns = (), None
+    for phase, key in enumerate(act_keys):
+        slots, new = unroll(
+            policy,
+            env,
+            horizon,
+            updating.acting_agent(policy, learner, row, state.learning, steps),
+            tasks,
+            context,
+            state.slots,
+            key,
+            learner.num_steps,
+            gamma=learner.gamma,
+            per_slot=learner.per_slot(phase),
+        )
+        steps = (*steps, new)
+        state, returns = updating.learn_from(policy, learner, row, state._replace(slots=slots), steps)
+    return state, returns
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
+def _segment(policy, env, horizon, learner, problem, member, total, state, count):
+    """``count`` (traced) updates of C rows; returns the states and the curves [C, SEGMENT, n]."""
+
+    def body(i, carry):
+        state, curve = carry
+        one = partial(update, policy, env, horizon, learner, problem)
+        state, returns = jax.vmap(one)(member, total, state)
+        return state, curve.at[:, i].set(returns)
+
+    curve = jnp.full((member.shape[0], SEGMENT, member.shape[1]), jnp.nan)
+    return jax.lax.fori_loop(0, count, body, (state, curve))
+
+
+_start = jax.jit(start, static_argnames=("policy", "env"))
+
+
+@partial(jax.jit, static_argnames=("width",))
+def _fill(row: RowState, width: int) -> RowState:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def _put(state: RowState, row: RowState, slot: int) -> RowState:
+    return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
+
+
+class DeviceLane:
+    """Rows that train side by side on device environments, in one compiled program (see `engine.Lane`)."""
+
+    segment = SEGMENT
+
+    @staticmethod
+    def rows_per_call() -> int:
+        """Rows of one lane on this platform."""
+        return ROWS_PER_CALL.get(jax.default_backend(), 256)
+
+    def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int):
+        """Make room for ``width`` rows; nothing is started."""
+        self.policy, self.learner, self.family, self.width = policy, learner, family, width
+        self.problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+        self.state: RowState | None = None
+
+    def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
+        """Put a row at the start of its training into a slot; the first one fills all slots."""
+        fresh = _start(self.policy, self.family.env, self.learner, self.problem, member, agent, key)
+        first = self.state is None
+        self.state = _fill(fresh, self.width) if first else _put(self.state, fresh, slot)
+
+    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
+        """``count`` updates of all slots [C]; returns the curves [C, count, n]."""
+        del active  # idle slots cost nothing but what the program computes anyway
+        self.state, curve = _segment(
+            self.policy, self.family.env, self.family.horizon, self.learner, self.problem,
+            member, total, self.state, count,
+        )  # fmt: skip
+        return np.asarray(curve)[:, :count]
+
+    def save(self, slots: Sequence[int]) -> list[Saved]:
+        """The whole states of some rows, their environments included."""
+        leaves = [np.asarray(_plain(x)) for x in jax.tree.leaves(self.state)]
+        updates = np.asarray(self.state.learning.update)
+        return [Saved(int(updates[slot]), [np.array(x[slot]) for x in leaves]) for slot in slots]
+
+    def restore(self, slot: int, saved: Saved) -> None:
+        """Put a saved state into the slot of a row that has just entered; it goes on as if never stopped."""
+        present, structure = jax.tree.flatten(self.state)
+        pairs = zip(saved.leaves, present, strict=True)
+        self.state = _put(self.state, jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs]), slot)
+
+    @property
+    def agent(self) -> Agent:
+        """The agents [C, ...] as NumPy arrays."""
+        return jax.tree.map(np.asarray, self.state.learning.agent)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _plain(x: Array) -> Array:
+    """The array, or the numbers of typed PRNG keys, which environments may have in their states."""
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def _like(plain: np.ndarray, x: Array) -> Array:
+    """What `_plain` has made plain, of the type of ``x`` again."""
+    typed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(x)) if typed else plain
+
+
+@partial(jax.jit, static_argnames=("policy", "env"))
+def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks, context) -> Array:
+    """Log-probabilities [n] of one action in the first step of every task."""
+
+    def of_task(key, task, context):
+        obs = policy.normalise(agent, env.reset(key, task)[1])
+        params = policy.params(agent.actor, policy.actor_input(obs, context))
+        return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
+
+    return jax.vmap(of_task)(jax.random.split(key, len(context)), tasks, context)
+
+
+def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> None:
+    """Refuse an agent that cannot act, before it is trained.
+
+    Raises:
+        DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
+    """
+    tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
+    told = _first_log_probs(policy, family.env, agent, jax.random.PRNGKey(0), tasks, context)
+    bad = ~np.isfinite(np.asarray(told))
+    if bad.any():
+        raise DataError(
+            f"the policy gives non-finite log-probabilities in the first step of task "
+            f"{family.task_names[int(np.argmax(bad))]!r}; check what its actor returns and its parameters"
+        )
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length"))
+def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
+    """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
+    reset_key, key = jax.random.split(key)
+    start = reset_slots(env, tasks, jax.random.split(reset_key, len(context)))
+    return unroll(policy, env, horizon, agent, tasks, context, start, key, length)[1]
+
+
+def experience(
+    policy: Policy, family: TaskFamily, agent: Agent, index: np.ndarray, key: Array, length: int
+) -> Steps:
+    """Steps [T, E, ...] of one agent in E fresh slots on the tasks ``index`` int [E]."""
+    own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
+    context = jnp.asarray(family.context)[index]
+    return _play(policy, family.env, family.horizon, length, agent, own, context, key)
+
+
+def _copies(count: int, x: PyTree) -> PyTree:
+    """The same task or context, leaves [...], for ``count`` slots."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), x)
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
+def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, key, index):
+    def one(agent, task, context, i):
+        reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
+        tasks, contexts = _copies(episodes, task), _copies(episodes, context)
+        slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
+        _, steps = unroll(
+            policy,
+            env,
+            horizon,
+            agent,
+            tasks,
+            contexts,
+            slots,
+            act_key,
+            horizon,
+            deterministic=deterministic,
+            restart=False,
+        )
+        before = jnp.cumsum(steps.done, axis=0) - steps.done
+        first = before == 0
+        return (
+            jnp.sum(jnp.where(first, steps.reward, 0.0), axis=0),
+            jnp.any(first & steps.success, axis=0),
+            jnp.sum(first, axis=0),
+        )
+
+    return jax.vmap(one)(agents, tasks, context, index)
+
+
+@partial(jax.jit, static_argnames=("policy", "env", "horizon"))
+def _adapt(policy, env, horizon, learner, agents, tasks, context, key, index):
+    envs = learner.adaptation_envs
+    length = learner.adaptation_steps // envs
+
+    def one(agent, task, context, i):
+        reset_key, act_key, key_of_pair = jax.random.split(jax.random.fold_in(key, i), 3)
+        tasks, contexts = _copies(envs, task), _copies(envs, context)
+        slots = reset_slots(env, tasks, jax.random.split(reset_key, envs))
+        _, steps = unroll(
+            policy, env, horizon, agent, tasks, contexts, slots, act_key, length, gamma=learner.gamma
+        )
+        return learner.adapt(policy, agent, context, steps, key_of_pair)
+
+    return jax.vmap(one)(agents, tasks, context, index)
+
+
+def play(
+    policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, episodes: int, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns, success and length [P, episodes] of full episodes of every pair."""
+    program = partial(_evaluate, policy, family.env, family.horizon, episodes, deterministic)
+    return _over_pairs(program, family, agents, pairs)
+
+
+def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
+    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it."""
+    program = partial(_adapt, policy, family.env, family.horizon, learner)
+    adapting = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
+    return _over_pairs(program, family, agents, adapting)
+
+
+def _over_pairs(program: Callable, family: TaskFamily, agents: Agent, pairs: Pairs) -> PyTree:
+    """``program(agents, tasks, context, key, index)`` on chunks of pairs; leaves [P, ...], of NumPy."""
+    count, own = len(pairs.row), pairs.tasks is None
+    width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))
+    padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
+    tasks = family.tasks if own else pairs.tasks
+    context = family.context if own else np.zeros((int(pairs.task.max()) + 1, family.context.shape[1]))
+    agents, tasks, context, key = jax.tree.map(np.asarray, (agents, tasks, context, pairs.key))
+    parts = []
+    for start in range(0, len(padded), width):
+        index = padded[start : start + width]
+        r, t = pairs.row[index], pairs.task[index]
+        parts.append(program(take(agents, r), take(tasks, t), context[t], key, t))
+    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs])[:count], *parts)

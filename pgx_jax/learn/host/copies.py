@@ -1,0 +1,68 @@
+"""Slots that are copies in this process, stepped one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pgx_jax.learn.host.slots import Arrival, Placed, close_all
+from pgx_jax.tasks import HostStep, TaskFamily
+
+
+class Copies(Placed):
+    """S copies in this process, stepped one after the other."""
+
+    def __init__(self, family: TaskFamily, count: int):
+        """Make the copies."""
+        super().__init__(family, count)
+        self.copies = [self.guard("make", None, self.env.make) for _ in range(count)]
+        self.acted, self.no_vectors = np.ones(count, bool), np.zeros((count, 0), np.float32)
+        """The same in every arrival, and never written to."""
+
+    def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
+        """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""
+        for slot, seed in zip(slots, seeds, strict=True):
+            name = self.names[slot]
+            first = self.guard("reset", name, self.copies[slot].reset, seed, self.tasks[slot])
+            obs[slot] = self.guard.shaped(first, name)
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
+        """Advance the slots of the mask ``active`` [S]."""
+        which, outs = np.flatnonzero(active).tolist(), []
+        legal = actions.tolist() if actions.ndim == 1 else list(actions)
+        try:
+            for slot in which:
+                outs.append(self.copies[slot].step(legal[slot]))
+        except Exception as error:
+            raise self.guard.failed("step", self.names[which[len(outs)]], error) from error
+        try:
+            found = self._gather(outs)
+        except (TypeError, ValueError):
+            for slot, out in zip(which, outs, strict=True):
+                self.guard.shaped(out.obs, self.names[slot])
+                self.guard("step", self.names[slot], self._gather, [out])
+            raise
+        if len(which) == len(self.names):
+            self.arrival = found
+        else:
+            self.arrival = self.fresh(active.copy())
+            for all_slots, some in zip(self.arrival, found, strict=True):
+                all_slots[which] = some
+        self.guard.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
+        return self.arrival
+
+    def _gather(self, outs: list[HostStep]) -> Arrival:
+        """Steps of some slots as arrays."""
+        obs, reward, terminated, truncated, success, objectives, _ = zip(*outs, strict=True)
+        observed = np.array(obs, np.float32)
+        if observed.shape[1:] != self.shape:
+            raise ValueError(f"observations of shape {observed.shape[1:]}")
+        flags = np.array((terminated, truncated, success), bool)
+        kinds = self.arrival.objectives.shape[1]
+        vectors = np.array(objectives, np.float32) if kinds else self.no_vectors[: len(outs)]
+        return Arrival(observed, np.array(reward, np.float32), *flags, self.acted[: len(outs)], vectors)
+
+    def close(self) -> None:
+        """Close all copies."""
+        close_all(self.copies)

@@ -1,0 +1,129 @@
+"""Agents that act on host environments without training: collecting, evaluating, adapting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgx_jax.learn.host.acting import Acting
+from pgx_jax.learn.host.slots import Tasks
+from pgx_jax.learn.learner import Learner
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Array, PyTree
+
+SLOTS_PER_CALL = 256
+"""Slots that evaluate side by side."""
+
+
+def experience(
+    policy: Policy, family: TaskFamily, agent: Agent, index: np.ndarray, key: Array, length: int
+) -> Steps:
+    """Steps [T, E, ...] of one agent in E fresh slots on the tasks ``index`` int [E]."""
+    reset_key, key = jax.random.split(key)
+    acting = Acting(policy, family, 1, len(index))
+    try:
+        acting.enter(0, Tasks.of(family), index, np.asarray(family.context, np.float32)[index], reset_key)
+        steps = acting.unroll(jax.tree.map(lambda x: jnp.asarray(x)[None], agent), key[None], length)
+    finally:
+        acting.close()
+    return jax.tree.map(lambda x: x[0], steps)
+
+
+class Chunk(NamedTuple):
+    """W pairs that have entered the slots of an `Acting`; the last ones of the last chunk are padding."""
+
+    count: int
+    """Pairs that count."""
+    agents: Agent
+    """Leaves [W, ...]."""
+    context: np.ndarray
+    """float32 [W, C]."""
+    keys: np.ndarray
+    """uint32 [W, K, 2]: what is left of the pairs' keys after the resets."""
+
+
+def _chunks(acting: Acting, family: TaskFamily, agents: Agent, pairs: Pairs, keys: int) -> Iterator[Chunk]:
+    """All pairs, chunk by chunk, each with ``keys`` keys; the first of them seeds its episodes."""
+    named, width = Tasks.of(family, pairs.tasks), acting.chunk
+    contexts = np.asarray(family.context, np.float32)
+    if pairs.tasks is not None:
+        contexts = np.zeros((len(named.names), contexts.shape[1]), np.float32)
+    agents = jax.tree.map(np.asarray, agents)
+    for start in range(0, len(pairs.row), width):
+        r, t = (np.resize(x[start : start + width], width) for x in (pairs.row, pairs.task))
+        own = np.stack([jax.random.split(jax.random.fold_in(pairs.key, int(i)), keys) for i in t])
+        for place, i in enumerate(t):
+            index = np.full(acting.width, i)
+            acting.enter(place, named, index, contexts[index], own[place, 0])
+        chosen = jax.tree.map(lambda x, r=r: x[r], agents)
+        yield Chunk(min(width, len(pairs.row) - start), chosen, contexts[t], own[:, 1:])
+
+
+def _over_pairs(
+    use: Callable, policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, envs: int, keys: int
+) -> PyTree:
+    """``use(acting, chunk)`` -> leaves [W, ...] for chunks of pairs in ``envs`` slots each; leaves [P, ...].
+
+    One after the other, in slots that are opened once; pairs of a chunk act in one call a step."""
+    width = min(max(1, SLOTS_PER_CALL // envs), 1 << (len(pairs.row) - 1).bit_length())
+    acting, parts = Acting(policy, family, width, envs, vectors=False), []
+    try:
+        for chunk in _chunks(acting, family, agents, pairs, keys):
+            used = use(acting, chunk)
+            parts.append(jax.tree.map(lambda x, c=chunk.count: np.asarray(x)[:c], used))
+    finally:
+        acting.close()
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def play(
+    policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, episodes: int, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns, success and length [P, episodes] of full episodes of every pair.
+
+    A slot rests once its episode has ended.
+    """
+    use = partial(_first_episodes, deterministic=deterministic)
+    return _over_pairs(use, policy, family, agents, pairs, episodes, 2)
+
+
+def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[np.ndarray, ...]:
+    """Play every slot of the pairs that count to its first ending; leaves [W, E]."""
+    running = np.repeat(np.arange(acting.chunk) < chunk.count, acting.width)
+    success, t = np.zeros(len(running), bool), 0
+    choose = acting.chooser(chunk.agents, chunk.keys[:, 0], deterministic)
+    while running.any():
+        _, legal = choose(t)
+        _, done = acting.advance(legal, running, 1.0)
+        success |= running & acting.slots.arrival.success
+        running, t = running & ~done, t + 1
+    shape = (acting.chunk, acting.width)
+    return acting.total.reshape(shape).copy(), success.reshape(shape), acting.age.reshape(shape).copy()
+
+
+def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
+    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it."""
+    envs = learner.adaptation_envs
+    pairs = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
+
+    def use(acting: Acting, chunk: Chunk) -> Agent:
+        active = np.arange(acting.chunk) < chunk.count
+        steps = acting.unroll(
+            chunk.agents, chunk.keys[:, 0], learner.adaptation_steps // envs,
+            gamma=learner.gamma, active=active,
+        )  # fmt: skip
+        return _adapt(policy, learner, chunk.agents, chunk.context, steps, chunk.keys[:, 1])
+
+    return _over_pairs(use, policy, family, agents, pairs, envs, 3)
+
+
+@partial(jax.jit, static_argnames=("policy",))
+def _adapt(policy, learner, agents, context, steps, keys):
+    return jax.vmap(partial(learner.adapt, policy))(agents, context, steps, keys)

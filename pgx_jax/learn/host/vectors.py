@@ -1,0 +1,91 @@
+"""Slots that vectors of a library's own step, whatever their convention of resetting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pgx_jax.learn.host.slots import Arrival, Placed, Tasks, close_all
+from pgx_jax.tasks import HostStep, HostVector, TaskFamily
+
+
+class Vectors(Placed):
+    """S slots that vectors of a library's own step, one vector for the slots of a row and a task."""
+
+    def __init__(self, family: TaskFamily, count: int):
+        """No vector is made before slots are placed."""
+        super().__init__(family, count)
+        self.parts: list[tuple[HostVector, np.ndarray, str]] = []
+        self.free: dict[tuple[str, int], list[HostVector]] = {}
+        self.first = np.zeros((count, *self.shape), np.float32)
+        """The first observations of vectors that reset in the same step."""
+        self.resetting = np.zeros(count, bool)
+        """Slots whose next step is a reset."""
+
+    def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
+        """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next."""
+        super().place(slots, tasks, index)
+        taken = set(slots.tolist())
+        for part in [part for part in self.parts if taken & set(part[1].tolist())]:
+            self.parts = [other for other in self.parts if other is not part]
+            self.free.setdefault((part[2], len(part[1])), []).append(part[0])
+        for i in dict.fromkeys(index.tolist()):
+            own, name = slots[index == i], tasks.names[i]
+            free = self.free.get((name, len(own)))
+            make = self.env.make_vector
+            vector = free.pop() if free else self.guard("make", name, make, tasks.params[i], len(own))
+            self.parts.append((vector, own, name))
+
+    def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
+        """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...].
+
+        A vector whose slots are all among them is reset as a whole; single slots that ended are
+        reset as its convention asks.
+        """
+        seed_of = dict(zip(np.asarray(slots).tolist(), seeds, strict=True))
+        for vector, own, name in self.parts:
+            mask = np.array([slot in seed_of for slot in own.tolist()])
+            if not mask.any():
+                continue
+            ended = self.arrival.acted[own] & (self.arrival.terminated | self.arrival.truncated)[own] & mask
+            if vector.autoreset == "disabled" or not np.array_equal(ended, mask):
+                if vector.autoreset != "disabled" and not mask.all():
+                    raise self.guard.endless(name)
+                given = np.array([seed_of.get(slot, 0) for slot in own.tolist()])
+                first = self.guard("reset", name, vector.reset, given, mask)
+                obs[own[mask]] = self.guard.shaped(first, name, len(own))[mask]
+                self.resetting[own[mask]] = False
+            elif vector.autoreset == "same_step":
+                obs[own[mask]] = self.first[own[mask]]
+            else:
+                self.resetting[own[mask]] = True
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
+        """Advance all slots of the vectors that have one in the mask ``active`` [S]."""
+        self.arrival = self.fresh(np.zeros_like(active))
+        obs, reward, terminated, truncated, success, acted, objectives = self.arrival
+        for vector, own, name in self.parts:
+            if not active[own].any():
+                continue
+            out: HostStep = self.guard("step", name, vector.step, actions[own])
+            obs[own] = self.guard.shaped(out.obs, name, len(own))
+            ended = np.asarray(out.terminated, bool) | np.asarray(out.truncated, bool)
+            if vector.autoreset == "same_step" and ended.any():
+                if out.final_obs is None:
+                    raise self.guard.no_final(name)
+                self.first[own] = obs[own]
+                obs[own[ended]] = np.stack([np.asarray(out.final_obs[i]) for i in np.flatnonzero(ended)])
+            reward[own], success[own] = out.reward, out.success
+            terminated[own], truncated[own] = out.terminated, out.truncated
+            if objectives.shape[1]:
+                objectives[own] = out.objectives
+            acted[own] = active[own] & ~self.resetting[own]
+            reward[own[~acted[own]]] = 0.0
+            self.resetting[own] = False
+        self.guard.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
+        return self.arrival
+
+    def close(self) -> None:
+        """Close all vectors."""
+        close_all([part[0] for part in self.parts] + [v for some in self.free.values() for v in some])

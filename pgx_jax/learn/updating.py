@@ -1,0 +1,113 @@
+"""One update of one row, whatever learns: keys, phases, moments, the guard and the curve.
+
+The engines act; all that surrounds the learner here is the same for both.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pgx_jax.learn.learner import Learner, Learning, RowTasks
+from pgx_jax.learn.moments import per_task, update_moments
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Steps
+from pgx_jax.types import Agent, Array, Moments, PyTree
+
+
+class RowState(NamedTuple):
+    """Training state of one row."""
+
+    learning: Learning
+    slots: PyTree
+    """The running environments, where they are a record of arrays (`rollout.Slots`)."""
+    key: Array
+
+
+def slot_tasks(member: Array, num_envs: int) -> Array:
+    """int [E]: the task of every slot; a row's slots go round its member tasks in turn."""
+    order = jnp.argsort(~member, stable=True)
+    return order[jnp.arange(num_envs) % jnp.maximum(member.sum(), 1)]
+
+
+def row_tasks(learner: Learner, context: Array, member: Array, total: Array) -> RowTasks:
+    """What a learner is told of a row: contexts [n, C], members [n] and updates []."""
+    return RowTasks(context, member, slot_tasks(member, learner.num_envs), total)
+
+
+def begin(policy: Policy, learner: Learner, agent: Agent, key: Array) -> tuple[RowState, Array]:
+    """Training state of a row before its first update, without slots, and the key of their resets."""
+    key, reset_key = jax.random.split(key)
+    learning = Learning(agent, learner.begin(policy, agent), jnp.zeros((), jnp.int32))
+    return RowState(learning, (), key), reset_key
+
+
+def update_keys(key: Array, phases: int) -> tuple[Array, Array, Array]:
+    """The keys of an update: that of the next one, and one a phase of acting and of learning."""
+    next_key, *own = jax.random.split(key, 1 + 2 * phases)
+    return next_key, own[0::2], own[1::2]
+
+
+def acting_agent(
+    policy: Policy, learner: Learner, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]
+) -> Agent:
+    """The agent that acts in the phase after ``steps``; its actor leads with an axis E where slots have
+    parameters of their own."""
+    if not learner.per_slot(len(steps)):
+        return learning.agent
+    return learning.agent._replace(actor=learner.acting(policy, row, learning, steps))
+
+
+def learn_from(
+    policy: Policy, learner: Learner, row: RowTasks, state: RowState, steps: tuple[Steps, ...]
+) -> tuple[RowState, Array]:
+    """The second half of a phase; after the last one the update is done.
+
+    Args:
+        policy, learner, row: who learns on what.
+        state: the row, as it acted.
+        steps: what its slots did, one record with leaves [T, E, ...] a phase up to this one.
+
+    Returns:
+        The new state, and the mean return [n] of the episodes that ended in this phase, per task (NaN
+        if none). The curve of an update is that of its last phase.
+    """
+    next_key, _, learn_keys = update_keys(state.key, learner.phases)
+    one_hot = jax.nn.one_hot(row.slot_task, row.member.shape[0])
+    agent = state.learning.agent
+    agent = agent._replace(reward=_with_rewards(agent.reward, steps[-1], one_hot))
+    acted = state.learning._replace(agent=agent)
+    # After a non-finite reward or observation the policy stands still, so that its task can be named.
+    sane = jnp.isfinite(agent.reward.var).all()
+
+    def unless_spoilt(new, old):
+        return jax.tree.map(lambda x, y: jnp.where(sane, x, y), new, old)
+
+    learnt = learner.learn(policy, row, acted, steps, learn_keys[len(steps) - 1])
+    state = state._replace(learning=unless_spoilt(learnt, acted))
+    if len(steps) == learner.phases:
+        agent, moments = state.learning.agent, state.learning.agent.observation
+        for of_phase in steps:
+            moments = _with_observations(moments, of_phase)
+        agent = agent._replace(observation=unless_spoilt(moments, agent.observation))
+        state = state._replace(
+            learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key
+        )
+    done = steps[-1].done
+    ended = (done * 1.0).sum(0) @ one_hot
+    return state, (done * steps[-1].episode_return).sum(0) @ one_hot / ended
+
+
+def _with_rewards(moments: Moments, steps: Steps, one_hot: Array) -> Moments:
+    """Moments [n] of the discounted returns, after the steps of slots on tasks [E, n]. An observation
+    that is not finite counts as such a reward: those are kept apart by task."""
+    seen = jnp.isfinite(steps.obs) & jnp.isfinite(steps.next_obs)
+    rewards = jnp.where(seen.reshape(*steps.done.shape, -1).all(-1), steps.discounted, jnp.nan)
+    return update_moments(moments, *per_task(one_hot, rewards))
+
+
+def _with_observations(moments: Moments, steps: Steps) -> Moments:
+    count = jnp.asarray(steps.obs.shape[0] * steps.obs.shape[1], jnp.float32)
+    return update_moments(moments, steps.obs.mean((0, 1)), steps.obs.var((0, 1)), count)
