@@ -7,51 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate import make_subsets
-from pgx_jax.grouping import GroupingConfig
+from pgx_jax.estimate import SCORES, EstimateConfig, make_subsets
+from pgx_jax.grouping import SIMILARITIES, GroupingConfig
 from pgx_jax.learn import PPO, relabels
 from pgx_jax.tasks import TaskFamily
-
-
-@dataclass(frozen=True)
-class EstimateConfig:
-    """Settings of the estimation, from the meta-policy to the affinity."""
-
-    steps: int = 4096
-    """Transitions collected from each task with the meta-policy."""
-    num_envs: int = 32
-    """Environments of each task while collecting."""
-    source_multiple: int = 4
-    """Where the tasks are weightings of one vector reward, they share one source of so many times
-    ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
-    gae_lambda: float | None = None
-    """Lambda of the collected transitions' advantages, that of PPO by default. Groups show more clearly
-    with a smaller one, which has less noise and leans on the critic, where single steps matter little."""
-    dim: int = 400
-    """Projected dimension d of the gradient features."""
-    subset_size: int | None = None
-    """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
-    subsets: int | None = None
-    """Number m of subsets; by default all for n <= 16, else a design that covers every pair."""
-    min_cover: int = 12
-    """Least number of subsets in which every pair of tasks meets, where they are drawn."""
-    l2: float = 1.0
-    """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
-    solver: Literal["newton", "lbfgs"] = "newton"
-    """Solver of the m logistic regressions."""
-    iterations: int | None = None
-    """Newton iterations (1 is the quadratic step), or the most that L-BFGS may take."""
-    score: Literal["surrogate", "importance", "rollouts"] = "surrogate"
-    """How the performance on a task after adapting to a subset is estimated."""
-    lift: Literal["dual", "projection"] = "dual"
-    """How solutions are lifted to policies, for roll-outs."""
-    distance: float = 0.02
-    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out (for
-    the lift by projection: of a step that is mostly noise, see `estimate.lifting`)."""
-    rollout_episodes: int = 8
-    """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
-    affinity: Literal["per_task", "aggregate", "datamodel"] = "per_task"
-    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
+from pgx_jax.types import Named
 
 
 @dataclass(frozen=True)
@@ -92,7 +52,7 @@ class Config:
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     random_draws: int = 3
     """Random groupings to average over."""
-    similarities: tuple[Literal["dot", "cosine", "whitened"], ...] = ("dot", "cosine", "whitened")
+    similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")
     """Gradient similarities to group by as well."""
     episodes: int = 64
     """Evaluation episodes of every policy and task."""
@@ -189,7 +149,7 @@ class Budget:
     def _check_rollouts(self, e: EstimateConfig, horizon: int) -> None:
         """Scoring by roll-outs must leave something for the groups even if no episode ends early."""
         worst = int(self.subsets.sum()) * e.rollout_episodes * horizon
-        if e.score == "rollouts" and self.rest(worst) < self.n * self.unit:
+        if SCORES[e.score].rolls_out and self.rest(worst) < self.n * self.unit:
             raise ConfigError(
                 f"scoring by roll-outs takes up to {worst} steps ({self.subsets.sum()} pairs of subset and "
                 f"task, {e.rollout_episodes} episodes of {horizon} steps) of {self.total} in all; raise "

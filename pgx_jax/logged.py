@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pgx_jax import estimate, pipeline
 from pgx_jax.config import Config
-from pgx_jax.errors import ConfigError
 from pgx_jax.estimate.checks import check_transitions
+from pgx_jax.streams import stream
 from pgx_jax.types import Affinity, Grouping, PyTree, Scores, Surrogates, Transitions
 from pgx_jax.validation import check_method
 
@@ -48,13 +48,12 @@ def group_transitions(
     config = config or Config()
     e, n = config.estimate, len(transitions.source)
     check_method(config, n)
-    if e.score == "rollouts":
-        raise ConfigError("roll-outs need an environment: choose estimate.score 'surrogate' or 'importance'")
+    estimate.require_held_out(e.score, "roll-outs need an environment")
     check_transitions(transitions, names)
     member = estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
     feats = pipeline.features(log_prob, params, transitions, config, names)
     surrogates, scores = pipeline.score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
-    held_out = pipeline.HeldOut(feats, transitions, e, names)
+    held_out = pipeline.HeldOut(feats, transitions, e, stream(config.seed, "deal"), names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
     return Grouped(surrogates, scores, affinity, found, pipeline.predicted_gain(found.labels, held_out))

@@ -7,8 +7,11 @@ import numpy as np
 
 from pgx_jax.types import Array
 
-STREAMS = ("meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random")
-"""Independent random streams of a run, by what they are used for."""
+STREAMS = (
+    "meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random",
+    "interval", "deal",
+)  # fmt: skip
+"""Independent random streams of a run, by what they are used for; new ones go to the end."""
 
 
 def stream(seed: int, name: str) -> Array:

@@ -22,13 +22,29 @@ Three numbers that are all written lambda in the literature have names of their 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 Array = jax.Array | np.ndarray
 PyTree = Any
+
+if TYPE_CHECKING:
+    from typing import Annotated as Named
+else:
+
+    class Named:
+        """Annotation of a setting that is a name of a table: ``Named[str, TABLE]``.
+
+        It becomes the Literal of the names that the table has when the annotation is read, so that
+        help and checks follow what has been added to it.
+        """
+
+        def __class_getitem__(cls, item):
+            _, table = item
+            return Literal[tuple(table)]
+
 
 FIT, SCORE, SELECT = 0, 1, 2
 """The three parts of the collected data: surrogates are fitted on the first, the affinity is

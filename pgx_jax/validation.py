@@ -7,9 +7,8 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
-from pgx_jax.config import Budget, Config, EstimateConfig
+from pgx_jax.config import Budget, Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate.surrogates import MIN_L2
 from pgx_jax.learn import PPO
 from pgx_jax.tasks import TaskFamily
 
@@ -45,7 +44,7 @@ def check(config: Config, family: TaskFamily, conditioned_actor: bool | None = N
         raise ConfigError(
             f"ppo.minibatches = {config.ppo.minibatches} of a batch of {batch} steps; use fewer"
         )
-    _check_data(config.estimate, family.horizon)
+    config.estimate.check_collecting(family.horizon)
     return Budget(config, family, conditioned_actor)
 
 
@@ -56,20 +55,8 @@ def check_method(config: Config, n: int) -> None:
         ConfigError: naming setting and remedy.
     """
     _check_choices(config)
-    e, k, penalty = config.estimate, config.k, config.grouping.trace_penalty
-    if k is not None and not (1 <= k <= n and k == int(k)):
-        raise ConfigError(f"k = {k}, but there are {n} tasks; choose a whole number from 1 to {n}")
-    most = config.grouping.max_groups
-    if k is not None and most is not None and k > most:
-        raise ConfigError(f"k = {k} is more than grouping.max_groups = {most}; change one of them")
-    if k is not None and penalty is not None:
-        raise ConfigError(f"give either k (= {k}) or grouping.trace_penalty (= {penalty}), not both")
-    if not MIN_L2 <= e.l2 < math.inf:
-        raise ConfigError(f"estimate.l2 = {e.l2} cannot work in float32; use at least {MIN_L2}")
-    if e.dim < 1:
-        raise ConfigError(f"estimate.dim = {e.dim} must be at least 1")
-    if e.iterations is not None and e.iterations < 1:
-        raise ConfigError(f"estimate.iterations = {e.iterations} must be at least 1")
+    config.estimate.check()
+    config.grouping.check(n, config.k)
 
 
 def _check_choices(settings: Any, prefix: str = "") -> None:
@@ -103,24 +90,3 @@ def _check_ppo(ppo: PPO) -> None:
             good = 0 <= value <= 1 if words == "between 0 and 1" else 0 <= value < math.inf
             if not good or (value == 0 and words == "positive") or (value < 1 and words == "at least 1"):
                 raise ConfigError(f"ppo.{name} = {value} must be {words}")
-
-
-def _check_data(e: EstimateConfig, horizon: int) -> None:
-    """Refuse what collecting would refuse, before the meta-policy is trained."""
-    if e.num_envs < 1 or e.steps % e.num_envs or e.steps < 4 * e.num_envs:
-        raise ConfigError(
-            f"estimate.steps = {e.steps} must be a multiple (at least 4) of estimate.num_envs = {e.num_envs}"
-        )
-    if e.num_envs * -(-e.steps // (e.num_envs * horizon)) < 3:
-        raise ConfigError(
-            f"estimate.num_envs = {e.num_envs} environments may give a task fewer than three trajectories "
-            f"(estimate.steps = {e.steps}, up to {horizon} a trajectory), one each to fit, to score and to "
-            f"select by; use at least 3 environments"
-        )
-    for name in ("source_multiple", "rollout_episodes"):
-        if getattr(e, name) < 1:
-            raise ConfigError(f"estimate.{name} = {getattr(e, name)} must be at least 1")
-    if not 0 < e.distance < math.inf:
-        raise ConfigError(f"estimate.distance = {e.distance} must be positive")
-    if e.gae_lambda is not None and not 0 <= e.gae_lambda <= 1:
-        raise ConfigError(f"estimate.gae_lambda = {e.gae_lambda} must lie between 0 and 1")

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgx_jax import estimate, grouping, learn, pipeline, report
 from pgx_jax.compare import methods as judge
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
 from pgx_jax.compare.unseen import unseen_tasks
@@ -74,7 +75,8 @@ def diagnostics(run: Any) -> dict:
     solved = pipeline.fit_subsets(feats, transitions, member, run.config.estimate)
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
-    low, high = estimate.affinity_interval(run.scored["scores"], run.config.estimate.affinity)
+    key, kind = stream(run.config.seed, "interval"), run.config.estimate.affinity
+    low, high = estimate.affinity_interval(run.scored["scores"], key, kind)
     return {
         "parameters": int(sum(np.size(x) for x in jax.tree.leaves(params))),
         "subsets": len(run.budget.subsets),

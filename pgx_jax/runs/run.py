@@ -20,6 +20,7 @@ from pgx_jax.runs.provenance import environment, identity
 from pgx_jax.runs.assemble import assemble
 from pgx_jax.runs.stages import Listener, Stages
 from pgx_jax.runs.store import RunStore
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
 from pgx_jax.validation import check
@@ -92,7 +93,7 @@ class Run(Stages):
             Transitions,
             lambda: pipeline.collect(self.policy, self.family, self.config, meta),
             lambda t: (
-                f"{t.action.shape[1]:,} transitions of {'each of' if len(t.obs) > 1 else 'one source for'} "
+                f"{t.action.shape[1]:,} transitions of {'each of' if len(t.split) > 1 else 'one source for'} "
                 f"{len(t.advantage)} tasks"
             ),
         )
@@ -140,7 +141,8 @@ class Run(Stages):
     @functools.cached_property
     def held_out(self) -> pipeline.HeldOut:
         """Judges partitions on held-out trajectories."""
-        return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, self.family.task_names)
+        key, names = stream(self.config.seed, "deal"), self.family.task_names
+        return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, key, names)
 
     @property
     def grouping(self) -> Grouping:

@@ -20,6 +20,7 @@ from pgx_jax.runs.provenance import check_identity
 from pgx_jax.runs.assemble import affinity_entry, agreement, path_entry
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
+from pgx_jax.streams import stream
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Scores
 from pgx_jax.validation import check_method
@@ -111,8 +112,7 @@ def _scores(run: Run, e: EstimateConfig, seed: int) -> Scores:
     same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
     if same and seed == run.config.seed and (run.store is None or run.store.has("scores")):
         return run.scored["scores"]
-    if e.score == "rollouts":
-        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
+    estimate.require_held_out(e.score, "regrouping takes no environment steps")
     member = estimate.make_subsets(seed, run.family.n, e.subset_size, e.subsets, e.min_cover)
     return pipeline.score_subsets(run.features, run.transitions, member, e, names=run.family.task_names)[1]
 
@@ -140,7 +140,7 @@ def regroup(run: Run, config: Config) -> dict:
     feats, transitions, names = run.features, run.transitions, run.family.task_names
     scores = _scores(run, e, config.seed)
     affinity = estimate.affinity(scores, e.affinity)
-    held_out = pipeline.HeldOut(feats, transitions, e, names)
+    held_out = pipeline.HeldOut(feats, transitions, e, stream(config.seed, "deal"), names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
     return {
         "k": found.k,
