@@ -98,7 +98,7 @@ class Transitions(NamedTuple):
     """What the meta-policy experienced. Logged data of one's own enters the pipeline here."""
 
     obs: PyTree
-    """float [U, N, ...], or a pytree of such arrays (`Seen`): the policy's input, as it saw it."""
+    """float [U, N, ...], or a pytree of such arrays (`Seen`, say): the policy's input, as it saw it."""
     action: Array
     """[U, N, ...]: the action it took."""
     advantage: Array

@@ -95,7 +95,7 @@ def duals(
 
 @functools.partial(jax.jit, static_argnames="log_prob")
 def _lift_one(log_prob, params, obs, action, alpha):
-    """sum_t alpha_t grad log pi_t over obs [U, N, ...]: one backward pass a source."""
+    """sum_t alpha_t grad log pi_t over obs (leaves [U, N, ...]): one backward pass a source."""
 
     def weighted(params, obs, action, alpha):
         return alpha @ jax.vmap(log_prob, (None, 0, 0))(params, obs, action)
@@ -141,7 +141,7 @@ def lift_dual(
     weights = jnp.asarray(_fit_weights(transitions, a, parts))
     source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
     linear = jnp.asarray(surrogates.iterations) == 1
-    obs, action = jnp.asarray(transitions.obs), jnp.asarray(transitions.action)
+    obs, action = jax.tree.map(jnp.asarray, (transitions.obs, transitions.action))
     lifted = []
     for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True):
         alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
