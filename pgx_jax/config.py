@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
 
-from pgx_jax.errors import ConfigError
-from pgx_jax.grouping import GroupingConfig
+from pgx_jax.errors import ConfigError, pick
+from pgx_jax.estimate import EstimateConfig
+from pgx_jax.grouping import SIMILARITIES, GroupingConfig
 from pgx_jax.learn import PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Array
+from pgx_jax.types import Array, Named
 
-STREAMS = ("meta", "collect", "project", "rollouts", "rows", "evaluate", "test_tasks", "trial", "random")
+STREAMS = (
+    "meta",
+    "collect",
+    "project",
+    "rollouts",
+    "rows",
+    "evaluate",
+    "test_tasks",
+    "trial",
+    "random",
+    "interval",
+    "deal",
+)
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""
-
-
-@dataclass(frozen=True)
-class EstimateConfig:
-    """Settings of the estimation, from the meta-policy to the affinity."""
-
-    steps: int = 4096
-    """Transitions collected from each task with the meta-policy."""
-    num_envs: int = 32
-    """Environments of each task while collecting."""
-    source_multiple: int = 4
-    """Where the tasks are weightings of one vector reward, they share one source of so many times
-    ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
-    gae_lambda: float | None = None
-    """Lambda of the collected transitions' advantages, that of PPO by default. Groups show more clearly
-    with a smaller one, which has less noise and leans on the critic, where single steps matter little."""
-    dim: int = 400
-    """Projected dimension d of the gradient features."""
-    subset_size: int | None = None
-    """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
-    subsets: int | None = None
-    """Number m of subsets; by default all for n <= 16, else a design that covers every pair."""
-    min_cover: int = 12
-    """Least number of subsets in which every pair of tasks meets, where they are drawn."""
-    l2: float = 1.0
-    """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
-    solver: Literal["newton", "lbfgs"] = "newton"
-    """Solver of the m logistic regressions."""
-    iterations: int | None = None
-    """Newton iterations (1 is the quadratic step), or the most that L-BFGS may take."""
-    score: Literal["surrogate", "importance", "rollouts"] = "surrogate"
-    """How the performance on a task after adapting to a subset is estimated."""
-    lift: Literal["dual", "projection"] = "dual"
-    """How solutions are lifted to policies, for roll-outs."""
-    distance: float = 0.02
-    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out (for
-    the lift by projection: of a step that is mostly noise, see `estimate.lifting`)."""
-    rollout_episodes: int = 8
-    """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
-    affinity: Literal["per_task", "aggregate", "datamodel"] = "per_task"
-    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +60,7 @@ class Config:
     or "told" for the run's own networks, and of learners)."""
     random_draws: int = 3
     """Random groupings to average over."""
-    similarities: tuple[Literal["dot", "cosine", "whitened"], ...] = ("dot", "cosine", "whitened")
+    similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")
     """Gradient similarities to group by as well."""
     episodes: int = 64
     """Evaluation episodes of every policy and task."""
@@ -143,3 +116,39 @@ def override(settings: Any, changes: Mapping[str, Any]) -> Any:
             value = override(current, value)
         settings = replace(settings, **{first: tuple(value) if isinstance(value, list) else value})
     return settings
+
+
+def check(config: Config, family: TaskFamily) -> None:
+    """Refuse settings that cannot work, before any long work.
+
+    Raises:
+        ConfigError: naming setting and remedy.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"settings must be a pgx_jax.Config, not a {type(config).__name__}")
+    check_method(config, family.n)
+    if not 0 < config.meta_fraction < 1:
+        raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
+    if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
+        raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
+    config.ppo.check(family.n, "ppo")
+    if config.test_tasks < 0:
+        raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
+    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
+    config.estimate.check_collecting(family.horizon)
+
+
+def check_method(config: Config, n: int) -> None:
+    """Refuse settings with which n tasks cannot be estimated and grouped, wherever the data are from.
+
+    Raises:
+        ConfigError: naming setting and remedy.
+    """
+    if config.compare not in COMPARE:
+        raise ConfigError(f"compare = {config.compare!r}; choose one of {', '.join(map(repr, COMPARE))}")
+    for kind in config.similarities:
+        pick(SIMILARITIES, kind, "similarities")
+    config.estimate.check()
+    config.grouping.check(n, config.k)

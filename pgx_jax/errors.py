@@ -1,5 +1,10 @@
 """The errors that the project raises on purpose; each message names the culprit and the remedy."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
 
 class PgxError(Exception):
     """Base class: input or data that the method cannot work with."""
@@ -15,3 +20,10 @@ class DataError(PgxError, ValueError):
 
 class SolverError(PgxError, RuntimeError):
     """A numerical solver that did not reach a solution."""
+
+
+def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
+    """The entry of a table by its name; ConfigError, with the names that there are, if it has none."""
+    if name not in table:
+        raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
+    return table[name]

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax import estimate, grouping, learn
-from pgx_jax.config import Config, EstimateConfig
-from pgx_jax.errors import ConfigError
+from pgx_jax.config import Config, EstimateConfig, check_method
+from pgx_jax.errors import pick
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress, Trained
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
@@ -39,7 +39,6 @@ from pgx_jax.types import (
     Surrogates,
     Transitions,
 )
-from pgx_jax.validation import check_method
 
 
 def meta_train(
@@ -103,7 +102,7 @@ def features(
     """Projected gradients of log pi of every transition."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
     key, dim = config.stream("project"), config.estimate.dim
-    names = names if len(transitions.obs) == len(transitions.source) else None  # of sources, not of tasks
+    names = names if len(transitions.split) == len(transitions.source) else None  # of sources, not of tasks
     return estimate.gradient_features(log_prob, params, transitions, key, dim, names=names)
 
 
@@ -134,28 +133,27 @@ def score_subsets(
     """Fit every subset and estimate every task's performance after adapting to it.
 
     Held-out scores are cross-fitted: fitted on FIT and scored on SCORE, and the other way round.
-    ``log_prob``, ``params`` and ``roll_out`` are needed for scoring by roll-outs alone.
+    ``log_prob``, ``params`` and ``roll_out`` are needed by scores that roll out alone.
 
     Returns:
         the surrogates that were fitted on FIT, and the scores.
     """
+    score = pick(estimate.SCORES, config.score, "estimate.score")
     surrogates = fit_subsets(feats, transitions, member, config, names=names)
-    if config.score != "rollouts":
-        judge = estimate.heldout if config.score == "surrogate" else estimate.importance
-        turned = fit_subsets(feats, transitions, member, config, names=names, parts=(SCORE,))
-        ways = [judge(feats, transitions, surrogates, SCORE), judge(feats, transitions, turned, FIT)]
-        return surrogates, estimate.cross_fitted(ways)
-    moved = lift(feats, transitions, surrogates, config, log_prob, params)
-    thetas = estimate.displace(params, estimate.rescale(moved, params, config.distance))
-    return surrogates, estimate.rollouts(roll_out, thetas, member)
+    if score.rolls_out:
+        moved = lift(feats, transitions, surrogates, config, log_prob, params)
+        thetas = estimate.displace(params, estimate.rescale(moved, params, config.distance))
+        return surrogates, score.function(roll_out, thetas, member)
+    turned = fit_subsets(feats, transitions, member, config, names=names, parts=(SCORE,))
+    ways = ((surrogates, SCORE), (turned, FIT))
+    return surrogates, estimate.cross_fitted([score.function(feats, transitions, *way) for way in ways])
 
 
 def lift(feats, transitions, surrogates, config: EstimateConfig, log_prob, params) -> PyTree:
     """Displacements of theta* that the surrogates' solutions stand for, with a leading axis m."""
-    if config.lift == "projection":
-        return estimate.lift_projection(feats, surrogates.delta, params)
-    a = estimate.signed_weights(transitions)
-    return estimate.lift_dual(log_prob, params, transitions, a, surrogates, feats)
+    chosen = pick(estimate.LIFTS, config.lift, "estimate.lift")
+    policy = {"log_prob": log_prob, "transitions": transitions} if chosen.differentiates else {}
+    return chosen.function(feats, surrogates, params, **policy)
 
 
 def make_roll_out(
@@ -190,13 +188,15 @@ class HeldOut:
     trajectories count. (The affinity that proposed the partitions has seen two of the parts.)
     """
 
-    def __init__(self, feats: Features, transitions: Transitions, config: EstimateConfig, names=None):
-        """Arrange the data; nothing is fitted yet."""
+    def __init__(
+        self, feats: Features, transitions: Transitions, config: EstimateConfig, key: Array, names=None
+    ):
+        """Arrange the data; nothing is fitted yet. ``key`` is that of how shared sources are dealt."""
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
         self.ways = []
         for judge in (SELECT, FIT, SCORE):
             parts = tuple(part for part in (FIT, SCORE, SELECT) if part != judge)
-            share = estimate.deal(transitions, config.source_multiple, parts)
+            share = estimate.deal(key, transitions, config.source_multiple, parts)
             self.ways.append((parts, share, estimate.TrajectoryGains(feats, transitions, judge)))
 
     def __call__(self, partitions: np.ndarray) -> Callable:
@@ -299,12 +299,11 @@ def group_transitions(
     config = config or Config()
     e, n = config.estimate, len(transitions.source)
     check_method(config, n)
-    if e.score == "rollouts":
-        raise ConfigError("roll-outs need an environment: choose estimate.score 'surrogate' or 'importance'")
+    estimate.require_held_out(e.score, "roll-outs need an environment")
     estimate.check_transitions(transitions, names)
     feats = features(log_prob, params, transitions, config, names)
     surrogates, scores = score_subsets(feats, transitions, subsets(config, n), e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
-    held_out = HeldOut(feats, transitions, e, names)
+    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
     found = choose_groups(affinity, held_out, config, k=config.k, names=names)
     return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))

@@ -22,13 +22,29 @@ Three numbers that are all written lambda in the literature have names of their 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 Array = jax.Array | np.ndarray
 PyTree = Any
+
+if TYPE_CHECKING:
+    from typing import Annotated as Named
+else:
+
+    class Named:
+        """Annotation of a setting that is a name of a table: ``Named[str, TABLE]``.
+
+        It becomes the Literal of the names that the table has when the annotation is read, so that
+        help and checks follow what has been added to it.
+        """
+
+        def __class_getitem__(cls, item):
+            _, table = item
+            return Literal[tuple(table)]
+
 
 FIT, SCORE, SELECT = 0, 1, 2
 """The three parts of the collected data: surrogates are fitted on the first, the affinity is
@@ -82,7 +98,7 @@ class Transitions(NamedTuple):
     """What the meta-policy experienced. Logged data of one's own enters the pipeline here."""
 
     obs: PyTree
-    """float [U, N, ...], or a pytree of such arrays (`Seen`): the policy's input, as it saw it."""
+    """float [U, N, ...], or a pytree of such arrays (`Seen`, say): the policy's input, as it saw it."""
     action: Array
     """[U, N, ...]: the action it took."""
     advantage: Array

@@ -89,7 +89,7 @@ def test_bad_gradients_and_kinds():
         similarity(broken, names="xyz")
     with pytest.raises(DataError, match="task 2 is zero"):
         similarity(np.array([[1, 0], [0, 1], [0, 0.0]]), kind="cosine")
-    with pytest.raises(ConfigError, match="dot, cosine, whitened"):
+    with pytest.raises(ConfigError, match="'euclidean'; choose one of 'dot', 'cosine', 'whitened'"):
         similarity(b, kind="euclidean")
     with pytest.raises(ConfigError, match="needs the curvature"):
         similarity(b, kind="whitened")

@@ -16,7 +16,7 @@ from envs.brax_goals import keep_speed, run_towards
 from pgx_jax.config import config_for
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import describe_family, make_family
-from pgx_jax.validation import check
+from pgx_jax.config import check
 
 NAMES = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities", "reacher-targets")
 GREEN = np.array([63, 153, 90])

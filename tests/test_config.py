@@ -11,7 +11,7 @@ import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
 from pgx_jax.compare.methods import baselines, ours
 from pgx_jax.config import PolicyConfig, override
-from pgx_jax.validation import check
+from pgx_jax.config import check
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
 

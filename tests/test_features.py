@@ -15,7 +15,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import gaussian, gradient_features
 from pgx_jax.estimate.features import _features, split_parameters
 from pgx_jax.estimate.projection import TILE
-from pgx_jax.types import Transitions
+from pgx_jax.types import Seen, Transitions
 
 KEY = jax.random.PRNGKey(5)
 
@@ -61,6 +61,21 @@ def test_features_are_a_loop_of_gradients_times_the_dense_map(logged):
             flat = np.asarray(ravel_pytree(grad)[0])
             expected = flat @ np.asarray(gaussian(KEY, flat.size, 20))
             np.testing.assert_allclose(got.values[source, t], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [dict, Seen])
+def test_observations_may_be_pytrees(logged, kind):
+    parts = {"obs": logged.obs[..., :2], "context": logged.obs[..., 2:]}
+    tree = logged._replace(obs=kind(**parts))
+
+    def log_prob(params, seen, action):
+        obs, context = (seen["obs"], seen["context"]) if kind is dict else seen
+        return mlp_log_prob(params, jnp.concatenate([obs, context]), action)
+
+    params = mlp_params(8)
+    expected = gradient_features(mlp_log_prob, params, logged, KEY, 20, chunk=7)
+    got = gradient_features(log_prob, params, tree, KEY, 20, chunk=7)
+    np.testing.assert_allclose(got.values, expected.values, rtol=1e-4, atol=1e-6)
 
 
 def test_softmax_linear_policy_has_the_closed_form(logged):

@@ -21,7 +21,7 @@ from pgx_jax.estimate import (
     rescale,
     signed_weights,
 )
-from pgx_jax.types import FIT, SCORE
+from pgx_jax.types import FIT, SCORE, Seen
 
 MEMBER = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0]], bool)
 SOLVERS = [("newton", 1), ("lbfgs", None)]
@@ -99,6 +99,18 @@ def test_dual_lift_is_the_weighted_sum_of_gradients(solved, params, solver):
     for got, gradient in zip(jax.tree.leaves(lifted), jax.tree.leaves(gradients), strict=True):
         expected = np.einsum("mut,ut...->m...", alpha, gradient)
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_observations_may_be_pytrees(solved, params):
+    transitions, features, a, surrogates = solved
+    tree = transitions._replace(obs=Seen(transitions.obs[..., :2], transitions.obs[..., 2:]))
+
+    def of_tree(params, seen, action):
+        return log_prob(params, jnp.concatenate(seen), action)
+
+    expected = lift_dual(log_prob, params, transitions, a, surrogates["newton"], features)
+    got = lift_dual(of_tree, params, tree, a, surrogates["newton"], features)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), got, expected)
 
 
 @pytest.mark.parametrize("solver", ["newton", "lbfgs"])

@@ -8,7 +8,7 @@ import pytest
 from pgx_jax import make_family
 from pgx_jax.config import config_for
 from pgx_jax.errors import ConfigError
-from pgx_jax.validation import check
+from pgx_jax.config import check
 
 pytest.importorskip("Box2D")
 

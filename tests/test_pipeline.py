@@ -249,7 +249,7 @@ def test_gradient_similarity_reads_the_data_that_ours_reads(small_run):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "choose_groups", lambda affinity, *_, **kw: proposed.append(affinity))
             values = np.where(keep[..., None], features, 1.0)
-            held_out = pipeline.HeldOut(Features(values, None), t, small_run.config.estimate)
+            held_out = pipeline.HeldOut(Features(values, None), t, small_run.config.estimate, None)
             pipeline.similar_groups(held_out, small_run.config, 2)
         return proposed[::2]
 

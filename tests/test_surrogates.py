@@ -199,7 +199,7 @@ def test_problems_do_not_depend_on_their_company(make_logged):
     [
         ({"l2": 9e-5}, "l2 = 9e-05"),
         ({"l2": float("nan")}, "l2 = nan"),
-        ({"solver": "sgd"}, "unknown solver 'sgd'"),
+        ({"solver": "sgd"}, "solver = 'sgd'; choose one of 'newton', 'lbfgs'"),
         ({"iterations": 0}, "iterations = 0"),
         ({"member": np.zeros((2, 4), bool)}, "subset 0 is empty"),
         ({"member": np.ones((2, 5), bool)}, "one column a task"),

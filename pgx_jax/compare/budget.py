@@ -13,6 +13,7 @@ import numpy as np
 from pgx_jax import pipeline
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.estimate import SCORES
 from pgx_jax.learn import Learner
 from pgx_jax.tasks import TaskFamily
 
@@ -70,7 +71,7 @@ def check_scoring(budget: Budget, config: Config, family: TaskFamily, learner: L
     """
     e, pairs = config.estimate, int(pipeline.subsets(config, family.n).sum())
     worst = pairs * e.rollout_episodes * family.horizon
-    if e.score == "rollouts" and budget.rest(worst) < family.n * learner.steps_per_update:
+    if SCORES[e.score].rolls_out and budget.rest(worst) < family.n * learner.steps_per_update:
         raise ConfigError(
             f"scoring by roll-outs takes up to {worst} steps ({pairs} pairs of subset and task, "
             f"{e.rollout_episodes} episodes of {family.horizon} steps) of {budget.total} in all; raise "

@@ -207,14 +207,3 @@ def split_name(name: str) -> tuple[str, str]:
     if not (policy and slash and learner):
         raise ConfigError(f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo")
     return policy, learner
-
-
-def known(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The entry of a table of policies or learners.
-
-    Raises:
-        ConfigError: there is none of this name; the message has those that there are.
-    """
-    if name not in table:
-        raise ConfigError(f"there is no {kind} {name!r}; there are {', '.join(map(repr, table))}")
-    return table[name]

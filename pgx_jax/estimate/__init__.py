@@ -1,16 +1,45 @@
 """Predicting how well every subset of the tasks would do, without training it."""
 
 from pgx_jax.estimate.checks import check_transitions
+from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.features import gradient_features
-from pgx_jax.estimate.lifting import displace, duals, lift_dual, lift_projection, relative_distance, rescale
-from pgx_jax.estimate.pairs import affinity, affinity_interval
+from pgx_jax.estimate.lifting import (
+    LIFTS,
+    Lift,
+    displace,
+    duals,
+    lift_dual,
+    lift_projection,
+    relative_distance,
+    rescale,
+)
+from pgx_jax.estimate.pairs import AFFINITIES, affinity, affinity_interval
+from pgx_jax.estimate.problems import TaskStatistics
 from pgx_jax.estimate.projection import gaussian, lift
-from pgx_jax.estimate.scores import TrajectoryGains, cross_fitted, heldout, importance, rollouts
+from pgx_jax.estimate.scores import (
+    SCORES,
+    Score,
+    TrajectoryGains,
+    cross_fitted,
+    heldout,
+    importance,
+    require_held_out,
+    rollouts,
+)
 from pgx_jax.estimate.sharing import deal
+from pgx_jax.estimate.solvers import SOLVERS, Solver
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
-from pgx_jax.estimate.surrogates import TaskStatistics, fit, ridge_unit, signed_weights, task_statistics
+from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_statistics
 
 __all__ = [
+    "AFFINITIES",
+    "LIFTS",
+    "SCORES",
+    "SOLVERS",
+    "EstimateConfig",
+    "Lift",
+    "Score",
+    "Solver",
     "TaskStatistics",
     "TrajectoryGains",
     "affinity",
@@ -33,6 +62,7 @@ __all__ = [
     "lift_projection",
     "make_subsets",
     "relative_distance",
+    "require_held_out",
     "rescale",
     "ridge_unit",
     "rollouts",

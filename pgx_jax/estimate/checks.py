@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from pgx_jax.errors import DataError
@@ -24,9 +25,11 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
     advantage, split = np.asarray(transitions.advantage), np.asarray(transitions.split)
     source = np.asarray(transitions.source)
     n, (sources, count) = len(source), split.shape
-    for name in ("obs", "action", "trajectory"):
-        found = np.shape(getattr(transitions, name))
+    read = {"obs": transitions.obs, "action": transitions.action, "trajectory": transitions.trajectory}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(read):
+        found = np.shape(leaf)
         if found[:2] != split.shape:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise DataError(f"transitions.{name} has shape {found}; it must begin with split's {split.shape}")
     if advantage.shape != (n, count):
         raise DataError(

@@ -16,7 +16,7 @@ from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.projection import TILE, gaussian
 from pgx_jax.types import Array, Features, PyTree, Transitions
 
-LogProb = Callable[[PyTree, Array, Array], Array]
+LogProb = Callable[[PyTree, PyTree, Array], Array]
 """(params, obs, action) of one transition -> log pi(action | obs), a scalar."""
 
 SMALL_BLOCK, LARGE_BLOCK = 16 * TILE, 256 * TILE
@@ -90,7 +90,7 @@ def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offs
     rows = jnp.split(gaussian(key, p, dim, offset, int(ends[-1])), ends[:-1])
 
     def chunk_features(start):
-        batch = (jax.lax.dynamic_slice_in_dim(x, start, chunk) for x in (obs, action))
+        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), (obs, action))
         leaves = jax.tree.leaves(jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, *batch))
         return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True))
 
@@ -105,18 +105,18 @@ def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offs
 
 @functools.partial(jax.jit, static_argnames=("log_prob", "chunk"))
 def _log_probs(log_prob, params, obs, action, chunk):
-    """log pi [N] of transitions obs [N, ...], action [N, ...]."""
+    """log pi [N] of transitions obs (leaves [N, ...]), action [N, ...]."""
     return jax.lax.map(lambda x: log_prob(params, *x), (obs, action), batch_size=chunk)
 
 
 def _features(log_prob, params, obs, action, key, dim, chunk, block):
-    """Features [N, d] of transitions obs [N, ...], action [N, ...].
+    """Features [N, d] of transitions obs (leaves [N, ...]), action [N, ...].
 
     Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
     chunk by the parameters of a piece never leave the cache. What a block does not need of the
     gradients is not computed, so another block costs a backward pass, but no other outer products.
     """
-    features, offset = jnp.zeros((len(obs), dim)), 0
+    features, offset = jnp.zeros((len(action), dim)), 0
     block = -(-block // TILE) * TILE
     for pieces in split_parameters([leaf.shape for leaf in jax.tree.leaves(params)], block):
         features = _add_block(
@@ -144,7 +144,7 @@ def gradient_features(
         log_prob: (params, obs, action) of one transition -> scalar. It is compiled once per
             function object: pass the same one again rather than an equal lambda.
         params: pytree of the policy's parameters (the actor alone), theta*.
-        transitions: what the policy experienced; obs [U, N, ...] and action [U, N, ...].
+        transitions: what the policy experienced; obs (leaves [U, N, ...]) and action [U, N, ...].
         key: raw PRNG key of the map P.
         dim: projected dimension d.
         chunk: transitions differentiated at a time. It does not change the features.
@@ -168,8 +168,9 @@ def gradient_features(
     p = sum(leaf.size for leaf in jax.tree.leaves(params))
     block = default_block(p) if block is None else block
     chunk = chunk_size(total, p, block, chunk)
-    obs, action = (jnp.reshape(x, (total, *x.shape[2:])) for x in (transitions.obs, transitions.action))
-    told = jax.eval_shape(log_prob, params, obs[0], action[0])
+    batch = (transitions.obs, transitions.action)
+    obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
+    told = jax.eval_shape(log_prob, params, *jax.tree.map(lambda x: x[0], (obs, action)))
     if getattr(told, "shape", None) != ():
         raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
     log_probs = _log_probs(log_prob, params, obs, action, chunk)

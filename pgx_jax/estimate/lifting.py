@@ -8,7 +8,8 @@ with the unprojected gradients g_t, has no such noise: at the solution D = sum_t
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import projection
 from pgx_jax.estimate.features import LogProb
 from pgx_jax.estimate.precision import full_precision
+from pgx_jax.estimate.surrogates import signed_weights
 from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 
@@ -93,7 +95,7 @@ def duals(
 
 @functools.partial(jax.jit, static_argnames="log_prob")
 def _lift_one(log_prob, params, obs, action, alpha):
-    """sum_t alpha_t grad log pi_t over obs [U, N, ...]: one backward pass a source."""
+    """sum_t alpha_t grad log pi_t over obs (leaves [U, N, ...]): one backward pass a source."""
 
     def weighted(params, obs, action, alpha):
         return alpha @ jax.vmap(log_prob, (None, 0, 0))(params, obs, action)
@@ -139,12 +141,35 @@ def lift_dual(
     weights = jnp.asarray(_fit_weights(transitions, a, parts))
     source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
     linear = jnp.asarray(surrogates.iterations) == 1
-    obs, action = jnp.asarray(transitions.obs), jnp.asarray(transitions.action)
+    obs, action = jax.tree.map(jnp.asarray, (transitions.obs, transitions.action))
     lifted = []
     for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True):
         alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
         lifted.append(_lift_one(log_prob, params, obs, action, alpha))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted)
+
+
+@dataclass(frozen=True)
+class Lift:
+    """A way from the surrogates' solutions back to the parameters."""
+
+    function: Callable[..., PyTree]
+    """(features, surrogates, params) -> displacements, a pytree like ``params`` with a leading axis m;
+    with the keyword arguments ``log_prob`` and ``transitions`` if it differentiates."""
+    differentiates: bool = False
+    """Whether it differentiates log pi at the transitions."""
+
+
+def _dual(features, surrogates, params, *, log_prob, transitions) -> PyTree:
+    return lift_dual(log_prob, params, transitions, signed_weights(transitions), surrogates, features)
+
+
+def _by_projection(features, surrogates, params) -> PyTree:
+    return lift_projection(features, surrogates.delta, params)
+
+
+LIFTS: dict[str, Lift] = {"dual": Lift(_dual, differentiates=True), "projection": Lift(_by_projection)}
+"""Lifts by name, see the head of this module."""
 
 
 def _norms(tree: PyTree) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.estimate.subsets import check_coverage
-from pgx_jax.types import Affinity, Scores
+from pgx_jax.types import Affinity, Array, Scores
 
-KINDS = ("per_task", "aggregate", "datamodel")
 DATAMODEL_RIDGE = 1e-2
 """Ridge of the datamodel, in units of the mean variance of its membership columns."""
 
@@ -53,14 +54,16 @@ def _regression(member: np.ndarray, values: np.ndarray, weight: np.ndarray) -> n
     return (matrix + matrix.T) / 2
 
 
-_MATRICES = {"per_task": _per_task, "aggregate": _aggregate, "datamodel": _datamodel}
-"""(member [m, n], values [m, n], weights of the subsets [B, m]) -> [B, n, n]."""
+Matrices = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(member [m, n], values [m, n] with zeros outside the subsets, weights of the subsets [B, m]) -> symmetric
+matrices [B, n, n], nan for a pair that meets in no subset of positive weight."""
+
+AFFINITIES: dict[str, Matrices] = {"per_task": _per_task, "aggregate": _aggregate, "datamodel": _datamodel}
+"""Kinds of affinity by name, see `affinity`."""
 
 
-def _checked(scores: Scores, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """member [m, n], values [m, n] with zeros outside the subsets, coverage [n, n]."""
-    if kind not in _MATRICES:
-        raise ConfigError(f"unknown kind of affinity {kind!r}; choose one of {', '.join(KINDS)}")
     member, values = np.asarray(scores.member, bool), np.asarray(scores.values, float)
     bad = np.argwhere(member & ~np.isfinite(values))
     if len(bad):
@@ -86,7 +89,7 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
 
     Args:
         scores: values [m, n] of subsets member [m, n].
-        kind: one of the above.
+        kind: one of the above, or what else is in `AFFINITIES`.
 
     Returns:
         Affinity with matrix and coverage [n, n], and the matrices [F, n, n] of the scores' folds.
@@ -95,17 +98,19 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
         ConfigError: for an unknown kind, or if no subset contains some pair, naming it.
         DataError: if a score is not finite.
     """
-    member, values, met = _checked(scores, kind)
+    matrices = pick(AFFINITIES, kind, "affinity")
+    member, values, met = _checked(scores)
     folds = None
     if scores.folds is not None:
         folds = np.stack([affinity(Scores(scores.member, fold), kind).matrix for fold in scores.folds])
-    return Affinity(_MATRICES[kind](member, values, np.ones((1, len(member))))[0], met, folds)
+    return Affinity(matrices(member, values, np.ones((1, len(member))))[0], met, folds)
 
 
 def affinity_interval(
     scores: Scores,
+    key: Array,
     kind: str = "per_task",
-    rng: np.random.Generator | int = 0,
+    *,
     draws: int = 500,
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -115,8 +120,8 @@ def affinity_interval(
 
     Args:
         scores: values [m, n] of subsets member [m, n].
+        key: raw PRNG key of the samples.
         kind: as in ``affinity``.
-        rng: numpy generator, or a seed.
         draws: bootstrap samples.
         level: coverage of the interval.
 
@@ -128,13 +133,14 @@ def affinity_interval(
     """
     if not (0 < level < 1 and draws >= 2):
         raise ConfigError(f"level = {level}, draws = {draws}; need 0 < level < 1 and draws >= 2")
-    member, values, _ = _checked(scores, kind)
-    rng, m = np.random.default_rng(rng), len(member)
-    weights = rng.multinomial(m, np.full(m, 1 / m), size=draws)
+    matrices = pick(AFFINITIES, kind, "affinity")
+    member, values, _ = _checked(scores)
+    m = len(member)
+    weights = np.random.default_rng(np.asarray(key)).multinomial(m, np.full(m, 1 / m), size=draws)
     # A pair that a sample misses is unknown there and keeps its point estimate; that is rare unless
     # the pair meets once or twice.
-    samples = _MATRICES[kind](member, values, weights)
-    point = _MATRICES[kind](member, values, np.ones((1, m)))
+    samples = matrices(member, values, weights)
+    point = matrices(member, values, np.ones((1, m)))
     samples = np.where(np.isnan(samples), point, samples)
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

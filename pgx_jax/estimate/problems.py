@@ -44,6 +44,15 @@ class Data(NamedTuple):
         return self.g if len(self.g) == len(self.a) else self.g[self.source]
 
 
+class TaskStatistics(NamedTuple):
+    """The quadratic model of every task's loss at theta*, which replaces the data near it."""
+
+    b: Array
+    """float [n, d]: minus the gradient at 0, 1/2 G^T a / N_fit."""
+    h: Array
+    """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
+
+
 class Problems(NamedTuple):
     """m subsets, listed by task."""
 

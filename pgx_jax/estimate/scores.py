@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
@@ -110,6 +111,33 @@ def rollouts(evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member:
             f"rewards and take a smaller relative distance"
         )
     return Scores(jnp.asarray(member), values)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A way of estimating how well every task would do after adapting to every subset."""
+
+    function: Callable[..., Scores]
+    """(features, transitions, surrogates, part of the data to score on) -> Scores, see `heldout`; or, if
+    it rolls out, (evaluate, actor parameters, member) -> Scores, see `rollouts`."""
+    rolls_out: bool = False
+    """Whether it plays lifted policies, which takes an environment and steps; else it is cross-fitted:
+    surrogates of each of two parts of the data are scored on the other."""
+
+
+SCORES: dict[str, Score] = {
+    "surrogate": Score(heldout),
+    "importance": Score(importance),
+    "rollouts": Score(rollouts, rolls_out=True),
+}
+"""Scores by name."""
+
+
+def require_held_out(name: str, reason: str) -> None:
+    """ConfigError that begins with ``reason`` if the score of this name takes roll-outs."""
+    if SCORES[name].rolls_out:
+        others = [repr(other) for other, score in SCORES.items() if not score.rolls_out]
+        raise ConfigError(f"{reason}: choose estimate.score {' or '.join(others)}")
 
 
 @jax.jit

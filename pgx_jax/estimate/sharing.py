@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pgx_jax.types import Transitions
+from pgx_jax.types import Array, Transitions
 
 
-def deal(transitions: Transitions, multiple: int, parts: Sequence[int]) -> np.ndarray | None:
+def deal(key: Array, transitions: Transitions, multiple: int, parts: Sequence[int]) -> np.ndarray | None:
     """Deal the trajectories of shared sources out to their tasks, as if each had collected its own.
 
     Tasks that share a source are all fitted on the same transitions, so that a group of several has no
@@ -20,6 +20,7 @@ def deal(transitions: Transitions, multiple: int, parts: Sequence[int]) -> np.nd
     ``multiple`` tasks, in random order, all trajectories are dealt out anew.
 
     Args:
+        key: raw PRNG key of the order in which they are dealt.
         transitions: trajectory and split [U, N], source [n].
         multiple: see `EstimateConfig.source_multiple`.
         parts: the parts of the data that are dealt; the others are nobody's.
@@ -31,7 +32,7 @@ def deal(transitions: Transitions, multiple: int, parts: Sequence[int]) -> np.nd
     if len(np.unique(source)) == len(source):
         return None
     keep = np.isin(np.asarray(transitions.split), list(parts))
-    share, rng = keep[source], np.random.default_rng(0)
+    share, rng = keep[source], np.random.default_rng(np.asarray(key))
     for u in np.unique(source):
         tasks = rng.permutation(np.flatnonzero(source == u))
         length = np.bincount(trajectory[u][keep[u]], minlength=trajectory[u].max() + 1)

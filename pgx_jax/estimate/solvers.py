@@ -11,13 +11,23 @@ one batched matrix product over the tasks, whose cost is proportional to the sum
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pgx_jax.estimate.problems import Data, Problems, data_loss, logits, pull_back, residual
+from pgx_jax.estimate.problems import (
+    Data,
+    Problems,
+    TaskStatistics,
+    data_loss,
+    logits,
+    pull_back,
+    residual,
+)
 from pgx_jax.types import Array
 
 HISTORY = 10
@@ -68,7 +78,9 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
 
 
 @jax.jit
-def newton(data: Data | None, stats, problems: Problems, l2: Array, iterations: Array) -> tuple[Array, Array]:
+def newton(
+    data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
+) -> tuple[Array, Array]:
     """Newton's method with the fixed curvature H_i = 1/4 sum w g g^T / N_i.
 
     H_i bounds the curvature everywhere (Boehning & Lindsay 1988), so the objective falls in every
@@ -219,3 +231,62 @@ def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Ar
     state = _State(theta, z, *gradient_and_gap(theta, z), history, history, jnp.int32(0))
     state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.eye(d)))
     return state.theta, state.gap, state.iteration
+
+
+class Solved(NamedTuple):
+    """What a solver found for m problems."""
+
+    delta: Array
+    """float [m, d]."""
+    error: Array
+    """float [m]: what must not exceed the tolerance."""
+    iterations: int
+    """How many it took."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A way of solving the m problems, and what it needs."""
+
+    solve: Callable[[Data | None, TaskStatistics, Problems, Array, float, int], Solved]
+    """(data, statistics, problems, l2 in absolute units, tolerance, iterations) -> Solved."""
+    iterations: int
+    """Iterations to make, or to allow, by default."""
+    failure: str
+    """Message where the tolerance is missed; it may tell the number ``failed`` of the ``count`` problems,
+    of the worst its ``tasks`` and ``error``, and ``iterations``, ``l2`` and ``tolerance``."""
+    tolerance: float | None = None
+    """Largest error, if it is not for the caller of `fit` to say."""
+    quadratic_up_to: int = 0
+    """Up to so many iterations it solves the quadratic model and needs no transitions, but for the
+    statistics: ``data`` is None then."""
+
+
+def _solve_newton(data, stats, problems, l2, tolerance, iterations) -> Solved:
+    return Solved(*newton(data, stats, problems, l2, iterations), iterations)
+
+
+def _solve_lbfgs(data, stats, problems, l2, tolerance, iterations) -> Solved:
+    delta, gap, steps = lbfgs(data, problems, l2, tolerance, iterations)
+    return Solved(delta, gap, int(steps))
+
+
+SOLVERS: dict[str, Solver] = {
+    "newton": Solver(
+        _solve_newton,
+        iterations=1,
+        failure="the Newton system of {tasks} was not solved at l2 = {l2} (relative residual {error:.2g}); "
+        "raise l2, and check that the features are finite",
+        tolerance=1e-3,
+        quadratic_up_to=1,
+    ),
+    "lbfgs": Solver(
+        _solve_lbfgs,
+        iterations=500,
+        failure="{failed} of {count} surrogates did not converge in {iterations} L-BFGS iterations; the "
+        "worst, of {tasks}, has a relative gap of up to {error:.2g} (tolerance {tolerance:.2g}); allow more "
+        "iterations or raise l2",
+    ),
+}
+"""Solvers of the surrogates, by name: "newton" (fixed curvature, factored once; slow to converge far from
+theta*, which is where a small l2 leads) and "lbfgs" (to the tolerance)."""

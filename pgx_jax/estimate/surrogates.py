@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError, SolverError
-from pgx_jax.estimate import solvers
+from pgx_jax.errors import ConfigError, DataError, SolverError, pick
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.problems import Data, make_problems
+from pgx_jax.estimate.problems import Data, TaskStatistics, make_problems
+from pgx_jax.estimate.solvers import SOLVERS, Solved, Solver
 from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
 
 MIN_L2 = 1e-4
 """Smallest ridge, in units of ``ridge_unit``, whose systems float32 can still solve."""
 EFFECTIVE_DIRECTIONS = 40
 """The unit of the ridge is tr(H) / 40, whatever the projected dimension."""
-NEWTON_TOLERANCE = 1e-3
-"""Relative residual beyond which a Newton system counts as unsolved."""
 CHUNK = 256
 """Problems solved at a time: each has a logit for every transition of its tasks."""
 ROW_MULTIPLE = 128
 """Rows are padded to a multiple of this, so that similar data share one compiled program."""
-
-
-class TaskStatistics(NamedTuple):
-    """The quadratic model of every task's loss at theta*, which replaces the data near it."""
-
-    b: Array
-    """float [n, d]: minus the gradient at 0, 1/2 G^T a / N_fit."""
-    h: Array
-    """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
 
 
 def label(task: int, names: Sequence[str] | None) -> str:
@@ -174,8 +162,7 @@ def fit(
         l2: ridge in multiples of ``ridge_unit``, at least 1e-4.
         iterations: of "newton", how many to make (default 1, the quadratic step); of "lbfgs", how
             many to allow (default 500).
-        solver: "newton" (fixed curvature, factored once; slow to converge far from theta*, which
-            is where a small l2 leads) or "lbfgs" (to the tolerance).
+        solver: a name of `SOLVERS`.
         stats: quadratic models if they are known already, from these parts of the data.
         parts: parts of the data that are fitted.
         share: bool [n, N], the transitions of them that each task is fitted on (see `deal`).
@@ -193,33 +180,29 @@ def fit(
     member = _check_member(member, len(transitions.source))
     if not l2 >= MIN_L2:
         raise ConfigError(f"l2 = {l2} (in multiples of its unit); float32 needs at least {MIN_L2}")
-    if solver not in ("newton", "lbfgs"):
-        raise ConfigError(f"unknown solver {solver!r}; choose 'newton' or 'lbfgs'")
-    iterations = iterations if iterations is not None else {"newton": 1, "lbfgs": 500}[solver]
+    chosen = pick(SOLVERS, solver, "solver")
+    iterations = chosen.iterations if iterations is None else iterations
     if iterations < 1:
         raise ConfigError(f"iterations = {iterations}; a solver needs at least 1")
-    quadratic = solver == "newton" and iterations == 1
+    quadratic = iterations <= chosen.quadratic_up_to
     data = None
     if stats is None or not quadratic:
         data = select_rows(features, transitions, signed_weights(transitions, names), parts, share)
     stats = _statistics(data) if stats is None else stats
     ridge = jnp.float32(l2 * ridge_unit(stats))
+    tolerance = tolerance if chosen.tolerance is None else chosen.tolerance
 
-    deltas, used = [], iterations
+    deltas, used = [], 1 if quadratic else 2
     for start in range(0, len(member), CHUNK):
         chunk = member[start : start + CHUNK]
         problems = make_problems(chunk)
-        if solver == "newton":
-            delta, error = solvers.newton(None if quadratic else data, stats, problems, ridge, iterations)
-            _require_solved(error, chunk, l2, names)
-        else:
-            delta, gap, steps = solvers.lbfgs(data, problems, ridge, tolerance, iterations)
-            _require_converged(gap, tolerance, chunk, int(steps), names)
-            used = int(steps) if start == 0 else max(used, int(steps))
-        deltas.append(delta)
+        solved = chosen.solve(None if quadratic else data, stats, problems, ridge, tolerance, iterations)
+        _require_solved(chosen, solved, chunk, l2, tolerance, names)
+        used = max(used, solved.iterations)
+        deltas.append(solved.delta)
     delta = jnp.concatenate(deltas)
     _require_finite(delta, member, l2, names)
-    return Surrogates(jnp.asarray(member), delta, ridge, jnp.int32(max(used, 1 if quadratic else 2)))
+    return Surrogates(jnp.asarray(member), delta, ridge, jnp.int32(used))
 
 
 def _check_member(member: Array, n: int) -> np.ndarray:
@@ -235,26 +218,20 @@ def _tasks(row: np.ndarray, names: Sequence[str] | None) -> str:
     return ", ".join(label(int(task), names) for task in np.flatnonzero(row))
 
 
-def _require_converged(gap, tolerance, member, steps, names) -> None:
-    gap = np.asarray(gap)
-    failed = ~(gap <= tolerance)
+def _require_solved(
+    solver: Solver, solved: Solved, member: np.ndarray, l2: float, tolerance: float, names
+) -> None:
+    """SolverError in the solver's words if the error of a problem exceeds the tolerance."""
+    error = np.asarray(solved.error)
+    failed = ~(error <= tolerance)
     if failed.any():
-        worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
-        raise SolverError(
-            f"{int(failed.sum())} of {len(gap)} surrogates did not converge in {steps} L-BFGS iterations; "
-            f"the worst, of {_tasks(member[worst], names)}, has a relative gap of up to {gap[worst]:.2g} "
-            f"(tolerance {tolerance:.2g}); allow more iterations or raise l2"
-        )
-
-
-def _require_solved(error, member, l2, names) -> None:
-    error = np.asarray(error)
-    if not (error <= NEWTON_TOLERANCE).all():
         worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
         raise SolverError(
-            f"the Newton system of {_tasks(member[worst], names)} was not solved at l2 = {l2} (relative "
-            f"residual {error[worst]:.2g}); raise l2, and check that the features are finite"
-        )
+            solver.failure.format(
+                failed=int(failed.sum()), count=len(error), tasks=_tasks(member[worst], names),
+                error=error[worst], iterations=solved.iterations, l2=l2, tolerance=tolerance,
+            )
+        )  # fmt: skip
 
 
 def _require_finite(delta, member, l2, names) -> None:

@@ -1,7 +1,13 @@
 """From an affinity to a partition of the tasks (host; knows nothing of reinforcement learning)."""
 
 from pgx_jax.grouping.agreement import ari, exact, nmi
-from pgx_jax.grouping.alternatives import SIMILARITIES, group_sizes, random_groupings, similarity
+from pgx_jax.grouping.alternatives import (
+    SIMILARITIES,
+    Similarity,
+    group_sizes,
+    random_groupings,
+    similarity,
+)
 from pgx_jax.grouping.config import GroupingConfig
 from pgx_jax.grouping.paired import paired_difference
 from pgx_jax.grouping.rounding import (
@@ -26,6 +32,7 @@ __all__ = [
     "Candidates",
     "GroupingConfig",
     "PartitionSDP",
+    "Similarity",
     "all_partitions",
     "ari",
     "canonical",

@@ -6,12 +6,13 @@ selection, so that a comparison is about the matrix alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.grouping.rounding import canonical
-
-SIMILARITIES = ("dot", "cosine", "whitened")
 
 
 def group_sizes(labels) -> np.ndarray:
@@ -40,6 +41,47 @@ def random_groupings(rng: np.random.Generator, sizes, draws: int) -> np.ndarray:
     return np.stack([canonical(rng.permutation(labels)) for _ in range(draws)])
 
 
+Name = Callable[[int], str]
+"""How messages call a task."""
+
+
+def _dot(b: np.ndarray, name: Name) -> np.ndarray:
+    return b @ b.T
+
+
+def _cosine(b: np.ndarray, name: Name) -> np.ndarray:
+    norm = np.linalg.norm(b, axis=1, keepdims=True)
+    if not norm.all():
+        raise DataError(
+            f"the gradient of task {name(int(np.argmin(norm)))} is zero and has no cosine: "
+            'collect more transitions, or use "dot"'
+        )
+    return (b / norm) @ (b / norm).T
+
+
+def _whitened(b: np.ndarray, name: Name, curvature: np.ndarray) -> np.ndarray:
+    whitened = b @ np.linalg.solve(curvature, b.T)
+    return (whitened + whitened.T) / 2
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A similarity of the tasks' gradients."""
+
+    function: Callable[..., np.ndarray]
+    """(b [n, d], how messages call a task) -> [n, n], symmetric; with the mean curvature and its ridge
+    [d, d] as a third argument if it needs them."""
+    needs_curvature: bool = False
+
+
+SIMILARITIES: dict[str, Similarity] = {
+    "dot": Similarity(_dot),
+    "cosine": Similarity(_cosine),
+    "whitened": Similarity(_whitened, needs_curvature=True),
+}
+"""Gradient similarities by name, see `similarity`."""
+
+
 def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.ndarray:
     """Similarity of the tasks' gradients, for use as an affinity.
 
@@ -48,9 +90,9 @@ def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.
 
     Args:
         b: float [n, d], gradient of each task's objective at the meta-policy.
-        H: float [n, d, d] or their mean [d, d]; for "whitened" alone.
-        kind: one of `SIMILARITIES`.
-        l2: ridge of "whitened", in multiples of u.
+        H: float [n, d, d] or their mean [d, d]; for similarities that need it, "whitened" alone of these.
+        kind: a name of `SIMILARITIES`.
+        l2: ridge added to the curvature, in multiples of u.
         names: n task names for error messages.
 
     Returns:
@@ -60,27 +102,23 @@ def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.
         ConfigError: unknown kind, missing H, l2 not positive.
         DataError: gradients that are not finite, or zero under "cosine".
     """
+    chosen = pick(SIMILARITIES, kind, "similarity")
     b = np.asarray(b, dtype=np.float64)
-    name = (lambda i: repr(names[i])) if names is not None else str
+    name: Name = (lambda i: repr(names[i])) if names is not None else str
     bad = np.flatnonzero(~np.isfinite(b).all(1))
     if len(bad):
         raise DataError(
             f"the gradient of task {name(bad[0])} is not finite: check its advantages and features"
         )
-    if kind == "dot":
-        return b @ b.T
-    if kind == "cosine":
-        norm = np.linalg.norm(b, axis=1, keepdims=True)
-        if not norm.all():
-            raise DataError(
-                f"the gradient of task {name(int(np.argmin(norm)))} is zero and has no cosine: "
-                'collect more transitions, or use "dot"'
-            )
-        return (b / norm) @ (b / norm).T
-    if kind != "whitened":
-        raise ConfigError(f"unknown gradient similarity {kind!r}: choose one of {', '.join(SIMILARITIES)}")
+    if not chosen.needs_curvature:
+        return chosen.function(b, name)
     if H is None:
-        raise ConfigError('the similarity "whitened" needs the curvature H of the tasks')
+        raise ConfigError(f"the similarity {kind!r} needs the curvature H of the tasks")
+    return chosen.function(b, name, _with_ridge(H, l2))
+
+
+def _with_ridge(H, l2: float) -> np.ndarray:
+    """The mean [d, d] of curvatures [n, d, d] (or [d, d]), plus l2 tr(H)/40."""
     if not l2 > 0:
         raise ConfigError(f"l2 = {l2} must be positive (in multiples of tr(H)/40)")
     H = np.asarray(H, dtype=np.float64)
@@ -89,6 +127,4 @@ def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.
         raise DataError(
             "the mean curvature of the tasks is zero or not finite: check features and advantages"
         )
-    ridge = l2 * np.trace(H) / 40
-    whitened = b @ np.linalg.solve(H + ridge * np.eye(len(H)), b.T)
-    return (whitened + whitened.T) / 2
+    return H + l2 * np.trace(H) / 40 * np.eye(len(H))

@@ -64,6 +64,25 @@ class GroupingConfig:
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"
             )
 
+    def check(self, n: int, k: int | None = None) -> None:
+        """Refuse settings with which n tasks cannot be grouped, into k groups if k is given.
+
+        Raises:
+            ConfigError: naming setting and remedy.
+        """
+        if k is None:
+            return
+        if not (1 <= k <= n and k == int(k)):
+            raise ConfigError(f"k = {k}, but there are {n} tasks; choose a whole number from 1 to {n}")
+        if self.max_groups is not None and k > self.max_groups:
+            raise ConfigError(
+                f"k = {k} is more than grouping.max_groups = {self.max_groups}; change one of them"
+            )
+        if self.trace_penalty is not None:
+            raise ConfigError(
+                f"give either k (= {k}) or grouping.trace_penalty (= {self.trace_penalty}), not both"
+            )
+
     def rule(self, k: int | None) -> dict[str, float]:
         """What `select` takes: the arg max where k or the penalty is given, else the careful rule."""
         careful = k is None and self.trace_penalty is None

@@ -86,7 +86,7 @@ def diagnostics(run: Run) -> results.Diagnostics:
     solved = pipeline.fit_subsets(feats, transitions, run.grouping.member, config)
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
-    low, high = estimate.affinity_interval(scored.scores, config.affinity)
+    low, high = estimate.affinity_interval(scored.scores, run.config.stream("interval"), config.affinity)
     return results.Diagnostics(
         parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),
         subsets=len(scored.scores.member),

@@ -17,8 +17,8 @@ from pgx_jax.compare.budget import check_scoring, make_budget
 from pgx_jax.compare.methods import Contest, Method, Methods
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results, Timings
-from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, DataError, PgxError
+from pgx_jax.config import Config, check, config_for
+from pgx_jax.errors import ConfigError, DataError, PgxError, pick
 from pgx_jax.learn import Learner, Policy, Trained
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.provenance import environment, identity
@@ -28,7 +28,6 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
-from pgx_jax.validation import check
 
 
 class Listener:
@@ -87,7 +86,7 @@ class Run:
         check_family(family)
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
-        self.learner = methods.known("learner", self.config.learner, self.learners)
+        self.learner = pick(self.learners, self.config.learner, "learner")
         self.policy = policy or self.config.policy.make(family)
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
@@ -102,8 +101,10 @@ class Run:
             learn.check_agent(self.own_meta, expected)
         for name in self.config.baselines:
             policy, learner = methods.split_name(name)
-            learn.check_networks(methods.known("policy", policy, self.policies_by_name), self.family)
-            methods.known("learner", learner, self.learners)
+            learn.check_networks(
+                pick(self.policies_by_name, policy, f"baselines: the policy of {name!r}"), self.family
+            )
+            pick(self.learners, learner, f"baselines: the learner of {name!r}")
 
     # What is computed, or saved
 
@@ -193,7 +194,10 @@ class Run:
     @functools.cached_property
     def held_out(self) -> pipeline.HeldOut:
         """Judges partitions on held-out trajectories."""
-        return pipeline.HeldOut(self.features, self.transitions, self.config.estimate, self.family.task_names)
+        return pipeline.HeldOut(
+            self.features, self.transitions, self.config.estimate, self.config.stream("deal"),
+            self.family.task_names,
+        )  # fmt: skip
 
     def ours(self) -> Method:
         """Our groups under the rule of comparison."""

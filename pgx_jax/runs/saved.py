@@ -14,7 +14,7 @@ from msgspec import Struct
 from pgx_jax import estimate, pipeline
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.results import AffinityResult, Agreement, Gain, Groups, Interval, PathResult
-from pgx_jax.config import Config
+from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, path_result
@@ -24,7 +24,6 @@ from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Agent, Scores
-from pgx_jax.validation import check_method
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
@@ -133,7 +132,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
     check_method(config, run.family.n)
     names = run.family.task_names
     affinity = estimate.affinity(_scores(run, config), e.affinity)
-    held_out = pipeline.HeldOut(run.features, run.transitions, e, names)
+    held_out = pipeline.HeldOut(run.features, run.transitions, e, config.stream("deal"), names)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
     return Regrouped(
         k=found.k,
@@ -153,7 +152,6 @@ def _scores(run: Run, config: Config) -> Scores:
     same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
     if same and config.seed == run.config.seed and (run.store is None or run.store.has("scores")):
         return run.scored.scores
-    if e.score == "rollouts":
-        raise ConfigError("regrouping takes no environment steps; choose the score surrogate or importance")
+    estimate.require_held_out(e.score, "regrouping takes no environment steps")
     member = pipeline.subsets(config, run.family.n)
     return pipeline.score_subsets(run.features, run.transitions, member, e, names=names)[1]

@@ -338,8 +338,8 @@ def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
     where = f"Python takes the package {package!r} from {found}" if found else f"{package!r} is not found"
     return (
         f"{_kind(entry)} {entry.name!r} is registered by {_distribution(entry)} as {entry.value}, which "
-        f"cannot be loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is in the "
-        f"way: rename it, or start from a folder that does not contain it; otherwise reinstall "
+        f"cannot be loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is "
+        f"in the way: rename it, or start from a folder that does not contain it; otherwise reinstall "
         f"{_distribution(entry)}"
     )
 

@@ -1,0 +1,99 @@
+"""Settings of the estimation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pgx_jax.errors import ConfigError, pick
+from pgx_jax.estimate.lifting import LIFTS
+from pgx_jax.estimate.pairs import AFFINITIES
+from pgx_jax.estimate.scores import SCORES
+from pgx_jax.estimate.solvers import SOLVERS
+from pgx_jax.estimate.surrogates import MIN_L2
+from pgx_jax.types import Named
+
+
+@dataclass(frozen=True)
+class EstimateConfig:
+    """Settings of the estimation, from the meta-policy to the affinity."""
+
+    steps: int = 4096
+    """Transitions collected from each task with the meta-policy."""
+    num_envs: int = 32
+    """Environments of each task while collecting."""
+    source_multiple: int = 4
+    """Where the tasks are weightings of one vector reward, they share one source of so many times
+    ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
+    gae_lambda: float | None = None
+    """Lambda of the collected transitions' advantages, that of PPO by default. Groups show more clearly
+    with a smaller one, which has less noise and leans on the critic, where single steps matter little."""
+    dim: int = 400
+    """Projected dimension d of the gradient features."""
+    subset_size: int | None = None
+    """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
+    subsets: int | None = None
+    """Number m of subsets; by default all for n <= 16, else a design that covers every pair."""
+    min_cover: int = 12
+    """Least number of subsets in which every pair of tasks meets, where they are drawn."""
+    l2: float = 1.0
+    """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
+    solver: Named[str, SOLVERS] = "newton"
+    """Solver of the m logistic regressions."""
+    iterations: int | None = None
+    """Newton iterations (1 is the quadratic step), or the most that L-BFGS may take."""
+    score: Named[str, SCORES] = "surrogate"
+    """How the performance on a task after adapting to a subset is estimated."""
+    lift: Named[str, LIFTS] = "dual"
+    """How solutions are lifted to policies, for roll-outs."""
+    distance: float = 0.02
+    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out (for
+    the lift by projection: of a step that is mostly noise, see `estimate.lifting`)."""
+    rollout_episodes: int = 8
+    """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
+    affinity: Named[str, AFFINITIES] = "per_task"
+    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
+
+    def check(self) -> None:
+        """Refuse settings with which nothing can be estimated, wherever the data are from.
+
+        Raises:
+            ConfigError: naming setting and remedy.
+        """
+        tables = {"solver": SOLVERS, "score": SCORES, "lift": LIFTS, "affinity": AFFINITIES}
+        for name, table in tables.items():
+            pick(table, getattr(self, name), f"estimate.{name}")
+        if not MIN_L2 <= self.l2 < math.inf:
+            raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
+        if self.dim < 1:
+            raise ConfigError(f"estimate.dim = {self.dim} must be at least 1")
+        if self.iterations is not None and self.iterations < 1:
+            raise ConfigError(f"estimate.iterations = {self.iterations} must be at least 1")
+
+    def check_collecting(self, horizon: int) -> None:
+        """Refuse what collecting, or rolling out, would refuse, before the meta-policy is trained.
+
+        Args:
+            horizon: steps of the longest episode.
+
+        Raises:
+            ConfigError: naming setting and remedy.
+        """
+        if self.num_envs < 1 or self.steps % self.num_envs or self.steps < 4 * self.num_envs:
+            raise ConfigError(
+                f"estimate.steps = {self.steps} must be a multiple (at least 4) of "
+                f"estimate.num_envs = {self.num_envs}"
+            )
+        if self.num_envs * -(-self.steps // (self.num_envs * horizon)) < 3:
+            raise ConfigError(
+                f"estimate.num_envs = {self.num_envs} environments may give a task fewer than three "
+                f"trajectories (estimate.steps = {self.steps}, up to {horizon} a trajectory), one each to "
+                f"fit, to score and to select by; use at least 3 environments"
+            )
+        for name in ("source_multiple", "rollout_episodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"estimate.{name} = {getattr(self, name)} must be at least 1")
+        if not 0 < self.distance < math.inf:
+            raise ConfigError(f"estimate.distance = {self.distance} must be positive")
+        if self.gae_lambda is not None and not 0 <= self.gae_lambda <= 1:
+            raise ConfigError(f"estimate.gae_lambda = {self.gae_lambda} must lie between 0 and 1")
