@@ -16,6 +16,9 @@ from pgx_jax.learn import PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Array, Named
 
+COMPARE = ("none", "fast", "full")
+"""What may be compared with ours."""
+
 STREAMS = (
     "meta",
     "collect",
