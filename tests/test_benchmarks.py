@@ -13,10 +13,9 @@ import pytest
 import tyro
 
 from pgx_jax.cli import main as cli
-from pgx_jax.config import Config, override
+from pgx_jax.config import Config, check, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import make_family
-from pgx_jax.config import check
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():

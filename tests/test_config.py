@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
 from pgx_jax.compare.methods import baselines, ours
-from pgx_jax.config import PolicyConfig, override
-from pgx_jax.config import check
+from pgx_jax.config import PolicyConfig, check, override
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from pgx_jax import make_family
-from pgx_jax.config import config_for
+from pgx_jax.config import check, config_for
 from pgx_jax.errors import ConfigError
-from pgx_jax.config import check
 
 pytest.importorskip("Box2D")
 

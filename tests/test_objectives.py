@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pgx_jax.config import check
 from probes import VectorTabular, table, tabular_family, vector_family
 
 from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, make_family, pipeline, run
+from pgx_jax.config import check
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
 from pgx_jax.learn import collect, make_policy

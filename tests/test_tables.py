@@ -6,7 +6,6 @@ from typing import Literal
 import jax
 import numpy as np
 import pytest
-from pgx_jax.config import check_method
 
 from pgx_jax import (
     Config,
@@ -17,7 +16,7 @@ from pgx_jax import (
     group_transitions,
     pipeline,
 )
-from pgx_jax.config import override
+from pgx_jax.config import check_method, override
 from pgx_jax.estimate import AFFINITIES, LIFTS, SCORES, SOLVERS, Lift, Score, Solver, checks
 from pgx_jax.estimate.solvers import Solved
 from pgx_jax.grouping import SIMILARITIES, Similarity
