@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pgx_jax import report
+from pgx_jax.compare.results import Results
 from pgx_jax.report import wording
 from pgx_jax.runs.run import Listener
 
@@ -111,7 +112,7 @@ def resumable(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
 
 
-def show_results(console: Console, results: Mapping, path) -> None:
+def show_results(console: Console, results: Results, path) -> None:
     """The advice, the table of methods, and where the report is."""
     console.print()
     console.print(results.advice, style="bold", highlight=False)

@@ -14,13 +14,10 @@ import numpy as np
 from pgx_jax import grouping
 from pgx_jax.compare.budget import Budget, share
 from pgx_jax.compare.pool import BASE, Row
+from pgx_jax.compare.results import SIMILAR
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner
-
-OURS = "policygradex"
-SIMILAR = "gradient_similarity"
-"""How the names of the methods by gradient similarity begin."""
 
 
 class Method(NamedTuple):

@@ -17,6 +17,11 @@ from pgx_jax.errors import DataError
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or disappears."""
 
+OURS = "policygradex"
+"""Name of our method."""
+SIMILAR = "gradient_similarity"
+"""How the names of the methods by gradient similarity begin."""
+
 Number = float | None
 Groups = list[list[str]]
 """Groups as lists of task names."""
@@ -29,6 +34,19 @@ class Interval(Struct, frozen=True):
     """None where it was not measured."""
     ci95: tuple[Number, Number] | None = None
     """None where there is no interval (one episode, one draw)."""
+
+    @property
+    def lo(self) -> Number:
+        """Lower bound; None where there is no interval."""
+        return self._bound(0)
+
+    @property
+    def hi(self) -> Number:
+        """Upper bound; None where there is no interval."""
+        return self._bound(1)
+
+    def _bound(self, side: int) -> Number:
+        return None if self.ci95 is None or None in self.ci95 else self.ci95[side]
 
 
 class Draw(Struct, frozen=True):
@@ -43,15 +61,15 @@ class MethodResult(Struct, frozen=True, kw_only=True):
 
     mean: Number
     """Mean over tasks (and draws)."""
-    ci95: tuple[Number, Number] | None
-    groups: Groups | None
+    ci95: tuple[Number, Number] | None = None
+    groups: Groups | None = None
     """Of the first draw; None if unknown."""
     metric: Literal["return", "success"]
-    per_task: list[Number]
+    per_task: list[Number] | None = None
     """[n], mean over episodes (and draws)."""
-    env_steps: int
+    env_steps: int | None = None
     """All environment steps of the method, everything that it needed included (mean over draws)."""
-    equal_steps: bool
+    equal_steps: bool = True
     """Whether the method keeps the rule of the same total."""
     draws: list[Draw] | UnsetType = UNSET
     label: str | UnsetType = UNSET
@@ -61,6 +79,11 @@ class MethodResult(Struct, frozen=True, kw_only=True):
     """Name of the method that came to the same groups, of several of a kind."""
     difference: Interval | UnsetType = UNSET
     """Ours minus this method, paired by tasks and episodes; unset for ours."""
+
+    @property
+    def interval(self) -> Interval:
+        """Mean and interval."""
+        return Interval(self.mean, self.ci95)
 
 
 class Gain(Struct, frozen=True):
@@ -120,6 +143,11 @@ class UnseenResult(Struct, frozen=True, kw_only=True):
     multitask: Interval | UnsetType = UNSET
     """One policy for all on the same tasks."""
 
+    @property
+    def interval(self) -> Interval:
+        """Mean and interval."""
+        return Interval(self.mean, self.ci95)
+
 
 class Agreement(Struct, frozen=True):
     """Of the groups found with the planted ones."""
@@ -176,6 +204,7 @@ class Results(Struct, frozen=True, kw_only=True):
     curves: dict[str, Curve] = {}
     test_tasks: UnseenResult | None = None
     diagnostics: Diagnostics | None = None
+    """None in results that were put together elsewhere."""
     true_groups: Groups | None = None
     """Planted groups; read by nothing before the report."""
     agreement: Agreement | None = None

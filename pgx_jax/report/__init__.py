@@ -1,5 +1,34 @@
-"""What a run leaves for people to read."""
+"""What a run leaves for people to read: the advice, a table, the figures and ``report.html``.
 
-from pgx_jax.report.build import FILES, advice, render, terminal_table, verdict
+Pure functions of the results (`compare.results.Results`); who calls them writes the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pgx_jax.compare.results import Results
+from pgx_jax.report.conclusion import advice, verdict
+from pgx_jax.report.terminal import terminal_table
 
 __all__ = ["FILES", "advice", "render", "terminal_table", "verdict"]
+
+FIGURES = ("pipeline", "affinity", "path", "methods", "per_task", "curves")
+FILES = ("report.html", *(f"figures/{name}.png" for name in FIGURES))
+"""All files that a report may consist of, relative to the run's folder."""
+
+
+def render(results: Results, config: Mapping) -> dict[str, bytes]:
+    """The files of a report, by their names in the run's folder: the page, which needs no other file, and
+    every figure that the results have the numbers for, as PNG.
+
+    Args:
+        results: of a run.
+        config: what ``config.json`` holds.
+    """
+    from pgx_jax.report import figures, page  # matplotlib and Jinja take a second to import
+
+    drawn = figures.draw_all(results)
+    html = page.render(results, config, {name: figures.svg(figure, name) for name, figure in drawn.items()})
+    images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    return images | {"report.html": html.encode()}

@@ -1,23 +1,9 @@
-"""What the results of a run come to: the predicted gain, the verdict, and the advice in words.
-
-Every function reads the dictionary that ``results.json`` holds.
-"""
+"""What the results of a run come to: the predicted gain, the verdict, and the advice in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pgx_jax.report.wording import (
-    OURS,
-    Estimate,
-    estimate,
-    finite,
-    method_label,
-    metric_name,
-    ordered_methods,
-    steps,
-    with_interval,
-)
+from pgx_jax.compare.results import OURS, Interval, MethodResult, Results
+from pgx_jax.report.wording import method_label, metric_name, ordered_methods, steps, with_interval
 
 _PHRASES = {
     "multitask": "one policy for all",
@@ -28,50 +14,45 @@ _PHRASES = {
 }
 
 
-def splits_judged(results: Mapping) -> bool:
+def splits_judged(results: Results) -> bool:
     """Whether there was anything to choose but one group: False where k = 1 was given, say."""
-    candidates = (results.get("path") or {}).get("k") or []
-    return int(results["n_tasks"]) == 1 or not candidates or any(k > 1 for k in candidates)
+    candidates = results.path.k if results.path else []
+    return results.n_tasks == 1 or not candidates or any(k > 1 for k in candidates)
 
 
-def predicted_gain(results: Mapping) -> Estimate:
+def predicted_gain(results: Results) -> Interval:
     """Predicted gain over one policy for all: of our groups, or of the best split if k = 1.
 
     One group gains nothing over itself, so k = 1 is judged by what the best other candidate of the
     path promises, with the interval of its paired difference. Without another there is no prediction.
     """
-    if int(results["k"]) > 1:
-        return estimate((results.get("gain") or {}).get("predicted"))
-    path = results.get("path") or {}
-    chosen, scores = path.get("chosen"), [finite(score) for score in path.get("score") or []]
-    splits = [i for i, k in enumerate(path.get("k") or []) if k > 1 and scores and scores[i] is not None]
-    if chosen is None or not splits or scores[chosen] is None:
-        return Estimate(None, None, None)
-    best = max(splits, key=lambda i: scores[i])
-    gain = scores[best] - scores[chosen]
-    error = finite(path["stderr"][chosen if gain > 0 else best])  # of the difference to the best of all
-    return (
-        Estimate(gain, None, None)
-        if error is None
-        else Estimate(gain, gain - 1.96 * error, gain + 1.96 * error)
-    )
+    if results.k > 1:
+        return results.gain.predicted or Interval()
+    path = results.path
+    splits = [i for i, k in enumerate(path.k) if k > 1 and path.score[i] is not None] if path else []
+    if not splits or path.score[path.chosen] is None:
+        return Interval()
+    best = max(splits, key=lambda i: path.score[i])
+    gain = path.score[best] - path.score[path.chosen]
+    error = path.stderr[path.chosen if gain > 0 else best]  # of the difference to the best of all
+    return Interval(gain, None if error is None else (gain - 1.96 * error, gain + 1.96 * error))
 
 
-def better_methods(results: Mapping) -> list[tuple[str, Estimate]]:
+def better_methods(results: Results) -> list[tuple[str, Interval]]:
     """Methods with the same total that do better than ours, and by how much: (name, paired difference).
 
     Those alone whose interval excludes zero; none in results that lack paired differences.
     """
     found = []
-    for name in ordered_methods(results):
-        entry = results["methods"][name]
-        ours = estimate(entry.get("difference"))
-        if name != OURS and entry.get("equal_steps", True) and ours.hi is not None and ours.hi < 0:
-            found.append((name, Estimate(-ours.mean, -ours.hi, -ours.lo)))
+    for name in ordered_methods(results.methods):
+        entry = results.methods[name]
+        ours = entry.difference or Interval()
+        if name != OURS and entry.equal_steps and ours.hi is not None and ours.hi < 0:
+            found.append((name, Interval(-ours.mean, (-ours.hi, -ours.lo))))
     return found
 
 
-def verdict(results: Mapping) -> str:
+def verdict(results: Results) -> str:
     """What the results come to, in a word; "not" where an interval is missing or covers zero.
 
     "gain", "loss": of our groups, measured; the whole 95% interval is on one side of zero.
@@ -82,8 +63,8 @@ def verdict(results: Mapping) -> str:
 
     One group is never a gain or a loss: nothing tells it from one policy for all but its training.
     """
-    predicted, realised = predicted_gain(results), _realised(results)
-    if int(results["k"]) == 1:
+    predicted, realised = predicted_gain(results), realised_gain(results)
+    if results.k == 1:
         if not splits_judged(results):
             return "not_judged"
         if realised.lo == realised.hi == 0 or (predicted.hi is not None and predicted.hi <= 0):
@@ -98,27 +79,27 @@ def verdict(results: Mapping) -> str:
     return "gain" if realised.lo > 0 else "not_shown"
 
 
-def advice(results: Mapping) -> str:
+def advice(results: Results) -> str:
     """One sentence, and a second one if other methods do better than ours.
 
     The first says: group or don't, with the predicted and the realised gain and their intervals. If
     nothing is gained, it says so; if nothing was measured or judged, it says that.
 
     Args:
-        results: what ``results.json`` holds; reads ``k``, ``n_tasks``, ``gain``, ``methods``, ``path``.
+        results: of a run; reads ``k``, ``n_tasks``, ``gain``, ``methods`` and ``path``.
     """
-    one_group = int(results["k"]) == 1
+    one_group = results.k == 1
     first = _advice_for_one_group(results) if one_group else _advice_for_groups(results)
     return " ".join(filter(None, (first, _shortfall(results))))
 
 
-def _advice_for_groups(results: Mapping) -> str:
-    k, n, kind = int(results["k"]), int(results["n_tasks"]), verdict(results)
+def _advice_for_groups(results: Results) -> str:
+    k, n, kind = results.k, results.n_tasks, verdict(results)
     predicted, realised = _predicted_clause(results), _realised_clause(results)
     if kind in ("gain", "predicted"):
         how = f"one policy for each of these {n} tasks" if k == n else f"these {n} tasks in {k} groups"
         return f"Group: train {how}; {predicted}{', and' if kind == 'gain' else ';'} {realised}."
-    value, groups = _realised(results), "one policy per task" if k == n else f"{k} groups"
+    value, groups = realised_gain(results), "one policy per task" if k == n else f"{k} groups"
     lone = value.mean is not None and value.lo is None
     because = {
         "loss": f"{groups} gain nothing and lose something",
@@ -130,13 +111,13 @@ def _advice_for_groups(results: Mapping) -> str:
     return _dont_group(n, because, f"{predicted}, {joint} {realised}{doubt}")
 
 
-def _advice_for_one_group(results: Mapping) -> str:
-    n, kind = int(results["n_tasks"]), verdict(results)
+def _advice_for_one_group(results: Results) -> str:
+    n, kind = results.n_tasks, verdict(results)
     realised = _realised_clause(results)
     if kind == "not_judged":
-        penalty = (results["path"].get("penalty") or [None])[0]
+        penalty = results.path.penalty[0] if results.path.penalty else None
         setting = "the settings (a trace penalty, or max_groups = 1) left no other candidate"
-        given = "k = 1 was given" if finite(penalty) is None else setting
+        given = "k = 1 was given" if penalty is None else setting
         unjudged = "splits were not judged, and their gain was not predicted"
         return f"One policy for all {n} tasks, as {given}: {unjudged}; {realised}."
     because = {
@@ -145,7 +126,7 @@ def _advice_for_one_group(results: Mapping) -> str:
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
     small = ", too small to be worth a split" if kind == "no_gain" and _hopeful(results) else ""
-    joint = "while" if _realised(results).mean is None else "and"
+    joint = "while" if realised_gain(results).mean is None else "and"
     return _dont_group(n, because, f"{_predicted_clause(results)}{small}, {joint} {realised}")
 
 
@@ -153,64 +134,71 @@ def _dont_group(n: int, because: str, evidence: str) -> str:
     return f"Don't group: train one policy for all {n} tasks, because {because}; {evidence}."
 
 
-def _shortfall(results: Mapping) -> str:
+def _shortfall(results: Results) -> str:
     """The sentence that names the methods that do better than ours; empty without any."""
     parts = [f"of {_phrase(results, name)} by {with_interval(gap)}" for name, gap in better_methods(results)]
     if not parts:
         return ""
-    ours = results["methods"].get(OURS) or {}
-    same = ours.get("equal_steps", True)
-    lead = "At the same total" if same else "Even with the given meta-policy's training not counted"
+    uncounted = "Even with the given meta-policy's training not counted"
+    lead = "At the same total" if _ours_is_fair(results) else uncounted
+    )
     return f"{lead}, ours falls short {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
 
 
-def _phrase(results: Mapping, name: str) -> str:
+def _phrase(results: Results, name: str) -> str:
     """What a method is called within a sentence."""
-    if name == "multitask" and int(results["k"]) == 1:
+    if name == "multitask" and results.k == 1:
         return "one policy for all without meta-training"
-    label = method_label(results, name)
+    label = method_label(results.methods, name)
     return _PHRASES.get(name) or label[:1].lower() + label[1:]
 
 
-def _hopeful(results: Mapping) -> bool:
+def _hopeful(results: Results) -> bool:
     """Whether the whole interval of the predicted gain is above zero."""
     return (predicted_gain(results).lo or 0) > 0
 
 
-def _predicted_clause(results: Mapping) -> str:
+def _predicted_clause(results: Results) -> str:
     value = predicted_gain(results)
     if value.mean is None:
         return "the gain was not predicted"
-    which = " of the best split" if int(results["k"]) == 1 else ""
+    which = " of the best split" if results.k == 1 else ""
     gain = with_interval(value, signed=True)
     return f"the predicted gain{which} over one policy for all is {gain} (held-out surrogate score)"
 
 
-def _realised(results: Mapping) -> Estimate:
-    return estimate((results.get("gain") or {}).get("realised"))
+def realised_gain(results: Results) -> Interval:
+    """Measured gain over one policy for all; without numbers if there was none."""
+    return results.gain.realised or Interval()
 
 
-def _realised_clause(results: Mapping) -> str:
-    value = _realised(results)
+def _realised_clause(results: Results) -> str:
+    value = realised_gain(results)
     if value.mean is None:
         return "the realised gain was not measured"
     remarks = [
         "not measured with an interval" if value.lo is None else "noise of this run's evaluation alone"
     ]
-    if int(results["k"]) == 1:
+    if results.k == 1:
         owed = "a gain" if (value.lo or 0) > 0 else "a loss" if (value.hi or 0) < 0 else ""
         remarks.append(
             "ours is one policy, too, trained otherwise" + (f": {owed} of its training" if owed else "")
         )
-    gain = f"{with_interval(value, signed=True)} in {metric_name(results)}"
+    gain = f"{with_interval(value, signed=True)} in {metric_name(results.methods)}"
     return f"the realised gain {_total(results)} is {gain} ({'; '.join(remarks)})"
 
 
-def _total(results: Mapping) -> str:
+def _total(results: Results) -> str:
     """The total of environment steps at which methods are compared, in words."""
-    methods = results.get("methods") or {}
-    if not (methods.get(OURS) or {}).get("equal_steps", True):
+    if not _ours_is_fair(results):
         return "with the given meta-policy's training not counted"
-    fair = [entry.get("env_steps") for entry in methods.values() if entry.get("equal_steps", True)]
-    most = max((count for count in map(finite, fair) if count is not None), default=None)
-    return f"at the same total of at most {steps(most)} environment steps" if most else "at the same total"
+    fair = [entry.env_steps for entry in results.methods.values() if entry.equal_steps and entry.env_steps]
+    return (
+        f"at the same total of at most {steps(max(fair))} environment steps" if fair else "at the same total"
+    )
+
+
+def _ours_is_fair(results: Results) -> bool:
+    """Whether ours keeps the rule of the same total."""
+    ours: MethodResult | None = results.methods.get(OURS)
+    return ours is None or ours.equal_steps

@@ -1,18 +1,13 @@
-"""How results are put into words and numbers: shared by the terminal, the page and the figures.
-
-Every function reads the dictionary that ``results.json`` holds and returns text or plain values.
-"""
+"""How results are put into words and numbers: shared by the terminal, the page and the figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
-OURS = "policygradex"
-SIMILAR = "gradient_similarity"
-"""How the names of the methods by gradient similarity begin."""
+from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Timings
 
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
@@ -26,30 +21,10 @@ _LABELS = {
 _JUDGING = ("similarity", "comparisons", "evaluation")
 
 
-class Estimate(NamedTuple):
-    """A number with its 95% interval; None where it was not measured."""
-
-    mean: float | None
-    lo: float | None
-    hi: float | None
+Methods = Mapping[str, MethodResult]
 
 
-def estimate(entry: Mapping | None) -> Estimate:
-    """Read ``{"mean", "ci95"}``; a missing or non-finite number becomes None."""
-    entry = entry or {}
-    interval = entry.get("ci95")
-    lo, hi = interval if isinstance(interval, Sequence) and len(interval) == 2 else (None, None)
-    mean, lo, hi = (finite(x) for x in (entry.get("mean"), lo, hi))
-    return Estimate(mean, lo, hi) if lo is not None and hi is not None else Estimate(mean, None, None)
-
-
-def finite(value: Any) -> float | None:
-    """A finite number as a float; anything else becomes None."""
-    number_like = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if number_like and math.isfinite(value) else None
-
-
-def ordered_methods(results: Mapping, every: bool = False) -> list[str]:
+def ordered_methods(methods: Methods, every: bool = False) -> list[str]:
     """Names of the methods: ours first, then the usual baselines, then any others.
 
     Of several of a kind that came to the same groups the first, or ``every`` one.
@@ -60,37 +35,34 @@ def ordered_methods(results: Mapping, every: bool = False) -> list[str]:
         family = max((known for known in rank if name.startswith(known)), key=len, default="")
         return rank.get(family, len(rank)), name
 
-    methods = results.get("methods") or {}
-    return sorted((name for name in methods if every or not methods[name].get("same_as")), key=position)
+    return sorted((name for name, entry in methods.items() if every or not entry.same_as), key=position)
 
 
-def method_label(results: Mapping, name: str, alone: bool = False) -> str:
+def method_label(methods: Methods, name: str, alone: bool = False) -> str:
     """What a method is called: its own ``label`` where it has one.
 
     A gradient similarity is called after all of them that came to the same groups, or ``alone``.
     """
-    methods = results.get("methods") or {}
-    if label := (methods.get(name) or {}).get("label"):
-        return str(label)
+    if name in methods and methods[name].label:
+        return methods[name].label
     if not name.startswith(f"{SIMILAR}_"):
         return _LABELS.get(name) or name.replace("_", " ").capitalize()
-    names = [name, *(n for n, entry in methods.items() if entry.get("same_as") == name and not alone)]
+    names = [name, *(n for n, entry in methods.items() if entry.same_as == name and not alone)]
     names = [n for n in names if not (n.endswith("_our_k") and n.removesuffix("_our_k") in names)]
     kinds = (n.removeprefix(f"{SIMILAR}_").replace("_our_k", " at our k") for n in names)
     return f"{_LABELS[SIMILAR]} ({', '.join(kinds)})"
 
 
-def stage_seconds(results: Mapping) -> list[tuple[str, float]]:
-    """(stage, seconds) in the order in which they ran, from the pairs of ``timings["stages"]``."""
-    stages = (results.get("timings") or {}).get("stages") or ()
-    return [(str(name), float(value)) for name, value in stages if finite(value) is not None]
+def stage_seconds(timings: Timings) -> list[tuple[str, float]]:
+    """(stage, seconds) in the order in which they ran, where they are known."""
+    return [(name, seconds) for name, seconds in timings.stages if seconds is not None]
 
 
-def total_seconds(results: Mapping) -> float | None:
-    """Duration of the run: ``timings["total"]``, or the sum of its stages; None if not recorded."""
-    timings = results.get("timings") or {}
-    total = finite(timings.get("total"))
-    return total if total is not None else sum(value for _, value in stage_seconds(results)) or None
+def total_seconds(timings: Timings) -> float | None:
+    """Duration of a run: its total, or the sum of its stages; None if not recorded."""
+    if timings.total is not None:
+        return timings.total
+    return sum(seconds for _, seconds in stage_seconds(timings)) or None
 
 
 def belongs_to_method(stage: str) -> bool:
@@ -98,13 +70,13 @@ def belongs_to_method(stage: str) -> bool:
     return stage not in _JUDGING
 
 
-def metric_name(results: Mapping) -> str:
+def metric_name(methods: Methods) -> str:
     """ "mean return" or "success rate"."""
-    first = next(iter((results.get("methods") or {}).values()), {})
-    return "success rate" if first.get("metric") == "success" else "mean return"
+    success = any(entry.metric == "success" for entry in methods.values())
+    return "success rate" if success else "mean return"
 
 
-def with_interval(value: Estimate, *, signed: bool = False) -> str:
+def with_interval(value: Interval, *, signed: bool = False) -> str:
     """ "147.0 [143.8, 150.2]", rounded to what the interval supports; "–" if there is no number."""
     if value.mean is None:
         return "–"
@@ -128,7 +100,6 @@ def number(value: Any, digits: int | None = None) -> str:
 
 def steps(value: Any) -> str:
     """Environment steps: 480k, 1.23M."""
-    value = finite(value)
     if value is None:
         return "–"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -175,7 +146,7 @@ def _listed(values: Sequence) -> str:
     while isinstance(level, (list, tuple)) and level:
         shape.append(len(level))
         level = level[0]
-    numbers = [x for x in _leaves(values) if finite(x) is not None]
+    numbers = [x for x in _leaves(values) if isinstance(x, Real) and math.isfinite(x)]
     span = f" from {number(min(numbers))} to {number(max(numbers))}" if numbers else ""
     return f"{' × '.join(map(str, shape))} values{span}"
 
@@ -189,7 +160,7 @@ def _fixed(value: float, digits: int, sign: str = "") -> str:
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no minus sign before zero
 
 
-def _decimals(value: Estimate) -> int:
+def _decimals(value: Interval) -> int:
     """Digits behind the point: two significant ones of the interval's half width."""
     if value.lo is not None and value.hi is not None and value.hi > value.lo:
         scale = (value.hi - value.lo) / 2

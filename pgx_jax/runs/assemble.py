@@ -9,7 +9,8 @@ import numpy as np
 
 from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare import judging, results, summaries
-from pgx_jax.compare.methods import OURS, distinct
+from pgx_jax.compare.methods import distinct
+from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping

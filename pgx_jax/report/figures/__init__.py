@@ -1,4 +1,4 @@
-"""The figures of a run, drawn from what ``results.json`` holds.
+"""The figures of a run.
 
 Every drawing function takes the results and returns a matplotlib figure, or None where the results
 lack what it shows.
@@ -6,18 +6,18 @@ lack what it shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import matplotlib
 from matplotlib.figure import Figure
 
+from pgx_jax.compare.results import Results
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, methods, per_task
-from pgx_jax.report.figures.method import affinity, path, pipeline
+from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
 
 __all__ = [
     "DRAWERS",
     "affinity",
+    "affinity_of",
     "curves",
     "draw_all",
     "methods",
@@ -40,7 +40,7 @@ DRAWERS = {
 """File name (without ending) -> drawing function."""
 
 
-def draw_all(results: Mapping) -> dict[str, Figure]:
+def draw_all(results: Results) -> dict[str, Figure]:
     """Every figure that the results have the numbers for, by file name (without ending)."""
     with matplotlib.rc_context(RC):
         drawn = {name: drawer(results) for name, drawer in DRAWERS.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pgx_jax.report.wording import OURS
+from pgx_jax.compare.results import OURS
 
 INK, FAINT = "#1b2231", "#8d95a5"
 BLUE = "#1f7fd0"
@@ -85,6 +85,11 @@ def method_style(name: str) -> tuple[str, str]:
     """Colour and line style of a method, by the beginning of its name."""
     known = max((key for key in _METHOD_STYLE if name.startswith(key)), key=len, default=None)
     return _METHOD_STYLE.get(known, ("#9a6a4a", "--"))
+
+
+def group_colour(group: int) -> str:
+    """Colour of a group, the same in all figures and on the page."""
+    return GROUP_COLOURS[group % len(GROUP_COLOURS)]
 
 
 def task_labels(groups, names: list[str]) -> np.ndarray:

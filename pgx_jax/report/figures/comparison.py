@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from pgx_jax.compare.results import OURS, Results
 from pgx_jax.report import wording
 from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, method_style, task_labels
-from pgx_jax.report.wording import OURS
 
 
-def curves(results: Mapping) -> Figure | None:
+def curves(results: Results) -> Figure | None:
     """Mean training return of each method's policies over its total environment steps.
 
     Methods outside the rule of equal totals are left out: their axis would be another one.
     """
-    drawn, entries = [], results.get("methods") or {}
-    recorded = results.get("curves") or {}
-    names = wording.ordered_methods({"methods": {name: entries.get(name, {}) for name in recorded}})
-    for name in (name for name in names if entries.get(name, {}).get("equal_steps", True)):
-        x, y = (np.array(recorded[name].get(key) or [], dtype=float) for key in ("steps", "return"))
+    drawn = []
+    for name in wording.ordered_methods(results.methods):
+        if name not in results.curves or not results.methods[name].equal_steps:
+            continue
+        curve = results.curves[name]
+        x, y = np.array(curve.steps, float), np.array(curve.returns, float)
         keep = np.isfinite(x) & np.isfinite(y)
         if keep.any():
             thin = np.unique(np.linspace(0, keep.sum() - 1, 400).astype(int))
@@ -42,7 +41,7 @@ def curves(results: Mapping) -> Figure | None:
     for (name, x, y), height in zip(drawn, heights, strict=True):
         colour = method_style(name)[0]
         axes.plot([x[-1], 1.03 * end], [y[-1], height], color=colour, lw=0.7, alpha=0.7, clip_on=False)
-        label = wording.method_label(results, name)
+        label = wording.method_label(results.methods, name)
         axes.text(
             1.035 * end, height, label, color=colour, va="center", weight="bold" if name == OURS else None
         )
@@ -53,16 +52,17 @@ def curves(results: Mapping) -> Figure | None:
     return figure
 
 
-def methods(results: Mapping) -> Figure | None:
+def methods(results: Results) -> Figure | None:
     """Mean of every method with its 95% interval; hollow markers stand outside the rule of equal steps."""
-    names = [name for name in wording.ordered_methods(results) if _mean(results, name) is not None]
+    entries = results.methods
+    names = [name for name in wording.ordered_methods(entries) if entries[name].mean is not None]
     if not names:
         return None
     figure, axes = canvas(5.8, 1.2 + 0.5 * len(names))
     edge = {"textcoords": "offset points", "xycoords": ("axes fraction", "data")}
     for row, name in enumerate(names):
-        entry = results["methods"][name]
-        value, fair = wording.estimate(entry), entry.get("equal_steps", True)
+        entry = entries[name]
+        value, fair = entry.interval, entry.equal_steps
         colour, weight = method_style(name)[0], "bold" if name == OURS else None
         if value.lo is not None:
             axes.plot([value.lo, value.hi], [row, row], color=colour, lw=2.4, solid_capstyle="round")
@@ -70,7 +70,7 @@ def methods(results: Mapping) -> Figure | None:
                 axes.axvspan(value.lo, value.hi, color=BLUE, alpha=0.12, lw=0)
         face = {"mfc": colour} if fair else {"mfc": "white"}
         axes.plot(value.mean, row, "o" if fair else "s", ms=8, color=colour, mew=1.8, **face)
-        label = wording.method_label(results, name) + (
+        label = wording.method_label(results.methods, name) + (
             "" if fair else f" ({wording.steps(entry['env_steps'])})"
         )
         axes.annotate(label, (0, row), (0, 7), va="bottom", weight=weight, **edge)
@@ -78,9 +78,9 @@ def methods(results: Mapping) -> Figure | None:
     axes.hlines(range(len(names)), 0, 1, transform=axes.get_yaxis_transform(), color=FAINT, alpha=0.3, lw=0.8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set(xlabel=f"{wording.metric_name(results)} over all tasks", ylim=(len(names) - 0.6, -0.65))
+    axes.set(xlabel=f"{wording.metric_name(results.methods)} over all tasks", ylim=(len(names) - 0.6, -0.65))
     axes.margins(x=0.06)
-    if any(not results["methods"][name].get("equal_steps", True) for name in names):
+    if any(not entries[name].equal_steps for name in names):
         handles = [
             Line2D([], [], marker="o", ls="", color=FAINT, label="same total of environment steps"),
             Line2D([], [], marker="s", ls="", color=FAINT, mfc="none", label="another total"),
@@ -89,9 +89,9 @@ def methods(results: Mapping) -> Figure | None:
     return figure
 
 
-def per_task(results: Mapping) -> Figure | None:
+def per_task(results: Results) -> Figure | None:
     """Bars for every task: ours, one policy for all, one policy a task."""
-    tasks = list(results["task_names"])
+    tasks = results.task_names
     shown = [
         name
         for name in (OURS, "multitask", "single_task")
@@ -99,7 +99,7 @@ def per_task(results: Mapping) -> Figure | None:
     ]
     if not shown:
         return None
-    found = task_labels(results.get("groups"), tasks)
+    found = task_labels(results.groups, tasks)
     order = np.argsort(found, kind="stable")
     n, width = len(tasks), 0.8 / len(shown)
     ticks = [_short(tasks[j]) for j in order]
@@ -107,7 +107,7 @@ def per_task(results: Mapping) -> Figure | None:
     for i, name in enumerate(shown):
         values = _per_task(results, name, n)[order]
         left = np.arange(n) + (i - (len(shown) - 1) / 2) * width
-        label = wording.method_label(results, name)
+        label = wording.method_label(results.methods, name)
         axes.bar(
             left,
             values,
@@ -129,7 +129,7 @@ def per_task(results: Mapping) -> Figure | None:
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", length=0)
-    axes.set(ylabel=wording.metric_name(results), xlim=(-0.6, n - 0.4))
+    axes.set(ylabel=wording.metric_name(results.methods), xlim=(-0.6, n - 0.4))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper left" if n > 15 else "outside upper center", ncols=3, fontsize=9)
@@ -156,10 +156,7 @@ def _short(name: str, length: int = 28) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
-def _mean(results: Mapping, name: str) -> float | None:
-    return wording.estimate(results["methods"][name]).mean
-
-
-def _per_task(results: Mapping, name: str, n: int) -> np.ndarray | None:
-    values = ((results.get("methods") or {}).get(name) or {}).get("per_task")
-    return np.array(values, dtype=float) if values is not None and len(values) == n else None
+def _per_task(results: Results, name: str, n: int) -> np.ndarray | None:
+    entry = results.methods.get(name)
+    known = entry is not None and entry.per_task is not None and len(entry.per_task) == n
+    return np.array(entry.per_task, dtype=float) if known else None

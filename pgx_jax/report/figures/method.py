@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from pgx_jax.compare.results import AffinityResult, Groups, Results
 from pgx_jax.report import wording
 from pgx_jax.report.figures.canvas import BLUE, FAINT, GROUP_COLOURS, canvas, task_labels
 
 
-def pipeline(results: Mapping) -> Figure | None:
+def pipeline(results: Results) -> Figure | None:
     """Waterfall of the stages: when each ran and for how long."""
-    stages = wording.stage_seconds(results)
+    stages = wording.stage_seconds(results.timings)
     if not stages:
         return None
     seconds = np.array([max(value, 0.0) for _, value in stages])
@@ -45,21 +44,26 @@ def pipeline(results: Mapping) -> Figure | None:
     return figure
 
 
-def affinity(results: Mapping) -> Figure | None:
+def affinity(results: Results) -> Figure | None:
     """Affinity of every pair, ordered by group, with the number of subsets behind it."""
-    entry = results.get("affinity") or {}
-    if not entry.get("matrix"):
+    if results.affinity is None:
         return None
-    names = list(results["task_names"])
-    found = task_labels(results.get("groups"), names)
-    true = task_labels(results["true_groups"], names) if results.get("true_groups") else None
+    return affinity_of(results.affinity, results.task_names, results.groups, results.true_groups)
+
+
+def affinity_of(
+    entry: AffinityResult, names: list[str], groups: Groups, true_groups: Groups | None = None
+) -> Figure:
+    """The same of an affinity alone; without coverage its panel is left out."""
+    found = task_labels(groups, names)
+    true = task_labels(true_groups, names) if true_groups else None
     order = np.argsort(found, kind="stable")
     n = len(names)
-    matrix = np.array(entry["matrix"], dtype=float)[np.ix_(order, order)]
+    matrix = np.array(entry.matrix, dtype=float)[np.ix_(order, order)]
     matrix[np.eye(n, dtype=bool)] = np.nan
     panels = [("affinity", matrix, "cividis")]
-    if entry.get("coverage"):
-        coverage = np.array(entry["coverage"], dtype=float)[np.ix_(order, order)]
+    if entry.coverage:
+        coverage = np.array(entry.coverage, dtype=float)[np.ix_(order, order)]
         coverage[np.eye(n, dtype=bool)] = np.nan
         panels.append(("subsets that contain both", coverage, "GnBu"))
     side = float(np.clip(0.26 * n, 3.0, 6.5))
@@ -85,22 +89,19 @@ def affinity(results: Mapping) -> Figure | None:
     return figure
 
 
-def path(results: Mapping) -> Figure | None:
+def path(results: Results) -> Figure | None:
     """Held-out score of every candidate partition over its k, and the one that was chosen.
 
     None for a single candidate, among which there is nothing to choose.
     """
-    entry = results.get("path") or {}
-    k = np.array(entry.get("k") or [], dtype=float)
-    score = np.array(entry.get("score") or [], dtype=float)
-    if len(k) < 2 or len(score) != len(k) or not np.isfinite(score).any():
+    entry = results.path
+    if entry is None or len(entry.k) < 2 or all(score is None for score in entry.score):
         return None
-    error = np.nan_to_num(np.array(entry.get("stderr") or np.zeros(len(k)), dtype=float))
-    factor = float(entry.get("stderrs") or 2)
-    best = np.nanmax(score)
-    difference = np.array(entry.get("difference") or score - best, dtype=float)
+    k, score = np.array(entry.k, float), np.array(entry.score, float)
+    error, difference = np.nan_to_num(np.array(entry.stderr, float)), np.array(entry.difference, float)
+    factor, best = 2.0, np.nanmax(score)
     within = np.nan_to_num(np.abs(difference), nan=np.inf) <= factor * error + 1e-12
-    within = np.array(entry.get("equal") or within, dtype=bool)
+    within = within if entry.equal is None else np.array(entry.equal, bool)
     x = k + _jitter(k)
     figure, axes = canvas(7.6, 3.5)
     axes.axhline(best, color=FAINT, ls="--", lw=1)
@@ -109,16 +110,15 @@ def path(results: Mapping) -> Figure | None:
         axes.errorbar(
             x[rows], score[rows], factor * error[rows], fmt="o", ms=6, color=BLUE, mfc=face, elinewidth=1.1
         )
-    chosen = entry.get("chosen")
+    chosen = entry.chosen
+    ring = dict(marker="o", ls="", ms=15, mfc="none", mec="#d55e00", mew=2)
+    axes.plot(x[chosen], score[chosen], **ring)
     handles = [
+        Line2D([], [], **{**ring, "ms": 10}, label=f"chosen: k = {int(k[chosen])}"),
         Line2D([], [], marker="o", ls="", color=BLUE, label="as good as the best"),
         Line2D([], [], marker="o", ls="", color=BLUE, mfc="none", label="worse than that"),
         Line2D([], [], color=FAINT, ls="--", label="best score"),
     ]
-    if chosen is not None:
-        ring = dict(marker="o", ls="", ms=15, mfc="none", mec="#d55e00", mew=2)
-        axes.plot(x[chosen], score[chosen], **ring)
-        handles.insert(0, Line2D([], [], **{**ring, "ms": 10}, label=f"chosen: k = {int(k[chosen])}"))
     axes.set(xlabel="number of groups k", ylabel="held-out score of the partition")
     axes.set_xlim(k.min() - 0.6, k.max() + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,30 @@
+"""The methods as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from pgx_jax.compare.results import OURS, Results
+from pgx_jax.report import wording
+
+
+def terminal_table(results: Results) -> Table:
+    """Ours first; those outside the rule of the same total are marked."""
+    methods = results.methods
+    table = Table(title=Text(f"{results.family}: {wording.metric_name(methods)}, 95% intervals"))
+    table.add_column("method")
+    for column in ("policies", "mean", "environment steps"):
+        table.add_column(column, justify="right")
+    for name in wording.ordered_methods(methods):
+        entry = methods[name]
+        table.add_row(
+            Text(wording.method_label(methods, name) + ("" if entry.equal_steps else " *")),
+            str(len(entry.groups)) if entry.groups else "–",
+            Text(wording.with_interval(entry.interval)),
+            wording.steps(entry.env_steps),
+            style="bold" if name == OURS else None,
+        )
+    if not all(methods[name].equal_steps for name in wording.ordered_methods(methods)):
+        table.caption = "* outside the rule of the same total of environment steps"
+    return table
