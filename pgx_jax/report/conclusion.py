@@ -141,7 +141,6 @@ def _shortfall(results: Results) -> str:
         return ""
     uncounted = "Even with the given meta-policy's training not counted"
     lead = "At the same total" if _ours_is_fair(results) else uncounted
-    )
     return f"{lead}, ours falls short {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
 
 
