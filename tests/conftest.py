@@ -136,7 +136,11 @@ def example_results(seed: int = 0) -> dict:
         "diagnostics": {
             "relative_distance": [0.034, 0.029, 0.041],
             "subsets": 120,
-            "clipped": False,
+            "parameters": 4610,
+            "l2": 0.01,
+            "scoring_steps": 0,
+            "meta_steps": 307_200,
+            "collect_steps": 40_960,
             "affinity_ci95": {"low": (matrix - 0.004).tolist(), "high": (matrix + 0.004).tolist()},
         },
         "timings": {

@@ -6,6 +6,8 @@ import shutil
 
 import pgx_jax
 from pgx_jax import make_family
+from pgx_jax.compare.results import from_plain
+from pgx_jax.runs.serial import dumps
 
 STAGES = ["meta", "transitions", "features", "scores", "affinity", "grouping", "policies"]
 
@@ -15,6 +17,11 @@ def plain(path):
     results = json.loads((path / "results.json").read_text())
     assert results.pop("timings")
     return results
+
+
+def typed(results):
+    """Results from what results.json could hold (arrays and non-finite numbers are welcome)."""
+    return from_plain(json.loads(dumps(results)))
 
 
 def small(small_settings, **changes):

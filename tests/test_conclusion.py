@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+from small import typed
 
 from pgx_jax import report
+from pgx_jax.compare.results import Interval, Results
 from pgx_jax.report import conclusion
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
 
 
-def with_gain(k: int, predicted, realised, penalty=None) -> dict:
+def with_gain(k: int, predicted, realised, penalty=None) -> Results:
     """Results of ten tasks; for k = 1 ``predicted`` is that of the only split, or None if none was judged."""
     entry = {"groups": None, "metric": "return", "mean": 1.0, "ci95": None, "env_steps": 480_000}
     gains = {"predicted": predicted if k > 1 else ZERO, "realised": realised}
@@ -17,12 +19,15 @@ def with_gain(k: int, predicted, realised, penalty=None) -> dict:
         key: value and {"mean": value[0], "ci95": list(value[1:]) or None} for key, value in gains.items()
     }
     path = {"k": [k], "score": [0.3], "stderr": [0.0], "chosen": 0, "penalty": [penalty]}
+    path |= {"labels": [], "difference": []}
     if k == 1 and predicted:
         mean, half = predicted[0], (predicted[-1] - predicted[1]) / 2 if predicted[1:] else None
         error = half and half / 1.96
         path |= {"k": [1, 2], "score": [0.3, 0.3 + mean], "stderr": [error, error], "penalty": [None] * 2}
     methods = {"policygradex": entry, "multitask": entry | {"env_steps": 492_000}}
-    return {"k": k, "n_tasks": 10, "methods": methods, "gain": gains, "path": path}
+    names = [f"task{i}" for i in range(10)]
+    known = {"family": "made up", "seed": 0, "n_tasks": 10, "task_names": names, "groups": [names]}
+    return typed(known | {"k": k, "methods": methods, "gain": gains, "path": path})
 
 
 SMALL = "the gain that is predicted is too small to be worth a split; the predicted gain of the best split"
@@ -83,7 +88,7 @@ def test_where_one_group_was_given_splits_were_not_judged(realised, penalty, giv
     results = with_gain(1, None, realised, penalty)
     sentence = report.advice(results)
     assert report.verdict(results) == "not_judged"
-    assert conclusion.predicted_gain(results) == (None, None, None)
+    assert conclusion.predicted_gain(results) == Interval()
     assert (
         sentence.startswith(f"One policy for all 10 tasks, as {given}")
         and "splits were not judged" in sentence
@@ -93,19 +98,24 @@ def test_where_one_group_was_given_splits_were_not_judged(realised, penalty, giv
     assert shown.get(realised, "was not measured") in sentence
 
 
+def bounds(value):
+    return value.mean, value.lo, value.hi
+
+
 def test_one_group_is_judged_by_the_best_split(ungrouped_results):
     results = ungrouped_results
-    assert "predicted gain of the best split over one policy for all is -0.0001 [" in report.advice(results)
-    best = conclusion.predicted_gain(
-        results
-    )  # k = 1 scores best: minus 0.0001, standard error of candidate 3
+    told = report.advice(typed(results))
+    assert "predicted gain of the best split over one policy for all is -0.0001 [" in told
+    # k = 1 scores best: minus 0.0001, standard error of candidate 3
+    best = bounds(conclusion.predicted_gain(typed(results)))
     assert best == pytest.approx((-0.0001, -0.0001 - 1.96 * 0.0009, -0.0001 + 1.96 * 0.0009))
     results["path"].update(score=[0.0121, 0.0118, 0.0125, 0.0119, 0.0115, 0.0090])
-    best = conclusion.predicted_gain(results)  # a split scores best: plus 0.0004, standard error of k = 1
+    # a split scores best: plus 0.0004, standard error of k = 1
+    best = bounds(conclusion.predicted_gain(typed(results)))
     assert best == pytest.approx((0.0004, 0.0004 - 1.96 * 0.0011, 0.0004 + 1.96 * 0.0011))
-    results["path"] = None  # of old results: zero, the gain of one group over itself, is no prediction
-    assert conclusion.predicted_gain(results) == (None, None, None)
-    assert "the gain was not predicted" in report.advice(results)
+    results["path"] = None  # zero, the gain of one group over itself, is no prediction
+    assert conclusion.predicted_gain(typed(results)) == Interval()
+    assert "the gain was not predicted" in report.advice(typed(results))
 
 
 def interval(mean: float, half: float) -> dict:
@@ -114,33 +124,35 @@ def interval(mean: float, half: float) -> dict:
 
 def test_a_second_sentence_names_the_methods_that_do_better(run_results):
     results, methods = run_results, run_results["methods"]
-    first = report.advice(results)
+    first = report.advice(typed(results))
     methods["multitask_conditioned"]["difference"] = interval(-4.5, 0.6)
     methods["multitask"]["difference"] = interval(87.7, 4.7)
     methods["random"]["difference"] = interval(-1.0, 1.0)  # an interval that touches zero
     methods["true_groups_same_steps_per_policy"]["difference"] = interval(-3.7, 0.3)  # outside the rule
     short = " At the same total, ours falls short of"
     second = f"{short} one policy for all that is told its task by 4.50 [3.90, 5.10]"
-    assert report.advice(results) == f"{first}{second}."
+    assert report.advice(typed(results)) == f"{first}{second}."
     assert first.count(". ") == 0 and first.startswith("Group")
     methods["true_groups"]["difference"] = interval(-1.6, 0.4)
     for name in ("dot", "dot_our_k", "whitened"):
         methods[f"gradient_similarity_{name}"]["difference"] = interval(-21, 14)
     more = "of gradient similarity (dot, whitened) by 21 [7, 35] and of the true groups by 1.60 [1.20, 2.00]"
-    assert report.advice(results) == f"{first}{second}, {more}."
+    assert report.advice(typed(results)) == f"{first}{second}, {more}."
     methods["policygradex"]["equal_steps"] = False
-    assert " Even with the given meta-policy's training not counted, ours falls" in report.advice(results)
+    assert " Even with the given meta-policy's training not counted, ours falls" in report.advice(
+        typed(results)
+    )
 
 
 def test_one_policy_that_does_better_than_one_policy_is_told_apart(ungrouped_results):
     ungrouped_results["methods"]["multitask"]["difference"] = interval(-2.9, 0.75)
     end = "ours falls short of one policy for all without meta-training by 2.90 [2.15, 3.65]."
-    assert report.advice(ungrouped_results).endswith(end)
+    assert report.advice(typed(ungrouped_results)).endswith(end)
 
 
 def test_raw_arrays_read_as_the_numbers_they_hold(run_results):
     results = run_results
-    expected = report.advice(results)
+    expected = report.advice(typed(results))
     results["gain"]["realised"] = {"mean": np.float32(87.7), "ci95": np.array([83.0, 92.4], np.float32)}
     results["path"] = {key: np.asarray(value) for key, value in results["path"].items()}
-    assert report.advice(results) == expected
+    assert report.advice(typed(results)) == expected

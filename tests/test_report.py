@@ -1,6 +1,5 @@
 """The report: the page is whole, shows the numbers, and leaves out cleanly what is missing."""
 
-import copy
 import io
 import json
 import re
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
+from small import typed
 
 from pgx_jax import report
-from pgx_jax.errors import DataError
 from pgx_jax.report import figures, page
 from pgx_jax.runs import serial
 
@@ -29,9 +28,9 @@ CONFIG = {
 }
 
 
-def render(results: dict, folder) -> str:
-    results["advice"] = report.advice(results)
-    return report.build(results, CONFIG, folder).read_text("utf-8")
+def render(results: dict) -> str:
+    """The page of a report."""
+    return report.render(typed(results), CONFIG)["report.html"].decode()
 
 
 class Checker(HTMLParser):
@@ -81,9 +80,11 @@ def check(html: str) -> Checker:
 
 @pytest.fixture(scope="module")
 def built(pristine_results, tmp_path_factory):
-    """The folder of a report that is written once."""
+    """The folder of a report that is drawn once."""
     folder = tmp_path_factory.mktemp("report")
-    render(copy.deepcopy(pristine_results), folder)
+    (folder / "figures").mkdir()
+    for name, content in report.render(typed(pristine_results), CONFIG).items():
+        (folder / name).write_bytes(content)
     return folder
 
 
@@ -102,7 +103,7 @@ def test_the_page_needs_no_other_file(built):
 def test_every_method_setting_task_and_figure_appears(run_results, built):
     results, html = run_results, (built / "report.html").read_text("utf-8")
     words = unescape(re.sub(r"<[^>]+>", " ", html)).replace("−", "-")
-    assert words.index(report.advice(results)) < words.index("Comparison")
+    assert words.index(report.advice(typed(results))) < words.index("Comparison")
     shown = [name for name, entry in results["methods"].items() if "same_as" not in entry]
     for name in [*shown, *results["task_names"], *results["test_tasks"]["names"]]:
         assert name in words
@@ -144,8 +145,8 @@ def test_figures_are_png_files_with_something_on_them(built):
         assert len(colours) > 30, file.name
 
 
-def test_one_group_and_no_planted_truth(ungrouped_results, tmp_path):
-    html = render(ungrouped_results, tmp_path)
+def test_one_group_and_no_planted_truth(ungrouped_results):
+    html = render(ungrouped_results)
     check(html)
     assert "no gain by splitting them is shown" in html and "No gain shown" in html
     assert "The predicted gain of the best split, −0.0001 [" in html and "a little hopeful" in html
@@ -153,49 +154,47 @@ def test_one_group_and_no_planted_truth(ungrouped_results, tmp_path):
     assert "<h3>Group 1<span>10 tasks" in html and "Group 2" not in html
 
 
-def test_one_group_that_was_given(ungrouped_results, tmp_path):
+def test_one_group_that_was_given(ungrouped_results):
     results = ungrouped_results
     path = results["path"]
     results["path"] = {key: path[key][:1] for key in path if key != "chosen"} | {"chosen": 0}
-    html = render(results, tmp_path)
+    html = render(results)
     check(html)
     assert "as k = 1 was given: splits were not judged" in html and "Splits not judged" in html
     assert "No gain" not in html and "nothing is gained" not in html and "The predicted gain" not in html
     assert "<dt>predicted gain</dt><dd>–</dd>" in html and "left a single candidate" in html
-    assert "path" not in figures.draw_all(results) and not (tmp_path / "figures/path.png").exists()
+    assert "path" not in figures.draw_all(typed(results))
 
 
-def test_nothing_compared_and_no_path(run_results, tmp_path):
+def test_nothing_compared_and_no_path(run_results):
     results = run_results
     ours = results["methods"]["policygradex"]
-    results.update(methods={"policygradex": ours}, curves=None, path=None, test_tasks=None)
+    results.update(methods={"policygradex": ours}, curves={}, path=None, test_tasks=None)
     results["gain"] = {"predicted": results["gain"]["predicted"], "realised": None}
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/path.png").write_bytes(b"stale")
-    (tmp_path / "figures/mine.png").write_bytes(b"kept")
-    html = render(results, tmp_path)
+    files = report.render(typed(results), CONFIG)
+    html = files["report.html"].decode()
     check(html)
     assert "the realised gain was not measured" in html and "none is measured" in html
     assert "No path was recorded" in html
-    written = {file.name for file in (tmp_path / "figures").iterdir()}
-    assert written == {"affinity.png", "methods.png", "mine.png", "per_task.png", "pipeline.png"}
+    drawn = {f"figures/{name}.png" for name in ("affinity", "methods", "per_task", "pipeline")}
+    assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
 
 
-@pytest.mark.parametrize(
-    "missing", ["affinity", "path", "curves", "timings", "diagnostics", "gain", "agreement"]
-)
+def test_the_files_of_a_report_are_its_page_and_all_figures():
+    assert report.FILES == ("report.html", *(f"figures/{name}.png" for name in figures.DRAWERS))
+
+
+@pytest.mark.parametrize("missing", ["affinity", "path", "curves", "timings", "diagnostics", "agreement"])
 def test_any_missing_part_is_left_out(run_results, missing):
-    results = run_results
-    results.pop(missing)
+    run_results.pop(missing)
+    results = typed(run_results)
     check(page.render(results, CONFIG, {}))
-    lost = {"timings": {"pipeline"}, "diagnostics": set(), "gain": set(), "agreement": set()}.get(
-        missing, {missing}
-    )
+    lost = {"timings": {"pipeline"}, "diagnostics": set(), "agreement": set()}.get(missing, {missing})
     drawn = {name for name, drawer in figures.DRAWERS.items() if drawer(results) is not None}
     assert set(figures.DRAWERS) - drawn == lost
 
 
-def test_holes_in_the_numbers_do_not_break_the_page(run_results, tmp_path):
+def test_holes_in_the_numbers_do_not_break_the_page(run_results):
     results = run_results
     results["methods"]["multitask"].update(mean=float("nan"), ci95=None, per_task=None, env_steps=None)
     results["methods"]["single_task"]["per_task"][3] = None
@@ -207,33 +206,33 @@ def test_holes_in_the_numbers_do_not_break_the_page(run_results, tmp_path):
     results["methods"] = {
         name: dict(entry, groups=entry["groups"] or None) for name, entry in results["methods"].items()
     }
-    results["affinity"] = {key: np.array(value, dtype=float) for key, value in results["affinity"].items()}
-    found = check(render(results, tmp_path))
+    results["affinity"]["matrix"] = np.array(results["affinity"]["matrix"], dtype=float)
+    found = check(render(results))
     assert "nan" not in " ".join(found.words).lower().split()
 
 
-def test_names_are_shown_as_text_and_never_run(run_results, tmp_path):
+def test_names_are_shown_as_text_and_never_run(run_results):
     results = run_results
     evil = '<script>alert("x")</script> & $x_1$ href="#" [bold]'
     text = json.dumps(results).replace(results["task_names"][0], json.dumps(evil)[1:-1])
     results = json.loads(text)
     results["methods"]["random"].update(label=evil, note=evil)
-    found = check(render(results, tmp_path))
+    found = check(render(results))
     assert "script" not in found.tags
     assert sum(evil in words for words in found.words) > 3
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(report.terminal_table(results))
+    console.print(report.terminal_table(typed(results)))
     assert "[bold]" in console.export_text()
 
 
-def test_equal_results_give_an_equal_page(run_results, built, tmp_path):
+def test_equal_results_give_an_equal_page(run_results, built):
     through_json = json.loads(serial.dumps(run_results))
-    assert render(through_json, tmp_path) == (built / "report.html").read_text("utf-8")
+    assert render(through_json) == (built / "report.html").read_text("utf-8")
 
 
 def test_the_axes_show_the_numbers(run_results):
     results = run_results
-    drawn = figures.draw_all(results)
+    drawn = figures.draw_all(typed(results))
     bars = drawn["per_task"].axes[0].containers[0]
     order = [name for group in results["groups"] for name in group]
     ours = dict(zip(results["task_names"], results["methods"]["policygradex"]["per_task"], strict=True))
@@ -249,10 +248,5 @@ def test_the_axes_show_the_numbers(run_results):
     assert curve.get_ydata()[-1] == pytest.approx(results["curves"]["policygradex"]["return"][-1])
     assert curve.get_xdata()[-1] == pytest.approx(1_228_800)
     results["curves"]["true_groups_same_steps_per_policy"] = {"steps": [9e9], "return": [1.0]}
-    with_other_total = figures.draw_all(results)["curves"].axes[0]
+    with_other_total = figures.draw_all(typed(results))["curves"].axes[0]
     assert with_other_total.get_xlim()[1] < 2e6, "another total of steps is another axis"
-
-
-def test_results_that_are_no_run_are_refused(tmp_path):
-    with pytest.raises(DataError, match="lack task_names, groups"):
-        report.build({"n_tasks": 3, "k": 1, "methods": {}}, {}, tmp_path)

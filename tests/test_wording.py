@@ -4,18 +4,20 @@ import io
 
 import pytest
 from rich.console import Console
+from small import typed
 
 from pgx_jax import report
+from pgx_jax.compare.results import Interval, Timings
 from pgx_jax.report import wording
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run_results):
-    names = [name for name, _ in wording.stage_seconds(run_results)]
+    names = [name for name, _ in wording.stage_seconds(typed(run_results).timings)]
     assert names[:2] == ["meta", "transitions"] and names[-3:] == ["similarity", "comparisons", "evaluation"]
     assert [name for name in names if not wording.belongs_to_method(name)] == names[-3:]
-    own = {"timings": {"stages": [["b", 1], ["a", 2.0], ["broken", None]]}}
+    own = Timings([("b", 1.0), ("a", 2.0), ("broken", None)])
     assert wording.stage_seconds(own) == [("b", 1.0), ("a", 2.0)]
-    assert wording.total_seconds(own) == 3.0 and wording.total_seconds({}) is None
+    assert wording.total_seconds(own) == 3.0 and wording.total_seconds(Timings()) is None
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,8 @@ def test_stages_stand_in_the_order_in_which_they_ran(run_results):
     ],
 )
 def test_numbers_are_rounded_to_what_their_interval_supports(value, text):
-    assert wording.with_interval(wording.Estimate(*value)) == text
+    mean, low, high = value
+    assert wording.with_interval(Interval(mean, None if low is None else (low, high))) == text
 
 
 def test_steps_and_durations_are_short():
@@ -44,21 +47,22 @@ def test_steps_and_durations_are_short():
 
 
 def test_the_terminal_table_lists_every_method(run_results):
-    results = run_results
+    results = typed(run_results)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(report.terminal_table(results))
     text = console.export_text()
     rows = [line for line in text.splitlines() if "1.23M" in line or "2.1M" in line]
-    assert len(rows) == len(wording.ordered_methods(results)) and "PolicyGradEx (ours)" in rows[0]
+    assert len(rows) == len(wording.ordered_methods(results.methods)) and "PolicyGradEx (ours)" in rows[0]
     assert "149.6 [147.3, 151.9]" in rows[0] and "same total" in text
     assert sum(" *" in row for row in rows) == 1
 
 
 def test_methods_with_the_same_groups_stand_once_under_all_their_names(run_results):
-    shown = [name for name in wording.ordered_methods(run_results) if "similarity" in name]
+    methods = typed(run_results).methods
+    shown = [name for name in wording.ordered_methods(methods) if "similarity" in name]
     assert shown == ["gradient_similarity_cosine", "gradient_similarity_dot"]
-    label = wording.method_label(run_results, "gradient_similarity_dot")
+    label = wording.method_label(methods, "gradient_similarity_dot")
     assert label == "Gradient similarity (dot, whitened)"  # at our k, dot comes to the same as alone
     name = "gradient_similarity_dot_our_k"
-    assert name in wording.ordered_methods(run_results, every=True)
-    assert wording.method_label(run_results, name, alone=True) == "Gradient similarity (dot at our k)"
+    assert name in wording.ordered_methods(methods, every=True)
+    assert wording.method_label(methods, name, alone=True) == "Gradient similarity (dot at our k)"

@@ -7,6 +7,7 @@ of the file is `schema()`, published as ``results.schema.json`` beside this file
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -233,3 +234,9 @@ def from_plain(values: Any) -> Results:
         return msgspec.convert(values, Results)
     except msgspec.ValidationError as error:
         raise DataError(f"results.json cannot be read ({error}); resume the run to write it anew") from None
+
+
+if __name__ == "__main__":  # writes the published schema anew
+    from pathlib import Path
+
+    Path(__file__).with_name("results.schema.json").write_text(f"{json.dumps(schema(), indent=1)}\n")

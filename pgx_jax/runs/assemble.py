@@ -12,6 +12,7 @@ from pgx_jax.compare import judging, results, summaries
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
+from pgx_jax.runs.serial import jsonable
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
 
@@ -32,7 +33,7 @@ def assemble(run: Run) -> results.Results:
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
     return results.Results(
         family=family.name,
-        family_settings=dict(family.settings),
+        family_settings=jsonable(family.settings),
         n_tasks=family.n,
         task_names=list(family.task_names),
         seed=run.config.seed,

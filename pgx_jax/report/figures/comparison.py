@@ -71,7 +71,7 @@ def methods(results: Results) -> Figure | None:
         face = {"mfc": colour} if fair else {"mfc": "white"}
         axes.plot(value.mean, row, "o" if fair else "s", ms=8, color=colour, mew=1.8, **face)
         label = wording.method_label(results.methods, name) + (
-            "" if fair else f" ({wording.steps(entry['env_steps'])})"
+            "" if fair else f" ({wording.steps(entry.env_steps)})"
         )
         axes.annotate(label, (0, row), (0, 7), va="bottom", weight=weight, **edge)
         axes.annotate(wording.with_interval(value), (1, row), (7, 0), va="center", weight=weight, **edge)
