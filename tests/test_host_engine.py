@@ -13,8 +13,8 @@ from envs.points import points
 from pgx_jax import Config, EstimateConfig, PolicyConfig, run
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, collect, evaluate, init_agents, make_policy, take, train
+from pgx_jax.learn.host import experience
 from pgx_jax.learn.host.acting import Acting
-from pgx_jax.learn.host.lane import experience
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.rollout import reset_slots, unroll
 from pgx_jax.runs.saved import resume
