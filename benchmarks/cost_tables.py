@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from tables import plural, table
 
-from pgx_jax.learn.training import ROWS_PER_CALL
+from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
 
 

@@ -52,9 +52,9 @@ class Still(nn.Module):
     discrete: bool
 
     @nn.compact
-    def __call__(self, x):
-        """Logits [..., size], or mean and log standard deviation."""
-        zeros = jnp.zeros((*x.shape[:-1], self.size))
+    def __call__(self, obs, context=None):
+        """Logits [size], or mean and log standard deviation."""
+        zeros = jnp.zeros(self.size)
         return zeros if self.discrete else (zeros, zeros)
 
 

@@ -2,7 +2,7 @@
 
 One row a program is the batched `lax.map` with batches of one: rows wait in a queue, and every lane
 (a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The default of each
-platform is `ROWS_PER_CALL` in pgx_jax/learn/train.py. Compilation is left out of the first cells (each
+platform is `ROWS_PER_CALL` in pgx_jax/learn/device.py. Compilation is left out of the first cells (each
 shape is trained for one update before it is timed), but counts in a run, where every other number of
 rows is another program: the last cells time the whole default command, each in a fresh process.
 """
@@ -25,6 +25,7 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax.config import override
 from pgx_jax.learn import PPO, make_policy, train
+from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Rows
 
@@ -148,7 +149,7 @@ def main(args: list[str] | None = None) -> int:
         how = f"lanes {c['lanes']}" if "lanes" in c else "whole command"
         what = f"{t['steps_per_second']:,.0f} steps/s" if "lanes" in c else f"{t['wall']:.1f} s"
         print(f"{c['platform']}: {how}, rows {c['rows_per_call']}: {what}")
-    print(f"fastest: {best(results.cells)}, committed: {lanes_module().ROWS_PER_CALL}")
+    print(f"fastest: {best(results.cells)}, committed: {ROWS_PER_CALL}")
     return 0
 
 

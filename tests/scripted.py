@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from pgx_jax.learn.host import lane as host
+from pgx_jax.learn import host
 from pgx_jax.learn.moments import initial_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import reset_slots, unroll
@@ -26,7 +26,7 @@ class Script(nn.Module):
     rank: int
 
     @nn.compact
-    def __call__(self, obs):
+    def __call__(self, obs, context=None):
         return jnp.broadcast_to(
             self.param("says", lambda key: jnp.zeros(())), obs.shape[: obs.ndim - self.rank]
         )

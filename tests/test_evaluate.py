@@ -67,7 +67,9 @@ def test_episodes_equal_a_loop(agents):
         found = evaluate(POLICY, family, agents, ROW, TASK, KEY, episodes=3, deterministic=True)
         assert found.returns.shape == found.success.shape == found.steps.shape == (18, 3)
         for pair, (row, task) in enumerate(zip(ROW, TASK, strict=True)):
-            choice = np.asarray(POLICY.actor.apply(take(agents.actor, row), jnp.eye(4))).argmax(-1)
+            choice = np.asarray(
+                jax.vmap(POLICY.params, (None, 0))(take(agents.actor, row), jnp.eye(4))
+            ).argmax(-1)
             total, success, length = slow_episode(choice, TABLES[task], state)
             np.testing.assert_allclose(found.returns[pair], total, atol=1e-5)
             np.testing.assert_array_equal(found.success[pair], success)
@@ -114,7 +116,7 @@ def test_a_pair_plays_the_same_in_any_company(agents, monkeypatch):
         whole,
         play(agents, ROW[4:6], TASK[4:6]),
     )
-    module = importlib.import_module("pgx_jax.learn.evaluation")
+    module = importlib.import_module("pgx_jax.learn.device")
     monkeypatch.setattr(module, "PAIRS_PER_CALL", {jax.default_backend(): 5})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, play(agents, ROW, TASK))
 

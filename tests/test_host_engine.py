@@ -1,23 +1,18 @@
 """The host engine against the device engine and plain loops; endings, errors, checkpoints."""
 
-import dataclasses
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hosts import HostPoints, host_points, script_family
+from hosts import host_points, script_family
 
 from envs.points import points
-from pgx_jax import Config, EstimateConfig, PolicyConfig, run
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, collect, evaluate, init_agents, make_policy, take, train
+from pgx_jax.learn.host import experience
 from pgx_jax.learn.host.acting import Acting
-from pgx_jax.learn.host.lane import experience
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.rollout import reset_slots, unroll
-from pgx_jax.runs.saved import resume
 from pgx_jax.types import Rows
 
 KEY = jax.random.PRNGKey(2)
@@ -186,82 +181,3 @@ def spoilt(**fields):
 def test_errors_name_the_task(chooser, trouble, message):
     with pytest.raises(DataError, match=message):
         experience(CHOOSER, script_family(trouble=trouble), chooser, np.array([0, 1]), KEY, 40)
-
-
-class Memory:
-    """A checkpoint in memory."""
-
-    every = 0.0
-
-    def __init__(self):
-        self.records = {}
-
-    def load(self, name):
-        return self.records.get(name)
-
-    def save(self, name, record):
-        self.records[name] = jax.tree.map(np.copy, record)
-
-
-class Frail(HostPoints):
-    """Breaks down once, when all copies together have taken ``limit`` steps."""
-
-    def __init__(self, limit):
-        super().__init__()
-        object.__setattr__(self, "limit", limit)
-        object.__setattr__(self, "steps", itertools.count(1))
-
-    def make(self):
-        copy = super().make()
-        step = copy.step
-
-        def frail(action):
-            if next(self.steps) == self.limit:
-                raise RuntimeError("broken")
-            return step(action)
-
-        copy.step = frail
-        return copy
-
-
-def test_training_goes_on_from_a_checkpoint(trained):
-    family = dataclasses.replace(FAMILY, env=Frail(8 * UNIT))
-    memory, heard = Memory(), []
-    with pytest.raises(DataError, match="broken"):
-        train(POLICY, CONFIG, family, ROWS, rows_per_call=2, checkpoint=memory)
-    (record,) = memory.records.values()
-    done, total = record["done"], ROWS.steps // UNIT
-    assert 4 <= done.sum() < total.sum() and (done <= total).all()
-    done = done.copy()
-    again = train(
-        POLICY, CONFIG, family, ROWS, rows_per_call=2, checkpoint=memory,
-        progress=lambda *x: heard.append(x),
-    )  # fmt: skip
-    assert heard[0][0] > done.sum() * UNIT and heard[-1][0] == total.sum() * UNIT
-    for row in range(3):  # what was done before the stop is as it was without one
-        close(again.returns[row, : done[row]], trained.returns[row, : done[row]])
-        if done[row] == total[row]:
-            close(take(again.agents, row), take(trained.agents, row))
-    assert (done < total).any() and not np.array_equal(again.returns, trained.returns, equal_nan=True)
-    other = train(POLICY, CONFIG.replace(gamma=0.9), family, ROWS, rows_per_call=2, checkpoint=memory)
-    assert len(memory.records) == 2 and np.isfinite(other.returns[2, 1]).any()  # its own record, from 0
-
-
-def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
-    family = host_points(n_tasks=4, n_groups=2, horizon=6, seed=1)
-    family = dataclasses.replace(family, env=Frail(12 * UNIT))
-    config = Config(
-        steps_per_task=30 * UNIT, meta_fraction=0.2, compare="none", episodes=4, test_tasks=2, ppo=CONFIG,
-        estimate=EstimateConfig(steps=96, num_envs=8, dim=8), policy=PolicyConfig(hidden=(8,)),
-    )  # fmt: skip
-    with pytest.raises(DataError, match="task '.*' of 'points' raised RuntimeError in step: broken"):
-        run(family, config, out=tmp_path / "run")
-    stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
-    assert len(stages) == 1 and stages[0].startswith("meta.")
-    found = resume(tmp_path / "run", family=family)
-    assert found.meta_training.steps[0] == 24 * UNIT and np.isfinite(found.meta_training.returns[0, 2:]).any()
-    assert not [path for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("meta.")]
-    whole = run(family, config).results
-    same = run(family, config).results
-    assert whole.pop("timings") and same.pop("timings")
-    assert str(whole) == str(same)  # without a stop, equal seeds give equal results

@@ -72,9 +72,8 @@ def test_one_source_is_relabelled_for_every_task(agent):
     after, ends = MOVES.following[state, action], MOVES.terminal[state, action]
     assert ends.any() and (np.bincount(number) == 7).any()  # terminated ones and truncated ones
     for task in range(3):
-        value = np.asarray(
-            POLICY.value(agent, np.eye(3, dtype=np.float32), np.tile(VECTORS.context[task], (3, 1)))
-        )
+        inputs = [POLICY.critic_input(obs, jnp.asarray(VECTORS.context[task])) for obs in jnp.eye(3)]
+        value = np.array([POLICY.value(agent.critic, one) for one in inputs])
         reward = REWARDS[state, action] @ WEIGHTS[task] / np.sqrt(np.asarray(agent.reward.var)[task])
         delta = reward + 0.9 * np.where(ends, 0.0, value[after]) - value[state]
         expected = np.zeros(60)
@@ -88,7 +87,8 @@ def test_an_actor_that_is_told_the_task_plays_each():
     policy = make_policy(VECTORS, hidden=(4,), conditioned_actor=True)
     told = policy.init(KEY, (3,), jnp.asarray(VECTORS.context))
     got = collect(policy, VECTORS, told, KEY, **SIZES)
-    assert got.obs.shape == (3, 60, 6) and got.source.tolist() == [0, 1, 2]
+    assert got.obs.obs.shape == got.obs.context.shape == (3, 60, 3) and got.source.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(got.obs.context, np.repeat(np.eye(3)[:, None], 60, 1))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from flax import linen as nn
 from probes import table, tabular_family
 
 from pgx_jax.learn import PPO, make_policy
-from pgx_jax.learn.ppo import Batch, fit_batch, make_batch, ppo_loss, slot_tasks, start, update
-from pgx_jax.learn.ppo import Problem as PPOProblem
+from pgx_jax.learn.device import Problem, start, update
+from pgx_jax.learn.learner import Learning
+from pgx_jax.learn.ppo import Batch, fit_batch, make_batch, ppo_loss
 from pgx_jax.learn.rollout import Steps, reset_slots, unroll
+from pgx_jax.learn.updating import slot_tasks
 from pgx_jax.types import Moments
 
 
@@ -18,17 +20,16 @@ class ConstantLogits(nn.Module):
     """The same logits everywhere."""
 
     @nn.compact
-    def __call__(self, x):
-        logits = self.param("logits", nn.initializers.zeros, (2,))
-        return jnp.broadcast_to(logits, (*x.shape[:-1], 2))
+    def __call__(self, obs, context=None):
+        return self.param("logits", nn.initializers.zeros, (2,))
 
 
 class LinearValue(nn.Module):
     """w . x"""
 
     @nn.compact
-    def __call__(self, x):
-        return nn.Dense(1, use_bias=False)(x)[..., 0]
+    def __call__(self, obs, context=None):
+        return nn.Dense(1, use_bias=False)(obs)[0]
 
 
 FAMILY = tabular_family([table(), table()])
@@ -50,8 +51,9 @@ def hand_batch():
     """Four transitions; the policy gives both actions 1/2, the old one gave 1/3, 1/3, 1, 5/11."""
     old = jnp.log(jnp.array([1 / 3, 1 / 3, 1.0, 5 / 11]))
     return Batch(
-        inputs=jnp.zeros((4, 3)),
-        critic_inputs=jnp.eye(4, 3),
+        obs=jnp.eye(4, 3),
+        context=jnp.zeros((4, 2)),
+        task=jnp.zeros(4, int),
         action=jnp.array([0, 1, 0, 1]),
         log_prob=old,
         advantage=jnp.array([2.0, -2.0, -2.0, 3.0]),
@@ -103,7 +105,7 @@ def hand_steps(seed=0, length=6, slots=3):
     zero = np.zeros((length, slots), np.float32)
     action = rng.integers(0, 2, (length, slots))
     steps = Steps(obs, action, reward, next_obs, terminated, done, zero, zero, zero)
-    return jax.tree.map(jnp.asarray, steps), jnp.asarray(np.eye(2, dtype=np.float32)[[0, 1, 0]])
+    return jax.tree.map(jnp.asarray, steps), jnp.array([0, 1, 0])
 
 
 def slow_advantage(steps, weights, scale, gamma, lam):
@@ -121,13 +123,13 @@ def slow_advantage(steps, weights, scale, gamma, lam):
 
 
 def test_the_batch_bootstraps_from_the_observation_before_the_reset():
-    steps, one_hot = hand_steps()
+    steps, slot_task = hand_steps()
     weights = np.array([0.5, -1.0, 2.0])
     agent = agent_with(weights)
     agent = agent._replace(reward=Moments(jnp.zeros(2), jnp.array([4.0, 0.25]), jnp.ones(2)))
     for scale_rewards, scale in ((True, np.array([2.0, 0.5, 2.0])), (False, 1.0)):
         config = PPO(gamma=0.9, gae_lambda=0.8, scale_rewards=scale_rewards)
-        batch = make_batch(POLICY, config, agent, steps, one_hot, one_hot)
+        batch = make_batch(POLICY, config, agent, steps, jnp.eye(2), slot_task)
         advantage, value = slow_advantage(steps, weights, scale, 0.9, 0.8)
         np.testing.assert_allclose(batch.target, (advantage + value).ravel(), atol=1e-4)
         standard = np.zeros_like(advantage)
@@ -136,12 +138,14 @@ def test_the_batch_bootstraps_from_the_observation_before_the_reset():
             standard[:, slots] = (a - a.mean()) / a.std()
         np.testing.assert_allclose(batch.advantage, standard.ravel(), atol=1e-4)
     np.testing.assert_allclose(batch.log_prob, np.log(0.5), rtol=1e-6)
-    np.testing.assert_array_equal(batch.inputs, np.asarray(steps.obs).reshape(-1, 3))
+    np.testing.assert_array_equal(batch.obs, np.asarray(steps.obs).reshape(-1, 3))
+    np.testing.assert_array_equal(batch.task, np.tile([0, 1, 0], 6))
+    np.testing.assert_array_equal(batch.context, np.eye(2)[batch.task])
 
 
 def test_weights_make_the_tasks_of_a_row_count_the_same():
-    steps, one_hot = hand_steps()
-    batch = make_batch(POLICY, PPO(), agent_with(np.zeros(3)), steps, one_hot, one_hot)
+    steps, slot_task = hand_steps()
+    batch = make_batch(POLICY, PPO(), agent_with(np.zeros(3)), steps, jnp.eye(2), slot_task)
     weight = np.asarray(batch.weight).reshape(6, 3)
     np.testing.assert_allclose(weight[:, [0, 2]].sum(), weight[:, 1].sum(), rtol=1e-6)
     np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-6)
@@ -204,16 +208,17 @@ def test_the_learning_rate_is_annealed_to_nothing():
     config = PPO(num_envs=4, num_steps=4, epochs=1, minibatches=2, final_learning_rate=0.0)
     family = tabular_family([table(reward={(0, 0): 1.0}), table(reward={(0, 1): 1.0})])
     policy = make_policy(family, hidden=(4,))
-    problem = PPOProblem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+    problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
     member = jnp.ones(2, bool)
     agent = policy.init(KEY, (3,), problem.context)
-    state = start(config, family.env, problem, member, agent, KEY)
+    state = start(policy, family.env, config, problem, member, agent, KEY)
     one = jax.jit(
         lambda state, total: update(policy, family.env, 2, config, problem, member, total, state)[0]
     )
 
     def moved(done):
-        after = one(state._replace(update=jnp.int32(done)), jnp.int32(8))
+        before = state._replace(learning=state.learning._replace(update=jnp.int32(done)))
+        after = one(before, jnp.int32(8)).learning
         assert after.update == done + 1 and float(after.agent.observation.count[0]) > 15
         moves = jax.tree.map(lambda a, b: float(abs(a - b).max()), after.agent.actor, agent.actor)
         return max(jax.tree.leaves(moves))
@@ -228,18 +233,25 @@ def test_epochs_see_every_transition_once():
         """A critic that is linear with one weight per transition."""
 
         @nn.compact
-        def __call__(self, x):
-            return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(x)[..., 0]
+        def __call__(self, obs, context=None):
+            return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(obs)[0]
 
     policy = make_policy(FAMILY, actor=ConstantLogits(), critic=Echo(), conditioned_critic=False)
     agent = policy.init(KEY, (12,), jnp.asarray(FAMILY.context))
     zeros = jnp.zeros(12)
     batch = Batch(
-        jnp.zeros((12, 12)), jnp.eye(12), zeros.astype(int), zeros + jnp.log(0.5), zeros, zeros + 1, zeros + 1
+        obs=jnp.eye(12),
+        context=jnp.zeros((12, 2)),
+        task=zeros.astype(int),
+        action=zeros.astype(int),
+        log_prob=zeros + jnp.log(0.5),
+        advantage=zeros,
+        target=zeros + 1,
+        weight=zeros + 1,
     )
     config = PPO(epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
-    state = start(config, FAMILY.env, PPOProblem(FAMILY.tasks, FAMILY.context), jnp.ones(2, bool), agent, KEY)
-    after = fit_batch(policy, config, state, batch, KEY, 0.1)
+    learning = Learning(agent, config.begin(policy, agent), jnp.int32(0))
+    after = fit_batch(policy, config, learning, batch, KEY, 0.1)
     weights = np.asarray(after.agent.critic["params"]["Dense_0"]["kernel"])[:, 0]
     # Adam moves every coordinate that had a gradient by about the learning rate, and later on coasts
     assert (weights > 0.05).all()

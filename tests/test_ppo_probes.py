@@ -50,12 +50,12 @@ def probed():
 
 def values(probed, name):
     policy, agent, context = probed[name]
-    return np.asarray(policy.value(agent, jnp.eye(3), jnp.broadcast_to(context, (3, len(context)))))
+    return np.array([policy.value(agent.critic, policy.critic_input(obs, context)) for obs in jnp.eye(3)])
 
 
 def choices(probed, name):
     policy, agent, _ = probed[name]
-    return np.asarray(jax.nn.softmax(policy.actor.apply(agent.actor, jnp.eye(3))))
+    return np.array([jax.nn.softmax(policy.params(agent.actor, obs)) for obs in jnp.eye(3)])
 
 
 def test_probe_value(probed):
@@ -96,5 +96,5 @@ def test_probe_continuous_action():
     trained = train(policy, config, family, rows)
     obs = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
     for i, slope in enumerate((0.6, -0.6)):
-        action = policy.act(take(trained.agents, i), obs, family.context[i])
+        action = [policy.act(take(trained.agents, i), one, family.context[i]) for one in obs]
         np.testing.assert_allclose(action, slope * obs, atol=0.15)

@@ -18,6 +18,7 @@ from pgx_jax.learn import PPO, make_policy, stack, take, train
 from pgx_jax.types import Rows
 
 train_module = importlib.import_module("pgx_jax.learn.training")
+device = importlib.import_module("pgx_jax.learn.device")
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)
 POLICY = make_policy(FAMILY, hidden=(8,))
@@ -90,13 +91,13 @@ def test_equal_rows_with_equal_keys_train_alike_and_others_do_not(together):
 
 def counted(monkeypatch):
     """[(rows of the call, updates), ...] of every segment from here on."""
-    calls, segment = [], train_module._segment
+    calls, segment = [], device._segment
 
     def spy(*args):
         calls.append((len(args[5]), int(args[8])))
         return segment(*args)
 
-    monkeypatch.setattr(train_module, "_segment", spy)
+    monkeypatch.setattr(device, "_segment", spy)
     return calls
 
 
@@ -113,8 +114,7 @@ def test_no_update_is_wasted(monkeypatch):
 
 
 def test_new_contents_compile_nothing(together):
-    programs = ("_segment", "_start", "_fill", "_put")
-    programs = [f for f in (getattr(train_module, name, None) for name in programs) if f is not None]
+    programs = [device._segment, device._start, device._fill, device._put]
     before = [f._cache_size() for f in programs]
     config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
     family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)
@@ -222,18 +222,17 @@ def test_non_finite_parameters_are_reported():
         train(POLICY, CONFIG, FAMILY, Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], broken))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs control over the processors")
 class Undecided(nn.Module):
     """Gives up where it starts on the right."""
 
     @nn.compact
-    def __call__(self, x):
-        mean = nn.Dense(2)(x)
-        return jnp.where(x[..., :1] > 0, jnp.nan, mean), jnp.zeros_like(mean)
+    def __call__(self, obs, context):
+        mean = nn.Dense(2)(obs)
+        return jnp.where(obs[:1] > 0, jnp.nan, mean), jnp.zeros_like(mean)
 
 
 def test_a_policy_that_cannot_act_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr(train_module, "_segment", None)
+    monkeypatch.setattr(device, "_segment", None)
     policy = dataclasses.replace(POLICY, actor=Undecided())
     with pytest.raises(DataError, match="non-finite log-probabilities in the first step of task"):
         train(policy, CONFIG, FAMILY, take(ROWS._replace(init=None), slice(1)))
@@ -245,6 +244,7 @@ def test_networks_that_cannot_be_compiled_for_are_refused():
     make_policy(FAMILY, actor=nn.Sequential((nn.Dense(4), nn.Dense(4))))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs control over the processors")
 def test_many_fresh_agents_on_two_threads():
     """Orthogonal kernels are made by QR factorisations, which can wait for each other for ever."""
     code = (

@@ -1,0 +1,244 @@
+"""Training that is stopped in the middle goes on: to the bit on the device engine, from the update that was
+saved on the host engine."""
+
+import dataclasses
+import importlib
+import itertools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hosts import HostPoints, host_points
+
+from envs.points import PointState, points
+from pgx_jax import Config, EstimateConfig, PolicyConfig, run
+from pgx_jax.compare.results import to_plain
+from pgx_jax.errors import DataError
+from pgx_jax.learn import PPO, make_policy, take, train
+from pgx_jax.runs.checkpoint import StageCheckpoint
+from pgx_jax.runs.saved import resume
+from pgx_jax.runs.store import RunStore
+from pgx_jax.types import Rows
+
+device = importlib.import_module("pgx_jax.learn.device")
+training = importlib.import_module("pgx_jax.learn.training")
+
+KEY = jax.random.PRNGKey(2)
+CONFIG = PPO(learning_rate=2e-2, entropy=0.0, num_envs=6, num_steps=5, epochs=2, minibatches=2)
+UNIT = CONFIG.steps_per_update
+MEMBER = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 0, 0]], bool)
+
+
+class Memory:
+    """A checkpoint in memory; keeps all that it was ever given."""
+
+    def __init__(self, every=0.0):
+        self.every, self.records, self.history = every, {}, []
+
+    def load(self, name):
+        return self.records.get(name)
+
+    def save(self, name, record):
+        self.records[name] = jax.tree.map(np.copy, record)
+        self.history.append((name, self.records[name]))
+
+    @classmethod
+    def of(cls, name, record):
+        """One that holds this record."""
+        memory = cls()
+        memory.records[name] = record
+        return memory
+
+
+def same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+# The device engine: whatever the moment of the stop, the bits are those of a training without one
+
+
+class Drifting(NamedTuple):
+    """A state with a typed key of its own."""
+
+    point: PointState
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift(type(points().env)):
+    """The point mass, blown about by draws from a key in its state."""
+
+    def reset(self, key, task):
+        state, obs = super().reset(key, task)
+        return Drifting(state, jax.random.wrap_key_data(key)), obs
+
+    def step(self, key, state, action, task):
+        now, later = jax.random.split(state.key)
+        out = super().step(key, state.point, action + jax.random.normal(now, (2,)), task)
+        return out._replace(state=Drifting(out.state, later))
+
+
+DEVICE = dataclasses.replace(points(n_tasks=4, n_groups=2, horizon=7), env=Drift())
+POLICY = make_policy(DEVICE, hidden=(8,), normalise_observations=True)
+ROWS = Rows(MEMBER, np.array([26, 13, 37]) * UNIT, np.asarray(jax.random.split(KEY, 3)))
+
+
+@pytest.fixture(params=[(1, 1), (1, 2), (2, 1)], ids=["one by one", "side by side", "two lanes"])
+def how(request, monkeypatch):
+    """Settings of `train`: lanes, and rows of each."""
+    lanes, width = request.param
+    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1] * lanes)
+    return {"rows_per_call": width}
+
+
+def stopping(after, error=KeyboardInterrupt):
+    """A progress that stops training at its n-th report."""
+    heard = itertools.count(1)
+
+    def progress(*_):
+        if next(heard) >= after:
+            raise error
+
+    return progress
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_stopped_training_ends_as_if_it_had_not_been(how, after):
+    whole = train(POLICY, CONFIG, DEVICE, ROWS, **how)
+    memory, heard = Memory(every=np.inf), []
+    with pytest.raises(KeyboardInterrupt):
+        train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory, progress=stopping(after), **how)
+    ((_, record),) = memory.history  # nothing was due; what was reached is saved at the stop
+    updates = record["updates"].sum()
+    assert 10 <= updates < 26 + 13 + 37
+    again = train(
+        POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory, progress=lambda *x: heard.append(x), **how
+    )  # fmt: skip
+    same(again, whole)
+    assert heard[0][0] > updates * UNIT and heard[-1][0] == ROWS.steps.sum()
+
+
+def test_every_record_is_of_one_moment(how):
+    """Had the process been killed after any of the savings, going on would give the same."""
+    memory = Memory()
+    whole = train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory, **how)
+    assert len(memory.history) >= 4
+    for name, record in memory.history[:: max(1, len(memory.history) // 4)]:
+        for row, updates in zip(record["rows"], record["updates"], strict=True):
+            assert np.isnan(record["returns"][row, updates:]).all()
+            same(record["returns"][row, :updates], whole.returns[row, :updates])
+        same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=Memory.of(name, record), **how), whole)
+
+
+def test_states_are_copied_when_they_are_due_alone(monkeypatch):
+    saved, save = [], device.DeviceLane.save
+    monkeypatch.setattr(device.DeviceLane, "save", lambda *args: saved.append(1) or save(*args))
+    train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=Memory(every=np.inf))
+    assert not saved
+    train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=Memory())
+    assert saved
+
+
+def test_a_program_that_breaks_leaves_what_was_saved_before(monkeypatch):
+    """The state was given away to the program; that of the last saving stands."""
+    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1])
+    memory, calls, segment = Memory(), itertools.count(1), device._segment
+
+    def breaking(*args):
+        out = segment(*args)
+        if next(calls) == 3:
+            raise RuntimeError("out of memory")
+        return out
+
+    monkeypatch.setattr(device, "_segment", breaking)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory)
+    (record,) = memory.records.values()
+    assert record["updates"].tolist() == [20]
+    same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory), train(POLICY, CONFIG, DEVICE, ROWS))
+
+
+def test_a_stage_goes_on_from_its_folder(tmp_path):
+    """Through the files of a run, and of no other training than the same."""
+    checkpoint = StageCheckpoint(RunStore.create(tmp_path / "run", {}), "meta", every=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=checkpoint, progress=stopping(3))
+    whole = train(POLICY, CONFIG, DEVICE, ROWS)
+    other = CONFIG.replace(gamma=0.9)
+    same(train(POLICY, other, DEVICE, ROWS, checkpoint=checkpoint), train(POLICY, other, DEVICE, ROWS))
+    same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=checkpoint), whole)
+
+
+# The host engine: what was done before the stop stays, environments are reset
+
+
+class Frail(HostPoints):
+    """Breaks down once, when all copies together have taken ``limit`` steps."""
+
+    def __init__(self, limit):
+        super().__init__()
+        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "steps", itertools.count(1))
+
+    def make(self):
+        copy = super().make()
+        step = copy.step
+
+        def frail(action):
+            if next(self.steps) == self.limit:
+                raise RuntimeError("broken")
+            return step(action)
+
+        copy.step = frail
+        return copy
+
+
+HOST = host_points(n_tasks=4, n_groups=2, horizon=6)
+HOST_POLICY = make_policy(HOST, hidden=(8,))
+HOST_ROWS = ROWS._replace(steps=np.array([4, 3, 6]) * UNIT)
+
+
+def test_training_goes_on_from_a_checkpoint():
+    trained = train(HOST_POLICY, CONFIG, HOST, HOST_ROWS, rows_per_call=2)
+    family = dataclasses.replace(HOST, env=Frail(8 * UNIT))
+    memory, heard = Memory(), []
+    with pytest.raises(DataError, match="broken"):
+        train(HOST_POLICY, CONFIG, family, HOST_ROWS, rows_per_call=2, checkpoint=memory)
+    (record,) = memory.records.values()
+    done, total = np.zeros(3, int), HOST_ROWS.steps // UNIT
+    done[record["rows"]] = record["updates"]
+    assert 4 <= done.sum() < total.sum() and (done <= total).all()
+    again = train(
+        HOST_POLICY, CONFIG, family, HOST_ROWS, rows_per_call=2, checkpoint=memory,
+        progress=lambda *x: heard.append(x),
+    )  # fmt: skip
+    assert heard[0][0] > done.sum() * UNIT and heard[-1][0] == total.sum() * UNIT
+    for row in range(3):  # what was done before the stop is as it was without one
+        same(again.returns[row, : done[row]], trained.returns[row, : done[row]])
+        if done[row] == total[row]:
+            same(take(again.agents, row), take(trained.agents, row))
+    assert (done < total).any() and not np.array_equal(again.returns, trained.returns, equal_nan=True)
+    other = train(
+        HOST_POLICY, CONFIG.replace(gamma=0.9), family, HOST_ROWS, rows_per_call=2, checkpoint=memory
+    )
+    assert len(memory.records) == 2 and np.isfinite(other.returns[2, 1]).any()  # its own record, from 0
+
+
+def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
+    family = host_points(n_tasks=4, n_groups=2, horizon=6, seed=1)
+    family = dataclasses.replace(family, env=Frail(12 * UNIT))
+    config = Config(
+        steps_per_task=30 * UNIT, meta_fraction=0.2, compare="none", episodes=4, test_tasks=2, ppo=CONFIG,
+        estimate=EstimateConfig(steps=96, num_envs=8, dim=8), policy=PolicyConfig(hidden=(8,)),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="task '.*' of 'points' raised RuntimeError in step: broken"):
+        run(family, config, out=tmp_path / "run")
+    stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
+    assert len(stages) == 1 and stages[0].startswith("meta.")
+    found = resume(tmp_path / "run", family=family)
+    assert found.meta_training.steps[0] == 24 * UNIT and np.isfinite(found.meta_training.returns[0, 2:]).any()
+    assert not [path for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("meta.")]
+    whole, same = (to_plain(run(family, config).results) for _ in range(2))
+    assert whole.pop("timings") and same.pop("timings")
+    assert str(whole) == str(same)  # without a stop, equal seeds give equal results
