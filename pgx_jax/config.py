@@ -14,7 +14,7 @@ from pgx_jax.estimate import EstimateConfig
 from pgx_jax.grouping import SIMILARITIES, GroupingConfig
 from pgx_jax.learn import PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Array, Named
+from pgx_jax.types import Key, Named
 
 COMPARE = ("none", "fast", "full")
 """What may be compared with ours."""
@@ -78,7 +78,7 @@ class Config:
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
 
-    def stream(self, name: str) -> Array:
+    def stream(self, name: str) -> Key:
         """Raw PRNG key of one of the run's independent random streams, by what it is used for.
 
         Raises:

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax import estimate, grouping, learn
 from pgx_jax.config import Config, EstimateConfig, check_method
 from pgx_jax.errors import pick
+from pgx_jax.estimate import LogProb
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress, Trained
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
@@ -33,6 +35,7 @@ from pgx_jax.types import (
     Features,
     Gains,
     Grouping,
+    Key,
     PyTree,
     Rows,
     Scores,
@@ -53,7 +56,7 @@ def meta_train(
     """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own if its
     learner has one."""
     if config.meta_entropy is not None and hasattr(learner, "entropy"):
-        learner = dataclasses.replace(learner, entropy=config.meta_entropy)
+        learner = dataclasses.replace(learner, entropy=config.meta_entropy)  # type: ignore[type-var]
     member, key = np.ones((1, family.n), bool), np.asarray(config.stream("meta"))[None]
     return learn.train(
         policy, learner, family, Rows(member, np.array([steps]), key),
@@ -86,7 +89,7 @@ def collect(
     return transitions
 
 
-def subsets(config: Config, n: int) -> np.ndarray:
+def subsets(config: Config, n: int) -> Bool[np.ndarray, "m n"]:
     """The subsets bool [m, n] that are estimated.
 
     Raises:
@@ -97,7 +100,11 @@ def subsets(config: Config, n: int) -> np.ndarray:
 
 
 def features(
-    log_prob: Callable, params: PyTree, transitions: Transitions, config: Config, names=None
+    log_prob: LogProb,
+    params: PyTree,
+    transitions: Transitions,
+    config: Config,
+    names: Sequence[str] | None = None,
 ) -> Features:
     """Projected gradients of log pi of every transition."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
@@ -107,7 +114,11 @@ def features(
 
 
 def fit_subsets(
-    feats: Features, transitions: Transitions, member: Array, config: EstimateConfig, **kw
+    feats: Features,
+    transitions: Transitions,
+    member: Bool[Array, "m n"],
+    config: EstimateConfig,
+    **kw: Any,
 ) -> Surrogates:
     """Stage 2: the surrogates of all subsets in one batched call."""
     return estimate.fit(
@@ -115,18 +126,18 @@ def fit_subsets(
     )
 
 
-RollOut = Callable[[PyTree, np.ndarray], np.ndarray]
+RollOut = Callable[[PyTree, Bool[Array, "m n"]], Float[Array, "m n"]]
 """(actor parameters with a leading axis m, member [m, n]) -> returns [m, n]."""
 
 
 def score_subsets(
     feats: Features,
     transitions: Transitions,
-    member: Array,
+    member: Bool[Array, "m n"],
     config: EstimateConfig,
     *,
     names: Sequence[str] | None = None,
-    log_prob: Callable | None = None,
+    log_prob: LogProb | None = None,
     params: PyTree = None,
     roll_out: RollOut | None = None,
 ) -> tuple[Surrogates, Scores]:
@@ -149,7 +160,14 @@ def score_subsets(
     return surrogates, estimate.cross_fitted([score.function(feats, transitions, *way) for way in ways])
 
 
-def lift(feats, transitions, surrogates, config: EstimateConfig, log_prob, params) -> PyTree:
+def lift(
+    feats: Features,
+    transitions: Transitions,
+    surrogates: Surrogates,
+    config: EstimateConfig,
+    log_prob: LogProb | None,
+    params: PyTree,
+) -> PyTree:
     """Displacements of theta* that the surrogates' solutions stand for, with a leading axis m."""
     chosen = pick(estimate.LIFTS, config.lift, "estimate.lift")
     policy = {"log_prob": log_prob, "transitions": transitions} if chosen.differentiates else {}
@@ -166,7 +184,7 @@ def make_roll_out(
     """
     spent: list[int] = []
 
-    def roll_out(thetas: PyTree, member: np.ndarray) -> np.ndarray:
+    def roll_out(thetas: PyTree, member: Array) -> Array:
         row, task = np.nonzero(member)
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(member), *jnp.shape(x))), agent)
         played = learn.evaluate(
@@ -189,7 +207,12 @@ class HeldOut:
     """
 
     def __init__(
-        self, feats: Features, transitions: Transitions, config: EstimateConfig, key: Array, names=None
+        self,
+        feats: Features,
+        transitions: Transitions,
+        config: EstimateConfig,
+        key: Key,
+        names: Sequence[str] | None = None,
     ):
         """Arrange the data; nothing is fitted yet. ``key`` is that of how shared sources are dealt."""
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
@@ -199,7 +222,7 @@ class HeldOut:
             share = estimate.deal(key, transitions, config.source_multiple, parts)
             self.ways.append((parts, share, estimate.TrajectoryGains(feats, transitions, judge)))
 
-    def __call__(self, partitions: np.ndarray) -> Callable:
+    def __call__(self, partitions: Int[np.ndarray, "c n"]) -> Callable[[np.ndarray], Gains]:
         """Solve all distinct groups of ``partitions`` [c, n], in one call a way; returns the score."""
         member, index = grouping.distinct_groups(partitions)
         solved = [
@@ -211,7 +234,7 @@ class HeldOut:
         ]  # fmt: skip
         place = dict(zip(map(tuple, np.asarray(partitions).tolist()), index, strict=True))
 
-        def score(labels) -> Gains:
+        def score(labels: np.ndarray) -> Gains:
             groups = place[tuple(np.asarray(labels).tolist())]
             judged = [gains(delta, groups) for (*_, gains), delta in zip(self.ways, solved, strict=True)]
             return Gains(*map(np.concatenate, zip(*judged, strict=True)))
@@ -220,7 +243,12 @@ class HeldOut:
 
 
 def choose_groups(
-    affinity: Affinity, held_out: HeldOut, config: Config, *, k: int | None = None, names=None
+    affinity: Affinity,
+    held_out: HeldOut,
+    config: Config,
+    *,
+    k: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> Grouping:
     """From an affinity to a partition; k chosen on held-out data if not given.
 
@@ -251,7 +279,7 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
     return found
 
 
-def predicted_gain(labels: np.ndarray, held_out: HeldOut) -> dict:
+def predicted_gain(labels: Int[np.ndarray, "n"], held_out: HeldOut) -> dict[str, Any]:
     """Held-out surrogate gain of a partition over one group, with a normal 95% interval.
 
     In units of the surrogate's loss: standardised advantage per step. The partition was chosen on the
@@ -271,11 +299,11 @@ class Grouped(NamedTuple):
     scores: Scores
     affinity: Affinity
     grouping: Grouping
-    predicted: dict
+    predicted: dict[str, Any]
 
 
 def group_transitions(
-    log_prob: Callable,
+    log_prob: LogProb,
     params: PyTree,
     transitions: Transitions,
     config: Config | None = None,
@@ -301,8 +329,9 @@ def group_transitions(
     check_method(config, n)
     estimate.require_held_out(e.score, "roll-outs need an environment")
     estimate.check_transitions(transitions, names)
+    member = subsets(config, n)
     feats = features(log_prob, params, transitions, config, names)
-    surrogates, scores = score_subsets(feats, transitions, subsets(config, n), e, names=names)
+    surrogates, scores = score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
     found = choose_groups(affinity, held_out, config, k=config.k, names=names)

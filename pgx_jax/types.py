@@ -26,12 +26,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int, Int8, Num, UInt32
 
 Array = jax.Array | np.ndarray
 PyTree = Any
+Key = UInt32[Array, "2"]
+"""A raw PRNG key."""
 
 if TYPE_CHECKING:
-    from typing import Annotated as Named
+    from typing import Annotated as Named  # noqa: F401  (others take it from here)
 else:
 
     class Named:
@@ -54,11 +57,11 @@ scored on the second, and the partition is chosen on the third."""
 class Rows(NamedTuple):
     """Policies to be trained side by side: every policy is a row of a membership matrix."""
 
-    member: Array
+    member: Bool[Array, "R n"]
     """bool [R, n]: the tasks that each policy trains on."""
-    steps: Array
+    steps: Int[Array, "R"]
     """int [R]: budget of environment steps of each policy."""
-    key: Array
+    key: UInt32[Array, "R 2"]
     """uint32 [R, 2]: raw PRNG key of each row; equal keys give equal training."""
     init: Agent | None = None
     """Agents to continue, every leaf with a leading axis R; None starts afresh."""
@@ -69,7 +72,7 @@ class Moments(NamedTuple):
 
     mean: Array
     var: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides the method of tuples, which nobody calls here
 
 
 class Agent(NamedTuple):
@@ -88,9 +91,9 @@ class Agent(NamedTuple):
 class Seen(NamedTuple):
     """What a network that is told its task gets: a normalised observation and the task's context."""
 
-    obs: Array
+    obs: Float[Array, "..."]
     """float [..., *observation shape]."""
-    context: Array
+    context: Float[Array, "*batch C"]
     """float [..., C]."""
 
 
@@ -99,48 +102,48 @@ class Transitions(NamedTuple):
 
     obs: PyTree
     """float [U, N, ...], or a pytree of such arrays (`Seen`, say): the policy's input, as it saw it."""
-    action: Array
+    action: Num[Array, "U N ..."]
     """[U, N, ...]: the action it took."""
-    advantage: Array
+    advantage: Float[Array, "n N"]
     """float [n, N]: estimated advantage of every transition for every task, unstandardised."""
-    trajectory: Array
+    trajectory: Int[Array, "U N"]
     """int [U, N]: number of the trajectory within its source; trajectories are never split."""
-    split: Array
+    split: Int8[Array, "U N"]
     """int8 [U, N]: FIT, SCORE or SELECT, constant within a trajectory."""
-    source: Array
+    source: Int[Array, "n"]
     """int [n]: the source whose transitions a task reads (arange(n) when U = n)."""
 
 
 class Features(NamedTuple):
     """Projected gradient features g~ = P^T grad log pi(a|s) (paper, stage 1)."""
 
-    values: Array
+    values: Float[Array, "U N d"]
     """float [U, N, d]."""
-    key: Array
+    key: Key
     """uint32 [2]: the key from which the Gaussian map P [p, d] is drawn again where needed."""
 
 
 class Surrogates(NamedTuple):
     """Solutions of the m weighted logistic regressions (paper, stage 2)."""
 
-    member: Array
+    member: Bool[Array, "m n"]
     """bool [m, n]: the subset of each problem."""
-    delta: Array
+    delta: Float[Array, "m d"]
     """float [m, d]: the solution of each problem."""
-    l2: Array
+    l2: Float[Array, ""]
     """float []: ridge that was added, in absolute units."""
-    iterations: Array
+    iterations: Int[Array, ""]
     """int []: Newton iterations; 1 is the quadratic step, after which the duals are linear."""
 
 
 class Scores(NamedTuple):
     """Estimated performance of every task after adapting to every subset."""
 
-    member: Array
+    member: Bool[Array, "m n"]
     """bool [m, n]."""
-    values: Array
+    values: Float[Array, "m n"]
     """float [m, n]: f_i(S); larger is better."""
-    folds: Array | None = None
+    folds: Float[Array, "F m n"] | None = None
     """float [F, m, n]: the scores of each of F ways of dividing the data, of which ``values`` is the
     mean; None if there is one way."""
 
@@ -148,29 +151,29 @@ class Scores(NamedTuple):
 class Affinity(NamedTuple):
     """How well tasks go together, estimated from the scores."""
 
-    matrix: np.ndarray
+    matrix: Float[np.ndarray, "n n"]
     """float [n, n], symmetric."""
-    coverage: np.ndarray
+    coverage: Int[np.ndarray, "n n"]
     """int [n, n]: number of subsets that contain both tasks."""
-    folds: np.ndarray | None = None
+    folds: Float[np.ndarray, "F n n"] | None = None
     """float [F, n, n]: the matrices of the scores' folds; None if there are none."""
 
 
 class Gains(NamedTuple):
     """Held-out gains of a partition, trajectory by trajectory; what a score of partitions returns."""
 
-    gain: Array
+    gain: Float[Array, "*c J"]
     """float [J]: gain of the trajectory for the task."""
-    task: Array
+    task: Int[Array, "J"]
     """int [J]."""
-    trajectory: Array | None = None
+    trajectory: Int[Array, "J"] | None = None
     """int [J]: number of the trajectory, the same where several tasks read it; None if none is shared."""
 
 
 class Grouping(NamedTuple):
     """A partition of the tasks, with the evidence for it."""
 
-    labels: np.ndarray
+    labels: Int[np.ndarray, "n"]
     """int [n]: group of each task, numbered by first appearance."""
     path: dict[str, Any] | None = None
     """Candidates that were compared, as plain arrays (see grouping.selection)."""
@@ -181,6 +184,6 @@ class Grouping(NamedTuple):
         return int(self.labels.max()) + 1
 
     @property
-    def member(self) -> np.ndarray:
+    def member(self) -> Bool[np.ndarray, "k n"]:
         """bool [k, n]: the membership matrix, one row a group."""
         return self.labels[None, :] == np.arange(self.k)[:, None]

@@ -214,12 +214,12 @@ class Results(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
-def schema() -> dict:
+def schema() -> dict[str, Any]:
     """The JSON schema of ``results.json``."""
     return msgspec.json.schema(Results)
 
 
-def to_plain(record: Struct) -> dict:
+def to_plain(record: Struct) -> dict[str, Any]:
     """A record of this module (or one that is made of them) as dicts and lists, for JSON."""
     return msgspec.to_builtins(record)
 

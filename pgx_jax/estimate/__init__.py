@@ -2,7 +2,7 @@
 
 from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.estimate.config import EstimateConfig
-from pgx_jax.estimate.features import gradient_features
+from pgx_jax.estimate.features import LogProb, gradient_features
 from pgx_jax.estimate.lifting import (
     LIFTS,
     Lift,
@@ -38,6 +38,7 @@ __all__ = [
     "SOLVERS",
     "EstimateConfig",
     "Lift",
+    "LogProb",
     "Score",
     "Solver",
     "TaskStatistics",

@@ -38,13 +38,13 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
         )
     if n and not (0 <= source.min() and source.max() < sources):
         raise DataError(f"transitions.source = {source.tolist()}; there are sources 0 to {sources - 1}")
-    label = (lambda task: f"task {names[task]!r}") if names is not None else (lambda task: f"task {task}")
+    called = [repr(name) for name in names] if names is not None else list(map(str, range(n)))
     for part, purpose in ((FIT, "fit"), (SCORE, "score"), (SELECT, "select")):
         lacking = ~(split == part).any(1)[source]
         if lacking.any():
             task = int(np.argmax(lacking))
             there = len(np.unique(np.asarray(transitions.trajectory)[source[task]]))
             raise DataError(
-                f"{label(task)} has no trajectory to {purpose} by, of {there} in all; at least three are "
-                f"needed: collect more (or shorter) trajectories, in more environments"
+                f"task {called[task]} has no trajectory to {purpose} by, of {there} in all; at least three "
+                f"are needed: collect more (or shorter) trajectories, in more environments"
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.lifting import LIFTS
@@ -60,7 +62,12 @@ class EstimateConfig:
         Raises:
             ConfigError: naming setting and remedy.
         """
-        tables = {"solver": SOLVERS, "score": SCORES, "lift": LIFTS, "affinity": AFFINITIES}
+        tables: dict[str, Mapping[str, Any]] = {
+            "solver": SOLVERS,
+            "score": SCORES,
+            "lift": LIFTS,
+            "affinity": AFFINITIES,
+        }
         for name, table in tables.items():
             pick(table, getattr(self, name), f"estimate.{name}")
         if not MIN_L2 <= self.l2 < math.inf:

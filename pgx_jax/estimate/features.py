@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Num
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.projection import TILE, gaussian
-from pgx_jax.types import Array, Features, PyTree, Transitions
+from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
 LogProb = Callable[[PyTree, PyTree, Array], Array]
 """(params, obs, action) of one transition -> log pi(action | obs), a scalar."""
@@ -36,7 +37,7 @@ class Piece(NamedTuple):
     start: int
     stop: int
 
-    def of(self, leaves: Sequence[Array]) -> Array:
+    def of(self, leaves: Sequence[Array]) -> Num[Array, "c entries"]:
         """Gradients by these parameters: [c, stop - start] of leaves [c, ...]."""
         x = leaves[self.leaf]
         width = math.prod(x.shape[2:])
@@ -67,7 +68,9 @@ def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tupl
 
     A block is a sequence of pieces: whole rows of a leaf where they fit, about ``PIECE`` entries each.
     """
-    blocks, current, room = [], [], block
+    blocks: list[tuple[Piece, ...]] = []
+    current: list[Piece] = []
+    room = block
     for leaf, shape in enumerate(shapes):
         size, width, start = math.prod(shape), math.prod(shape[1:]), 0
         while start < size:
@@ -82,14 +85,24 @@ def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tupl
 
 
 @functools.partial(jax.jit, static_argnames=("log_prob", "chunk", "pieces", "offset"))
-def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offset):
+def _add_block(
+    log_prob: LogProb,
+    params: PyTree,
+    obs: PyTree,
+    action: Array,
+    key: Key,
+    features: Float[Array, "N d"],
+    chunk: int,
+    pieces: tuple[Piece, ...],
+    offset: int,
+) -> Float[Array, "N d"]:
     """Add what one block of parameters, the pieces from ``offset`` on, contributes to the features [N, d]."""
     total, dim = features.shape
     p = sum(leaf.size for leaf in jax.tree.leaves(params))
     ends = np.cumsum([piece.stop - piece.start for piece in pieces])
     rows = jnp.split(gaussian(key, p, dim, offset, int(ends[-1])), ends[:-1])
 
-    def chunk_features(start):
+    def chunk_features(start: Array) -> Any:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), (obs, action))
         leaves = jax.tree.leaves(jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, *batch))
         return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True))
@@ -104,12 +117,16 @@ def _add_block(log_prob, params, obs, action, key, features, chunk, pieces, offs
 
 
 @functools.partial(jax.jit, static_argnames=("log_prob", "chunk"))
-def _log_probs(log_prob, params, obs, action, chunk):
+def _log_probs(
+    log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, chunk: int
+) -> Float[Array, "N"]:
     """log pi [N] of transitions obs (leaves [N, ...]), action [N, ...]."""
     return jax.lax.map(lambda x: log_prob(params, *x), (obs, action), batch_size=chunk)
 
 
-def _features(log_prob, params, obs, action, key, dim, chunk, block):
+def _features(
+    log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, key: Key, dim: int, chunk: int, block: int
+) -> Float[Array, "N d"]:
     """Features [N, d] of transitions obs (leaves [N, ...]), action [N, ...].
 
     Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
@@ -131,7 +148,7 @@ def gradient_features(
     log_prob: LogProb,
     params: PyTree,
     transitions: Transitions,
-    key: Array,
+    key: Key,
     dim: int = 400,
     *,
     chunk: int | None = None,
@@ -180,7 +197,7 @@ def gradient_features(
     return Features(values, jnp.asarray(key))
 
 
-def _require_finite(values: Array, what: str, names: Sequence[str] | None) -> None:
+def _require_finite(values: Float[Array, "U N"], what: str, names: Sequence[str] | None) -> None:
     """Raise a DataError that names the first source with a non-finite value among values [U, N]."""
     bad = ~np.isfinite(np.asarray(values))
     if not bad.any():

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import projection
@@ -23,12 +25,14 @@ from pgx_jax.estimate.surrogates import signed_weights
 from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 
-def lift_projection(features: Features, delta: Array, params: PyTree) -> PyTree:
+def lift_projection(features: Features, delta: Float[Array, "*lead d"], params: PyTree) -> PyTree:
     """P D as a pytree like ``params``, with the leading axes of delta [..., d] (the paper's lift)."""
     return projection.lift(features.key, delta, params)
 
 
-def _fit_weights(transitions: Transitions, a: Array, parts: Sequence[int]) -> np.ndarray:
+def _fit_weights(
+    transitions: Transitions, a: Float[Array, "n N"], parts: Sequence[int]
+) -> Float[np.ndarray, "n N"]:
     """a / N_i on the chosen parts, 0 elsewhere: float32 [n, N]."""
     source = np.asarray(transitions.source)
     keep = np.isin(np.asarray(transitions.split), list(parts))[source]
@@ -38,7 +42,9 @@ def _fit_weights(transitions: Transitions, a: Array, parts: Sequence[int]) -> np
     return (np.asarray(a) * keep / keep.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _task_duals(delta: Array, weights: Array, g: Array, linear: Array) -> Array:
+def _task_duals(
+    delta: Float[Array, "d"], weights: Float[Array, "N"], g: Float[Array, "N d"], linear: Array
+) -> Float[Array, "N"]:
     """l2 |S| alpha of one task's transitions for one subset: [N] from delta [d], weights [N], g [N, d]."""
     z = g @ delta
     exact = weights * jax.nn.sigmoid(-jnp.sign(weights) * z)
@@ -46,11 +52,19 @@ def _task_duals(delta: Array, weights: Array, g: Array, linear: Array) -> Array:
 
 
 @jax.jit
-def _source_duals(member, delta, l2, linear, weights, g, source):
+def _source_duals(
+    member: Bool[Array, "n"],
+    delta: Float[Array, "d"],
+    l2: Array,
+    linear: Array,
+    weights: Float[Array, "n N"],
+    g: Float[Array, "U N d"],
+    source: Int[Array, "n"],
+) -> Float[Array, "U N"]:
     """alpha [U, N] of one subset: member [n], delta [d], weights [n, N], g [U, N, d], source [n]."""
     share = member / member.sum() / l2
 
-    def add_task(total, task):
+    def add_task(total: Any, task: Any) -> Any:
         row = share[task] * _task_duals(delta, weights[task], g[source[task]], linear)
         return total.at[source[task]].add(row), None
 
@@ -61,11 +75,11 @@ def _source_duals(member, delta, l2, linear, weights, g, source):
 def duals(
     features: Features,
     transitions: Transitions,
-    a: Array,
+    a: Float[Array, "n N"],
     surrogates: Surrogates,
     *,
     parts: Sequence[int] = (FIT,),
-) -> Array:
+) -> Float[Array, "m U N"]:
     """Dual variables of the surrogates: D_S = sum_t alpha_t g~_t over the transitions of S.
 
     At the optimum alpha_t = w_t y_t sigma(-y_t z_t) / (|S| N_i l2). After one quadratic step the
@@ -94,13 +108,15 @@ def duals(
 
 
 @functools.partial(jax.jit, static_argnames="log_prob")
-def _lift_one(log_prob, params, obs, action, alpha):
+def _lift_one(
+    log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, alpha: Float[Array, "U N"]
+) -> PyTree:
     """sum_t alpha_t grad log pi_t over obs (leaves [U, N, ...]): one backward pass a source."""
 
-    def weighted(params, obs, action, alpha):
+    def weighted(params: PyTree, obs: PyTree, action: Array, alpha: Array) -> Array:
         return alpha @ jax.vmap(log_prob, (None, 0, 0))(params, obs, action)
 
-    def add_source(total, batch):
+    def add_source(total: PyTree, batch: Any) -> Any:
         # Sources without weight are skipped: subsets are small.
         grad = jax.lax.cond(
             jnp.any(batch[2] != 0),
@@ -118,7 +134,7 @@ def lift_dual(
     log_prob: LogProb,
     params: PyTree,
     transitions: Transitions,
-    a: Array,
+    a: Float[Array, "n N"],
     surrogates: Surrogates,
     features: Features,
     *,
@@ -160,11 +176,13 @@ class Lift:
     """Whether it differentiates log pi at the transitions."""
 
 
-def _dual(features, surrogates, params, *, log_prob, transitions) -> PyTree:
+def _dual(
+    features: Features, surrogates: Surrogates, params: PyTree, *, log_prob: LogProb, transitions: Transitions
+) -> PyTree:
     return lift_dual(log_prob, params, transitions, signed_weights(transitions), surrogates, features)
 
 
-def _by_projection(features, surrogates, params) -> PyTree:
+def _by_projection(features: Features, surrogates: Surrogates, params: PyTree) -> PyTree:
     return lift_projection(features, surrogates.delta, params)
 
 
@@ -179,7 +197,7 @@ def _norms(tree: PyTree) -> Array:
 
 
 @jax.jit
-def relative_distance(delta_params: PyTree, params: PyTree) -> Array:
+def relative_distance(delta_params: PyTree, params: PyTree) -> Float[Array, "m"]:
     """|Delta| / |theta*| of every row: float [m]."""
     return _norms(delta_params) / _norms(jax.tree.map(lambda x: x[None], params))
 

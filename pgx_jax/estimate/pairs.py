@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.estimate.subsets import check_coverage
-from pgx_jax.types import Affinity, Array, Scores
+from pgx_jax.types import Affinity, Key, Scores
 
 DATAMODEL_RIDGE = 1e-2
 """Ridge of the datamodel, in units of the mean variance of its membership columns."""
 
 
-def _pair_mean(member: np.ndarray, pair_values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _pair_mean(
+    member: np.ndarray, pair_values: np.ndarray, weights: np.ndarray
+) -> Float[np.ndarray, "B n n"]:
     """Means of pair_values [m, n, n] over the subsets with both tasks, weighted by each row of weights
     [B, m]: [B, n, n], nan where there is no such subset."""
     m, n = member.shape
@@ -108,12 +111,12 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
 
 def affinity_interval(
     scores: Scores,
-    key: Array,
+    key: Key,
     kind: str = "per_task",
     *,
     draws: int = 500,
     level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
     """Percentile bootstrap interval of the affinity over the choice of subsets.
 
     It tells the noise of a finite design of subsets, not that of the transitions.

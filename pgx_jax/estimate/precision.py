@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
-F = TypeVar("F", bound=Callable)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def full_precision(function: F) -> F:
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Run ``function``, and what it compiles, with matrix products in full float32."""
 
     @functools.wraps(function)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with jax.default_matmul_precision("float32"):
             return function(*args, **kwargs)
 

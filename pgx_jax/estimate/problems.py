@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.types import Array
 
@@ -14,32 +15,32 @@ from pgx_jax.types import Array
 class Data(NamedTuple):
     """The transitions that enter the losses."""
 
-    g: Array
+    g: Float[Array, "U M d"]
     """float [U, M, d]: gradient features; rows beyond a source's own are arbitrary but finite."""
-    a: Array
+    a: Float[Array, "n M"]
     """float [n, M]: signed weights y w / N_i; 0 beyond a source's own rows."""
-    source: Array
+    source: Int[Array, "n"]
     """int [n]: the source that each task reads."""
 
-    def times(self, x: Array) -> Array:
+    def times(self, x: Float[Array, "n c d"]) -> Float[Array, "n c M"]:
         """g . x of every task's rows: [n, c, d] -> [n, c, M]."""
         if len(self.g) == 1:
             return jnp.einsum("ncd,Md->ncM", x, self.g[0])
         return jnp.einsum("ncd,nMd->ncM", x, self._of_task())
 
-    def transposed_times(self, r: Array) -> Array:
+    def transposed_times(self, r: Float[Array, "n c M"]) -> Float[Array, "n c d"]:
         """sum_t r_t g_t over every task's rows: [n, c, M] -> [n, c, d]."""
         if len(self.g) == 1:
             return jnp.einsum("ncM,Md->ncd", r, self.g[0])
         return jnp.einsum("ncM,nMd->ncd", r, self._of_task())
 
-    def gram(self, weight: Array) -> Array:
+    def gram(self, weight: Float[Array, "n M"]) -> Float[Array, "d d"]:
         """sum_i sum_t w_it g_it g_it^T: [d, d] for weights [n, M] that are not negative."""
         g, weight = (self.g, weight.sum(0)[None]) if len(self.g) == 1 else (self._of_task(), weight)
         rows = (g * jnp.sqrt(weight)[..., None]).reshape(-1, g.shape[-1])
         return rows.T @ rows
 
-    def _of_task(self) -> Array:
+    def _of_task(self) -> Float[Array, "n M d"]:
         """float [n, M, d]: the features that each task reads (one source alone is never copied)."""
         return self.g if len(self.g) == len(self.a) else self.g[self.source]
 
@@ -47,32 +48,32 @@ class Data(NamedTuple):
 class TaskStatistics(NamedTuple):
     """The quadratic model of every task's loss at theta*, which replaces the data near it."""
 
-    b: Array
+    b: Float[Array, "n d"]
     """float [n, d]: minus the gradient at 0, 1/2 G^T a / N_fit."""
-    h: Array
+    h: Float[Array, "n d d"]
     """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
 
 
 class Problems(NamedTuple):
     """m subsets, listed by task."""
 
-    slots: Array
+    slots: Int[Array, "n c"]
     """int [n, c]: the subsets that contain each task; m where there are no more."""
-    size: Array
+    size: Int[Array, "m"]
     """int [m]: number of tasks of each subset."""
 
-    def spread(self, x: Array) -> Array:
+    def spread(self, x: Float[Array, "m *shape"]) -> Float[Array, "n c *shape"]:
         """[m, ...] per problem -> [n, c, ...] per slot (0 in empty slots)."""
         return jnp.take(x, self.slots, axis=0, mode="fill", fill_value=0)
 
-    def collect(self, x: Array) -> Array:
+    def collect(self, x: Float[Array, "n c *shape"]) -> Float[Array, "m *shape"]:
         """[n, c, ...] per slot -> [m, ...]: mean over the tasks of each problem."""
         m = self.size.shape[0]
         total = jnp.zeros((m, *x.shape[2:]), x.dtype).at[self.slots].add(x, mode="drop")
         return total / self.size.reshape(m, *[1] * (total.ndim - 1))
 
 
-def make_problems(member: np.ndarray) -> Problems:
+def make_problems(member: Bool[Array, "m n"]) -> Problems:
     """List bool member [m, n] by task."""
     member = np.asarray(member, bool)
     m, n = member.shape
@@ -83,12 +84,12 @@ def make_problems(member: np.ndarray) -> Problems:
     return Problems(jnp.asarray(slots), jnp.asarray(member.sum(1)))
 
 
-def logits(theta: Array, data: Data, problems: Problems) -> Array:
+def logits(theta: Float[Array, "m d"], data: Data, problems: Problems) -> Float[Array, "n c M"]:
     """z = g . D of each slot: float [n, c, M] for theta [m, d]."""
     return data.times(problems.spread(theta))
 
 
-def data_loss(z: Array, data: Data, problems: Problems) -> Array:
+def data_loss(z: Float[Array, "n c M"], data: Data, problems: Problems) -> Float[Array, "m"]:
     """The losses without the ridge: float [m]."""
     a = data.a[:, None, :]
     u = -jnp.sign(a) * z
@@ -96,12 +97,12 @@ def data_loss(z: Array, data: Data, problems: Problems) -> Array:
     return problems.collect((jnp.abs(a) * softplus).sum(-1))
 
 
-def residual(z: Array, data: Data) -> Array:
+def residual(z: Float[Array, "n c M"], data: Data) -> Float[Array, "n c M"]:
     """Minus the derivative of the data loss by each logit, y w sigma(-y z) / N_i: float [n, c, M]."""
     a = data.a[:, None, :]
     return a * jax.nn.sigmoid(-jnp.sign(a) * z)
 
 
-def pull_back(r: Array, data: Data, problems: Problems) -> Array:
+def pull_back(r: Float[Array, "n c M"], data: Data, problems: Problems) -> Float[Array, "m d"]:
     """Mean over tasks of sum_t r_t g_t: float [m, d] for r [n, c, M]."""
     return problems.collect(data.transposed_times(r))

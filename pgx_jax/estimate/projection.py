@@ -14,10 +14,11 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.types import Array, PyTree
+from pgx_jax.types import Array, Key, PyTree
 
 TILE = 1024
 """Rows of P that are drawn from one folded key. Part of the definition of P: never change it."""
@@ -27,20 +28,20 @@ BLOCK = 4 * TILE
 
 
 @functools.partial(jax.jit, static_argnames=("count", "d"))
-def draw_tiles(key: Array, first: Array | int, count: int, d: int) -> Array:
+def draw_tiles(key: Key, first: Array | int, count: int, d: int) -> Float[Array, "rows d"]:
     """Draw ``count`` consecutive tiles of P, beginning with tile ``first`` (which may be traced).
 
     Returns:
         float [count * TILE, d], i.i.d. N(0, 1/d).
     """
 
-    def tile(index):
+    def tile(index: Array) -> Array:
         return jax.random.normal(jax.random.fold_in(key, index), (TILE, d)) / math.sqrt(d)
 
     return jax.lax.map(tile, first + jnp.arange(count)).reshape(count * TILE, d)
 
 
-def gaussian(key: Array, p: int, d: int, start: int = 0, rows: int | None = None) -> Array:
+def gaussian(key: Key, p: int, d: int, start: int = 0, rows: int | None = None) -> Float[Array, "rows d"]:
     """Draw rows [start, start + rows) of P (all from ``start`` on by default).
 
     Args:
@@ -73,10 +74,10 @@ def _block_tiles(block: int, p: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("p", "tiles"))
-def _lift_flat(key, delta, p, tiles):
+def _lift_flat(key: Key, delta: Float[Array, "r d"], p: int, tiles: int) -> Float[Array, "r p"]:
     """P @ delta for delta [r, d]; returns [r, p]."""
 
-    def lift_block(index):
+    def lift_block(index: Array) -> Array:
         return draw_tiles(key, index * tiles, tiles, delta.shape[-1]) @ delta.T
 
     blocks = jax.lax.map(lift_block, jnp.arange(-(-p // (tiles * TILE))))
@@ -84,7 +85,7 @@ def _lift_flat(key, delta, p, tiles):
 
 
 @full_precision
-def lift(key: Array, delta: Array, params: PyTree, block: int = BLOCK) -> PyTree:
+def lift(key: Key, delta: Float[Array, "*lead d"], params: PyTree, block: int = BLOCK) -> PyTree:
     """P @ delta as a pytree like ``params``: the paper's way back to the parameters.
 
     Args:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
@@ -25,8 +26,8 @@ def _loss_change(z: Array, a: Array) -> Array:
 
 
 @jax.jit
-def _heldout(data: Data, delta: Array) -> Array:
-    def of_task(batch):
+def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
+    def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
         return _loss_change(delta @ data.g[source].T, a).sum(-1)
 
@@ -34,8 +35,8 @@ def _heldout(data: Data, delta: Array) -> Array:
 
 
 @jax.jit
-def _importance(data: Data, delta: Array) -> Array:
-    def of_task(batch):
+def _importance(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
+    def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
         used = a != 0
         ratio = jnp.exp(jnp.clip(delta @ data.g[source].T, -MAX_LOG_RATIO, MAX_LOG_RATIO)) * used
@@ -87,7 +88,9 @@ def cross_fitted(folds: Sequence[Scores]) -> Scores:
     return Scores(folds[0].member, values.mean(0), values)
 
 
-def rollouts(evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member: Array) -> Scores:
+def rollouts(
+    evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member: Bool[Array, "m n"]
+) -> Scores:
     """Real returns of the lifted policies.
 
     Args:
@@ -141,8 +144,8 @@ def require_held_out(name: str, reason: str) -> None:
 
 
 @jax.jit
-def _transition_gains(data: Data, delta: Array) -> Array:
-    def of_task(batch):
+def _transition_gains(data: Data, delta: Float[Array, "n d"]) -> Float[Array, "n M"]:
+    def of_task(batch: tuple[Array, Array, Array]) -> Array:
         a, source, delta = batch
         return _loss_change(data.g[source] @ delta, a)
 
@@ -177,7 +180,7 @@ class TrajectoryGains:
         self.trajectory = np.concatenate([s * each + found[s][0] for s in source])
 
     @full_precision
-    def __call__(self, delta: Array, labels: Array) -> Gains:
+    def __call__(self, delta: Float[Array, "k d"], labels: Int[Array, "n"]) -> Gains:
         """Gains of a partition.
 
         Args:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from pgx_jax.types import Array, Transitions
+from pgx_jax.types import Key, Transitions
 
 
-def deal(key: Array, transitions: Transitions, multiple: int, parts: Sequence[int]) -> np.ndarray | None:
+def deal(
+    key: Key, transitions: Transitions, multiple: int, parts: Sequence[int]
+) -> Bool[np.ndarray, "n N"] | None:
     """Deal the trajectories of shared sources out to their tasks, as if each had collected its own.
 
     Tasks that share a source are all fitted on the same transitions, so that a group of several has no
@@ -36,7 +39,7 @@ def deal(key: Array, transitions: Transitions, multiple: int, parts: Sequence[in
     for u in np.unique(source):
         tasks = rng.permutation(np.flatnonzero(source == u))
         length = np.bincount(trajectory[u][keep[u]], minlength=trajectory[u].max() + 1)
-        hands = max(1, min(multiple, len(tasks), np.count_nonzero(length)))
+        hands = max(1, min(multiple, len(tasks), int(np.count_nonzero(length))))
         for start in range(0, len(tasks), hands):
             hand = _hands(length, hands, rng)[trajectory[u]]
             for place, task in enumerate(tasks[start : start + hands]):
@@ -44,7 +47,7 @@ def deal(key: Array, transitions: Transitions, multiple: int, parts: Sequence[in
     return share
 
 
-def _hands(length: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _hands(length: Int[np.ndarray, "J"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "J"]:
     """int [J]: who gets each trajectory; in random order, each goes to whoever has the fewest steps."""
     hand, steps = np.zeros(len(length), int), np.zeros(count)
     for j in rng.permutation(np.flatnonzero(length)):

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from pgx_jax.estimate.problems import (
     Data,
@@ -56,10 +57,10 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
     """
     inverse = _inverse(h.mean(0), l2)
 
-    def apply(x):
+    def apply(x: Array) -> Array:
         return problems.collect(jnp.einsum("ncd,nde->nce", problems.spread(x), h)) + l2 * x
 
-    def step(carry):
+    def step(carry: Any) -> Any:
         x, r, direction, rho, iteration = carry
         image = apply(direction)
         alpha = rho / jnp.maximum((direction * image).sum(-1), TINY)
@@ -68,7 +69,7 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
         new = (r * q).sum(-1)
         return x, r, q + (new / jnp.maximum(rho, TINY))[:, None] * direction, new, iteration + 1
 
-    def unfinished(carry):
+    def unfinished(carry: Any) -> Array:
         return (carry[4] < CG_LIMIT) & jnp.any(carry[3] > CG_TOLERANCE**2 * start)
 
     q = b @ inverse
@@ -80,7 +81,7 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
 @jax.jit
 def newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:
     """Newton's method with the fixed curvature H_i = 1/4 sum w g g^T / N_i.
 
     H_i bounds the curvature everywhere (Boehning & Lindsay 1988), so the objective falls in every
@@ -102,7 +103,7 @@ def newton(
     if data is None:
         return theta, error
 
-    def step(_, carry):
+    def step(_: Array, carry: Any) -> Any:
         theta, error = carry
         r = residual(logits(theta, data, problems), data)
         move, new = _solve_quadratic(stats.h, pull_back(r, data, problems) - l2 * theta, problems, l2)
@@ -123,7 +124,7 @@ class _State(NamedTuple):
     iteration: Array
 
 
-def _direction(state: _State, precondition) -> Array:
+def _direction(state: _State, precondition: Callable[[Array], Array]) -> Float[Array, "m d"]:
     """Two-loop recursion, with the preconditioner as the initial inverse Hessian: float [m, d]."""
     q = state.grad
     inner = (state.s * state.y).sum(-1)
@@ -138,19 +139,27 @@ def _direction(state: _State, precondition) -> Array:
     return -q
 
 
-def _line_search(state, direction, zd, data, problems, l2, evaluations=3) -> Array:
+def _line_search(
+    state: _State,
+    direction: Float[Array, "m d"],
+    zd: Float[Array, "n c M"],
+    data: Data,
+    problems: Problems,
+    l2: Array,
+    evaluations: int = 3,
+) -> Float[Array, "m"]:
     """Step lengths [m] by a bracketed one-dimensional Newton method (the objective is convex)."""
     a = data.a[:, None, :]
     linear, square = (state.theta * direction).sum(-1), (direction**2).sum(-1)
 
-    def slopes(t):
+    def slopes(t: Array) -> tuple[Array, Array]:
         z = state.z + problems.spread(t)[..., None] * zd
         q = jax.nn.sigmoid(-jnp.sign(a) * z)
         first = problems.collect((-a * q * zd).sum(-1)) + l2 * (linear + t * square)
         second = problems.collect((jnp.abs(a) * q * (1 - q) * zd**2).sum(-1)) + l2 * square
         return first, second
 
-    def improve(_, carry):
+    def improve(_: Array, carry: Any) -> Any:
         t, low, high, best, best_slope = carry
         first, second = slopes(t)
         better = jnp.abs(first) < best_slope
@@ -165,7 +174,7 @@ def _line_search(state, direction, zd, data, problems, l2, evaluations=3) -> Arr
     return jax.lax.fori_loop(0, evaluations, improve, (one, zero, inf, one, inf))[3]
 
 
-def _shared_preconditioner(z: Array, data: Data, l2: Array):
+def _shared_preconditioner(z: Float[Array, "n c M"], data: Data, l2: Array) -> Float[Array, "d d"]:
     """Inverse of the mean curvature over tasks and problems at the present logits, plus the ridge."""
     q = jax.nn.sigmoid(z)
     filled = jnp.any(z != 0, -1, keepdims=True)
@@ -176,7 +185,9 @@ def _shared_preconditioner(z: Array, data: Data, l2: Array):
 
 
 @partial(jax.jit, static_argnames=("refresh",))
-def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Array, refresh: int = 4):
+def lbfgs(
+    data: Data, problems: Problems, l2: Array, tolerance: float, limit: int, refresh: int = 4
+) -> tuple[Float[Array, "m d"], Float[Array, "m"], Array]:
     """Solve all problems side by side with preconditioned L-BFGS.
 
     The preconditioner is one matrix for all problems, the mean curvature at their present
@@ -199,13 +210,13 @@ def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Ar
     """
     m, d = problems.size.shape[0], data.g.shape[-1]
 
-    def gradient_and_gap(theta, z):
+    def gradient_and_gap(theta: Array, z: Array) -> tuple[Array, Array]:
         grad = l2 * theta - pull_back(residual(z, data), data, problems)
         gain = at_zero - data_loss(z, data, problems) - l2 / 2 * (theta**2).sum(-1)
         gap = (grad**2).sum(-1) / (2 * l2)
         return grad, jnp.where(gap == 0, 0, gap / jnp.maximum(gain, TINY))
 
-    def step(carry):
+    def step(carry: Any) -> Any:
         state, inverse = carry
         inverse = jax.lax.cond(
             state.iteration % refresh == 0, lambda: _shared_preconditioner(state.z, data, l2), lambda: inverse
@@ -221,14 +232,15 @@ def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Ar
         y = jnp.concatenate([state.y[1:], (grad - state.grad)[None]])
         return _State(theta, z, grad, gap, s, y, state.iteration + 1), inverse
 
-    def unfinished(carry):
+    def unfinished(carry: Any) -> Array:
         state, _ = carry
         return (state.iteration < limit) & jnp.any(~(state.gap <= tolerance))
 
     z = jnp.zeros((*problems.slots.shape, data.a.shape[-1]))
     at_zero = data_loss(z, data, problems)
     theta, history = jnp.zeros((m, d)), jnp.zeros((HISTORY, m, d))
-    state = _State(theta, z, *gradient_and_gap(theta, z), history, history, jnp.int32(0))
+    grad, gap = gradient_and_gap(theta, z)
+    state = _State(theta, z, grad, gap, history, history, jnp.int32(0))
     state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.eye(d)))
     return state.theta, state.gap, state.iteration
 
@@ -236,9 +248,9 @@ def lbfgs(data: Data, problems: Problems, l2: Array, tolerance: Array, limit: Ar
 class Solved(NamedTuple):
     """What a solver found for m problems."""
 
-    delta: Array
+    delta: Float[Array, "m d"]
     """float [m, d]."""
-    error: Array
+    error: Float[Array, "m"]
     """float [m]: what must not exceed the tolerance."""
     iterations: int
     """How many it took."""
@@ -262,11 +274,17 @@ class Solver:
     statistics: ``data`` is None then."""
 
 
-def _solve_newton(data, stats, problems, l2, tolerance, iterations) -> Solved:
-    return Solved(*newton(data, stats, problems, l2, iterations), iterations)
+def _solve_newton(
+    data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, tolerance: float, iterations: int
+) -> Solved:
+    delta, error = newton(data, stats, problems, l2, iterations)
+    return Solved(delta, error, iterations)
 
 
-def _solve_lbfgs(data, stats, problems, l2, tolerance, iterations) -> Solved:
+def _solve_lbfgs(
+    data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, tolerance: float, iterations: int
+) -> Solved:
+    assert data is not None  # it is asked for, see `Solver.quadratic_up_to`
     delta, gap, steps = lbfgs(data, problems, l2, tolerance, iterations)
     return Solved(delta, gap, int(steps))
 

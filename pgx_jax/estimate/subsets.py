@@ -7,15 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.types import Array
+from pgx_jax.types import Array, Key
 
 MAX_ENUMERATED = math.comb(16, 3)
 """Up to this many subsets of one size are all taken: every triple of up to 16 tasks."""
 
 
-def _membership(subsets: Sequence[Sequence[int]], n: int) -> np.ndarray:
+def _membership(subsets: Sequence[Sequence[int]], n: int) -> Bool[np.ndarray, "m n"]:
     member = np.zeros((len(subsets), n), bool)
     for row, subset in zip(member, subsets, strict=True):
         row[list(subset)] = True
@@ -27,15 +28,15 @@ def default_size(n: int) -> int:
     return min(3, max(2, n - 1))
 
 
-def all_subsets(n: int, size: int) -> np.ndarray:
+def all_subsets(n: int, size: int) -> Bool[np.ndarray, "m n"]:
     """All subsets of ``size`` of n tasks, in lexicographic order: bool [n over size, n]."""
     _check_size(n, size)
     return _membership(list(itertools.combinations(range(n), size)), n)
 
 
 def make_subsets(
-    key: Array | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 12
-) -> np.ndarray:
+    key: Key | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 12
+) -> Bool[np.ndarray, "m n"]:
     """Choose subsets of equal size such that every pair of tasks meets in some of them.
 
     Without ``count``: all subsets of that size if they are at most 560 (all triples of up to 16
@@ -84,7 +85,9 @@ def _check_size(n: int, size: int) -> None:
         raise ConfigError(f"a subset size of {size} covers no pair of tasks; choose 2 to {n}")
 
 
-def _balanced_design(rng, n: int, size: int, count: int | None, min_cover: int) -> np.ndarray:
+def _balanced_design(
+    rng: np.random.Generator, n: int, size: int, count: int | None, min_cover: int
+) -> Bool[np.ndarray, "m n"]:
     """Grow distinct subsets one by one, each of the tasks that have met each other least so far."""
     met = np.zeros((n, n), int)
     seen: set[tuple[int, ...]] = set()
@@ -99,7 +102,7 @@ def _balanced_design(rng, n: int, size: int, count: int | None, min_cover: int) 
     return _membership(sorted(seen), n)
 
 
-def _least_met_subsets(rng, met: np.ndarray, size: int) -> Iterator[tuple[int, ...]]:
+def _least_met_subsets(rng: np.random.Generator, met: np.ndarray, size: int) -> Iterator[tuple[int, ...]]:
     """Subsets to add to a design, best first: a least-met pair, joined by tasks that have met it least.
 
     They differ in the last task alone; ties are broken at random.
@@ -124,21 +127,21 @@ def _least_met_subsets(rng, met: np.ndarray, size: int) -> Iterator[tuple[int, .
         yield tuple(sorted(int(task) for task in [*chosen, last]))
 
 
-def coverage(member: Array) -> np.ndarray:
+def coverage(member: Bool[Array, "m n"]) -> Int[np.ndarray, "n n"]:
     """How many subsets contain both tasks of each pair: int [n, n] (the paper's n_ij)."""
     member = np.asarray(member, bool).astype(int)
     return member.T @ member
 
 
-def check_coverage(member: Array, names: Sequence[str] | None = None) -> np.ndarray:
+def check_coverage(member: Bool[Array, "m n"], names: Sequence[str] | None = None) -> Int[np.ndarray, "n n"]:
     """Return the coverage [n, n] of subsets ``member`` [m, n].
 
     Raises:
         ConfigError: if no subset contains some task or pair of tasks, naming the first.
     """
     met = coverage(member)
-    missing = np.argwhere((met == 0) & (np.tri(len(met)).T > 0))
-    missing = sorted(missing.tolist(), key=lambda pair: pair[0] != pair[1])  # whole tasks first
+    pairs = np.argwhere((met == 0) & (np.tri(len(met)).T > 0))
+    missing = sorted(pairs.tolist(), key=lambda pair: pair[0] != pair[1])  # whole tasks first
     if missing:
         i, j = missing[0]
         label = [f"{t}" if names is None else f"{t} ({names[t]!r})" for t in (i, j)]

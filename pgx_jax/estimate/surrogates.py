@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from pgx_jax.errors import ConfigError, DataError, SolverError, pick
 from pgx_jax.estimate.precision import full_precision
@@ -29,7 +30,7 @@ def label(task: int, names: Sequence[str] | None) -> str:
     return f"task {task}" if names is None else f"task {task} ({names[task]!r})"
 
 
-def signed_weights(transitions: Transitions, names: Sequence[str] | None = None) -> np.ndarray:
+def signed_weights(transitions: Transitions, names: Sequence[str] | None = None) -> Float[np.ndarray, "n N"]:
     """Standardise the advantages of every task over all its transitions.
 
     The label of the paper's classification is y = sign(a), the weight is w = |a|. Standardising
@@ -64,7 +65,11 @@ def signed_weights(transitions: Transitions, names: Sequence[str] | None = None)
 
 
 def select_rows(
-    features: Features, transitions: Transitions, a: Array, parts: Sequence[int], share: Array | None = None
+    features: Features,
+    transitions: Transitions,
+    a: Float[Array, "n N"],
+    parts: Sequence[int],
+    share: Bool[Array, "n N"] | None = None,
 ) -> Data:
     """Keep the transitions of some parts of the data, padded to one length M for all sources.
 
@@ -102,7 +107,7 @@ def select_rows(
 
 @jax.jit
 def _statistics(data: Data) -> TaskStatistics:
-    def curvature(task):
+    def curvature(task: tuple[Array, Array]) -> Array:
         a, source = task
         weighted = data.g[source] * jnp.sqrt(jnp.abs(a) / 4)[:, None]
         return weighted.T @ weighted
@@ -113,7 +118,7 @@ def _statistics(data: Data) -> TaskStatistics:
 
 @full_precision
 def task_statistics(
-    features: Features, transitions: Transitions, a: Array, parts: Sequence[int] = (FIT,)
+    features: Features, transitions: Transitions, a: Float[Array, "n N"], parts: Sequence[int] = (FIT,)
 ) -> TaskStatistics:
     """Gradient and curvature of every task's loss at theta* over some parts of its data.
 
@@ -138,14 +143,14 @@ def ridge_unit(stats: TaskStatistics) -> float:
 def fit(
     features: Features,
     transitions: Transitions,
-    member: Array,
+    member: Bool[Array, "m n"],
     *,
     l2: float = 1.0,
     iterations: int | None = None,
     solver: str = "newton",
     stats: TaskStatistics | None = None,
     parts: Sequence[int] = (FIT,),
-    share: Array | None = None,
+    share: Bool[Array, "n N"] | None = None,
     tolerance: float = 1e-4,
     names: Sequence[str] | None = None,
 ) -> Surrogates:
@@ -205,7 +210,7 @@ def fit(
     return Surrogates(jnp.asarray(member), delta, ridge, jnp.int32(used))
 
 
-def _check_member(member: Array, n: int) -> np.ndarray:
+def _check_member(member: Array, n: int) -> Bool[np.ndarray, "m n"]:
     member = np.asarray(member, bool)
     if member.ndim != 2 or member.shape[1] != n or not len(member):
         raise ConfigError(f"member has shape {member.shape}; it must be [m, {n}], one column a task")
@@ -219,7 +224,12 @@ def _tasks(row: np.ndarray, names: Sequence[str] | None) -> str:
 
 
 def _require_solved(
-    solver: Solver, solved: Solved, member: np.ndarray, l2: float, tolerance: float, names
+    solver: Solver,
+    solved: Solved,
+    member: np.ndarray,
+    l2: float,
+    tolerance: float,
+    names: Sequence[str] | None,
 ) -> None:
     """SolverError in the solver's words if the error of a problem exceeds the tolerance."""
     error = np.asarray(solved.error)
@@ -234,7 +244,7 @@ def _require_solved(
         )  # fmt: skip
 
 
-def _require_finite(delta, member, l2, names) -> None:
+def _require_finite(delta: Array, member: np.ndarray, l2: float, names: Sequence[str] | None) -> None:
     finite = np.asarray(jnp.isfinite(delta).all(-1))
     if not finite.all():
         subset = int(np.argmin(finite))

@@ -6,21 +6,23 @@ selection, so that a comparison is about the matrix alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.grouping.rounding import canonical
 
 
-def group_sizes(labels) -> np.ndarray:
+def group_sizes(labels: ArrayLike) -> Int[np.ndarray, "k"]:
     """Sizes of the groups of a labelling [n], int [k]."""
     return np.bincount(canonical(labels))
 
 
-def random_groupings(rng: np.random.Generator, sizes, draws: int) -> np.ndarray:
+def random_groupings(rng: np.random.Generator, sizes: ArrayLike, draws: int) -> Int[np.ndarray, "draws n"]:
     """Uniformly random partitions with given group sizes.
 
     Args:
@@ -45,11 +47,11 @@ Name = Callable[[int], str]
 """How messages call a task."""
 
 
-def _dot(b: np.ndarray, name: Name) -> np.ndarray:
+def _dot(b: Float[np.ndarray, "n d"], name: Name) -> Float[np.ndarray, "n n"]:
     return b @ b.T
 
 
-def _cosine(b: np.ndarray, name: Name) -> np.ndarray:
+def _cosine(b: Float[np.ndarray, "n d"], name: Name) -> Float[np.ndarray, "n n"]:
     norm = np.linalg.norm(b, axis=1, keepdims=True)
     if not norm.all():
         raise DataError(
@@ -59,7 +61,9 @@ def _cosine(b: np.ndarray, name: Name) -> np.ndarray:
     return (b / norm) @ (b / norm).T
 
 
-def _whitened(b: np.ndarray, name: Name, curvature: np.ndarray) -> np.ndarray:
+def _whitened(
+    b: Float[np.ndarray, "n d"], name: Name, curvature: Float[np.ndarray, "d d"]
+) -> Float[np.ndarray, "n n"]:
     whitened = b @ np.linalg.solve(curvature, b.T)
     return (whitened + whitened.T) / 2
 
@@ -82,7 +86,13 @@ SIMILARITIES: dict[str, Similarity] = {
 """Gradient similarities by name, see `similarity`."""
 
 
-def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.ndarray:
+def similarity(
+    b: ArrayLike,
+    H: ArrayLike | None = None,
+    kind: str = "dot",
+    l2: float = 1.0,
+    names: Sequence[str] | None = None,
+) -> Float[np.ndarray, "n n"]:
     """Similarity of the tasks' gradients, for use as an affinity.
 
     "dot" is b_i·b_j, "cosine" divides it by the norms, and "whitened" is b_i·(H + l2 u)^-1 b_j with
@@ -103,28 +113,28 @@ def similarity(b, H=None, kind: str = "dot", l2: float = 1.0, names=None) -> np.
         DataError: gradients that are not finite, or zero under "cosine".
     """
     chosen = pick(SIMILARITIES, kind, "similarity")
-    b = np.asarray(b, dtype=np.float64)
+    gradients = np.asarray(b, dtype=np.float64)
     name: Name = (lambda i: repr(names[i])) if names is not None else str
-    bad = np.flatnonzero(~np.isfinite(b).all(1))
+    bad = np.flatnonzero(~np.isfinite(gradients).all(1))
     if len(bad):
         raise DataError(
             f"the gradient of task {name(bad[0])} is not finite: check its advantages and features"
         )
     if not chosen.needs_curvature:
-        return chosen.function(b, name)
+        return chosen.function(gradients, name)
     if H is None:
         raise ConfigError(f"the similarity {kind!r} needs the curvature H of the tasks")
-    return chosen.function(b, name, _with_ridge(H, l2))
+    return chosen.function(gradients, name, _with_ridge(H, l2))
 
 
-def _with_ridge(H, l2: float) -> np.ndarray:
+def _with_ridge(H: ArrayLike, l2: float) -> Float[np.ndarray, "d d"]:
     """The mean [d, d] of curvatures [n, d, d] (or [d, d]), plus l2 tr(H)/40."""
     if not l2 > 0:
         raise ConfigError(f"l2 = {l2} must be positive (in multiples of tr(H)/40)")
-    H = np.asarray(H, dtype=np.float64)
-    H = H.mean(0) if H.ndim == 3 else H
-    if not np.isfinite(H).all() or not np.trace(H) > 0:
+    curvature = np.asarray(H, dtype=np.float64)
+    curvature = curvature.mean(0) if curvature.ndim == 3 else curvature
+    if not np.isfinite(curvature).all() or not np.trace(curvature) > 0:
         raise DataError(
             "the mean curvature of the tasks is zero or not finite: check features and advantages"
         )
-    return H + l2 * np.trace(H) / 40 * np.eye(len(H))
+    return curvature + l2 * np.trace(curvature) / 40 * np.eye(len(curvature))

@@ -49,7 +49,7 @@ class GroupingConfig:
     lone_tasks: bool = False
     solver: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         penalties = (*self.penalties, self.trace_penalty or 0.0)
         if not all(np.isfinite(penalty) and penalty >= 0 for penalty in penalties):
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from jaxtyping import Float, Int
 
 from pgx_jax.errors import DataError
-from pgx_jax.types import Gains
+from pgx_jax.types import Array, Gains
 
 
-def paired_difference(difference, task, n: int, trajectory=None) -> tuple[float, float]:
+def paired_difference(
+    difference: Float[Array, "J"],
+    task: Int[Array, "J"],
+    n: int,
+    trajectory: Int[Array, "J"] | None = None,
+) -> tuple[float, float]:
     """Mean over tasks of the mean paired difference of a task, and its standard error.
 
     Stratified by source: every task counts the same, and differences between tasks are no noise. The
@@ -48,7 +56,7 @@ def paired_difference(difference, task, n: int, trajectory=None) -> tuple[float,
     return float(mean.sum() / n), float(np.std(mean, ddof=1) / np.sqrt(sources) * (sources / n))
 
 
-def _sources(task: np.ndarray, n: int, trajectory: np.ndarray) -> np.ndarray:
+def _sources(task: Int[np.ndarray, "J"], n: int, trajectory: Int[np.ndarray, "J"]) -> Int[np.ndarray, "n"]:
     """int [n]: the source of each task, numbered from 0; tasks of one source have the same trajectories."""
     read = [np.sort(trajectory[task == i]) for i in range(n)]
     _, first, source = np.unique([x[0] for x in read], return_index=True, return_inverse=True)
@@ -58,7 +66,9 @@ def _sources(task: np.ndarray, n: int, trajectory: np.ndarray) -> np.ndarray:
     return source
 
 
-def collect_gains(labels: np.ndarray, score, names) -> Gains:
+def collect_gains(
+    labels: Int[np.ndarray, "c n"], score: Callable[[np.ndarray], Gains], names: Sequence[str] | None
+) -> Gains:
     """Score the partitions ``labels`` [c, n]: Gains with gain [c, J], checked.
 
     Raises:
@@ -79,18 +89,20 @@ def collect_gains(labels: np.ndarray, score, names) -> Gains:
         raise DataError(
             f"task {name(missing[0])} has no trajectory to choose the groups by: collect more transitions"
         )
-    gain = np.stack(gain)
-    if not np.isfinite(gain).all():
-        culprit = task[np.argwhere(~np.isfinite(gain))[0, 1]]
+    gains = np.stack(gain)
+    if not np.isfinite(gains).all():
+        culprit = task[np.argwhere(~np.isfinite(gains))[0, 1]]
         raise DataError(
             f"the held-out gains of task {name(culprit)} are not finite: check its features and "
             "advantages, or raise l2"
         )
-    return Gains(gain, task.astype(np.int64), trajectory)
+    return Gains(gains, task.astype(np.int64), trajectory)
 
 
 def _paired(one: Gains, other: Gains) -> bool:
     """Whether the rows of two partitions' gains are the same trajectories of the same tasks."""
-    if (one.trajectory is None) != (other.trajectory is None) or not np.array_equal(one.task, other.task):
+    if not np.array_equal(one.task, other.task):
         return False
-    return one.trajectory is None or np.array_equal(one.trajectory, other.trajectory)
+    if one.trajectory is None or other.trajectory is None:
+        return one.trajectory is other.trajectory
+    return np.array_equal(one.trajectory, other.trajectory)

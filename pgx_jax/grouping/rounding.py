@@ -8,6 +8,8 @@ and the partition with the highest objective ``<U, X(labels)> - trace_penalty * 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
@@ -17,26 +19,26 @@ _IMPROVEMENT = 1e-9
 """Smallest improvement of the local search, relative to the largest entry of U."""
 
 
-def canonical(labels) -> np.ndarray:
+def canonical(labels: ArrayLike) -> Int[np.ndarray, "n"]:
     """Rename the groups by first appearance: int [n] with labels 0 … k-1."""
     labels = np.asarray(labels)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse.reshape(-1)].astype(np.int64)
 
 
-def partition_matrix(labels) -> np.ndarray:
+def partition_matrix(labels: ArrayLike) -> Float[np.ndarray, "n n"]:
     """The normalised partition matrix X(labels), float64 [n, n]: 1/|C| inside a group C, else 0."""
     labels = np.asarray(labels)
     same = labels[:, None] == labels[None, :]
     return same / same.sum(1, keepdims=True)
 
 
-def objective(U, labels, trace_penalty: float = 0.0) -> float:
+def objective(U: ArrayLike, labels: ArrayLike, trace_penalty: float = 0.0) -> float:
     """The discrete objective <U, X(labels)> - trace_penalty * k, in units of U."""
     return float(np.sum(np.asarray(U) * partition_matrix(labels)) - trace_penalty * len(np.unique(labels)))
 
 
-def all_partitions(n: int, k: int | None = None) -> np.ndarray:
+def all_partitions(n: int, k: int | None = None) -> Int[np.ndarray, "count n"]:
     """Every partition of n tasks (into k groups if given), canonical labels int [count, n].
 
     There are 2, 5, 15, 52, 203, 877 for n = 2 … 7.
@@ -48,7 +50,7 @@ def all_partitions(n: int, k: int | None = None) -> np.ndarray:
     return labels if k is None else labels[labels.max(1) + 1 == k]
 
 
-def components(X: np.ndarray, k: int | None = None) -> np.ndarray:
+def components(X: Float[np.ndarray, "n n"], k: int | None = None) -> Int[np.ndarray, "n"]:
     """Connected components of the links with X_ij > min(X_ii, X_jj)/2, or the k of single linkage."""
     diagonal = np.maximum(np.diag(X), 1e-12)
     relative = X / np.minimum(diagonal[:, None], diagonal[None, :])
@@ -60,7 +62,7 @@ def components(X: np.ndarray, k: int | None = None) -> np.ndarray:
     return canonical(cut_tree(tree, n_clusters=k)[:, 0])
 
 
-def pivot(X: np.ndarray) -> np.ndarray:
+def pivot(X: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     """Take the most decided task as a pivot, group it with all that share half its weight, repeat."""
     labels = np.full(len(X), -1)
     for i in np.argsort(-np.sum(X**2, axis=1), kind="stable"):
@@ -71,7 +73,7 @@ def pivot(X: np.ndarray) -> np.ndarray:
     return canonical(labels)
 
 
-def spectral(X: np.ndarray, k: int) -> np.ndarray:
+def spectral(X: Float[np.ndarray, "n n"], k: int) -> Int[np.ndarray, "n"]:
     """Ward's clustering of the rows of X's leading k eigenvectors, scaled to unit length."""
     if k == 1:
         return np.zeros(len(X), dtype=np.int64)
@@ -84,7 +86,7 @@ def spectral(X: np.ndarray, k: int) -> np.ndarray:
 class _State:
     """Sums over the groups of a labelling, from which the effect of any change is closed-form."""
 
-    def __init__(self, U, labels):
+    def __init__(self, U: np.ndarray, labels: ArrayLike):
         self.U, self.labels = U, canonical(labels)
         self.k = int(self.labels.max()) + 1
         member = np.eye(self.k)[self.labels]
@@ -93,14 +95,14 @@ class _State:
         self.within = np.diag(self.between)
         self.size = member.sum(0)
 
-    def leave(self):
+    def leave(self) -> Float[np.ndarray, "n"]:
         """Change of the objective, [n], when a task leaves its group, counted without the task."""
         own = np.arange(len(self.labels)), self.labels
         rest = self.within[self.labels] - 2 * self.to_group[own] + np.diag(self.U)
         size = self.size[self.labels]
         return np.where(size > 1, rest / np.maximum(size - 1, 1), 0.0) - self.within[self.labels] / size
 
-    def move(self):
+    def move(self) -> Float[np.ndarray, "n options"]:
         """Change [n, k + 1] when a task moves to a group; the last column is a group of its own."""
         joined = (self.within + 2 * self.to_group + np.diag(self.U)[:, None]) / (self.size + 1)
         gain = self.leave()[:, None] + joined - self.within / self.size
@@ -108,7 +110,7 @@ class _State:
         alone = np.where(self.size[self.labels] > 1, self.leave() + np.diag(self.U), -np.inf)
         return np.concatenate([gain, alone[:, None]], axis=1)
 
-    def swap(self):
+    def swap(self) -> Float[np.ndarray, "n n"]:
         """Change [n, n] when two tasks of different groups trade places."""
         own, u = self.to_group[np.arange(len(self.U)), self.labels], np.diag(self.U)
         other = self.to_group[:, self.labels]  # [i, j]: task i to the group of j
@@ -118,7 +120,7 @@ class _State:
         gain[self.labels[:, None] == self.labels[None, :]] = -np.inf
         return gain
 
-    def merge(self):
+    def merge(self) -> Float[np.ndarray, "k k"]:
         """Change [k, k] when two groups become one."""
         mean = self.within / self.size
         union = self.within[:, None] + self.within[None, :] + 2 * self.between
@@ -127,18 +129,20 @@ class _State:
         return gain
 
 
-def _argmax(gain):
-    index = np.unravel_index(np.argmax(gain), gain.shape) if gain.size else (0, 0)
-    return (gain[index] if gain.size else -np.inf), index
+def _argmax(gain: np.ndarray) -> tuple[float, tuple[int, int]]:
+    if not gain.size:
+        return -np.inf, (0, 0)
+    row, column = np.unravel_index(np.argmax(gain), gain.shape)
+    return float(gain[row, column]), (int(row), int(column))
 
 
-def _with(labels, task, group):
+def _with(labels: np.ndarray, task: int | list[int], group: int | np.ndarray) -> Int[np.ndarray, "n"]:
     labels = labels.copy()
     labels[task] = group
     return canonical(labels)
 
 
-def with_k(U, labels, k: int) -> np.ndarray:
+def with_k(U: Float[np.ndarray, "n n"], labels: ArrayLike, k: int) -> Int[np.ndarray, "n"]:
     """Merge groups, or split tasks off, greedily by the objective until there are k groups."""
     labels = canonical(labels)
     while (state := _State(U, labels)).k != k:
@@ -150,7 +154,7 @@ def with_k(U, labels, k: int) -> np.ndarray:
     return labels
 
 
-def refine(U, labels, trace_penalty: float | None = None) -> np.ndarray:
+def refine(U: ArrayLike, labels: ArrayLike, trace_penalty: float | None = None) -> Int[np.ndarray, "n"]:
     """Improve a partition by local search: the best move, swap or merge until none helps.
 
     Args:
@@ -173,11 +177,11 @@ def refine(U, labels, trace_penalty: float | None = None) -> np.ndarray:
             move[:, -1] -= trace_penalty
             move[last] += trace_penalty
             merge = merge + trace_penalty
-        gains, places = zip(_argmax(move), _argmax(state.swap()), _argmax(merge), strict=True)
-        best = int(np.argmax(gains))
-        if not gains[best] > threshold:
+        found = [_argmax(move), _argmax(state.swap()), _argmax(merge)]
+        best = int(np.argmax([gain for gain, _ in found]))
+        gain, (a, b) = found[best]
+        if not gain > threshold:
             return labels
-        a, b = places[best]
         if best == 0:
             labels = _with(labels, a, b)
         elif best == 1:
@@ -186,7 +190,9 @@ def refine(U, labels, trace_penalty: float | None = None) -> np.ndarray:
             labels = canonical(np.where(labels == b, a, labels))
 
 
-def roundings(X: np.ndarray, U: np.ndarray, k: int | None = None) -> list[np.ndarray]:
+def roundings(
+    X: Float[np.ndarray, "n n"], U: Float[np.ndarray, "n n"], k: int | None = None
+) -> list[np.ndarray]:
     """All roundings of X [n, n], canonical; brought to exactly k groups when k is given."""
     n, trace = len(X), float(np.trace(X))
     sizes = {k} if k is not None else {int(np.floor(trace + 1e-3)), int(np.ceil(trace - 1e-3))}
@@ -196,7 +202,9 @@ def roundings(X: np.ndarray, U: np.ndarray, k: int | None = None) -> list[np.nda
     return starts if k is None else [with_k(U, labels, k) for labels in starts]
 
 
-def round_sdp(X, U, *, k: int | None = None, trace_penalty: float | None = None) -> np.ndarray:
+def round_sdp(
+    X: ArrayLike, U: ArrayLike, *, k: int | None = None, trace_penalty: float | None = None
+) -> Int[np.ndarray, "n"]:
     """Round X to the partition with the best discrete objective that the roundings lead to.
 
     Args:

@@ -13,9 +13,13 @@ scale of U sets the unit of ``trace_penalty`` and its diagonal sets the meaning:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.grouping.config import SOLVERS, check_solver
@@ -24,10 +28,13 @@ CLARABEL_UP_TO = 30
 """Largest n for which the interior-point method is the faster one."""
 
 _FEASIBILITY = 1e-3
-_OPTIONS = {"CLARABEL": {}, "SCS": {"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "CLARABEL": {},
+    "SCS": {"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000},
+}
 
 
-def check_matrix(matrix, names=None) -> np.ndarray:
+def check_matrix(matrix: ArrayLike, names: Sequence[str] | None = None) -> Float[np.ndarray, "n n"]:
     """Return the affinity as float64 [n, n], symmetrised.
 
     Entries on the diagonal are not used by anything in this package and may be anything.
@@ -53,7 +60,7 @@ def check_matrix(matrix, names=None) -> np.ndarray:
     return U
 
 
-def standardise(matrix, names=None) -> np.ndarray:
+def standardise(matrix: ArrayLike, names: Sequence[str] | None = None) -> Float[np.ndarray, "n n"]:
     """Bring an affinity to the scale on which one grid of trace penalties fits all families.
 
     Symmetrise; remove the additive effects a_i + a_j of the tasks (least squares over the
@@ -114,7 +121,9 @@ class PartitionSDP:
         self._free = cp.Problem(goal, feasible)
         self._fixed = cp.Problem(goal, [*feasible, cp.trace(self._X) == self._trace])
 
-    def solve(self, U, *, trace_penalty: float | None = None, k: int | None = None) -> np.ndarray:
+    def solve(
+        self, U: ArrayLike, *, trace_penalty: float | None = None, k: int | None = None
+    ) -> Float[np.ndarray, "n n"]:
         """Return the optimal X, float64 [n, n].
 
         Args:
@@ -150,7 +159,7 @@ class PartitionSDP:
             "try the other solver, and look for extreme entries in the affinity"
         )
 
-    def _attempt(self, problem, solver, k):
+    def _attempt(self, problem: cp.Problem, solver: str, k: int | None) -> tuple[np.ndarray | None, str]:
         """Solve once; return (X, "") or (None, reason)."""
         try:
             with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below
@@ -167,7 +176,7 @@ class PartitionSDP:
         return X, ""
 
 
-def infeasibility(X: np.ndarray, k: int | None = None) -> float:
+def infeasibility(X: Float[np.ndarray, "n n"], k: int | None = None) -> float:
     """Largest violation of the constraints of the relaxation by X [n, n]; NaN if X is not finite."""
     if not np.isfinite(X).all():
         return float("nan")
@@ -177,7 +186,9 @@ def infeasibility(X: np.ndarray, k: int | None = None) -> float:
     return float(max(0.0, *violations))
 
 
-def solve_sdp(U, trace_penalty: float | None = None, k: int | None = None, solver=None) -> np.ndarray:
+def solve_sdp(
+    U: ArrayLike, trace_penalty: float | None = None, k: int | None = None, solver: str | None = None
+) -> Float[np.ndarray, "n n"]:
     """Solve one relaxation; see `PartitionSDP` for a path of them. Returns X, float64 [n, n]."""
     U = np.asarray(U, dtype=np.float64)
     return PartitionSDP(len(U), solver).solve(U, trace_penalty=trace_penalty, k=k)

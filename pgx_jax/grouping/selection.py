@@ -14,10 +14,12 @@ gain over one group (which must be 0.003 at least): splitting must be earned.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.grouping.config import GroupingConfig
@@ -32,11 +34,11 @@ Score = Callable[[np.ndarray], Gains]
 class Candidates(NamedTuple):
     """Distinct partitions, ordered by k and then by falling objective."""
 
-    labels: np.ndarray
+    labels: Int[np.ndarray, "c n"]
     """int [c, n], canonical."""
-    objective: np.ndarray
+    objective: Float[np.ndarray, "c"]
     """float [c]: <U, X(labels)> of the standardised affinity, without a penalty."""
-    penalty: np.ndarray
+    penalty: Float[np.ndarray, "c"]
     """float [c]: trace penalty that led to the candidate; NaN where a fixed k or a list did."""
 
 
@@ -47,7 +49,7 @@ def check_k(k: int, n: int) -> int:
     return int(k)
 
 
-def _collect(U, found) -> Candidates:
+def _collect(U: np.ndarray, found: Iterable[tuple[np.ndarray, float]]) -> Candidates:
     """Deduplicate (labels, penalty) pairs, keeping the first of each, and order them."""
     first: dict[tuple[int, ...], float] = {}
     for labels, penalty in found:
@@ -60,12 +62,12 @@ def _collect(U, found) -> Candidates:
     )
 
 
-def _rank(row):
+def _rank(row: tuple[float, tuple[int, ...], float]) -> tuple[int, float, tuple[int, ...]]:
     value, labels, _ = row
     return max(labels), -round(value, 9), labels
 
 
-def _at_k(sdp, U, k):
+def _at_k(sdp: PartitionSDP, U: np.ndarray, k: int) -> list[np.ndarray]:
     """Partitions into exactly k groups: every rounding of the relaxation with tr X = k, refined."""
     n = len(U)
     if k in (1, n):
@@ -73,14 +75,21 @@ def _at_k(sdp, U, k):
     return [refine(U, labels) for labels in roundings(sdp.solve(U, k=k), U, k)]
 
 
-def _at_penalties(sdp, U, penalties):
+def _at_penalties(
+    sdp: PartitionSDP, U: np.ndarray, penalties: Iterable[float]
+) -> list[tuple[np.ndarray, float]]:
     """The partition that the relaxation at each trace penalty rounds to, with the penalty."""
     solved = ((sdp.solve(U, trace_penalty=penalty), penalty) for penalty in penalties)
     return [(round_sdp(X, U, trace_penalty=penalty), penalty) for X, penalty in solved]
 
 
 def propose(
-    matrix, others=(), *, k: int | None = None, names=None, config: GroupingConfig | None = None
+    matrix: ArrayLike,
+    others: Iterable[ArrayLike] = (),
+    *,
+    k: int | None = None,
+    names: Sequence[str] | None = None,
+    config: GroupingConfig | None = None,
 ) -> Candidates:
     """List the partitions worth comparing.
 
@@ -124,7 +133,7 @@ def propose(
     return _collect(U, [(row, penalty) for row, penalty in found if row.max() < largest])
 
 
-def distinct_groups(labels) -> tuple[np.ndarray, np.ndarray]:
+def distinct_groups(labels: ArrayLike) -> tuple[Bool[np.ndarray, "G n"], Int[np.ndarray, "c n"]]:
     """The distinct groups among many partitions, so that each is solved once and all in one call.
 
     Args:
@@ -144,7 +153,7 @@ def select(
     candidates: Candidates,
     score: Score,
     *,
-    names=None,
+    names: Sequence[str] | None = None,
     standard_errors: float = 2.0,
     min_share: float = 0.0,
     min_gain: float = 0.0,
@@ -208,11 +217,11 @@ def _without_score(candidates: Candidates) -> Grouping:
 
 
 def group(
-    matrix,
+    matrix: ArrayLike,
     *,
     k: int | None = None,
     score: Score | None = None,
-    names=None,
+    names: Sequence[str] | None = None,
     config: GroupingConfig | None = None,
 ) -> Grouping:
     """From an affinity to a partition (paper, "Grouping").

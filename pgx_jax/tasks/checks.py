@@ -53,7 +53,7 @@ def _check_tasks(family: TaskFamily) -> None:
             )
 
 
-def _traced(family: TaskFamily, name: str, *args) -> Any:
+def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
     """Shapes and types of what a method of the environment returns."""
     try:
         return jax.eval_shape(getattr(family.env, name), *args)
@@ -78,7 +78,7 @@ def _check_obs(family: TaskFamily, name: str, obs: Any) -> None:
 
 def _check_state(family: TaskFamily, before: PyTree, after: PyTree) -> None:
     ours, theirs = jax.tree.structure(before), jax.tree.structure(after)
-    if ours != theirs:
+    if ours != theirs:  # type: ignore[operator]  # of a type that has no stubs
         raise _mismatch(family, "step", f"returns a state of structure {theirs}", f"that of reset, {ours}")
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
@@ -92,7 +92,9 @@ def _check_state(family: TaskFamily, before: PyTree, after: PyTree) -> None:
 
 
 def _check_scalars(family: TaskFamily, step: Step) -> None:
-    expected = {"reward": ((), jnp.floating, "a float of shape ()")}
+    expected: dict[str, tuple[tuple[int, ...], Any, str]] = {
+        "reward": ((), jnp.floating, "a float of shape ()")
+    }
     expected["terminated"] = expected["success"] = ((), jnp.bool_, "a bool of shape ()")
     if family.objectives is not None:
         kinds = family.objectives.shape[1]
@@ -106,7 +108,7 @@ def _check_scalars(family: TaskFamily, step: Step) -> None:
             raise _mismatch(family, "step", f"returns {found} as {name}", words)
 
 
-def _action(space: spaces.Space) -> jax.ShapeDtypeStruct:
+def _action(space: spaces.Space[Any]) -> jax.ShapeDtypeStruct:
     """An action as policies give it."""
     discrete = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     return jax.ShapeDtypeStruct(space.shape, jnp.int32 if discrete else jnp.float32)

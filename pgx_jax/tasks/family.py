@@ -144,9 +144,9 @@ class TaskFamily:
     env: DeviceEnv | HostEnv
     tasks: PyTree
     observation_space: spaces.Box
-    action_space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete
+    action_space: spaces.Box | spaces.Discrete[Any] | spaces.MultiDiscrete
     horizon: int
-    context: np.ndarray = None
+    context: np.ndarray = None  # type: ignore[assignment]  # one-hot if it is not given
     sample_test_tasks: Callable[[Array, int], PyTree] | None = None
     true_groups: np.ndarray | None = None
     metric: str = "return"
@@ -155,7 +155,7 @@ class TaskFamily:
     objectives: np.ndarray | None = None
     draw: Callable[[PyTree, PyTree], np.ndarray] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.task_names)
         if n < 2:
             raise ConfigError(f"family {self.name!r} has {n} task(s); grouping needs at least 2 tasks")

@@ -82,7 +82,7 @@ def families() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in sorted(_registered(), key=lambda entry: entry.name)}
 
 
-def make_family(name: str, **settings) -> TaskFamily:
+def make_family(name: str, **settings: Any) -> TaskFamily:
     """Build the family registered under ``name``.
 
     Raises:
@@ -180,7 +180,7 @@ def listed(name: str) -> Facts:
     stated = line[1].split("; ") if line else [""] * 5
     stated[1] = stated[1].removesuffix(" tasks")
     problem = next((f"needs {_installation(entry, lib)}" for lib in imported if _location(lib) is None), "")
-    return Facts(name, summary, entry.value, *stated, problem=problem)
+    return Facts(name, summary, entry.value, *stated)._replace(problem=problem)
 
 
 def _source(entry: metadata.EntryPoint) -> tuple[str, list[str]]:
@@ -238,14 +238,14 @@ def _imported(body: list[ast.stmt]) -> list[str]:
     return names
 
 
-def short_space(space: spaces.Space) -> str:
+def short_space(space: spaces.Space[Any]) -> str:
     """A space in two words: "choice of 4", "float [3]", "uint8 [64, 64, 3]"."""
     if isinstance(space, spaces.Discrete):
         return f"choice of {space.n}"
     if isinstance(space, spaces.MultiDiscrete):
         return f"choices of {space.nvec.tolist()}"
-    dtype = "float" if space.dtype.kind == "f" else str(space.dtype)
-    return f"{dtype} {list(space.shape)}"
+    dtype = "float" if np.issubdtype(space.dtype, np.floating) else str(space.dtype)
+    return f"{dtype} {list(space.shape or ())}"
 
 
 def gymnax_family(*args: Any, **settings: Any) -> TaskFamily:
@@ -327,7 +327,7 @@ def _installation(entry: metadata.EntryPoint, package: str) -> str:
     for requirement in (entry.dist.requires or []) if entry.dist is not None else []:
         found = re.match(r"([\w.-]+).*;.*\bextra == [\"']([\w.-]+)[\"']", requirement)
         if found and re.sub(r"[-_.]+", "_", found[1]).lower() == package.partition(".")[0].lower():
-            return f'pip install "{entry.dist.name}[{found[2]}]"'
+            return f'pip install "{_distribution(entry)}[{found[2]}]"'
     return f"install it, or the extra of {_distribution(entry)} that brings it"
 
 
