@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from tables import best_similarity, has, means, over_runs, paired
+from tables import best_similarity, has, means, methods_of, over_runs, paired
 
+from pgx_jax.compare.results import OURS, SIMILAR, AffinityResult
 from pgx_jax.report import figures
 from pgx_jax.report.figures.canvas import FAINT, RC, canvas, method_style, png
-from pgx_jax.report.wording import OURS, SIMILAR, method_label, ordered_methods, with_interval
+from pgx_jax.report.wording import method_label, ordered_methods, with_interval
 
 TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
@@ -29,7 +30,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
 def goals_methods(data: Mapping) -> bytes:
     """Left: mean return of every run and its mean; right: ours minus each method, paired by run."""
     cells = data["cells"]
-    names = [name for name in ordered_methods(cells[0], every=True) if has(cells, name)]
+    methods = methods_of(cells[0])
+    names = [name for name in ordered_methods(methods, every=True) if has(cells, name)]
     names = [name for name in names if not name.startswith(SIMILAR) or name in best_similarity(cells)]
     with matplotlib.rc_context(RC):
         figure, (left, right) = canvas(9.2, 1.2 + 0.42 * len(names), columns=2)
@@ -41,7 +43,7 @@ def goals_methods(data: Mapping) -> bytes:
             _interval(left, row, estimate, colour)
             text = {"textcoords": "offset points", "xycoords": ("axes fraction", "data"), "va": "center"}
             left.annotate(
-                method_label(cells[0], name, alone=True), (0, row), (-8, 0), ha="right", weight=weight, **text
+                method_label(methods, name, alone=True), (0, row), (-8, 0), ha="right", weight=weight, **text
             )
             if name != OURS:
                 difference = paired(cells, name)
@@ -70,10 +72,10 @@ def _interval(axes, row: int, estimate, colour: str) -> None:
 
 def goals_affinity(data: Mapping) -> bytes:
     """Affinity heat map of the first run."""
-    first = dict(data["cells"][0])
-    first["affinity"] = {"matrix": first["affinity"]["matrix"]}
+    first = data["cells"][0]
+    matrix = AffinityResult(first["affinity"]["matrix"], [])
     with matplotlib.rc_context(RC):
-        return png(figures.affinity(first))
+        return png(figures.affinity_of(matrix, first["task_names"], first["groups"], first["true_groups"]))
 
 
 def ppo_curves(data: Mapping) -> bytes:

@@ -26,14 +26,14 @@ from common import Preset, ResultFile, merge, plain, result_path
 from operations import operations
 from study import SMALL_CONFIG, SMALL_FAMILY
 
-from pgx_jax import estimate, learn, pipeline, streams
+from pgx_jax import estimate, learn, pipeline
+from pgx_jax.compare.pool import row_keys
 from pgx_jax.config import Config, override
 from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
 from pgx_jax.estimate.problems import make_problems
-from pgx_jax.learn import ppo
-from pgx_jax.learn.ppo import Problem
+from pgx_jax.learn import device
 from pgx_jax.runs.run import Run
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import FIT, SCORE, SELECT, Rows, Transitions
@@ -64,14 +64,14 @@ class Settings:
 
 
 def make_run(settings: Settings) -> Run:
-    """The run whose triples are estimated; its stages are computed when they are needed."""
+    """The run whose triples are estimated."""
     small = settings.preset == "small"
     family = make_family(FAMILY, **(SMALL_FAMILY if small else {}))
     size = {"estimate": {"subset_size": 3}}
     if settings.transitions is not None:
         size["estimate"]["steps"] = settings.transitions
     config = override(Config(seed=settings.seed), merge(SMALL_CONFIG, size) if small else size)
-    return Run(family, config)
+    return Run(family, config).compute("grouping")
 
 
 def median_seconds(function: Callable[[], object], repeats: int) -> tuple[list[float], object]:
@@ -94,7 +94,7 @@ def of_parts(transitions: Transitions, parts: Sequence[int]) -> Transitions:
 def estimation(run: Run, repeats: int) -> dict:
     """Time the estimation of all subsets, and count its operations."""
     transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
-    names, member = run.family.task_names, run.budget.subsets
+    names, member = run.family.task_names, pipeline.subsets(run.config, run.family.n)
     seconds, feats = {}, run.features
     for name, parts in PARTS.items():
         some = of_parts(transitions, parts)
@@ -180,8 +180,8 @@ def while_trips(function: Callable[[], object]) -> int:
 
 def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
     """Train some subsets from theta* and its critic, warm."""
-    member = run.budget.subsets[slice(*triples)]
-    keys = streams.row_keys(run.config.seed, member)
+    member = pipeline.subsets(run.config, run.family.n)[slice(*triples)]
+    keys = row_keys(run.config.stream("rows"), member)
     init = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(member), 0), run.meta)
 
     def go(count):
@@ -197,13 +197,15 @@ def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
 def count_update(run: Run) -> float:
     """Operations of one update of one row."""
     family, config = run.family, run.config.ppo
-    problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
-    member, key = jnp.asarray(run.budget.subsets[0]), jax.random.PRNGKey(0)
-    state = ppo.start(config, family.env, problem, member, run.meta, key)
-    return operations(
-        lambda p, m, s: ppo.update(run.policy, family.env, family.horizon, config, p, m, 40, s)[0].agent,
-        problem, member, state,
-    )  # fmt: skip
+    problem = device.Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+    member, key = jnp.asarray(pipeline.subsets(run.config, family.n)[0]), jax.random.PRNGKey(0)
+    state = device.start(run.policy, family.env, config, problem, member, run.meta, key)
+
+    def update(problem, member, state):
+        known = (run.policy, family.env, family.horizon, config, problem)
+        return device.update(*known, member, 40, state)[0].learning.agent
+
+    return operations(update, problem, member, state)
 
 
 def ratios(cells: list[dict]) -> dict | None:

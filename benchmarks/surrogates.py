@@ -109,15 +109,14 @@ class Regression:
 
 
 class Data:
-    """Transitions and features of a run, collected when they are first needed."""
+    """Transitions and features of a run."""
 
     def __init__(self, settings: Settings):
-        """Name the run; nothing is computed yet."""
+        """Collect them."""
         small = settings.preset == "small"
         self.family = make_family(FAMILY, **({"n_tasks": 4, "n_groups": 2, "horizon": 20} if small else {}))
-        self.run = Run(
-            self.family, override(Config(seed=settings.seed), SMALL_CONFIG if small else COLLECTED)
-        )
+        config = override(Config(seed=settings.seed), SMALL_CONFIG if small else COLLECTED)
+        self.run = Run(self.family, config).compute("features")
         n = self.family.n
         size, count = (2, None) if small else (settings.size, settings.subsets)
         self.member = estimate.make_subsets(settings.seed, n, size, count)

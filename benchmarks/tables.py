@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from pgx_jax.compare.methods import over_draws
+from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult
+from pgx_jax.compare.summaries import over_draws
 from pgx_jax.report.wording import (
-    OURS,
-    SIMILAR,
-    Estimate,
     duration,
     method_label,
     ordered_methods,
@@ -32,12 +31,14 @@ class Section(NamedTuple):
     """Contents of the result file -> Markdown; of several, {name: contents or None} -> Markdown."""
 
 
-def over_runs(values: Sequence[float]) -> Estimate:
+def over_runs(values: Sequence[float]) -> Interval:
     """Mean and its 95% t-interval over runs; no interval for a single run."""
-    if len(values) < 2:
-        return Estimate(float(np.mean(values)), None, None)
-    found = over_draws(values)
-    return Estimate(found["mean"], *found["ci95"])
+    return over_draws(values) if len(values) > 1 else Interval(float(np.mean(values)))
+
+
+def methods_of(cell: Mapping) -> dict[str, MethodResult]:
+    """The methods of one run."""
+    return msgspec.convert(cell["methods"], dict[str, MethodResult])
 
 
 def means(cells: Cells, name: str) -> np.ndarray:
@@ -50,7 +51,7 @@ def has(cells: Cells, name: str) -> bool:
     return bool(cells) and all(name in cell["methods"] for cell in cells)
 
 
-def paired(cells: Cells, name: str) -> Estimate:
+def paired(cells: Cells, name: str) -> Interval:
     """Ours minus another method, paired by run."""
     return over_runs(means(cells, OURS) - means(cells, name))
 
@@ -111,20 +112,21 @@ def planted_k(cells: Cells) -> str:
 def best_similarity(cells: Cells) -> list[str]:
     """The gradient similarity (of every kind, at its own k and at ours) that earned most over all runs;
     the first of several, none where there is none."""
-    names = [n for n in ordered_methods(cells[0], every=True) if n.startswith(SIMILAR) and has(cells, n)]
+    known = ordered_methods(methods_of(cells[0]), every=True)
+    names = [name for name in known if name.startswith(SIMILAR) and has(cells, name)]
     return [max(names, key=lambda name: means(cells, name).mean())] if names else []
 
 
 def goals(data: Mapping) -> str:
     """Every method on cartpole-goals, with intervals over runs."""
     cells, rows = data["cells"], []
-    for name in ordered_methods(cells[0], every=True):
+    methods = methods_of(cells[0])
+    for name in ordered_methods(methods, every=True):
         if not has(cells, name):
             continue
-        entry = cells[0]["methods"][name]
         difference = "" if name == OURS else with_interval(paired(cells, name), signed=True)
         total = steps(np.mean([c["methods"][name]["env_steps"] for c in cells]))
-        label = method_label(cells[0], name, alone=True) + ("" if entry["equal_steps"] else " †")
+        label = method_label(methods, name, alone=True) + ("" if methods[name].equal_steps else " †")
         rows.append([label, with_interval(over_runs(means(cells, name))), difference, total])
     nmi, exact = agreement(cells)
     text = [
@@ -139,7 +141,7 @@ def goals(data: Mapping) -> str:
             text.append(f"Ours reaches {share:.1%} of the true groups' mean return {words}.")
     words = "On unseen tasks, which find their group in a few trial episodes, ours earns {:.1f} and one "
     text.append(unseen_tasks(cells, words + "policy for all {:.1f}."))
-    if any(not m["equal_steps"] for m in cells[0]["methods"].values()):
+    if not all(entry.equal_steps for entry in methods.values()):
         text.append("† another total of environment steps.")
     return text[0] + "\n\n" + " ".join(filter(None, text[1:]))
 
@@ -147,10 +149,14 @@ def goals(data: Mapping) -> str:
 def families(found: Mapping[str, Mapping | None]) -> str:
     """Several families side by side: name -> result file, or None where it is missing."""
     known = {name: data["cells"] for name, data in found.items() if data and data["cells"]}
-    methods = {
-        m: {} for cells in known.values() for m in ordered_methods(cells[0]) if not m.startswith(SIMILAR)
+    entries = {
+        name: entry
+        for cells in known.values()
+        for name, entry in methods_of(cells[0]).items()
+        if not name.startswith(SIMILAR)
     }
-    methods = ordered_methods({"methods": methods | {SIMILAR: {}}})
+    one_of_a_kind = MethodResult(mean=None, metric="return")
+    methods = ordered_methods(entries | {SIMILAR: one_of_a_kind})
 
     def row(label: str, value: Callable[[Cells], str]) -> list[str]:
         return [label, *(value(known[name]) if name in known else "not measured" for name in found)]
@@ -158,7 +164,6 @@ def families(found: Mapping[str, Mapping | None]) -> str:
     def mean_return(name: str) -> Callable[[Cells], str]:
         return lambda cells: return_of(cells, name)
 
-    some = next(iter(known.values()), [{}])[0]
     body = [
         row("planted k", planted_k),
         row("k found", found_k),
@@ -170,7 +175,7 @@ def families(found: Mapping[str, Mapping | None]) -> str:
         row("the same, in percent", realised_percent),
         row("one policy when its training begins", beginning),
         row("mean return of ours", mean_return(OURS)),
-        *(row(method_label(some, name), mean_return(name)) for name in methods if name != OURS),
+        *(row(method_label(entries, name), mean_return(name)) for name in methods if name != OURS),
     ]
     body.append(
         row("on unseen tasks (one policy)", lambda cells: unseen_tasks(cells, "{:.1f} ({:.1f})") or "–")

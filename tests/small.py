@@ -6,7 +6,7 @@ import shutil
 
 import pgx_jax
 from pgx_jax import make_family
-from pgx_jax.compare.results import from_plain
+from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.runs.serial import dumps
 
 STAGES = ["meta", "transitions", "features", "scores", "affinity", "grouping", "policies"]
@@ -17,6 +17,11 @@ def plain(path):
     results = json.loads((path / "results.json").read_text())
     assert results.pop("timings")
     return results
+
+
+def told(run):
+    """What results.json holds of a run."""
+    return json.loads(dumps(to_plain(run.results)))
 
 
 def typed(results):

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 
 from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, check, override
@@ -118,7 +117,7 @@ def test_the_studies_cover_what_they_promise():
 @pytest.mark.parametrize("preset", ["full", "small"])
 def test_command_lines_mean_the_same_as_the_cells(preset):
     for c in [*study.study_cells("options", preset)[:7], study.study_cells("scales", preset)[0]]:
-        command = tyro.extras.subcommand_cli_from_dict(cli.COMMANDS, args=study.command_line(c))
+        command = cli.read(list(study.command_line(c)))
         assert command.config == override(Config(seed=c["seed"]), c["config"])
         assert common.plain(command.family_settings()) == common.plain(c["settings"])
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from small import told
 
 from pgx_jax import Config, make_family
 from pgx_jax.cli import main as cli
+from pgx_jax.cli.parsing import parse_settings
+from pgx_jax.cli.run import RunCommand
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families
 
@@ -126,20 +129,20 @@ def test_output_folders(capsys, tmp_path, no_training):
 def test_the_users_settings_go_before_the_familys(capsys, monkeypatch):
     asked = {"steps_per_task": 300_000, "ppo.gamma": 0.9}
     family = dataclasses.replace(make_family("points"), defaults=asked)
-    monkeypatch.setattr(cli.RunCommand, "make_family", lambda self: family)
+    monkeypatch.setattr(RunCommand, "make_family", lambda self: family)
     seen = []
-    monkeypatch.setattr(cli.RunCommand, "__call__", lambda self, console: seen.append(self.config))
+    monkeypatch.setattr(RunCommand, "__call__", lambda self, console: seen.append(self.config))
     status, _, err = call(capsys, "run", "points", "--ppo.gamma", "0.99", "--seed", "3")
     assert status == 0, err
     assert seen == [dataclasses.replace(Config(), seed=3, steps_per_task=300_000)]
 
 
 def test_settings_are_literals_or_text():
-    found = cli.parse_settings(("a=1", "b-c=(1, 2.5)", "d=None", "e=text", "f=x=y", "g=True"))
+    found = parse_settings(("a=1", "b-c=(1, 2.5)", "d=None", "e=text", "f=x=y", "g=True"))
     assert found == {"a": 1, "b_c": (1, 2.5), "d": None, "e": "text", "f": "x=y", "g": True}
     for bad in ("a", "=1", ""):
         with pytest.raises(ConfigError, match="KEY=VALUE"):
-            cli.parse_settings((bad,))
+            parse_settings((bad,))
 
 
 def flags(family, config):
@@ -201,7 +204,7 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     status, shown, err = call(capsys, "resume", path)
     assert status == 0 and "report.html" in shown, err
     before = json.loads((path / "results.json").read_text())
-    assert before["groups"] == small_run.results["groups"]
+    assert before["groups"] == told(small_run)["groups"]
 
     status, shown, err = call(capsys, "regroup", path, "--k", "4")
     assert status == 0 and "k = 4" in shown and "in standardised advantage a step" in shown, err

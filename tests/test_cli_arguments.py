@@ -4,10 +4,13 @@ import dataclasses
 import sys
 
 import pytest
-import tyro
 
-from pgx_jax.cli import commands
 from pgx_jax.cli import main as cli
+from pgx_jax.cli import run as command
+from pgx_jax.cli.families import FamiliesCommand
+from pgx_jax.cli.parsing import parsed, refusal
+from pgx_jax.cli.run import RunCommand, read_with
+from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families
 
@@ -40,9 +43,9 @@ def test_settings_add_up(command, args):
 
 
 def test_settings_are_read_once_where_the_family_has_defaults():
-    args = ["run", "lunarlander", "--set", "n_groups=2", "--set", "x=1", "--k", "2"]
-    default = commands.RunCommand("lunarlander", config=cli.Config(steps_per_task=7))
-    found = cli.read_run(args, default)
+    args = ["lunarlander", "--set", "n_groups=2", "--set", "x=1", "--k", "2"]
+    default = RunCommand("lunarlander", config=Config(steps_per_task=7))
+    found = read_with(args, default)
     assert found.settings == (("n_groups=2",), ("x=1",))
     assert (found.config.steps_per_task, found.config.k) == (7, 2)
 
@@ -50,8 +53,8 @@ def test_settings_are_read_once_where_the_family_has_defaults():
 @pytest.fixture
 def points_of_its_own(monkeypatch):
     """The family points asks for a gamma of 0.97."""
-    family = dataclasses.replace(cli.make_family("points"), defaults={"ppo.gamma": 0.97})
-    monkeypatch.setattr(cli, "make_family", lambda name: family)
+    family = dataclasses.replace(command.make_family("points"), defaults={"ppo.gamma": 0.97})
+    monkeypatch.setattr(command, "make_family", lambda name: family)
 
 
 @pytest.mark.parametrize("flag", ("-h", "--help"))
@@ -67,7 +70,7 @@ def test_there_is_help_without_a_family_that_works(stop, monkeypatch, family):
     def fails(name):
         raise ImportError("no engine")
 
-    monkeypatch.setattr(cli, "make_family", fails)
+    monkeypatch.setattr(command, "make_family", fails)
     status, out, err = stop("run", *family, "--help")
     assert status == 0 and not err
     assert "Discount. (default: 0.99)" in out and "The defaults are those" not in out
@@ -98,7 +101,7 @@ def test_wrong_arguments_are_still_told_by_the_parser(stop):
 
 
 def test_what_is_said_while_parsing_is_not_lost(capsys):
-    assert cli.parsed(lambda: print("a warning", file=sys.stderr)) is None
+    assert parsed(lambda: print("a warning", file=sys.stderr)) is None
     assert capsys.readouterr().err == "a warning\n"
 
 
@@ -113,16 +116,16 @@ def test_an_interrupted_run_names_its_folder(stop, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     out = tmp_path / "a run with quite a long name, so that the message is wider than a narrow terminal"
-    monkeypatch.setattr(sys.modules["pgx_jax.runs.run"], "run", begun)
+    monkeypatch.setattr(command, "run", begun)
     status, _, err = stop("run", "points", "--out", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
-    monkeypatch.setattr(sys.modules["pgx_jax.runs.saved"], "resume", interrupted)
+    monkeypatch.setattr(sys.modules["pgx_jax.cli.saved"], "resume", interrupted)
     status, _, err = stop("resume", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
 
 
 def test_a_run_that_is_interrupted_before_anything_is_saved(stop, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["pgx_jax.runs.run"], "run", interrupted)
+    monkeypatch.setattr(command, "run", interrupted)
     status, _, err = stop("run", "points", "--out", tmp_path / "run")
     assert (status, err) == (130, "stopped; nothing is saved yet")
 
@@ -130,9 +133,9 @@ def test_a_run_that_is_interrupted_before_anything_is_saved(stop, monkeypatch, t
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (cli.FamiliesCommand, "__call__"),
-        (tyro.extras, "subcommand_cli_from_dict"),
-        (commands.RunCommand, "make_family"),
+        (FamiliesCommand, "__call__"),
+        (cli.Command, "load"),
+        (RunCommand, "make_family"),
     ],
 )
 def test_other_interrupts_stop_quietly(stop, monkeypatch, place, name):
@@ -148,5 +151,17 @@ def test_an_error_of_ours_that_the_parser_has_not_wrapped_is_told_as_it_is():
         except ConfigError:
             raise SystemExit(2)  # noqa: B904
     except SystemExit as stopped:
-        assert str(cli.refusal(stopped)) == "plain"
-    assert cli.refusal(SystemExit(2)) is None
+        assert str(refusal(stopped)) == "plain"
+    assert refusal(SystemExit(2)) is None
+
+
+def test_every_command_says_in_the_overview_what_its_class_says():
+    for name, entry in cli.COMMANDS.items():
+        assert entry.load().__doc__.splitlines()[0] == entry.summary, name
+
+
+def test_an_unknown_command_is_told(stop):
+    status, _, err = stop("reprot")
+    assert status == 2 and "no command 'reprot' (did you mean report?)" in err
+    status, out, _ = stop()
+    assert status == 2 and "families" in out

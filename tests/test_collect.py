@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import table, tabular_family
 
-from pgx_jax import PPO, Config, EstimateConfig, pipeline, streams
+from pgx_jax import PPO, Config, EstimateConfig, pipeline
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import collect, make_policy
 from pgx_jax.learn.collecting import split_by_trajectory
@@ -97,8 +97,8 @@ def test_shapes(collected):
 def test_the_estimate_may_have_a_lambda_of_its_own(agent, own, used):
     estimate = EstimateConfig(steps=60, num_envs=5, gae_lambda=own)
     config = Config(ppo=PPO(gamma=0.9, gae_lambda=0.5), estimate=estimate)
-    found = pipeline.collect(POLICY, FAMILY, config, agent)
-    key = streams.stream(config.seed, "collect")
+    found = pipeline.collect(POLICY, config.ppo, FAMILY, config, agent)
+    key = config.stream("collect")
     wanted = collect(POLICY, FAMILY, agent, key, steps=60, num_envs=5, gamma=0.9, gae_lambda=used)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 

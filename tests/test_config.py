@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
-from pgx_jax.compare.methods import baselines, ours
-from pgx_jax.config import PolicyConfig, check, override
+from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.methods import Contest, baselines, ours
+from pgx_jax.config import PolicyConfig, override
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
+
+
+def contest_of(config, labels, **kw):
+    """What methods are made from, for our labels."""
+    budget = make_budget(config, FAMILY, config.ppo)
+    return Contest(config, budget, {"ppo": config.ppo}, np.asarray(labels), **kw)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -28,12 +35,9 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
         ppo=PPO(num_envs=envs, num_steps=5, minibatches=1),
         estimate=pgx_jax.EstimateConfig(steps=40, num_envs=10),
     )  # fmt: skip
-    budget = check(config, FAMILY)
-    mine = ours(budget, config, np.array(labels), 0)
-    found = {"policygradex": [mine]} | baselines(
-        budget, config, mine.labels, {"gradient_similarity_dot": np.arange(6) % 2}, np.arange(6) % 3
-    )
-    unit = budget.unit
+    contest = contest_of(config, labels, similar={"dot": np.arange(6) % 2}, true_groups=np.arange(6) % 3)
+    mine, budget, unit = ours(contest), contest.budget, config.ppo.steps_per_update
+    found = {"policygradex": [mine]} | baselines(contest)
     for name, methods in found.items():
         assert len(methods) == (config.random_draws if name == "random" else 1)
         for m in methods:
@@ -51,16 +55,18 @@ def test_budgets_of_all_methods(labels, steps, fraction, envs):
 
 def test_methods_that_need_not_be_compared_or_have_other_names():
     config = pgx_jax.Config(steps_per_task=40_960)
-    budget, labels = check(config, FAMILY), np.arange(6) % 2
-    found = baselines(budget, config, labels, {}, labels, scoring=30_720)
-    assert found["true_groups_continued"][0].rows == ours(budget, config, labels, 30_720).rows
-    assert found["true_groups_continued"][0].rows != ours(budget, config, labels, 0).rows
-    told = baselines(budget, config, labels, {}, labels, told=True)
+    labels = np.arange(6) % 2
+    contest = contest_of(config, labels, true_groups=labels, scoring=30_720)
+    found = baselines(contest)
+    assert found["true_groups_continued"][0].rows == ours(contest).rows
+    assert found["true_groups_continued"][0].rows != ours(contest._replace(scoring=0)).rows
+    told = baselines(contest._replace(told=True))
     assert "multitask_conditioned" not in told and "told the task" in told["multitask"][0].note
     fresh = dataclasses.replace(config, continue_meta=False)
-    assert "true_groups_continued" not in baselines(budget, fresh, labels, {}, labels)
-    budget.meta = 0  # a meta-policy of one's own: what it cost is not known, whatever continues it
-    mine = ours(budget, fresh, labels, 0)
+    assert "true_groups_continued" not in baselines(contest_of(fresh, labels, true_groups=labels))
+    # a meta-policy of one's own: what it cost is not known, whatever continues it
+    given_one = make_budget(fresh, FAMILY, fresh.ppo, own_meta=True)
+    mine = ours(contest_of(fresh, labels)._replace(budget=given_one))
     assert not mine.equal_steps and "not counted" in mine.note
 
 

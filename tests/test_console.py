@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from pgx_jax.cli.console import STAGES, ConsoleListener
-from pgx_jax.runs.stages import Stages
 from pgx_jax.runs.store import RunStore
 
 WIDTH = 100

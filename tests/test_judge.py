@@ -5,10 +5,13 @@ import pytest
 
 from envs.points import points
 from pgx_jax import Config
-from pgx_jax.compare import methods as judge
-from pgx_jax.compare.methods import Method, Played
+from pgx_jax.compare import groups, judging, summaries
+from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.judging import Played
+from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
-from pgx_jax.config import Budget
+from pgx_jax.compare.results import Interval
+from pgx_jax.learn import make_policy
 
 
 def partition(*labels: int, steps: int = 100) -> Method:
@@ -35,30 +38,30 @@ def played() -> Played:
 def test_intervals_over_draws_and_over_episodes():
     rng = np.random.default_rng(0)
     episodes = rng.normal(size=(3, 50)) + [[0.0], [5.0], [9.0]]
-    entry = judge.stratified(episodes)
+    entry = summaries.stratified(episodes)
     half = 1.96 * np.sqrt((episodes.var(1, ddof=1) / 50).sum()) / 3
-    assert entry["ci95"] == pytest.approx([entry["mean"] - half, entry["mean"] + half])
-    assert judge.stratified(episodes[:, :1])["ci95"] is None
-    draws = judge.over_draws([1.0, 2.0, 6.0])
-    assert draws["mean"] == 3.0 and draws["ci95"] == pytest.approx([3 - 6.5724, 3 + 6.5724], abs=1e-3)
+    assert entry.ci95 == pytest.approx((entry.mean - half, entry.mean + half))
+    assert summaries.stratified(episodes[:, :1]).ci95 is None
+    draws = summaries.over_draws([1.0, 2.0, 6.0])
+    assert draws.mean == 3.0 and draws.ci95 == pytest.approx((3 - 6.5724, 3 + 6.5724), abs=1e-3)
 
 
 def test_differences_are_paired_so_that_common_noise_cancels(played):
-    found = judge.difference(PAIRS, [ONE], played)
+    found = judging.difference(PAIRS, [ONE], played)
     values = played.of(PAIRS) - played.of(ONE)
-    assert found == judge.stratified(values) and found["mean"] == pytest.approx(3, abs=0.5)
-    low, high = found["ci95"]
+    assert found == summaries.stratified(values) and found.mean == pytest.approx(3, abs=0.5)
+    low, high = found.ci95
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(2 / 200), rel=0.2)
-    low, high = judge.stratified(played.of(PAIRS))["ci95"]
+    low, high = summaries.stratified(played.of(PAIRS))["ci95"]
     assert high - low > 20  # the noise that both have in common
-    assert judge.difference(PAIRS, [PAIRS], played) == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    assert judging.difference(PAIRS, [PAIRS], played) == Interval(0.0, (0.0, 0.0))
 
 
 def test_the_difference_to_several_draws_is_over_draws(played):
-    found = judge.difference(PAIRS, [ONE, CROSSED], played)
-    each = [judge.difference(PAIRS, [m], played)["mean"] for m in (ONE, CROSSED)]
-    assert found == judge.over_draws(each) and found["ci95"][0] < min(each)
-    assert judge.difference(PAIRS, [ONE, ONE], played) == judge.difference(PAIRS, [ONE], played)
+    found = judging.difference(PAIRS, [ONE, CROSSED], played)
+    each = [judging.difference(PAIRS, [m], played).mean for m in (ONE, CROSSED)]
+    assert found == summaries.over_draws(each) and found.ci95[0] < min(each)
+    assert judging.difference(PAIRS, [ONE, ONE], played) == judging.difference(PAIRS, [ONE], played)
 
 
 def test_learning_curves_are_averaged_over_tasks_and_draws():
@@ -68,26 +71,27 @@ def test_learning_curves_are_averaged_over_tasks_and_draws():
         return Pool(tuple(rows), (None,) * len(rows), tuple(rise))
 
     pool = pool_of(PAIRS, CROSSED)  # at update u, row i returns u (task + 10 i)
-    first, second = (judge.learning_curve([m], pool, points=8) for m in (PAIRS, CROSSED))
-    assert first["return"] == pytest.approx([u * (1.5 + 5) for u in range(1, 9)])
-    assert second["return"] == pytest.approx([u * (1.5 + 25) for u in range(1, 9)])
-    both = judge.learning_curve([PAIRS, CROSSED], pool, points=8)
-    assert both["return"] == pytest.approx([u * (1.5 + 15) for u in range(1, 9)])
-    assert both["steps"] == first["steps"] == [50.0 * u for u in range(1, 9)]
+    first, second = (summaries.learning_curve([m], pool, points=8) for m in (PAIRS, CROSSED))
+    assert first.returns == pytest.approx([u * (1.5 + 5) for u in range(1, 9)])
+    assert second.returns == pytest.approx([u * (1.5 + 25) for u in range(1, 9)])
+    both = summaries.learning_curve([PAIRS, CROSSED], pool, points=8)
+    assert both.returns == pytest.approx([u * (1.5 + 15) for u in range(1, 9)])
+    assert both.steps == first.steps == [50.0 * u for u in range(1, 9)]
     other = partition(0, 1, 0, 1, steps=50)  # draws may differ in their steps
     pool = pool_of(PAIRS, other)
-    assert judge.learning_curve([PAIRS, other], pool, points=8)["steps"][-1] == 300.0
+    assert summaries.learning_curve([PAIRS, other], pool, points=8).steps[-1] == 300.0
 
 
 def test_groups_alone_pay_for_what_was_needed_before(monkeypatch):
-    monkeypatch.setattr(judge, "train_pool", lambda rows, *_: sum(row.steps for row in rows))
+    monkeypatch.setattr(groups, "train_pool", lambda rows, *_: sum(row.steps for row in rows))
     family, config = points(n_tasks=4, n_groups=2), Config()
-    budget, policy = Budget(config, family), judge.learn.make_policy(family)
+    budget, policy = make_budget(config, family, config.ppo), make_policy(family)
+    learner, labels = config.ppo, np.array([0, 0, 1, 1])
 
     def spent(**kw):
-        return budget.total - judge.train_groups(policy, family, config, [0, 0, 1, 1], None, **kw)
+        return budget.total - groups.train_groups(policy, learner, family, config, labels, None, **kw)
 
-    paid, slack = budget.meta + budget.collect, 2 * budget.unit  # whole updates alone
+    paid, slack = budget.meta + budget.collect, 2 * learner.steps_per_update  # whole updates alone
     assert paid <= spent() < paid + slack
     assert paid + 50_000 <= spent(scoring=50_000) < paid + 50_000 + slack
     assert budget.collect <= spent(own_meta=True) < budget.collect + slack

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import STAGES, Ears, small
+from small import STAGES, Ears, small, told
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, Run, estimate, load, pipeline
-from pgx_jax.compare import methods as judge
+from pgx_jax.compare.groups import train_groups
+from pgx_jax.compare.pool import train_pool
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
@@ -23,7 +24,7 @@ KEY = jax.random.PRNGKey(0)
 
 
 def test_the_groups_are_recovered(small_run):
-    results, family = small_run.results, small_run.family
+    results, family = told(small_run), small_run.family
     assert results["agreement"] == {"nmi": 1.0, "ari": 1.0, "exact": True}
     expected = [
         [n for n, g in zip(family.task_names, family.true_groups, strict=True) if g == i] for i in range(2)
@@ -32,16 +33,16 @@ def test_the_groups_are_recovered(small_run):
 
 
 def test_grouping_pays_where_tasks_conflict(small_run):
-    mean = {name: entry["mean"] for name, entry in small_run.results["methods"].items()}
+    mean = {name: entry["mean"] for name, entry in told(small_run)["methods"].items()}
     assert mean["policygradex"] > mean["multitask"] + 4
     assert mean["policygradex"] > mean["random"] + 1
     assert mean["multitask_conditioned"] > mean["multitask"] + 4
     assert abs(mean["policygradex"] - mean["true_groups"]) < 2
-    gain = small_run.results["gain"]
-    assert gain["realised"] == small_run.results["methods"]["multitask"]["difference"]
+    gain = told(small_run)["gain"]
+    assert gain["realised"] == told(small_run)["methods"]["multitask"]["difference"]
     assert gain["predicted"]["ci95"][0] > 0 and gain["realised"]["ci95"][0] > 4
     assert gain["realised"]["mean"] == pytest.approx(mean["policygradex"] - mean["multitask"], abs=1e-6)
-    assert small_run.results["advice"].startswith("Group")
+    assert told(small_run)["advice"].startswith("Group")
 
 
 def test_the_schema_of_the_results(small_run):
@@ -85,10 +86,10 @@ def test_the_schema_of_the_results(small_run):
 
 def test_every_method_takes_the_same_steps(small_run):
     total = 6 * small_run.config.steps_per_task
-    for entry in small_run.results["methods"].values():
+    for entry in told(small_run)["methods"].values():
         assert 0.95 * total <= entry["env_steps"] <= total
-    spent = small_run.results["diagnostics"]
-    mine = small_run.ours
+    spent = told(small_run)["diagnostics"]
+    mine = small_run.ours()
     assert mine.spent == spent["meta_steps"] + spent["collect_steps"] + spent["scoring_steps"]
     assert sum(row.steps for row in mine.rows) == mine.env_steps - mine.spent
     assert int(small_run.meta_training.steps[0]) == spent["meta_steps"]
@@ -115,7 +116,8 @@ class Poison:
 
 def test_nothing_before_the_report_reads_the_true_groups(small_run, small_settings):
     family, config = small(small_settings)
-    run = Run(dataclasses.replace(family, true_groups=Poison()), config)
+    run = Run(dataclasses.replace(family, true_groups=Poison()), config).compute("policies")
+    run.compute("similarity")
     np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
     np.testing.assert_array_equal(run.affinity.matrix, small_run.affinity.matrix)
     for name, found in run.similar.items():
@@ -125,24 +127,26 @@ def test_nothing_before_the_report_reads_the_true_groups(small_run, small_settin
 
 def test_other_seeds_differ(small_run, small_settings):
     family, config = small(small_settings, seed=6)
-    run = Run(family, config)
+    run = Run(family, config).compute("transitions")
     assert not np.array_equal(run.transitions.obs, small_run.transitions.obs)
-    np.testing.assert_array_equal(np.sort(run.budget.subsets, 0), np.sort(small_run.budget.subsets, 0))
+    ours, theirs = (pipeline.subsets(c, 6) for c in (config, small_run.config))
+    np.testing.assert_array_equal(np.sort(ours, 0), np.sort(theirs, 0))
 
 
 def test_groups_continue_the_meta_policy_and_explore_afresh(small_run):
     """At a learning rate of zero, rows end where they start."""
     run, still = small_run, dataclasses.replace(small_run.config, ppo=PPO(learning_rate=0.0, num_envs=12))
     settled = jax.tree.map(lambda x: x - 1.0, run.meta)
-    row = run.ours.rows[0]._replace(steps=still.ppo.steps_per_update)
-    (agent,) = judge.train_pool([row], run.policy_of, run.family, still, settled).agents
+    row = run.ours().rows[0]._replace(steps=still.ppo.steps_per_update)
+    learners = {"ppo": still.ppo}
+    (agent,) = train_pool([row], run.policies_by_name, learners, run.family, still, settled).agents
     want = jax.tree.map(np.asarray, settled.actor)
     want["params"]["log_std"] = np.full(2, GaussianActor.initial_log_std, np.float32)
     jax.tree.map(np.testing.assert_array_equal, (agent.actor, agent.critic), (want, settled.critic))
 
     blind = Policy(CategoricalActor(3, (4,)), Critic((4,)), Categorical(3))
     one, other = (blind.init(jax.random.PRNGKey(i), (2,), np.zeros((1, 1))) for i in range(2))
-    jax.tree.map(np.testing.assert_array_equal, explore_afresh(one, other), one)
+    jax.tree.map(np.testing.assert_array_equal, explore_afresh(blind, one, other), one)
 
 
 # Other ways to run
@@ -154,16 +158,16 @@ def test_without_comparisons(small_run, small_settings):
     family = dataclasses.replace(family, true_groups=np.arange(6) % 3)
     ears = Ears()
     run = pgx_jax.run(family, config, listener=ears)
-    assert set(run.results["methods"]) == {"policygradex"} and len(run.results["true_groups"]) == 3
-    assert run.results["methods"]["policygradex"] == small_run.results["methods"]["policygradex"]
-    assert run.results["gain"]["predicted"] == small_run.results["gain"]["predicted"]
-    assert run.results["gain"]["realised"] is None and "not measured" in run.results["advice"]
+    assert set(told(run)["methods"]) == {"policygradex"} and len(told(run)["true_groups"]) == 3
+    assert told(run)["methods"]["policygradex"] == told(small_run)["methods"]["policygradex"]
+    assert told(run)["gain"]["predicted"] == told(small_run)["gain"]["predicted"]
+    assert told(run)["gain"]["realised"] is None and "not measured" in told(run)["advice"]
     # stages come one after another: their times add up to the total
     assert [e for e in ears.events if e[1] != "evaluation"] == [
         (what, stage) for stage in STAGES for what in ("start", "finish")
     ]
     assert [e[1] for e in ears.events][-1] == "evaluation" and ears.events.count(("start", "evaluation")) == 1
-    timings = run.results["timings"]
+    timings = told(run)["timings"]
     assert timings["total"] == pytest.approx(sum(seconds for _, seconds in timings["stages"]))
     for stage in ("meta", "policies"):
         done = [d for s, d, _ in ears.steps if s == stage]
@@ -173,6 +177,7 @@ def test_without_comparisons(small_run, small_settings):
 def test_k_can_be_given(small_run, tmp_path):
     run = Run(small_run.family, dataclasses.replace(small_run.config, k=3, compare="none"))
     run.records = {name: small_run.records[name] for name in STAGES[:5]}
+    run.compute("policies")
     assert run.grouping.k == 3 and len(run.policies.rows) == 3
     assert (
         len(np.unique(np.stack([run.grouping.labels, small_run.grouping.labels]), axis=1).T) == 3
@@ -199,27 +204,48 @@ class OwnActor(nn.Module):
     """A linear policy with a fixed deviation."""
 
     @nn.compact
-    def __call__(self, x):
-        mean = nn.Dense(2, name="only")(x)
+    def __call__(self, obs, context):
+        mean = nn.Dense(2, name="only")(obs)
         return mean, jnp.full_like(mean, -1.0)
+
+    def explores(self, path):
+        return False
 
 
 class Spread(nn.Module):
-    """A natural mistake: one deviation for all observations, without their axis."""
+    """A natural mistake: one deviation for all actions, without their axis."""
 
     @nn.compact
-    def __call__(self, x):
-        return nn.Dense(2)(x), self.param("log_std", nn.initializers.zeros, (2,))
+    def __call__(self, obs, context=None):
+        return nn.Dense(2)(obs), self.param("log_std", nn.initializers.zeros, ())
+
+
+class Silent(nn.Module):
+    """A Gaussian actor that does not say what of it is exploration."""
+
+    @nn.compact
+    def __call__(self, obs, context=None):
+        return nn.Dense(2)(obs), self.param("spread", nn.initializers.zeros, (2,))
+
+
+class Column(nn.Module):
+    """Another one: a critic that returns an array of one value."""
+
+    @nn.compact
+    def __call__(self, obs, context):
+        return nn.Dense(1)(obs)
 
 
 def test_networks_that_do_not_fit_are_refused_at_once(small_settings):
     family, config = small(small_settings)
-    with pytest.raises(ConfigError, match=r"actor returns arrays of shapes.*\[2\].*pair \(mean, log_std\)"):
+    with pytest.raises(ConfigError, match=r"actor returns arrays of shapes.*\[\].*pair \(mean, log_std\)"):
         Run(family, config, policy=make_policy(family, actor=Spread()))
-    with pytest.raises(ConfigError, match=r"critic returns \[3, 1\]; it must return one value each"):
-        Run(family, config, policy=make_policy(family, critic=nn.Dense(1)))
-    with pytest.raises(ConfigError, match="cannot be applied to observations"):
-        Run(family, config, policy=make_policy(family, actor=nn.Conv(2, (3, 3, 3))))
+    with pytest.raises(ConfigError, match=r"critic returns \[1\]; it must return one value"):
+        Run(family, config, policy=make_policy(family, critic=Column()))
+    with pytest.raises(ConfigError, match=r"Silent does not say which.*give it a method explores"):
+        Run(family, config, policy=make_policy(family, actor=Silent()))
+    with pytest.raises(ConfigError, match=r"Dense is called as .*must take one observation"):
+        make_policy(family, actor=nn.Dense(2))
 
 
 def test_a_meta_policy_of_another_network_is_refused_at_once(small_run, small_settings):
@@ -234,8 +260,8 @@ def test_a_meta_policy_of_another_network_is_refused_at_once(small_run, small_se
 
 def test_the_policies_of_groups_alone(small_run):
     run = small_run
-    pool = judge.train_groups(run.policy, run.family, run.config, run.grouping.labels, run.meta)
-    assert pool.rows == run.ours.rows
+    pool = train_groups(run.policy, run.learner, run.family, run.config, run.grouping.labels, run.meta)
+    assert pool.rows == run.ours().rows
     jax.tree.map(np.testing.assert_array_equal, pool.agents, run.policies.agents)
 
 
@@ -265,13 +291,14 @@ def test_networks_and_meta_policy_of_ones_own(small_run, small_settings, tmp_pat
     policy = make_policy(family, actor=OwnActor(), hidden=(8, 8))
     record = {"family": "points", "family_settings": family.settings, "config": config, "own_policy": True}
     first = Run(family, config, policy=policy, store=RunStore.create(tmp_path / "own", record))
+    first.compute("policies")
     assert set(first.policies.agents[0].actor["params"]) == {"only"}
     with pytest.raises(ConfigError, match="networks of its own"):
         load(tmp_path / "own")
     again = load(tmp_path / "own", policy=policy)
     jax.tree.map(np.testing.assert_array_equal, again.policies.agents, first.policies.agents)
 
-    run = Run(family, config, policy=policy, meta=first.meta)
+    run = Run(family, config, policy=policy, meta=first.meta).compute("transitions")
     np.testing.assert_array_equal(run.transitions.obs, first.transitions.obs)
     assert run.budget.meta == 0 and "meta" not in run.records
     assert run.budget.rest(0) == first.budget.rest(0) + first.budget.meta
@@ -282,7 +309,8 @@ def test_scoring_by_roll_outs_is_paid_for(small_run, small_settings):
     estimate = dataclasses.replace(config.estimate, score="rollouts", rollout_episodes=2, subsets=8)
     run = Run(family, dataclasses.replace(config, estimate=estimate))
     run.records = {name: small_run.records[name] for name in STAGES[:3]}
-    scoring = int(run.scored["steps"])
-    assert scoring == run.budget.subsets.sum() * 2 * 15  # points never end before the time limit
-    assert run.ours.spent == small_run.ours.spent + scoring
-    assert run.ours.env_steps <= run.budget.total
+    run.compute("grouping")
+    scoring = int(run.scored.steps)
+    assert scoring == pipeline.subsets(run.config, 6).sum() * 2 * 15  # points never end before the time limit
+    assert run.ours().spent == small_run.ours().spent + scoring
+    assert run.ours().env_steps <= run.budget.total

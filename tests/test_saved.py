@@ -5,14 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small import STAGES, Ears, copy_of, plain, small
+from small import STAGES, Ears, copy_of, plain, small, told
 
 import pgx_jax
 from envs.points import PointMass
 from pgx_jax import ConfigError, DataError, load, resume
 from pgx_jax.learn import make_policy
 from pgx_jax.runs.provenance import identity
-from pgx_jax.runs.saved import agent_for, regroup
+from pgx_jax.runs.saved import regroup
 from pgx_jax.runs.store import RunStore
 
 
@@ -35,11 +35,11 @@ def test_resuming_from_every_stage(small_run, tmp_path, last):
     for stage in later:
         store.remove(stage)
     ears = Ears()
-    run = load(path, listener=ears)
+    run = load(path, listener=ears).compute("policies")
     jax.tree.map(np.testing.assert_array_equal, run.policies.agents, small_run.policies.agents)
     np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
     assert [s for what, s in ears.events if what == "finish"] == STAGES[STAGES.index(last) + 1 :]
-    assert store.has("policies") and load(path).ours.rows == small_run.ours.rows
+    assert store.has("policies") and load(path).ours().rows == small_run.ours().rows
 
 
 def test_resuming_before_the_comparisons(small_run, tmp_path):
@@ -66,23 +66,22 @@ def test_earlier_stages_stay_when_a_later_one_fails(small_settings, tmp_path, mo
             pgx_jax.run(family, config, out=tmp_path / "run")
     assert RunStore.open(tmp_path / "run").stages() == ["meta", "transitions"]
     run = resume(tmp_path / "run")
-    assert run.results["k"] == 2 and (tmp_path / "run" / "report.html").exists()
+    assert told(run)["k"] == 2 and (tmp_path / "run" / "report.html").exists()
 
 
 def test_regrouping(small_run, no_training, tmp_path):
     run = load(small_run.store.path)
     same = regroup(run, run.config)
-    assert same["groups"] == small_run.results["groups"] and same["agreement"]["nmi"] == 1.0
-    assert same["gain"]["predicted"] == small_run.results["gain"]["predicted"]
-    assert regroup(run, dataclasses.replace(run.config, k=4))["k"] == 4
-    path = small_run.results["path"]
-    assert same["path"]["chosen"] == path["chosen"] and np.array_equal(same["path"]["score"], path["score"])
+    found = small_run.results
+    assert same.groups == found.groups and same.agreement.nmi == 1.0
+    assert same.gain.predicted == found.gain.predicted and same.path == found.path
+    assert regroup(run, dataclasses.replace(run.config, k=4)).k == 4
     for change in ({"affinity": "aggregate"}, {"affinity": "datamodel"}):
         estimate = dataclasses.replace(run.config.estimate, **change)
         found = regroup(run, dataclasses.replace(run.config, estimate=estimate))
-        assert found["groups"] == small_run.results["groups"], change
+        assert found.groups == small_run.results.groups, change
     grouping = dataclasses.replace(run.config.grouping, trace_penalty=1e6)
-    assert regroup(run, dataclasses.replace(run.config, grouping=grouping))["k"] == 1
+    assert regroup(run, dataclasses.replace(run.config, grouping=grouping)).k == 1
     for change in ({"dim": 7}, {"steps": 64}, {"score": "rollouts"}):
         estimate = dataclasses.replace(run.config.estimate, **change)
         with pytest.raises(ConfigError):
@@ -98,7 +97,7 @@ def test_regrouping_keeps_the_scores_of_roll_outs(small_run, small_settings, no_
     }  # as if rolled out: scores are scores
     for change in ({"k": 4}, {"estimate": dataclasses.replace(rollouts, affinity="aggregate")}):
         found = regroup(run, dataclasses.replace(run.config, **change))
-        assert found["k"] == change.get("k", 2)
+        assert found.k == change.get("k", 2)
     with pytest.raises(ConfigError, match="no environment steps"):
         changed = dataclasses.replace(rollouts, rollout_episodes=3)
         regroup(run, dataclasses.replace(run.config, estimate=changed))
@@ -110,13 +109,13 @@ def test_a_meta_policy_of_ones_own_is_saved_with_its_run(small_run, small_settin
     RunStore.open(tmp_path / "run").remove("policies")
     again = resume(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, again.policies.agents, made.policies.agents)
-    assert again.budget.meta == 0 and plain(tmp_path / "run")["groups"] == made.results["groups"]
+    assert again.budget.meta == 0 and plain(tmp_path / "run")["groups"] == told(made)["groups"]
 
 
 def test_a_saved_policy_loads_and_acts(small_run, no_training):
     run = load(small_run.store.path)
     family, name = run.family, run.family.task_names[4]
-    agent = agent_for(run, name)
+    agent = run.agent_for(name)
     state, obs = family.env.reset(jax.random.PRNGKey(0), jax.tree.map(lambda x: x[4], family.tasks))
     action = run.policy.act(agent, obs)
     assert family.action_space.contains(action.astype(np.float32))
@@ -125,7 +124,7 @@ def test_a_saved_policy_loads_and_acts(small_run, no_training):
     drawn = [run.policy.act(agent, obs, key=jax.random.PRNGKey(i)) for i in range(8)]
     assert len(np.unique(drawn, axis=0)) > 1
     with pytest.raises(ConfigError, match="no task 'nobody'"):
-        agent_for(run, "nobody")
+        run.agent_for("nobody")
 
 
 @dataclasses.dataclass(frozen=True)

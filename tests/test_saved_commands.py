@@ -8,7 +8,9 @@ import pytest
 
 from pgx_jax import Config
 from pgx_jax.cli import main as cli
+from pgx_jax.cli import saved as commands
 from pgx_jax.cli.saved import RegroupCommand
+from pgx_jax.compare.results import Gain, Interval
 from pgx_jax.runs import saved
 
 
@@ -19,11 +21,13 @@ def regrouped(monkeypatch):
 
     def regroup(run, config):
         seen.append(config)
-        gain = {"predicted": {"mean": 0.02, "ci95": [0.01, 0.03]}}
-        return {"k": config.k, "groups": [["a"], ["b"]], "gain": gain}
+        return saved.Regrouped(
+            k=config.k, groups=[["a"], ["b"]], labels=[0, 1], gain=Gain(Interval(0.02, (0.01, 0.03)), None),
+            affinity=None, path=None, agreement=None, settings=None,
+        )  # fmt: skip
 
-    monkeypatch.setattr(saved, "load", lambda path: SimpleNamespace(config=Config(seed=3)))
-    monkeypatch.setattr(saved, "regroup", regroup)
+    monkeypatch.setattr(commands, "load", lambda path: SimpleNamespace(config=Config(seed=3)))
+    monkeypatch.setattr(commands, "regroup", regroup)
     return seen
 
 
