@@ -22,6 +22,9 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.runs.provenance import environment as run_environment
 from pgx_jax.runs.serial import dumps, write_atomically
 
+# Scripts that start others share an accelerator with them.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = ROOT / "runs" / "benchmarks"

@@ -5,7 +5,9 @@ import re
 
 import pytest
 from rich.console import Console
+from small import copy_of
 
+from pgx_jax import load
 from pgx_jax.cli.console import STAGES, ConsoleListener
 from pgx_jax.runs.store import RunStore
 
@@ -98,20 +100,20 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
     assert rate(1_000, 1.25) == "return 1.2"
 
 
-def test_stages_that_were_saved_are_told(tmp_path, terminal):
-    store = RunStore.create(tmp_path / "run", {})
+def test_stages_that_were_saved_are_told(small_run, tmp_path, terminal):
+    store = RunStore.open(copy_of(small_run, tmp_path))
+    store.remove("affinity")
 
     def sitting():
         with ConsoleListener(terminal) as listener:
-            stages = Stages(store, listener)
+            run = load(store.path, listener=listener)
             for _ in range(2):
-                stages.stage("meta", (), lambda: {"n": 3}, lambda record: f"{record['n']} updates")
+                run.compute("affinity")
         shown = [line for line in screen(terminal.file.getvalue()) if line]
         terminal.file.truncate(0)
         terminal.file.seek(0)
-        return shown
+        return shown[-1]
 
-    (computed,) = sitting()
-    assert "saved earlier" not in computed and computed.endswith("3 updates")
-    (loaded,) = sitting()
-    assert loaded.split() == ["✓", *STAGES["meta"].split(), "saved", "earlier", "3", "updates"]
+    computed = sitting()
+    assert "saved earlier" not in computed and computed.endswith("every pair met in at least 4 subsets")
+    assert sitting().split()[:6] == ["✓", *STAGES["affinity"].split(), "saved", "earlier"]

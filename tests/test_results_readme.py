@@ -96,12 +96,13 @@ def test_where_the_told_policy_is_better():
 def test_cost_tables_show_what_was_measured():
     solver = {"solver": "newton-cg", "dtype": "float32", "gap": 2e-5}
     times = {"ours": [1.0, 1.2, 1.4], "sklearn": [12.0, 13.0, 14.0], "speedup": 10.8}
-    one = {"cell": {"l2": 0.01}, "gap": 3e-5, "sklearn": solver, "timings": times}
+    one = {"cell": {"l2": 0.01, "platform": "gpu"}, "gap": 3e-5, "sklearn": solver, "timings": times}
     text = cost_tables.surrogates({"cells": [one | {"subsets": 200, "rows": 20480, "dim": 400}]})
-    assert "| 0.01 u | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |" in text
+    assert "| gpu, 0.01 u | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |" in text
     times = {"transitions_per_second": 812.4, "rate": 65e9, "share": 0.71, "peak_memory": 3 << 30}
-    cell = {"cell": {"dim": 400, "transitions": 4096}, "p": 100_123, "timings": times}
-    assert "| 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in cost_tables.features({"cells": [cell]})
+    cell = {"cell": {"dim": 400, "transitions": 4096, "platform": "gpu"}, "p": 100_123, "timings": times}
+    text = cost_tables.features({"cells": [cell]})
+    assert "| gpu | 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in text
 
 
 def test_readme_without_markers_is_refused(tmp_path, capsys):
