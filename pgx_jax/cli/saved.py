@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from msgspec import structs
@@ -18,10 +18,15 @@ from pgx_jax.cli.console import ConsoleListener, resumable, show_results
 from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.estimate import AFFINITIES, SCORES, SOLVERS
 from pgx_jax.runs.run import write_report
 from pgx_jax.runs.saved import load, regroup, resume
 from pgx_jax.runs.serial import dumps, write_atomically
 from pgx_jax.runs.store import RunStore
+from pgx_jax.types import Named
+
+HELD_OUT = tuple(name for name, score in SCORES.items() if not score.rolls_out)
+"""Scores that take no environment steps."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,11 @@ class RegroupCommand:
     """Number of groups; chosen by held-out data if not given."""
     trace_penalty: float | None = None
     """Price of a group in the relaxation, instead of k."""
-    score: Literal["surrogate", "importance"] | None = None
+    score: Named[str, HELD_OUT] | None = None
     """How subsets are scored."""
-    affinity: Literal["per_task", "aggregate", "datamodel"] | None = None
+    affinity: Named[str, AFFINITIES] | None = None
     """How scores are averaged over pairs."""
-    solver: Literal["newton", "lbfgs"] | None = None
+    solver: Named[str, SOLVERS] | None = None
     """Solver of the surrogates."""
     l2: float | None = None
     """Ridge of the surrogates, in multiples of its unit."""

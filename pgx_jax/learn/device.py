@@ -26,8 +26,8 @@ SEGMENT = 10
 ROWS_PER_CALL = {"cpu": 1, "gpu": 256, "tpu": 256}
 """Rows of one vmapped program, by platform. On the CPU some more are faster once compiled, but with
 one the meta-policy, the groups and all comparisons share a single compilation, and the whole default
-command is faster (benchmarks/rows.py measures both). Those of accelerators are a guess (all rows of
-usual runs at once) until they are measured there."""
+command is faster (benchmarks/rows.py measures both). On an H200 all rows of usual runs at once were the
+fastest; a TPU's number is a guess until it is measured there."""
 
 PAIRS_PER_CALL = {"cpu": 16, "gpu": 1024, "tpu": 1024}
 """(policy, task) pairs of one vmapped program, by platform."""

@@ -1,0 +1,58 @@
+"""Any network with any learner is a baseline by its name, on both engines; nothing else is touched."""
+
+import dataclasses
+
+import pytest
+import toys  # noqa: F401  (adds its learner to the table)
+import toys_network  # noqa: F401  (adds its network to the table)
+from hosts import host_points
+from small import small
+
+import pgx_jax
+from pgx_jax import ConfigError, Run, make_family
+from pgx_jax.learn import PolicyConfig
+
+
+@pytest.mark.parametrize("engine", ["device", "host"])
+def test_any_network_and_any_learner_by_name(small_settings, engine):
+    settings, config = small_settings
+    family = (make_family if engine == "device" else lambda _, **kw: host_points(**kw))("points", **settings)
+    config = dataclasses.replace(
+        config, steps_per_task=1800, similarities=("dot",), random_draws=1, test_tasks=0, episodes=4,
+        baselines=("linear/reinforce", "told/reinforce", "linear/ppo"),
+    )  # fmt: skip
+    run = pgx_jax.run(family, config)
+    found, total = run.results.methods, family.n * config.steps_per_task
+    for name in ("linear_reinforce", "told_reinforce", "linear_ppo"):
+        entry = found[f"multitask_{name}"]
+        assert entry.label == "One policy for all, {} by {}".format(*name.split("_"))
+        assert (
+            entry.equal_steps and 0.9 * total < entry.env_steps <= total and entry.difference.mean is not None
+        )
+    agents = dict(zip(run.comparisons.rows, run.comparisons.agents, strict=True))
+    kinds = {(row.policy, row.learner): agent.actor["params"] for row, agent in agents.items()}
+    assert "spread" in kinds["linear", "reinforce"] and "spread" in kinds["linear", "ppo"]
+    assert "log_std" in kinds["told", "reinforce"] and "log_std" in kinds["base", "ppo"]
+
+
+def test_a_whole_run_with_a_network_and_a_learner_of_ones_own(small_settings):
+    family, config = small(small_settings, k=2, steps_per_task=2400, learner="reinforce")
+    config = dataclasses.replace(config, policy=PolicyConfig(network="linear"))
+    run = pgx_jax.run(family, config)
+    assert {(row.policy, row.learner) for row in run.policies.rows} == {("base", "reinforce")}
+    assert all("spread" in agent.actor["params"] for agent in run.policies.agents)
+    assert run.results.methods["policygradex"].env_steps <= 6 * 2400
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"baselines": ("told",)}, "'told' is not of the form POLICY/LEARNER"),
+        ({"baselines": ("tolt/ppo",)}, "the policy of 'tolt/ppo' = 'tolt'; choose one of .*'told'"),
+        ({"baselines": ("told/pro",)}, "the learner of 'told/pro' = 'pro'; choose one of .*'ppo'"),
+        ({"learner": "pro"}, "learner = 'pro'; choose one of"),
+    ],
+)
+def test_names_that_there_are_not(small_settings, change, words):
+    with pytest.raises(ConfigError, match=words):
+        Run(*small(small_settings, **change))
