@@ -10,7 +10,7 @@ from envs import gymnasium_adapter
 from envs.gymnasium_adapter import gymnasium_family
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import collect, init_agents, make_policy, take
-from pgx_jax.learn.host.lane import experience
+from pgx_jax.learn.host import experience
 from pgx_jax.learn.host.slots import Seeds
 from pgx_jax.tasks import TaskFamily
 
