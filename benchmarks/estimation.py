@@ -32,8 +32,7 @@ from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
 from pgx_jax.estimate.problems import make_problems
-from pgx_jax.learn import ppo
-from pgx_jax.learn.ppo import Problem
+from pgx_jax.learn import device
 from pgx_jax.runs.run import Run
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import FIT, SCORE, SELECT, Rows, Transitions
@@ -196,14 +195,17 @@ def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
 
 def count_update(run: Run) -> float:
     """Operations of one update of one row."""
-    family, config = run.family, run.config.ppo
-    problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+    policy, family, config = run.policy, run.family, run.config.ppo
+    problem = device.Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
     member, key = jnp.asarray(run.budget.subsets[0]), jax.random.PRNGKey(0)
-    state = ppo.start(config, family.env, problem, member, run.meta, key)
-    return operations(
-        lambda p, m, s: ppo.update(run.policy, family.env, family.horizon, config, p, m, 40, s)[0].agent,
-        problem, member, state,
-    )  # fmt: skip
+    state = device.start(policy, family.env, config, problem, member, run.meta, key)
+
+    def update(problem, member, state):
+        return device.update(policy, family.env, family.horizon, config, problem, member, 40, state)[
+            0
+        ].learning
+
+    return operations(update, problem, member, state)
 
 
 def ratios(cells: list[dict]) -> dict | None:
