@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import table, tabular_family
 
-from pgx_jax import PPO, Config, EstimateConfig, pipeline, streams
+from pgx_jax import PPO, Config, EstimateConfig, pipeline
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import collect, make_policy
 from pgx_jax.learn.collecting import split_by_trajectory
@@ -97,8 +97,8 @@ def test_shapes(collected):
 def test_the_estimate_may_have_a_lambda_of_its_own(agent, own, used):
     estimate = EstimateConfig(steps=60, num_envs=5, gae_lambda=own)
     config = Config(ppo=PPO(gamma=0.9, gae_lambda=0.5), estimate=estimate)
-    found = pipeline.collect(POLICY, FAMILY, config, agent)
-    key = streams.stream(config.seed, "collect")
+    found = pipeline.collect(POLICY, config.ppo, FAMILY, config, agent)
+    key = config.stream("collect")
     wanted = collect(POLICY, FAMILY, agent, key, steps=60, num_envs=5, gamma=0.9, gae_lambda=used)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
@@ -161,14 +161,14 @@ def test_a_task_without_rewards_is_named(agent):
 def test_a_task_with_too_few_trajectories_is_named(agent):
     long = dataclasses.replace(tabular_family([TABLES[0]] * 2, names=("one", "other")), horizon=100)
     with pytest.raises(DataError, match="task 'one' has no trajectory to select by, of 2 in all"):
-        pipeline.collect(POLICY, long, Config(estimate=EstimateConfig(steps=20, num_envs=2)), agent)
+        pipeline.collect(POLICY, PPO(), long, Config(estimate=EstimateConfig(steps=20, num_envs=2)), agent)
 
 
 def test_rewards_are_scaled_as_the_critic_was_trained(agent):
     """Without scaling in training, the critic's values are of rewards as they are."""
     estimate = EstimateConfig(steps=60, num_envs=5)
     scaled, plain = (
-        pipeline.collect(POLICY, FAMILY, Config(ppo=PPO(scale_rewards=s), estimate=estimate), agent).advantage
+        pipeline.collect(POLICY, PPO(scale_rewards=s), FAMILY, Config(estimate=estimate), agent).advantage
         for s in (True, False)
     )  # of a critic that says 0, so that advantages are sums of rewards
     np.testing.assert_allclose(scaled * np.sqrt(VAR)[:, None], plain, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 from probes import VectorTabular, table, tabular_family, vector_family
 
 from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, make_family, pipeline, run
+from pgx_jax.compare.budget import make_budget
 from pgx_jax.config import check
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
@@ -116,12 +117,15 @@ def test_an_objective_that_is_not_finite_is_named(agent):
 
 def test_the_budget_counts_one_source():
     config = Config(steps_per_task=100_000, estimate=EstimateConfig(steps=960, num_envs=32))
-    changed = dataclasses.replace(config.estimate, source_multiple=2)
-    assert check(config, VECTORS).collect == 3 * 960  # never more than one source a task would
-    assert check(dataclasses.replace(config, estimate=changed), VECTORS).collect == 2 * 960
-    told = dataclasses.replace(config, policy=PolicyConfig(conditioned_actor=True))
-    assert check(told, VECTORS).collect == check(config, VECTORS, True).collect == 3 * 960
-    assert check(config, dataclasses.replace(VECTORS, objectives=None)).collect == 3 * 960
+
+    def collected(family=VECTORS, told=False, **changes):
+        changed = dataclasses.replace(config, estimate=dataclasses.replace(config.estimate, **changes))
+        return make_budget(changed, family, config.ppo, told=told).collect
+
+    assert collected() == 3 * 960  # never more than one source a task would
+    assert collected(source_multiple=2) == 2 * 960
+    assert collected(source_multiple=2, told=True) == 3 * 960
+    assert collected(dataclasses.replace(VECTORS, objectives=None), source_multiple=2) == 3 * 960
     with pytest.raises(ConfigError, match="estimate.source_multiple = 0"):
         check(dataclasses.replace(config, estimate=EstimateConfig(source_multiple=0)), VECTORS)
 
@@ -230,20 +234,21 @@ def found(tmp_path_factory):
 
 def test_a_run_recovers_the_groups_from_one_source(found):
     results = found.results
-    assert results["agreement"]["exact"] and results["k"] == 2
+    assert results.agreement.exact and results.k == 2
     assert found.transitions.obs.shape == (1, 4 * 960, 4) and found.features.values.shape == (1, 4 * 960, 48)
-    spent = results["diagnostics"]
-    assert spent["collect_steps"] == 4 * 960 < 6 * 960
-    assert found.ours.spent == spent["meta_steps"] + spent["collect_steps"]
-    assert 0.95 * 6 * 5400 <= results["methods"]["policygradex"]["env_steps"] <= 6 * 5400
-    assert results["gain"]["predicted"]["ci95"][0] > 0
-    assert results["test_tasks"]["mean"] == pytest.approx(results["methods"]["policygradex"]["mean"], abs=3)
+    spent, mine = results.diagnostics, results.methods["policygradex"]
+    assert spent.collect_steps == 4 * 960 < 6 * 960
+    assert found.ours().spent == spent.meta_steps + spent.collect_steps
+    assert 0.95 * 6 * 5400 <= mine.env_steps <= 6 * 5400
+    assert results.gain.predicted.ci95[0] > 0
+    assert results.test_tasks.mean == pytest.approx(mine.mean, abs=3)
 
 
 def test_its_baselines_and_its_folder(found, no_training):
+    found.compute("similarity")
     np.testing.assert_array_equal(found.similar["dot_our_k"].labels, found.family.true_groups)
     saved = load(found.store.path)
-    assert regroup(saved, saved.config)["groups"] == found.results["groups"]
+    assert regroup(saved, saved.config).groups == found.results.groups
     changed = dataclasses.replace(saved.config.estimate, source_multiple=2)
     with pytest.raises(ConfigError, match="estimate.source_multiple is fixed"):
         regroup(saved, dataclasses.replace(saved.config, estimate=changed))
