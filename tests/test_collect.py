@@ -161,14 +161,14 @@ def test_a_task_without_rewards_is_named(agent):
 def test_a_task_with_too_few_trajectories_is_named(agent):
     long = dataclasses.replace(tabular_family([TABLES[0]] * 2, names=("one", "other")), horizon=100)
     with pytest.raises(DataError, match="task 'one' has no trajectory to select by, of 2 in all"):
-        pipeline.collect(POLICY, long, Config(estimate=EstimateConfig(steps=20, num_envs=2)), agent)
+        pipeline.collect(POLICY, PPO(), long, Config(estimate=EstimateConfig(steps=20, num_envs=2)), agent)
 
 
 def test_rewards_are_scaled_as_the_critic_was_trained(agent):
     """Without scaling in training, the critic's values are of rewards as they are."""
     estimate = EstimateConfig(steps=60, num_envs=5)
     scaled, plain = (
-        pipeline.collect(POLICY, FAMILY, Config(ppo=PPO(scale_rewards=s), estimate=estimate), agent).advantage
+        pipeline.collect(POLICY, PPO(scale_rewards=s), FAMILY, Config(estimate=estimate), agent).advantage
         for s in (True, False)
     )  # of a critic that says 0, so that advantages are sums of rewards
     np.testing.assert_allclose(scaled * np.sqrt(VAR)[:, None], plain, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from envs import gymnasium_adapter
 from envs.gymnasium_adapter import gymnasium_family
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import collect, init_agents, make_policy, take
-from pgx_jax.learn.host.lane import experience
+from pgx_jax.learn.host import experience
 from pgx_jax.learn.host.slots import Seeds
 from pgx_jax.tasks import TaskFamily
 
@@ -123,7 +123,8 @@ def test_vector_rewards_are_weighted():
     data = collect(policy, family, agent, KEY, steps=40, num_envs=4, gamma=0.0)  # one source for both tasks
     assert data.obs.shape == (1, 40, 4) and data.source.tolist() == [0, 0]
     reward = np.float32(WEIGHTS)[:, data.action[0]] * (1 + (data.obs[0].argmax(-1) + 1) % 4)
-    value = policy.value(agent, np.repeat(data.obs, 2, 0), np.repeat(family.context[:, None], 40, 1))
+    inputs = policy.critic_input(np.repeat(data.obs, 2, 0), np.repeat(family.context[:, None], 40, 1))
+    value = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))(agent.critic, inputs)
     np.testing.assert_allclose(data.advantage, reward - value, atol=1e-4)
     several = gymnasium_family(Fruit, {"kinds": [3, 3]}, objectives=WEIGHTS, horizon=10)
     assert several.objectives is not None  # nothing but the weights differs

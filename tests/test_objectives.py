@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import VectorTabular, table, tabular_family, vector_family
-from small import told
 
 from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig, estimate, make_family, pipeline, run
 from pgx_jax.compare.budget import make_budget
@@ -116,17 +115,17 @@ def test_an_objective_that_is_not_finite_is_named(agent):
         collect(POLICY, vector_family(MOVES, spoilt, WEIGHTS, horizon=7), agent, KEY, **SIZES)
 
 
-def collected(config, family=VECTORS, **kw):
-    return make_budget(config, family, config.ppo, **kw).collect
-
-
 def test_the_budget_counts_one_source():
     config = Config(steps_per_task=100_000, estimate=EstimateConfig(steps=960, num_envs=32))
-    changed = dataclasses.replace(config.estimate, source_multiple=2)
-    assert collected(config) == 3 * 960  # never more than one source a task would
-    assert collected(dataclasses.replace(config, estimate=changed)) == 2 * 960
-    assert collected(config, told=True) == 3 * 960
-    assert collected(config, dataclasses.replace(VECTORS, objectives=None)) == 3 * 960
+
+    def collected(family=VECTORS, told=False, **changes):
+        changed = dataclasses.replace(config, estimate=dataclasses.replace(config.estimate, **changes))
+        return make_budget(changed, family, config.ppo, told=told).collect
+
+    assert collected() == 3 * 960  # never more than one source a task would
+    assert collected(source_multiple=2) == 2 * 960
+    assert collected(source_multiple=2, told=True) == 3 * 960
+    assert collected(dataclasses.replace(VECTORS, objectives=None), source_multiple=2) == 3 * 960
     with pytest.raises(ConfigError, match="estimate.source_multiple = 0"):
         check(dataclasses.replace(config, estimate=EstimateConfig(source_multiple=0)), VECTORS)
 
@@ -234,18 +233,19 @@ def found(tmp_path_factory):
 
 
 def test_a_run_recovers_the_groups_from_one_source(found):
-    results = told(found)
-    assert results["agreement"]["exact"] and results["k"] == 2
+    results = found.results
+    assert results.agreement.exact and results.k == 2
     assert found.transitions.obs.shape == (1, 4 * 960, 4) and found.features.values.shape == (1, 4 * 960, 48)
-    spent = results["diagnostics"]
-    assert spent["collect_steps"] == 4 * 960 < 6 * 960
-    assert found.ours().spent == spent["meta_steps"] + spent["collect_steps"]
-    assert 0.95 * 6 * 5400 <= results["methods"]["policygradex"]["env_steps"] <= 6 * 5400
-    assert results["gain"]["predicted"]["ci95"][0] > 0
-    assert results["test_tasks"]["mean"] == pytest.approx(results["methods"]["policygradex"]["mean"], abs=3)
+    spent, mine = results.diagnostics, results.methods["policygradex"]
+    assert spent.collect_steps == 4 * 960 < 6 * 960
+    assert found.ours().spent == spent.meta_steps + spent.collect_steps
+    assert 0.95 * 6 * 5400 <= mine.env_steps <= 6 * 5400
+    assert results.gain.predicted.ci95[0] > 0
+    assert results.test_tasks.mean == pytest.approx(mine.mean, abs=3)
 
 
 def test_its_baselines_and_its_folder(found, no_training):
+    found.compute("similarity")
     np.testing.assert_array_equal(found.similar["dot_our_k"].labels, found.family.true_groups)
     saved = load(found.store.path)
     assert regroup(saved, saved.config).groups == found.results.groups
