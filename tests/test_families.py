@@ -1,6 +1,9 @@
 """Families are found, built and described by name, and what is wrong is said."""
 
+import ast
 import importlib
+import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -10,9 +13,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+import pgx_jax
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.tasks.registry import describe_family, facts, families, make_family, short_space
+from pgx_jax.tasks.registry import describe_family, facts, families, listed, make_family, short_space
 
 module = importlib.import_module("pgx_jax.tasks.registry")
 OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives"]
@@ -255,3 +259,99 @@ except ConfigError as error:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert str(folder / "__init__.py") in done.stdout
     assert "rename it" in done.stdout and "pgx-jax" in done.stdout
+
+
+ALL = tuple(families())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_family_states_is_what_it_is(name):
+    """The list of families reads what factories state, and builds none of them."""
+    if name not in OURS and importlib.util.find_spec("brax") is None:
+        pytest.skip("its library is not installed")
+    blank = {"drawn": False, "defaults": {}}
+    assert listed(name) == facts(name)._replace(**blank)
+
+
+def test_a_family_that_states_nothing_is_listed_with_blanks(register, package):
+    origin = package("quiet", 'def family():\n    """A quiet one.\n\n    More of it.\n    """\n')
+    register(quiet=f"{origin}:family")
+    found = listed("quiet")
+    assert (found.summary, found.engine, found.n, found.problem) == ("A quiet one.", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import a_library_nobody_has\ndef family(): pass\n", "needs install it, or the extra"),
+        ("def other(): pass\n", "has no function family"),
+        ("def family(:\n", "SyntaxError"),
+    ],
+)
+def test_what_is_in_the_way_of_a_family_is_listed(register, package, text, words):
+    origin = package(f"odd{len(text)}", text)
+    register(odd=f"{origin}:family")
+    assert words in listed("odd").problem
+
+
+def test_listing_imports_no_library_of_environments():
+    code = (
+        "import sys\nfrom pgx_jax.cli.main import main\nassert main(['families']) == 0\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "points-hard" in done.stdout
+    assert not loaded & {
+        "envs",
+        "brax",
+        "gymnax",
+        "mujoco",
+        "Box2D",
+        "cvxpy",
+        "sklearn",
+        "matplotlib",
+        "flax",
+    }
+
+
+@pytest.mark.parametrize("code", ["import pgx_jax", "from pgx_jax.cli.main import main; main(['--help'])"])
+def test_starting_imports_nothing_heavy(code):
+    code = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"jax", "numpy", "cvxpy", "sklearn", "scipy", "matplotlib", "pandas", "tyro", "envs"}
+
+
+def test_adapters_are_found_by_entry_point(tmp_path, monkeypatch):
+    family = pgx_jax.gymnax_family("Pendulum-v1", {"g": [2.0, 4.0]}, horizon=20)
+    assert family.n == 2 and family.horizon == 20
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    code = """
+import sys
+import pgx_jax
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+for adapter in (pgx_jax.gymnax_family, pgx_jax.gymnasium_family, pgx_jax.brax_family):
+    try:
+        adapter("Pendulum-v1")
+    except pgx_jax.ConfigError as error:
+        print(error)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    for name in ("gymnax_family", "gymnasium_family", "brax_family"):
+        assert f"adapter '{name}' is registered by pgx-jax" in done.stdout
+    assert done.stdout.count("rename it") == 3 and str(tmp_path / "envs") in done.stdout
+
+
+def test_public_names_are_there():
+    assert set(pgx_jax.__all__) <= set(dir(pgx_jax)) and len(set(pgx_jax.__all__)) == len(pgx_jax.__all__)
+    for name in pgx_jax.__all__:
+        assert getattr(pgx_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pgx_jax.nothing  # noqa: B018
+    tree = ast.parse(inspect.getsource(pgx_jax))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {alias.asname or alias.name for node in block.body for alias in node.names}
+    assert typed == set(pgx_jax.__all__), "what type checkers see is what there is"
