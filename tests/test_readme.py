@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import pgx_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
@@ -37,7 +39,7 @@ def execute(example: str, folder, monkeypatch) -> dict:
 def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
     names = execute(blocks("python")[0], tmp_path, monkeypatch)
     results = names["run"].results
-    assert results["agreement"]["exact"]
+    assert results.agreement.exact
     assert (tmp_path / "runs" / "points" / "report.html").stat().st_size > 10_000
     assert names["action"].shape == (2,) and abs(names["action"]).max() <= 1
 
@@ -46,8 +48,18 @@ def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
 def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch):
     names = execute(example, tmp_path, monkeypatch)
     family, results = names["family"], names["run"].results
-    assert sorted(sum(results["groups"], [])) == sorted(family.task_names)
-    assert all(abs(mean) < 1e9 for mean in results["methods"]["policygradex"]["per_task"])
+    assert sorted(sum(results.groups, [])) == sorted(family.task_names)
+    assert all(abs(mean) < 1e9 for mean in results.methods["policygradex"].per_task)
+
+
+def test_every_name_works_as_written():
+    """What the text calls pgx_jax.… is there."""
+    names = set(re.findall(r"`(pgx_jax(?:\.\w+)+)", README.read_text())) - {"pgx_jax.families"}
+    assert {"pgx_jax.show.roll_out", "pgx_jax.learn.NETWORKS", "pgx_jax.tasks.HostEnv"} <= names
+    for name in names:
+        found = pgx_jax
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
 
 
 def test_every_python_block_is_executed():
