@@ -122,6 +122,15 @@ def default_command(data: Mapping) -> str:
     return "\n\n".join([table(head, rows), *notes])
 
 
+def startup(data: Mapping) -> str:
+    """CPU time of processes that start and end."""
+    body = [
+        [f"`{c['cell']['command']}`", duration(c["timings"]["median"]), len(c["timings"]["cpu"])]
+        for c in data["cells"]
+    ]
+    return table(["command", "CPU time, median", "processes"], body)
+
+
 def rows(data: Mapping) -> str:
     """Steps a second by lanes and rows of one program, and the time of the whole default command."""
     cells = [c for c in data["cells"] if "lanes" in c["cell"]]

@@ -28,6 +28,7 @@ import estimation  # noqa: E402
 import features  # noqa: E402
 import ppo  # noqa: E402
 import rows  # noqa: E402
+import startup  # noqa: E402
 import study  # noqa: E402
 import surrogates  # noqa: E402
 from operations import operations  # noqa: E402
@@ -128,6 +129,13 @@ def test_an_option_runs_from_the_command_line(tmp_path):
     (cell,) = common.read(tmp_path / "study_options.json")["cells"]
     assert cell["command"].startswith("pgx-jax run cartpole-goals") and "importance" in cell["command"]
     assert list(cell["methods"]) == ["policygradex"] and 0 <= cell["agreement"]["nmi"] <= 1
+
+
+def test_the_cost_of_starting(tmp_path):
+    out = tmp_path / "startup.json"
+    assert startup.main(["--preset", "small", "--out", str(out)]) == 0
+    shown = cost_tables.startup(common.read(out))
+    assert all(f"`{name}`" in shown for name in startup.COMMANDS)
 
 
 def test_unknown_studies_are_refused(capsys):
