@@ -19,6 +19,7 @@ import tyro
 from common import Preset, ResultFile, describe, merge, plain, result_path, says_errors, tuples
 
 from pgx_jax.cli import main as cli
+from pgx_jax.compare.results import to_plain
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.runs.run import run
@@ -151,7 +152,7 @@ def run_here(c: Cell) -> dict:
     """Run a cell in this process; returns what results.json would hold."""
     family = make_family(c["family"], **tuples(c["settings"]))
     config = override(dataclasses.replace(config_for(family), seed=c["seed"]), c["config"])
-    return plain(run(family, config).results)
+    return plain(to_plain(run(family, config).results))
 
 
 def command_line(c: Cell) -> list[str]:

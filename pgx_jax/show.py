@@ -85,7 +85,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
     run = saved.load(path)
 
     def agent(task: int) -> Act:
-        policy, found = run.policy, saved.agent_for(run, run.family.task_names[task])
+        policy, found = run.policy, run.agent_for(run.family.task_names[task])
         context = jnp.asarray(run.family.context[task])
 
         def act(obs, key):

@@ -125,7 +125,7 @@ def test_actions_fit_the_box(squash):
 
 def test_which_spaces_have_a_distribution():
     assert for_space(spaces.Discrete(3)) == Categorical(3)
-    assert for_space(spaces.Box(-1.0, 1.0, (2,))).size == 2
+    assert for_space(spaces.Box(-1.0, 1.0, (2,))).outputs == 2
     unbounded = spaces.Box(-np.inf, np.inf, (2,))
     for space in (
         spaces.MultiBinary(3),

@@ -52,7 +52,7 @@ def test_differences_are_paired_so_that_common_noise_cancels(played):
     assert found == summaries.stratified(values) and found.mean == pytest.approx(3, abs=0.5)
     low, high = found.ci95
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(2 / 200), rel=0.2)
-    low, high = summaries.stratified(played.of(PAIRS))["ci95"]
+    low, high = summaries.stratified(played.of(PAIRS)).ci95
     assert high - low > 20  # the noise that both have in common
     assert judging.difference(PAIRS, [PAIRS], played) == Interval(0.0, (0.0, 0.0))
 

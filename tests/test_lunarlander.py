@@ -37,7 +37,8 @@ def test_worlds():
 def test_its_defaults_are_a_run_that_can_start():
     config = config_for(FAMILY)
     assert config.ppo.gamma == 0.999 and config.ppo.num_envs % FAMILY.n == 0
-    assert check(config, FAMILY).rest(0) > 0
+    check(config, FAMILY)
+    assert make_budget(config, FAMILY, config.ppo).rest() > 0
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])

@@ -246,6 +246,7 @@ def test_a_run_recovers_the_groups_from_one_source(found):
 
 def test_its_baselines_and_its_folder(found, no_training):
     found.compute("similarity")
+    found.compute("similarity")
     np.testing.assert_array_equal(found.similar["dot_our_k"].labels, found.family.true_groups)
     saved = load(found.store.path)
     assert regroup(saved, saved.config).groups == found.results.groups
