@@ -131,8 +131,11 @@ def count_estimation(run: Run, feats) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
     transitions, e = run.transitions, run.config.estimate
     features = {name: count_features(run, of_parts(transitions, parts)) for name, parts in PARTS.items()}
-    a, problems = estimate.signed_weights(transitions), make_problems(run.budget.subsets)
-    delta = jnp.zeros((len(run.budget.subsets), e.dim))
+    a, problems = (
+        estimate.signed_weights(transitions),
+        make_problems(pipeline.subsets(run.config, run.family.n)),
+    )
+    delta = jnp.zeros((len(pipeline.subsets(run.config, run.family.n)), e.dim))
     parts, trips = {"features": features["features"], "statistics": 0.0, "solve": 0.0, "scores": 0.0}, []
     for way in ((FIT, SCORE), (SCORE, FIT)):
         fitted, scored = (surrogates.select_rows(feats, transitions, a, (part,)) for part in way)
@@ -241,7 +244,7 @@ def main(args: list[str] | None = None) -> int:
     path = result_path("estimation", settings.preset, settings.out)
     about = {"seed": settings.seed, "updates": updates, "config": run.config, "family": run.family.settings}
     results = ResultFile(path, name="estimation", command="python benchmarks/estimation.py", settings=about)
-    count = len(run.budget.subsets)
+    count = len(pipeline.subsets(run.config, run.family.n))
     ranges = [[a, min(a + settings.chunk, count)] for a in range(0, count, settings.chunk)]
 
     def compute(cell: Mapping) -> dict:

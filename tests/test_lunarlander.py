@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pgx_jax import make_family
+from pgx_jax.compare.budget import make_budget
 from pgx_jax.config import check, config_for
 from pgx_jax.errors import ConfigError
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not NOTEBOOKS.is_dir(), reason="no checkout arou
 
 def test_the_quick_start_recovers_the_groups(tmp_path):
     notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
-    check = 'assert run.results["agreement"]["exact"]\nassert run.results["gain"]["realised"]["mean"] > 0'
+    check = "assert run.results.agreement.exact\nassert run.results.gain.realised.mean > 0"
     notebook.cells.append(nbformat.v4.new_code_cell(check))
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
