@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import numpy as np
 
@@ -12,16 +10,14 @@ from pgx_jax.compare import judging, results, summaries
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
+from pgx_jax.runs.records import Records
 from pgx_jax.runs.serial import jsonable
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
 
-if TYPE_CHECKING:
-    from pgx_jax.runs.run import Run
 
-
-def assemble(run: Run) -> results.Results:
-    """What results.json holds of a finished `Run`, all but advice and timings."""
+def assemble(run: Records) -> results.Results:
+    """What results.json holds of a finished run, all but advice and timings."""
     mine, others = run.ours(), run.baselines()
     pool = run.policies + run.comparisons if others else run.policies
     family, found, multitask = run.family, run.grouping, others.get("multitask")
@@ -81,7 +77,7 @@ def agreement(family: TaskFamily, found: Grouping) -> results.Agreement | None:
     )
 
 
-def diagnostics(run: Run) -> results.Diagnostics:
+def diagnostics(run: Records) -> results.Diagnostics:
     """Numbers by which to judge the estimate itself."""
     feats, transitions, config = run.features, run.transitions, run.config.estimate
     params, scored = learn.policy_params(run.meta), run.scored

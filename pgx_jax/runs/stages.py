@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,27 +13,16 @@ from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
 from pgx_jax.runs.assemble import assemble
+from pgx_jax.runs.records import Records, Scored
 from pgx_jax.types import Affinity, Features, Grouping, Scores, Surrogates, Transitions
-
-if TYPE_CHECKING:
-    from pgx_jax.runs.run import Run
-
-
-class Scored(NamedTuple):
-    """The estimates of all subsets."""
-
-    surrogates: Surrogates
-    scores: Scores
-    steps: np.ndarray
-    """int []: environment steps that scoring took."""
 
 
 class Stage(NamedTuple):
     """One arrow of the pipeline."""
 
-    compute: Callable[[Run], Any]
+    compute: Callable[[Records], Any]
     """The record, from those of earlier stages."""
-    text: Callable[[Run, Any], str]
+    text: Callable[[Records, Any], str]
     """The record in one line."""
     needs: tuple[str, ...] = ()
     """Stages whose records it reads."""
@@ -41,38 +30,38 @@ class Stage(NamedTuple):
     """Class of its record, or classes that occur in it."""
 
 
-def _meta(run: Run) -> Trained:
+def _meta(run: Records) -> Trained:
     return pipeline.meta_train(
         run.policy, run.learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
     )
 
 
-def _meta_text(run: Run, trained: Trained) -> str:
+def _meta_text(run: Records, trained: Trained) -> str:
     recent = np.nanmean(trained.returns[0, -5:])
     return f"mean return {recent:.1f} after {int(trained.steps[0]):,} steps"
 
 
-def _transitions(run: Run) -> Transitions:
+def _transitions(run: Records) -> Transitions:
     return pipeline.collect(run.policy, run.learner, run.family, run.config, run.meta)
 
 
-def _transitions_text(run: Run, t: Transitions) -> str:
+def _transitions_text(run: Records, t: Transitions) -> str:
     sources, tasks = len(t.action), len(t.advantage)
     which = "each of" if sources > 1 else "one source for"
     return f"{t.action.shape[1]:,} transitions of {which} {tasks} tasks"
 
 
-def _features(run: Run) -> Features:
+def _features(run: Records) -> Features:
     params, names = learn.policy_params(run.meta), run.family.task_names
     return pipeline.features(run.policy.log_prob, params, run.transitions, run.config, names)
 
 
-def _features_text(run: Run, f: Features) -> str:
+def _features_text(run: Records, f: Features) -> str:
     size = sum(np.size(x) for x in jax.tree.leaves(learn.policy_params(run.meta)))
     return f"gradients of {size:,} parameters projected to {f.values.shape[-1]} dimensions"
 
 
-def _scores(run: Run) -> Scored:
+def _scores(run: Records) -> Scored:
     roll_out, spent = pipeline.make_roll_out(run.policy, run.family, run.meta, run.config)
     surrogates, scores = pipeline.score_subsets(
         run.features, run.transitions, pipeline.subsets(run.config, run.family.n), run.config.estimate,
@@ -82,50 +71,50 @@ def _scores(run: Run) -> Scored:
     return Scored(surrogates, scores, np.array(sum(spent)))
 
 
-def _scores_text(run: Run, scored: Scored) -> str:
+def _scores_text(run: Records, scored: Scored) -> str:
     return f"{len(scored.scores.member)} subsets solved and scored by {run.config.estimate.score}"
 
 
-def _affinity(run: Run) -> Affinity:
+def _affinity(run: Records) -> Affinity:
     return estimate.affinity(run.scored.scores, run.config.estimate.affinity)
 
 
-def _grouping(run: Run) -> Grouping:
+def _grouping(run: Records) -> Grouping:
     return pipeline.choose_groups(
         run.affinity, run.held_out, run.config, k=run.config.k, names=run.family.task_names
     )
 
 
-def _grouping_text(run: Run, found: Grouping) -> str:
+def _grouping_text(run: Records, found: Grouping) -> str:
     groups = named_groups(found.labels, run.family.task_names)
     return f"k = {found.k}: " + " | ".join(", ".join(group) for group in groups)
 
 
-def _similarity(run: Run) -> dict[str, Grouping]:
+def _similarity(run: Records) -> dict[str, Grouping]:
     return pipeline.similar_groups(run.held_out, run.config, run.grouping.k)
 
 
-def _similarity_text(run: Run, found: dict[str, Grouping]) -> str:
+def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
     return ", ".join(f"{name}: k = {found[name].k}" for name in run.config.similarities)
 
 
-def _pool(run: Run, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
+def _pool(run: Records, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
     return train_pool(
         rows, run.policies_by_name, run.learners, run.family, run.config, run.meta, known,
         **run.reporting(stage),
     )  # fmt: skip
 
 
-def _policies(run: Run) -> Pool:
+def _policies(run: Records) -> Pool:
     return _pool(run, "policies", run.ours().rows, EMPTY)
 
 
-def _comparisons(run: Run) -> Pool:
+def _comparisons(run: Records) -> Pool:
     rows = [row for methods in run.baselines().values() for m in methods for row in m.rows]
     return _pool(run, "comparisons", rows, run.policies)
 
 
-def _pool_text(run: Run, pool: Pool) -> str:
+def _pool_text(run: Records, pool: Pool) -> str:
     return f"{len(pool.rows)} policies, {sum(row.steps for row in pool.rows):,} steps"
 
 
