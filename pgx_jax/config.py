@@ -12,7 +12,7 @@ import jax
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import EstimateConfig
 from pgx_jax.grouping import SIMILARITIES, GroupingConfig
-from pgx_jax.learn import PPO, PolicyConfig
+from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key, Named
 
@@ -54,7 +54,7 @@ class Config:
     task wants."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
-    learner: str = "ppo"
+    learner: Named[str, LEARNERS] = "ppo"
     """Name of the learner that trains the meta-policy, the groups and the baselines."""
     compare: Literal["none", "fast", "full"] = "fast"
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""

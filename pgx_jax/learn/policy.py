@@ -20,7 +20,7 @@ from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_spac
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, PyTree, Seen
+from pgx_jax.types import Agent, Array, Named, PyTree, Seen
 
 
 def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
@@ -188,7 +188,7 @@ def _known_network(name: str) -> Callable[..., Networks]:
 class PolicyConfig:
     """Settings of the policy."""
 
-    network: str = "mlp"
+    network: Named[str, NETWORKS] = "mlp"
     """Architecture of actor and critic."""
     options: tuple[str, ...] = ()
     """Settings of the architecture, as KEY=VALUE."""
