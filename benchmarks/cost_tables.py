@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from tables import plural, table
 
 from pgx_jax.learn.train import ROWS_PER_CALL
-from pgx_jax.wording import duration, steps
+from pgx_jax.wording import OURS, duration, steps
+
+
+def by_platform(cells: Iterable[Mapping]) -> dict[str, list[Mapping]]:
+    """The cells of every platform, in the order of their first cells."""
+    found = {}
+    for cell in cells:
+        found.setdefault(cell["cell"]["platform"], []).append(cell)
+    return found
 
 
 def ppo(data: Mapping) -> str:
@@ -28,16 +36,19 @@ def ppo(data: Mapping) -> str:
 
 
 def estimation(data: Mapping) -> str:
-    """Estimating all triples against fine-tuning them."""
+    """Estimating all triples against fine-tuning them, on every platform."""
+    return "\n\n".join(_estimation(data, cells) for cells in by_platform(data["cells"]).values())
+
+
+def _estimation(data: Mapping, cells: list[Mapping]) -> str:
     from estimation import ratios
 
-    cells = data["cells"]
     found = ratios(cells)
     first = next(c for c in cells if c["cell"]["part"] == "estimate")
     if found is None:
         return "_Fine-tuning has not finished._"
     own, times = first["operations"], first["timings"]
-    count, updates = first["subsets"], data["settings"]["updates"]
+    count, updates, on = first["subsets"], data["settings"]["updates"], first["cell"]["platform"]
     rows = [
         ["estimation, features included", duration(times["with_features"]), f"{own['total']:.2e}"],
         ["estimation, features excluded", duration(times["without_features"]),
@@ -48,7 +59,7 @@ def estimation(data: Mapping) -> str:
          f"{found['fine_tune_operations']:.2e}"],
     ]  # fmt: skip
     facts = (
-        f"Fine-tuning takes {found['operations']:.0f} times the operations and "
+        f"On the {on.upper()}, fine-tuning takes {found['operations']:.0f} times the operations and "
         f"{found['timings']['time']:.0f} times the time of estimation with its features "
         f"({found['operations_without_features']:.0f} and {found['timings']['time_without_features']:.0f} "
         f"times without; {found['operations_with_selection']:.0f} and "
@@ -56,9 +67,8 @@ def estimation(data: Mapping) -> str:
         f"groups added). p = {first['parameters']:,}, d = {first['dim']}, "
         f"{first['transitions']:,} transitions; warm, operations counted from the traced programs."
     )
-    return (
-        table([f"all {count} subsets of {first['subset_size']}", "time", "operations"], rows) + "\n\n" + facts
-    )
+    head = [f"{on}: all {count} subsets of {first['subset_size']}", "time", "operations"]
+    return table(head, rows) + "\n\n" + facts
 
 
 def surrogates(data: Mapping) -> str:
@@ -69,12 +79,13 @@ def surrogates(data: Mapping) -> str:
         each = (duration(np.median(times["ours"])), f"{c['gap']:.1e}")
         other = (duration(np.median(times["sklearn"])), f"{theirs['gap']:.1e}")
         solver = f"{theirs['solver']}, {theirs['dtype']}"
-        rows.append([f"{c['cell']['l2']:g} u", *each, *other, solver, f"{times['speedup']:.1f}×"])
+        where = f"{c['cell']['platform']}, {c['cell']['l2']:g} u"
+        rows.append([where, *each, *other, solver, f"{times['speedup']:.1f}×"])
     first = data["cells"][0]
     head = ["ridge", "one call", "gap", "scikit-learn", "gap", "its fastest solver", "speed-up"]
     facts = (
         f"m = {first['subsets']} surrogates, N = {first['rows']:,} transitions, d = {first['dim']}. "
-        f"Gap: the largest (L − L*) / (L(0) − L*)."
+        f"Gap: the largest (L − L*) / (L(0) − L*). scikit-learn runs on the processor everywhere."
     )
     return table(head, rows) + "\n\n" + facts
 
@@ -84,10 +95,10 @@ def features(data: Mapping) -> str:
     rows = []
     for c in data["cells"]:
         t = c["timings"]
-        size = (f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}")
-        speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:.0f}", f"{t['share']:.0%}")
+        size = (c["cell"]["platform"], f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}")
+        speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:,.0f}", f"{t['share']:.0%}")
         rows.append([*size, *speed, f"{t['peak_memory'] / 2**30:.2f} GiB"])
-    head = ["p", "d", "N", "transitions/s", "GFLOP/s (2 N p d)", "of this machine's sgemm", "peak memory"]
+    head = ["on", "p", "d", "N", "transitions/s", "GFLOP/s (2 N p d)", "of its sgemm", "peak memory"]
     return table(head, rows)
 
 
@@ -95,27 +106,35 @@ def default_command(data: Mapping) -> str:
     """Time of the default command."""
     cells = data["cells"]
     rows = [
-        [c["cell"]["repeat"] + 1, duration(c["timings"]["wall"]), duration(c["timings"]["cpu"])]
+        [f"{c['cell']['platform']}, {c['cell']['repeat'] + 1}", duration(c["timings"]["wall"]),
+         duration(c["timings"]["cpu"]), f"{c['methods'][OURS]['mean']:.1f}",
+         f"{c['methods']['multitask']['mean']:.1f}", f"{c['agreement']['nmi']:.3f}"]
         for c in cells
-    ]
-    same = len({c["results"] for c in cells}) == 1
-    words = "are equal apart from `timings`" if same else "DIFFER"
-    note = f"\n\nThe results.json of the {len(cells)} processes {words}." if len(cells) > 1 else ""
-    return table(["process", "wall time", "CPU time"], rows) + note
+    ]  # fmt: skip
+    notes = []
+    for platform, own in by_platform(cells).items():
+        if len(own) > 1:
+            same = len({c["results"] for c in own}) == 1
+            words = "are equal apart from `timings`" if same else "DIFFER"
+            notes.append(f"The results.json of the {len(own)} processes on the {platform.upper()} {words}.")
+    head = ["process", "wall time", "CPU time", "ours", "one policy for all", "NMI with the planted groups"]
+    return "\n\n".join([table(head, rows), *notes])
+
+
+def _kind_of_rows(cell: Mapping) -> str:
+    also = " and initialising" if cell.get("initialising", True) else ""
+    return f"{cell['platform']}, {plural(cell['lanes'], 'lane')}, {cell['updates']} updates a row{also}"
 
 
 def rows(data: Mapping) -> str:
     """Steps a second by lanes and rows of one program, and the time of the whole default command."""
     cells = [c for c in data["cells"] if "lanes" in c["cell"]]
     widths = sorted({c["cell"]["rows_per_call"] for c in cells})
-    kinds = sorted({(c["cell"]["platform"], c["cell"]["lanes"]) for c in cells})
-    keys = [(c["cell"]["platform"], c["cell"]["lanes"], c["cell"]["rows_per_call"]) for c in cells]
-    rate = {key: c["timings"]["steps_per_second"] for key, c in zip(keys, cells, strict=True)}
-    body = [
-        [f"{platform}, {plural(lanes, 'lane')}"]
-        + [f"{rate[platform, lanes, w]:,.0f}" if (platform, lanes, w) in rate else "–" for w in widths]
-        for platform, lanes in kinds
-    ]
+    rate = {}
+    for c in cells:
+        kind, width = _kind_of_rows(c["cell"]), c["cell"]["rows_per_call"]
+        rate.setdefault(kind, {})[width] = f"{c['timings']['steps_per_second']:,.0f}"
+    body = [[kind, *(rate[kind].get(width, "–") for width in widths)] for kind in sorted(rate)]
     whole = {}
     for c in data["cells"]:
         if "lanes" not in c["cell"]:
@@ -125,8 +144,11 @@ def rows(data: Mapping) -> str:
         walls = [f"{np.median(whole[platform, w]):.0f} s" if (platform, w) in whole else "–" for w in widths]
         body.append([f"{platform}, the whole default command, cold", *walls])
     shown = table(["steps/s by rows of one program", *map(str, widths)], body)
-    missing = [name for name in ("gpu", "tpu") if name not in {platform for platform, _ in kinds}]
-    guesses = " and ".join(f"{ROWS_PER_CALL[name]} on a {name.upper()}" for name in missing)
-    return f"{shown}\n\nThe default is {ROWS_PER_CALL['cpu']} on the CPU" + (
-        f"; {guesses} are guesses: not measured." if missing else "."
-    )
+    measured = {c["cell"]["platform"] for c in cells}
+    defaults = {True: [], False: []}
+    for name, count in ROWS_PER_CALL.items():
+        defaults[name in measured].append(f"{count} on {'the' if name == 'cpu' else 'a'} {name.upper()}")
+    known, guessed = (" and ".join(defaults[key]) for key in (True, False))
+    verb = "is a guess" if len(defaults[False]) == 1 else "are guesses"
+    rest = f"; {guessed} {verb}: not measured" if guessed else ""
+    return f"{shown}\n\nThe default is {known}{rest}."

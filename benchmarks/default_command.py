@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import tyro
 from common import Preset, ResultFile, merge, result_path
 from study import SMALL_CONFIG, SMALL_FAMILY, cell, command_line, record
@@ -84,9 +85,9 @@ def main(args: list[str] | None = None) -> int:
     command = [*(command_line(SMALL_CELL) if small else ("run", "cartpole-goals")), *settings.args]
     path = result_path("default_command", settings.preset, settings.out)
     results = ResultFile(path, name="default_command", command="python benchmarks/default_command.py")
-    todo = [{"args": command, "repeat": i} for i in range(settings.repeats)]
-    results.run(todo, compute)
-    done = [c for c in results.cells if c["cell"]["args"] == command]
+    here = {"platform": jax.default_backend(), "args": command}
+    results.run([here | {"repeat": i} for i in range(settings.repeats)], compute)
+    done = [c for c in results.cells if here.items() <= c["cell"].items()]
     for c in done:
         print(f"wall {c['timings']['wall']:.1f} s, cpu {c['timings']['cpu']:.1f} s")
     same = len({c["results"] for c in done}) == 1

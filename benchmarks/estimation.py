@@ -207,7 +207,8 @@ def count_update(run: Run) -> float:
 
 
 def ratios(cells: list[dict]) -> dict | None:
-    """Fine-tuning over estimation, in operations and in time; None before both are complete."""
+    """Fine-tuning over estimation on one platform, in operations and in time; None before both are
+    complete."""
     first = next((c for c in cells if c["cell"]["part"] == "estimate"), None)
     tuned = [c for c in cells if c["cell"]["part"] == "fine_tune"]
     if first is None or sum(c["rows"] for c in tuned) < first["subsets"]:
@@ -247,8 +248,9 @@ def main(args: list[str] | None = None) -> int:
         return fine_tune(run, tuple(cell["triples"]), updates)
 
     todo = [{"part": "estimate"}, *({"part": "fine_tune", "triples": r} for r in ranges)]
-    results.run(todo, compute)
-    print(plain(ratios(results.cells)))
+    here = {"platform": jax.default_backend()}
+    results.run([here | cell for cell in todo], compute)
+    print(plain(ratios([c for c in results.cells if here.items() <= c["cell"].items()])))
     return 0
 
 

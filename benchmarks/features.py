@@ -7,7 +7,8 @@ the map and checking included, compilation left out. Beside it stands this machi
 rate of float32 matrix products, measured in turns with the features: of the fastest of several
 shapes. Medians over the turns are compared.
 
-Every cell runs in a process of its own, whose peak resident memory is recorded.
+Every cell runs in a process of its own, whose peak memory is recorded: of the accelerator, or resident
+where there is none. Cells of another platform stand beside those that a file holds.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def sgemm_rates(shapes, seconds: float) -> dict[str, float]:
     rates = {}
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision="float32"))
     for m, k, n in shapes:
-        a, b = jnp.ones((m, k)), jnp.ones((k, n))
+        a, b = (jax.random.normal(jax.random.PRNGKey(i), s) for i, s in enumerate([(m, k), (k, n)]))
         timed(lambda a=a, b=b: multiply(a, b))  # compiles
         spent, calls = 0.0, 0
         while spent < seconds:
@@ -107,9 +108,11 @@ def sgemm_rates(shapes, seconds: float) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process, in bytes."""
+    """Peak memory of this process, in bytes: of its accelerator, or resident where it has none."""
     import resource
 
+    if stats := jax.devices()[0].memory_stats():
+        return stats["peak_bytes_in_use"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -155,17 +158,12 @@ def in_own_process(cell: Mapping) -> dict:
 
 def cells(settings: Settings) -> list[dict]:
     """One cell a number of parameters."""
+    here = {"platform": jax.default_backend(), "seed": settings.seed}
     if settings.preset == "small":
-        return [{"parameters": 2000, "transitions": 256, "dim": 20, "repeats": 1, "seed": settings.seed}]
+        return [here | {"parameters": 2000, "transitions": 256, "dim": 20, "repeats": 1}]
     repeats = (settings.repeats * len(settings.parameters))[: len(settings.parameters)]
     return [
-        {
-            "parameters": p,
-            "transitions": settings.transitions,
-            "dim": settings.dim,
-            "repeats": count,
-            "seed": settings.seed,
-        }
+        here | {"parameters": p, "transitions": settings.transitions, "dim": settings.dim, "repeats": count}
         for p, count in zip(settings.parameters, repeats, strict=True)
     ]
 
@@ -179,7 +177,8 @@ def main(args: list[str] | None = None) -> int:
     for done in results.cells:
         t = done["timings"]
         print(
-            f"p = {done['p']:,}: {t['transitions_per_second']:,.0f} transitions/s, {t['rate'] / 1e9:.0f} of "
+            f"{done['cell']['platform']}: p = {done['p']:,}: "
+            f"{t['transitions_per_second']:,.0f} transitions/s, {t['rate'] / 1e9:.0f} of "
             f"{t['sgemm_rate'] / 1e9:.0f} GFLOP/s ({t['share']:.0%}), peak memory "
             f"{t['peak_memory'] / 2**30:.2f} GiB"
         )

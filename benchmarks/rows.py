@@ -3,8 +3,9 @@
 One row a program is the batched `lax.map` with batches of one: rows wait in a queue, and every lane
 (a device, or a core of the CPU) takes the next. More rows a program is `vmap`. The default of each
 platform is `ROWS_PER_CALL` in pgx_jax/learn/train.py. Compilation is left out of the first cells (each
-shape is trained for one update before it is timed), but counts in a run, where every other number of
-rows is another program: the last cells time the whole default command, each in a fresh process.
+shape is trained for one update before it is timed), and so is initialising the rows; but both count in
+a run, where every other number of rows is another program: the last cells time the whole default
+command, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax.config import override
 from pgx_jax.families import make_family
-from pgx_jax.learn import PPO, make_policy, train
+from pgx_jax.learn import PPO, make_policy, take, train
 from pgx_jax.types import Rows
 
 FAMILY = "cartpole-goals"
@@ -64,6 +65,7 @@ def cells(settings: Settings) -> list[dict]:
         "updates": 1 if small else settings.updates,
         "repeats": 1 if small else settings.repeats,
         "ppo": SMALL_CONFIG["ppo"] if small else {},
+        "initialising": False,
         "hidden": SMALL_CONFIG["policy"]["hidden"] if small else [64, 64],
         "settings": SMALL_FAMILY if small else {},
     }
@@ -107,9 +109,11 @@ def compute(cell: Mapping) -> dict:
     for row in member:
         row[rng.choice(family.n, 3, replace=False)] = True
     keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), cell["rows"]))
+    agent = take(lanes_module().init_agents(policy, family, keys[:1]), 0)
+    agents = jax.tree.map(lambda x: np.repeat(x[None], len(member), 0), agent)
 
     def go(updates: int) -> float:
-        rows = Rows(member, np.full(len(member), updates * config.steps_per_update), keys)
+        rows = Rows(member, np.full(len(member), updates * config.steps_per_update), keys, agents)
         began = time.perf_counter()
         train(policy, config, family, rows, rows_per_call=cell["rows_per_call"])
         return time.perf_counter() - began
@@ -119,10 +123,12 @@ def compute(cell: Mapping) -> dict:
     lanes = (devices * cell["lanes"])[: cell["lanes"]]
     with mock.patch.object(module, "_lanes", lambda: lanes):
         go(1)
+        one = go(1)
         seconds = [go(cell["updates"]) for _ in range(cell["repeats"])]
     steps = cell["rows"] * cell["updates"] * config.steps_per_update
     rates = [steps / s for s in seconds]
-    return {"steps": steps, "timings": {"train": seconds, "steps_per_second": float(np.median(rates))}}
+    timings = {"one_update": one, "train": seconds, "steps_per_second": float(np.median(rates))}
+    return {"steps": steps, "timings": timings}
 
 
 def best(done: list[dict]) -> dict[str, int]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import jax
 import numpy as np
 import tyro
 from common import Preset, ResultFile, result_path
@@ -225,12 +226,14 @@ def main(args: list[str] | None = None) -> int:
     }  # fmt: skip
     results = ResultFile(path, name="surrogates", command="python benchmarks/surrogates.py", settings=about)
     shared = {"trial": 2, "repeats": 1} if small else {"trial": settings.trial, "repeats": settings.repeats}
+    shared["platform"] = jax.default_backend()
     cells = [{"l2": l2, **shared} for l2 in (settings.l2[:1] if small else settings.l2)]
     results.run(cells, lambda cell: compute(data, cell, settings))
     for done in results.cells:
         theirs, times = done["sklearn"], done["timings"]
         print(
-            f"l2 = {done['cell']['l2']} u: {done['subsets']} surrogates in {np.median(times['ours']):.2f} s, "
+            f"{done['cell']['platform']}: l2 = {done['cell']['l2']} u: "
+            f"{done['subsets']} surrogates in {np.median(times['ours']):.2f} s, "
             f"gap {done['gap']:.1e}; scikit-learn ({theirs['solver']}, {theirs['dtype']}) "
             f"{np.median(times['sklearn']):.1f} s, gap {theirs['gap']:.1e}: "
             f"{times['speedup']:.1f} times as long"

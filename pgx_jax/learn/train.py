@@ -26,8 +26,8 @@ SEGMENT = 10
 ROWS_PER_CALL = {"cpu": 1, "gpu": 256, "tpu": 256}
 """Rows of one vmapped program, by platform. On the CPU some more are faster once compiled, but with
 one the meta-policy, the groups and all comparisons share a single compilation, and the whole default
-command is faster (benchmarks/rows.py measures both). Those of accelerators are a guess (all rows of
-usual runs at once) until they are measured there."""
+command is faster (benchmarks/rows.py measures both). On a GPU the rate still grew up to as many as were
+tried. That of a TPU is a guess."""
 
 
 class Trained(NamedTuple):
