@@ -2,8 +2,9 @@
 
 A result file holds {"name", "command", "settings", "environments", "cells": [...]}. A cell is a
 dict with its identity under "cell", the index of the environment it ran in (device, versions,
-commit) under "environment", raw values, and everything that may differ between equal runs under
-"timings". The full presets write to benchmarks/results/, the small ones to runs/benchmarks/.
+commit) under "environment", raw values, perhaps a "note" for the reader on how it was measured, and
+everything that may differ between equal runs under "timings". The full presets write to
+benchmarks/results/, the small ones to runs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any, Literal
 from pgx_jax.errors import ConfigError
 from pgx_jax.runs.provenance import environment as run_environment
 from pgx_jax.runs.serial import dumps, write_atomically
+
+# Scripts that start others share an accelerator with them.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Scripts that start others share an accelerator with them.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

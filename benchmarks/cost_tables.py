@@ -97,7 +97,7 @@ def features(data: Mapping) -> str:
     for c in data["cells"]:
         t = c["timings"]
         size = (c["cell"]["platform"], f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}")
-        speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:.0f}", f"{t['share']:.0%}")
+        speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:,.0f}", f"{t['share']:.0%}")
         rows.append([*size, *speed, f"{t['peak_memory'] / 2**30:.2f} GiB"])
     head = ["on", "p", "d", "N", "transitions/s", "GFLOP/s (2 N p d)", "of its sgemm", "peak memory"]
     return table(head, rows)
@@ -131,18 +131,20 @@ def startup(data: Mapping) -> str:
     return table(["command", "CPU time, median", "processes"], body)
 
 
+def _kind_of_rows(cell: Mapping) -> str:
+    also = " and initialising" if cell.get("initialising", True) else ""
+    return f"{cell['platform']}, {plural(cell['lanes'], 'lane')}, {cell['updates']} updates a row{also}"
+
+
 def rows(data: Mapping) -> str:
     """Steps a second by lanes and rows of one program, and the time of the whole default command."""
     cells = [c for c in data["cells"] if "lanes" in c["cell"]]
     widths = sorted({c["cell"]["rows_per_call"] for c in cells})
-    kinds = sorted({(c["cell"]["platform"], c["cell"]["lanes"]) for c in cells})
-    keys = [(c["cell"]["platform"], c["cell"]["lanes"], c["cell"]["rows_per_call"]) for c in cells]
-    rate = {key: c["timings"]["steps_per_second"] for key, c in zip(keys, cells, strict=True)}
-    body = [
-        [f"{platform}, {plural(lanes, 'lane')}"]
-        + [f"{rate[platform, lanes, w]:,.0f}" if (platform, lanes, w) in rate else "–" for w in widths]
-        for platform, lanes in kinds
-    ]
+    rate = {}
+    for c in cells:
+        kind, width = _kind_of_rows(c["cell"]), c["cell"]["rows_per_call"]
+        rate.setdefault(kind, {})[width] = f"{c['timings']['steps_per_second']:,.0f}"
+    body = [[kind, *(rate[kind].get(width, "–") for width in widths)] for kind in sorted(rate)]
     whole = {}
     for c in data["cells"]:
         if "lanes" not in c["cell"]:
@@ -152,7 +154,7 @@ def rows(data: Mapping) -> str:
         walls = [f"{np.median(whole[platform, w]):.0f} s" if (platform, w) in whole else "–" for w in widths]
         body.append([f"{platform}, the whole default command, cold", *walls])
     shown = table(["steps/s by rows of one program", *map(str, widths)], body)
-    measured = {platform for platform, _ in kinds}
+    measured = {c["cell"]["platform"] for c in cells}
     defaults = {True: [], False: []}
     for name, count in ROWS_PER_CALL.items():
         defaults[name in measured].append(f"{count} on {'the' if name == 'cpu' else 'a'} {name.upper()}")

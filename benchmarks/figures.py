@@ -89,7 +89,9 @@ def source(name: str, command: str, data: Mapping | None) -> str:
     runs = f"{tables.seeds(data['cells'])}; " if name.startswith("study_") else ""
     used = sorted({cell["environment"] for cell in data["cells"]})
     places = "; ".join(dict.fromkeys(_place(data["environments"][i]) for i in used))
-    return f"<sub>[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{places}.</sub>"
+    notes = dict.fromkeys(f" {cell['note']}." for cell in data["cells"] if "note" in cell)
+    what = f"[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{places}.{''.join(notes)}"
+    return f"<sub>{what}</sub>"
 
 
 def _place(environment: Mapping) -> str:

@@ -66,6 +66,7 @@ def cells(settings: Settings) -> list[dict]:
         "updates": 1 if small else settings.updates,
         "repeats": 1 if small else settings.repeats,
         "ppo": SMALL_CONFIG["ppo"] if small else {},
+        "initialising": False,
         "hidden": SMALL_CONFIG["policy"]["hidden"] if small else [64, 64],
         "settings": SMALL_FAMILY if small else {},
     }

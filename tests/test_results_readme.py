@@ -107,6 +107,27 @@ def test_cost_tables_show_what_was_measured():
     assert "| gpu | 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in text
 
 
+def test_rows_are_told_apart_by_how_they_were_timed():
+    def timed(platform, width, rate, **more):
+        cell = {"platform": platform, "lanes": 1, "rows_per_call": width, "updates": 4, **more}
+        return {"cell": cell, "timings": {"steps_per_second": rate}}
+
+    cells = [timed("cpu", 1, 5.0), timed("gpu", 1, 6.0, initialising=False), timed("gpu", 64, 7.0)]
+    text = cost_tables.rows({"cells": cells})
+    assert "| cpu, 1 lane, 4 updates a row and initialising | 5 | – |" in text
+    assert "| gpu, 1 lane, 4 updates a row | 6 | – |" in text
+    assert "| gpu, 1 lane, 4 updates a row and initialising | – | 7 |" in text
+    assert "on the CPU and" in text and "on a TPU is a guess: not measured." in text
+    assert "on a TPU are guesses" in cost_tables.rows({"cells": cells[:1]})
+
+
+def test_a_cells_note_stands_once_at_the_source():
+    environment = {"device": "gpu: X", "processor": "Y", "cores": 1, "versions": {"jax": "0"}, "commit": "c"}
+    cells = [{"environment": 0, "note": "Alone"}, {"environment": 0, "note": "Alone"}, {"environment": 0}]
+    text = figures.source("rows", "run", {"cells": cells, "environments": [environment]})
+    assert text.endswith("jax 0, commit c. Alone.</sub>")
+
+
 def test_readme_without_markers_is_refused(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("nothing")
