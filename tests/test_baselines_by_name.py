@@ -9,7 +9,7 @@ from hosts import host_points
 from small import small
 
 import pgx_jax
-from pgx_jax import ConfigError, Run, make_family
+from pgx_jax import PPO, ConfigError, Run, make_family
 from pgx_jax.learn import PolicyConfig
 
 
@@ -51,8 +51,14 @@ def test_a_whole_run_with_a_network_and_a_learner_of_ones_own(small_settings):
         ({"baselines": ("tolt/ppo",)}, "the policy of 'tolt/ppo' = 'tolt'; choose one of .*'told'"),
         ({"baselines": ("told/pro",)}, "the learner of 'told/pro' = 'pro'; choose one of .*'ppo'"),
         ({"learner": "pro"}, "learner = 'pro'; choose one of"),
+        (
+            {"learners": {"ppo": PPO(), "mine": PPO(num_envs=2)}, "baselines": ("base/mine",)},
+            "mine.num_envs = 2",
+        ),
     ],
 )
 def test_names_that_there_are_not(small_settings, change, words):
+    change = dict(change)
+    learners = change.pop("learners", None)
     with pytest.raises(ConfigError, match=words):
-        Run(*small(small_settings, **change))
+        Run(*small(small_settings, **change), learners=learners)

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
 from pgx_jax.compare.budget import make_budget
-from pgx_jax.compare.methods import Contest, baselines, ours
-from pgx_jax.config import PolicyConfig, override
+from pgx_jax.compare.methods import BASELINES, Contest, baselines, ours
+from pgx_jax.config import COMPARE, PolicyConfig, override
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
+
+
+def test_what_may_be_compared_is_stated_once_for_settings_and_methods():
+    assert set(COMPARE) == set(BASELINES)
 
 
 def contest_of(config, labels, **kw):

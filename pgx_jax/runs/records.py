@@ -95,6 +95,7 @@ class Records:
 
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, a meta-policy of others, and unknown baselines."""
+        self.learner.check(self.family.n, self.config.learner)
         expected = learn.check_networks(self.policy, self.family)
         if self.own_meta is not None:
             learn.check_agent(self.own_meta, expected)
@@ -103,7 +104,8 @@ class Records:
             learn.check_networks(
                 pick(self.policies_by_name, policy, f"baselines: the policy of {name!r}"), self.family
             )
-            pick(self.learners, learner, f"baselines: the learner of {name!r}")
+            found = pick(self.learners, learner, f"baselines: the learner of {name!r}")
+            found.check(self.family.n, learner)
 
     def record(self, stage: str) -> Any:
         """The record of a stage that is computed or saved.
