@@ -5,9 +5,10 @@ from importlib import resources
 
 import jsonschema
 import pytest
-from small import typed
+from small import copy_of, typed
 
-from pgx_jax.compare import results
+from pgx_jax import resume
+from pgx_jax.compare import judging, results
 from pgx_jax.errors import DataError
 
 
@@ -47,3 +48,22 @@ def test_what_is_no_run_is_refused(run_results, change, words):
     run_results.pop(words)
     with pytest.raises(DataError, match=f"missing required field `{words}`"):
         results.from_plain(run_results)
+
+
+@pytest.mark.parametrize("version", [0, results.SCHEMA_VERSION + 1])
+def test_results_of_another_version_are_refused(run_results, version):
+    with pytest.raises(DataError, match=r"results.json cannot be read \(.*schema_version.*resume"):
+        results.from_plain(run_results | {"schema_version": version})
+    assert results.from_plain(run_results).schema_version == results.SCHEMA_VERSION
+
+
+def test_a_run_tells_of_numbers_that_are_not_finite_what_its_file_tells(small_run, tmp_path, monkeypatch):
+    """Returns that overflow in the evaluation: the run ends with a report all the same."""
+    folder = copy_of(small_run, tmp_path)
+    (folder / "results.json").unlink()
+    nothing = results.Interval(float("nan"), (float("-inf"), float("nan")))
+    monkeypatch.setattr(judging, "difference", lambda *args: nothing)
+    run = resume(folder)
+    assert run.results.gain.realised.mean is None and run.results.gain.realised.lo is None
+    assert "the realised gain was not measured" in run.results.advice
+    assert results.from_plain(json.loads((folder / "results.json").read_text())) == run.results

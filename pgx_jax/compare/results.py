@@ -8,10 +8,10 @@ of the file is `schema()`, published as ``results.schema.json`` beside this file
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pgx_jax.errors import DataError
 
@@ -211,12 +211,17 @@ class Results(Struct, frozen=True, kw_only=True):
     agreement: Agreement | None = None
     advice: str = ""
     timings: Timings = Timings()
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema of ``results.json``."""
-    return msgspec.json.schema(Results)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(Results)
+
+
+def finite(found: Results) -> Results:
+    """The same results with None in place of numbers that are not finite, as the file has them."""
+    return msgspec.json.decode(msgspec.json.encode(found), type=Results)
 
 
 def to_plain(record: Struct) -> dict[str, Any]:
