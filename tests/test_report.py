@@ -166,6 +166,13 @@ def test_one_group_that_was_given(ungrouped_results):
     assert "path" not in figures.draw_all(typed(results))
 
 
+def test_numbers_have_a_minus_sign_and_names_keep_their_hyphens(run_results):
+    run_results["methods"]["policygradex"]["per_task"][1] = -52.83
+    found = check(render(run_results))
+    assert "−52.83" in found.words and "-52.83" not in " ".join(found.words)
+    assert run_results["task_names"][1] == "goal+0-1" and "goal+0-1" in found.words
+
+
 def test_nothing_compared_and_no_path(run_results):
     results = run_results
     ours = results["methods"]["policygradex"]

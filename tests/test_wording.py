@@ -1,6 +1,8 @@
 """How results are put into words: the numbers, the stages, the table of the terminal."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -9,6 +11,13 @@ from small import typed
 from pgx_jax import report
 from pgx_jax.compare.results import Interval, Timings
 from pgx_jax.report import wording
+
+
+def test_words_and_advice_load_nothing_to_draw_with():
+    script = "import sys, pgx_jax.report.wording, pgx_jax.report.conclusion; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "msgspec" in loaded and not loaded & {"rich", "jinja2", "matplotlib", "numpy", "jax"}
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run_results):
