@@ -18,6 +18,8 @@ from pgx_jax import report
 from pgx_jax.compare.results import Curve, Results, finite, from_plain, to_plain
 from pgx_jax.report import figures, page
 from pgx_jax.runs import serial
+from pgx_jax.runs.run import write_report
+from pgx_jax.runs.store import RunStore
 
 CONFIG = {
     "family": "cartpole-goals",
@@ -186,6 +188,15 @@ def test_nothing_compared_and_no_path(run_results):
     assert "No path was recorded" in html
     drawn = {f"figures/{name}.png" for name in ("affinity", "methods", "per_task", "pipeline")}
     assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
+
+
+def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_path):
+    store = RunStore.create(tmp_path / "run", CONFIG)
+    assert write_report(store, run_results) == store.path / "report.html"
+    assert {name for name in report.FILES if (store.path / name).is_file()} == set(report.FILES)
+    write_report(store, structs.replace(run_results, curves={}))
+    left = {name for name in report.FILES if (store.path / name).is_file()}
+    assert left == {*report.FILES} - {"figures/curves.png"}
 
 
 def test_the_files_of_a_report_are_its_page_and_all_figures():
