@@ -289,7 +289,7 @@ def predicted_gain(labels: Int[np.ndarray, "n"], held_out: HeldOut) -> dict[str,
     score = held_out(np.stack([labels, one]))
     ours, base = score(labels), score(one)
     mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
-    return {"mean": mean, "ci95": [mean - 1.96 * error, mean + 1.96 * error]}
+    return {"mean": mean, "ci95": (mean - 1.96 * error, mean + 1.96 * error)}
 
 
 class Grouped(NamedTuple):

@@ -1,6 +1,5 @@
 """Fixtures that several test files share, and how the files are run."""
 
-import copy
 import os
 import shutil
 import tempfile
@@ -8,6 +7,23 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from msgspec import structs
+
+from pgx_jax.compare.results import (
+    AffinityResult,
+    Agreement,
+    Bounds,
+    Curve,
+    Diagnostics,
+    Draw,
+    Gain,
+    Interval,
+    MethodResult,
+    PathResult,
+    Results,
+    Timings,
+    UnseenResult,
+)
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):  # others may not know the flag, and then refuse to start
@@ -53,7 +69,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
-def example_results(seed: int = 0) -> dict:
+def example_results(seed: int = 0) -> Results:
     """What a run of cartpole-goals with every comparison leaves behind, made up."""
     rng = np.random.default_rng(seed)
     n, total = 10, 1_228_800
@@ -66,17 +82,22 @@ def example_results(seed: int = 0) -> dict:
 
     def method(mean, width, partition, equal=True, steps=total, **more):
         per_task = (mean + rng.normal(0, 8, n)).tolist()
-        interval = [mean - width, mean + width]
-        entry = {"groups": partition, "metric": "return", "mean": mean, "ci95": interval}
-        return entry | {"per_task": per_task, "env_steps": steps, "equal_steps": equal, **more}
+        return MethodResult(
+            mean=mean, ci95=(mean - width, mean + width), groups=partition, metric="return",
+            per_task=per_task, env_steps=steps, equal_steps=equal, **more,
+        )  # fmt: skip
 
     single = [[name] for name in names]
+    draws = [
+        Draw([names[i::3] for i in range(3)], 68.25),
+        Draw([names[:4], names[4:7], names[7:]], 72.75),
+    ]
     methods = {
         "policygradex": method(149.6, 2.3, groups),
         "multitask": method(61.9, 4.1, [names]),
         "multitask_conditioned": method(138.2, 3.8, [names], note="is told which task it is in"),
         "single_task": method(86.4, 6.0, single),
-        "random": method(70.5, 5.2, None, note="mean over 3 draws"),
+        "random": method(70.5, 5.2, None, note="mean over 3 draws", draws=draws),
         "gradient_similarity_dot": method(141.0, 3.1, groups),
         "gradient_similarity_dot_our_k": method(141.0, 3.1, groups, same_as="gradient_similarity_dot"),
         "gradient_similarity_cosine": method(124.0, 7.5, groups[:2]),
@@ -84,113 +105,100 @@ def example_results(seed: int = 0) -> dict:
         "true_groups": method(151.2, 2.0, groups),
         "true_groups_same_steps_per_policy": method(153.3, 1.8, groups, equal=False, steps=2_100_000),
     }
-    methods["random"]["draws"] = [
-        {"groups": [names[i::3] for i in range(3)], "mean": 68.25},
-        {"groups": [names[:4], names[4:7], names[7:]], "mean": 72.75},
-    ]
     steps = np.linspace(0, total, 60)[1:]
     rise = 1 - np.exp(-5 * steps / total)
     curves = {
-        name: {
-            "steps": steps.tolist(),
-            "return": (12 + (entry["mean"] - 12) * rise + rng.normal(0, 2, 59)).tolist(),
-        }
+        name: Curve(steps.tolist(), (12 + (entry.mean - 12) * rise + rng.normal(0, 2, 59)).tolist())
         for name, entry in methods.items()
         if "same_steps" not in name
     }
     candidates = [np.zeros(n, int), labels % 2, labels // 2, labels, labels + (np.arange(n) == 6) * 3]
     candidates.append(np.arange(n))
-    return {
-        "advice": "",
-        "family": "cartpole-goals",
-        "n_tasks": n,
-        "task_names": names,
-        "seed": seed,
-        "k": 3,
-        "groups": groups,
-        "true_groups": groups,
-        "methods": methods,
-        "gain": {
-            "predicted": {"mean": 0.0193, "ci95": [0.0171, 0.0215]},
-            "realised": {"mean": 87.7, "ci95": [83.0, 92.4]},
-        },
-        "affinity": {"matrix": matrix.tolist(), "coverage": np.where(np.eye(n), 36, 8).tolist()},
-        "agreement": {"nmi": 1.0, "ari": 1.0, "exact": True},
-        "path": {
-            "k": [1, 2, 2, 3, 4, 10],
-            "score": [-0.0021, 0.0065, 0.0071, 0.0172, 0.0174, 0.0150],
-            "stderr": [0.0011, 0.0010, 0.0009, 0.0002, 0.0, 0.0006],
-            "difference": [-0.0195, -0.0109, -0.0103, -0.0002, 0.0, -0.0024],
-            "chosen": 3,
-            "labels": [candidate.tolist() for candidate in candidates],
-        },
-        "test_tasks": {
-            "names": [f"test-{i}" for i in range(6)],
-            "method": "the best of the groups' policies in 8 trial episodes each",
-            "mean": 146.1,
-            "ci95": [141.0, 151.2],
-            "multitask": {"mean": 58.3, "ci95": [51.0, 65.6]},
-            "assigned": [0, 1, 2, 0, 1, 2],
-        },
-        "curves": curves,
-        "diagnostics": {
-            "relative_distance": [0.034, 0.029, 0.041],
-            "subsets": 120,
-            "parameters": 4610,
-            "l2": 0.01,
-            "scoring_steps": 0,
-            "meta_steps": 307_200,
-            "collect_steps": 40_960,
-            "affinity_ci95": {"low": (matrix - 0.004).tolist(), "high": (matrix + 0.004).tolist()},
-        },
-        "timings": {
-            "stages": [
-                ["meta", 22.4],
-                ["transitions", 3.1],
-                ["features", 2.4],
-                ["scores", 0.53],
-                ["affinity", 0.01],
-                ["grouping", 0.84],
-                ["policies", 31.0],
-                ["similarity", 1.2],
-                ["comparisons", 64.9],
-                ["evaluation", 4.0],
+    return Results(
+        family="cartpole-goals",
+        n_tasks=n,
+        task_names=names,
+        seed=seed,
+        k=3,
+        groups=groups,
+        true_groups=groups,
+        methods=methods,
+        gain=Gain(Interval(0.0193, (0.0171, 0.0215)), Interval(87.7, (83.0, 92.4))),
+        affinity=AffinityResult(matrix.tolist(), np.where(np.eye(n), 36, 8).tolist()),
+        agreement=Agreement(nmi=1.0, ari=1.0, exact=True),
+        path=PathResult(
+            k=[1, 2, 2, 3, 4, 10],
+            score=[-0.0021, 0.0065, 0.0071, 0.0172, 0.0174, 0.0150],
+            stderr=[0.0011, 0.0010, 0.0009, 0.0002, 0.0, 0.0006],
+            difference=[-0.0195, -0.0109, -0.0103, -0.0002, 0.0, -0.0024],
+            chosen=3,
+            labels=[candidate.tolist() for candidate in candidates],
+        ),
+        test_tasks=UnseenResult(
+            names=[f"test-{i}" for i in range(6)],
+            method="the best of the groups' policies in 8 trial episodes each",
+            mean=146.1,
+            ci95=(141.0, 151.2),
+            multitask=Interval(58.3, (51.0, 65.6)),
+            assigned=[0, 1, 2, 0, 1, 2],
+        ),
+        curves=curves,
+        diagnostics=Diagnostics(
+            relative_distance=[0.034, 0.029, 0.041],
+            subsets=120,
+            parameters=4610,
+            l2=0.01,
+            scoring_steps=0,
+            meta_steps=307_200,
+            collect_steps=40_960,
+            affinity_ci95=Bounds((matrix - 0.004).tolist(), (matrix + 0.004).tolist()),
+        ),
+        timings=Timings(
+            stages=[
+                ("meta", 22.4),
+                ("transitions", 3.1),
+                ("features", 2.4),
+                ("scores", 0.53),
+                ("affinity", 0.01),
+                ("grouping", 0.84),
+                ("policies", 31.0),
+                ("similarity", 1.2),
+                ("comparisons", 64.9),
+                ("evaluation", 4.0),
             ],
-            "total": 133.0,
-            "date": "2025-01-01T00:00:00",
-        },
-    }
-
-
-def one_group(results: dict) -> dict:
-    """The same run, had it found nothing to split and had no planted groups."""
-    for name in ("true_groups", "true_groups_same_steps_per_policy"):
-        results["methods"].pop(name)
-        results["curves"].pop(name, None)
-    results.update(k=1, groups=[results["task_names"]], true_groups=None, agreement=None, test_tasks=None)
-    results["path"].update(chosen=0, score=[0.0121, 0.0118, 0.0120, 0.0119, 0.0115, 0.0090])
-    results["path"].update(difference=[0.0, -0.0003, -0.0001, -0.0002, -0.0006, -0.0031])
-    gain = {"mean": -0.8, "ci95": [-2.5, 0.9]}
-    results["gain"] = {"predicted": {"mean": 0.0001, "ci95": [-0.0007, 0.0009]}, "realised": gain}
-    return results
+            total=133.0,
+            date="2025-01-01T00:00:00",
+        ),
+    )
 
 
 @pytest.fixture(scope="session")
-def pristine_results() -> dict:
-    """Results of a made-up run of cartpole-goals with three groups and every comparison."""
+def run_results() -> Results:
+    """Results of a made-up run of cartpole-goals with three groups and every comparison; read it only."""
     return example_results()
 
 
-@pytest.fixture
-def run_results(pristine_results) -> dict:
-    """A copy of these results that may be changed."""
-    return copy.deepcopy(pristine_results)
-
-
-@pytest.fixture
-def ungrouped_results() -> dict:
+@pytest.fixture(scope="session")
+def ungrouped_results(run_results) -> Results:
     """The same run, had it found nothing to split and had no planted groups."""
-    return one_group(example_results())
+    truth = ("true_groups", "true_groups_same_steps_per_policy")
+    return structs.replace(
+        run_results,
+        methods={name: entry for name, entry in run_results.methods.items() if name not in truth},
+        curves={name: curve for name, curve in run_results.curves.items() if name not in truth},
+        k=1,
+        groups=[run_results.task_names],
+        true_groups=None,
+        agreement=None,
+        test_tasks=None,
+        path=structs.replace(
+            run_results.path,
+            chosen=0,
+            score=[0.0121, 0.0118, 0.0120, 0.0119, 0.0115, 0.0090],
+            difference=[0.0, -0.0003, -0.0001, -0.0002, -0.0006, -0.0031],
+        ),
+        gain=Gain(Interval(0.0001, (-0.0007, 0.0009)), Interval(-0.8, (-2.5, 0.9))),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import shutil
 
+from msgspec import structs
+
 import pgx_jax
 from pgx_jax import make_family
-from pgx_jax.compare.results import from_plain, to_plain
+from pgx_jax.compare.results import to_plain
 from pgx_jax.runs.serial import dumps
 
 STAGES = ["meta", "transitions", "features", "scores", "affinity", "grouping", "policies"]
@@ -24,9 +26,10 @@ def told(run):
     return json.loads(dumps(to_plain(run.results)))
 
 
-def typed(results):
-    """Results from what results.json could hold (arrays and non-finite numbers are welcome)."""
-    return from_plain(json.loads(dumps(results)))
+def with_methods(results, changes):
+    """Results with other fields of some methods: name -> {field: value}."""
+    changed = {name: structs.replace(results.methods[name], **fields) for name, fields in changes.items()}
+    return structs.replace(results, methods=results.methods | changed)
 
 
 def small(small_settings, **changes):

@@ -1,11 +1,11 @@
 """What results come to: the predicted gain, the verdict, and the advice in words."""
 
-import numpy as np
 import pytest
-from small import typed
+from msgspec import structs
+from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import Interval, Results
+from pgx_jax.compare.results import Gain, Interval, MethodResult, PathResult, Results
 from pgx_jax.report import conclusion
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
@@ -13,21 +13,31 @@ UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0
 
 def with_gain(k: int, predicted, realised, penalty=None) -> Results:
     """Results of ten tasks; for k = 1 ``predicted`` is that of the only split, or None if none was judged."""
-    entry = {"groups": None, "metric": "return", "mean": 1.0, "ci95": None, "env_steps": 480_000}
-    gains = {"predicted": predicted if k > 1 else ZERO, "realised": realised}
-    gains = {
-        key: value and {"mean": value[0], "ci95": list(value[1:]) or None} for key, value in gains.items()
-    }
-    path = {"k": [k], "score": [0.3], "stderr": [0.0], "chosen": 0, "penalty": [penalty]}
-    path |= {"labels": [], "difference": []}
+    path = {"k": [k], "score": [0.3], "stderr": [0.0], "penalty": [penalty]}
     if k == 1 and predicted:
         mean, half = predicted[0], (predicted[-1] - predicted[1]) / 2 if predicted[1:] else None
         error = half and half / 1.96
-        path |= {"k": [1, 2], "score": [0.3, 0.3 + mean], "stderr": [error, error], "penalty": [None] * 2}
-    methods = {"policygradex": entry, "multitask": entry | {"env_steps": 492_000}}
+        path = {"k": [1, 2], "score": [0.3, 0.3 + mean], "stderr": [error, error], "penalty": [None] * 2}
     names = [f"task{i}" for i in range(10)]
-    known = {"family": "made up", "seed": 0, "n_tasks": 10, "task_names": names, "groups": [names]}
-    return typed(known | {"k": k, "methods": methods, "gain": gains, "path": path})
+    return Results(
+        family="made up",
+        seed=0,
+        n_tasks=10,
+        task_names=names,
+        k=k,
+        groups=[names],
+        methods={
+            "policygradex": MethodResult(mean=1.0, metric="return", env_steps=480_000),
+            "multitask": MethodResult(mean=1.0, metric="return", env_steps=492_000),
+        },
+        gain=Gain(measured(predicted if k > 1 else ZERO), measured(realised)),
+        path=PathResult(**path, labels=[], difference=[], chosen=0),
+    )
+
+
+def measured(value: tuple | None) -> Interval | None:
+    """The interval of (mean,) or (mean, low, high)."""
+    return value and Interval(value[0], value[1:] or None)
 
 
 SMALL = "the gain that is predicted is too small to be worth a split; the predicted gain of the best split"
@@ -51,8 +61,8 @@ NOTHING = f"{ONE} nothing is gained by splitting them;"
         (3, FLAT, None, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["not measured"]),
         (3, (2.0,), None, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["+2.00 (held-out"]),
         (3, None, None, "not_shown", f"{ONE} no gain by 3 groups", ["was not predicted", "was not measured"]),
-        (3, UP, (float("nan"), 0, 1), "predicted", "Group:", ["not measured"]),
-        (3, UP, (2.0, float("nan"), 3.0), "not_shown", ONE, ["not measured with an interval"]),
+        (3, UP, (None, 0, 1), "predicted", "Group:", ["not measured"]),
+        (3, UP, (2.0, None, 3.0), "not_shown", ONE, ["not measured with an interval"]),
         # one group was chosen
         (1, FLAT, FLAT, "not_shown", NONE, ["+0.5 [-1.0, 2.0] (held-out"]),
         (1, FLAT, UP, "not_shown", NONE, ["+2.0 [1.0, 3.0]", "a gain of its training)"]),
@@ -104,55 +114,48 @@ def bounds(value):
 
 def test_one_group_is_judged_by_the_best_split(ungrouped_results):
     results = ungrouped_results
-    told = report.advice(typed(results))
-    assert "predicted gain of the best split over one policy for all is -0.0001 [" in told
+    assert "predicted gain of the best split over one policy for all is -0.0001 [" in report.advice(results)
     # k = 1 scores best: minus 0.0001, standard error of candidate 3
-    best = bounds(conclusion.predicted_gain(typed(results)))
+    best = bounds(conclusion.predicted_gain(results))
     assert best == pytest.approx((-0.0001, -0.0001 - 1.96 * 0.0009, -0.0001 + 1.96 * 0.0009))
-    results["path"].update(score=[0.0121, 0.0118, 0.0125, 0.0119, 0.0115, 0.0090])
+    path = structs.replace(results.path, score=[0.0121, 0.0118, 0.0125, 0.0119, 0.0115, 0.0090])
     # a split scores best: plus 0.0004, standard error of k = 1
-    best = bounds(conclusion.predicted_gain(typed(results)))
+    best = bounds(conclusion.predicted_gain(structs.replace(results, path=path)))
     assert best == pytest.approx((0.0004, 0.0004 - 1.96 * 0.0011, 0.0004 + 1.96 * 0.0011))
-    results["path"] = None  # zero, the gain of one group over itself, is no prediction
-    assert conclusion.predicted_gain(typed(results)) == Interval()
-    assert "the gain was not predicted" in report.advice(typed(results))
+    results = structs.replace(results, path=None)
+    # zero, the gain of one group over itself, is no prediction
+    assert conclusion.predicted_gain(results) == Interval()
+    assert "the gain was not predicted" in report.advice(results)
 
 
-def interval(mean: float, half: float) -> dict:
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
+def difference(mean: float, half: float) -> dict:
+    return {"difference": Interval(mean, (mean - half, mean + half))}
 
 
 def test_a_second_sentence_names_the_methods_that_do_better(run_results):
-    results, methods = run_results, run_results["methods"]
-    first = report.advice(typed(results))
-    methods["multitask_conditioned"]["difference"] = interval(-4.5, 0.6)
-    methods["multitask"]["difference"] = interval(87.7, 4.7)
-    methods["random"]["difference"] = interval(-1.0, 1.0)  # an interval that touches zero
-    methods["true_groups_same_steps_per_policy"]["difference"] = interval(-3.7, 0.3)  # outside the rule
+    first = report.advice(run_results)
+    assert first.count(". ") == 0 and first.startswith("Group")
+    better = {
+        "multitask_conditioned": difference(-4.5, 0.6),
+        "multitask": difference(87.7, 4.7),
+        "random": difference(-1.0, 1.0),  # an interval that touches zero
+        "true_groups_same_steps_per_policy": difference(-3.7, 0.3),  # outside the rule
+    }
+    results = with_methods(run_results, better)
     short = " At the same total, ours falls short of"
     second = f"{short} one policy for all that is told its task by 4.50 [3.90, 5.10]"
-    assert report.advice(typed(results)) == f"{first}{second}."
-    assert first.count(". ") == 0 and first.startswith("Group")
-    methods["true_groups"]["difference"] = interval(-1.6, 0.4)
+    assert report.advice(results) == f"{first}{second}."
+    better["true_groups"] = difference(-1.6, 0.4)
     for name in ("dot", "dot_our_k", "whitened"):
-        methods[f"gradient_similarity_{name}"]["difference"] = interval(-21, 14)
+        better[f"gradient_similarity_{name}"] = difference(-21, 14)
+    results = with_methods(run_results, better)
     more = "of gradient similarity (dot, whitened) by 21 [7, 35] and of the true groups by 1.60 [1.20, 2.00]"
-    assert report.advice(typed(results)) == f"{first}{second}, {more}."
-    methods["policygradex"]["equal_steps"] = False
-    assert " Even with the given meta-policy's training not counted, ours falls" in report.advice(
-        typed(results)
-    )
+    assert report.advice(results) == f"{first}{second}, {more}."
+    results = with_methods(results, {"policygradex": {"equal_steps": False}})
+    assert " Even with the given meta-policy's training not counted, ours falls" in report.advice(results)
 
 
 def test_one_policy_that_does_better_than_one_policy_is_told_apart(ungrouped_results):
-    ungrouped_results["methods"]["multitask"]["difference"] = interval(-2.9, 0.75)
+    results = with_methods(ungrouped_results, {"multitask": difference(-2.9, 0.75)})
     end = "ours falls short of one policy for all without meta-training by 2.90 [2.15, 3.65]."
-    assert report.advice(typed(ungrouped_results)).endswith(end)
-
-
-def test_raw_arrays_read_as_the_numbers_they_hold(run_results):
-    results = run_results
-    expected = report.advice(typed(results))
-    results["gain"]["realised"] = {"mean": np.float32(87.7), "ci95": np.array([83.0, 92.4], np.float32)}
-    results["path"] = {key: np.asarray(value) for key, value in results["path"].items()}
-    assert report.advice(typed(results)) == expected
+    assert report.advice(results).endswith(end)

@@ -10,12 +10,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from msgspec import structs
 from rich.console import Console
-from small import typed
+from small import with_methods
 
 from pgx_jax import report
+from pgx_jax.compare.results import Curve, Results, finite, from_plain, to_plain
 from pgx_jax.report import figures, page
 from pgx_jax.runs import serial
+from pgx_jax.runs.run import write_report
+from pgx_jax.runs.store import RunStore
 
 CONFIG = {
     "family": "cartpole-goals",
@@ -28,9 +32,9 @@ CONFIG = {
 }
 
 
-def render(results: dict) -> str:
+def render(results: Results) -> str:
     """The page of a report."""
-    return report.render(typed(results), CONFIG)["report.html"].decode()
+    return report.render(results, CONFIG)["report.html"].decode()
 
 
 class Checker(HTMLParser):
@@ -79,11 +83,11 @@ def check(html: str) -> Checker:
 
 
 @pytest.fixture(scope="module")
-def built(pristine_results, tmp_path_factory):
+def built(run_results, tmp_path_factory):
     """The folder of a report that is drawn once."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
-    for name, content in report.render(typed(pristine_results), CONFIG).items():
+    for name, content in report.render(run_results, CONFIG).items():
         (folder / name).write_bytes(content)
     return folder
 
@@ -103,9 +107,9 @@ def test_the_page_needs_no_other_file(built):
 def test_every_method_setting_task_and_figure_appears(run_results, built):
     results, html = run_results, (built / "report.html").read_text("utf-8")
     words = unescape(re.sub(r"<[^>]+>", " ", html)).replace("−", "-")
-    assert words.index(report.advice(typed(results))) < words.index("Comparison")
-    shown = [name for name, entry in results["methods"].items() if "same_as" not in entry]
-    for name in [*shown, *results["task_names"], *results["test_tasks"]["names"]]:
+    assert words.index(report.advice(results)) < words.index("Comparison")
+    shown = [name for name, entry in results.methods.items() if not entry.same_as]
+    for name in [*shown, *results.task_names, *results.test_tasks.names]:
         assert name in words
     for text in (
         "Gradient similarity (dot, whitened)",
@@ -155,23 +159,29 @@ def test_one_group_and_no_planted_truth(ungrouped_results):
 
 
 def test_one_group_that_was_given(ungrouped_results):
-    results = ungrouped_results
-    path = results["path"]
-    results["path"] = {key: path[key][:1] for key in path if key != "chosen"} | {"chosen": 0}
+    known = structs.asdict(ungrouped_results.path)
+    first = {name: values[:1] for name, values in known.items() if isinstance(values, list)}
+    results = structs.replace(ungrouped_results, path=structs.replace(ungrouped_results.path, **first))
     html = render(results)
     check(html)
     assert "as k = 1 was given: splits were not judged" in html and "Splits not judged" in html
     assert "No gain" not in html and "nothing is gained" not in html and "The predicted gain" not in html
     assert "<dt>predicted gain</dt><dd>–</dd>" in html and "left a single candidate" in html
-    assert "path" not in figures.draw_all(typed(results))
+    assert "path" not in figures.draw_all(results)
+
+
+def test_numbers_have_a_minus_sign_and_names_keep_their_hyphens(run_results):
+    means = [-52.83, *run_results.methods["policygradex"].per_task[1:]]
+    found = check(render(with_methods(run_results, {"policygradex": {"per_task": means}})))
+    assert "−52.83" in found.words and "-52.83" not in " ".join(found.words)
+    assert run_results.task_names[1] == "goal+0-1" and "goal+0-1" in found.words
 
 
 def test_nothing_compared_and_no_path(run_results):
-    results = run_results
-    ours = results["methods"]["policygradex"]
-    results.update(methods={"policygradex": ours}, curves={}, path=None, test_tasks=None)
-    results["gain"] = {"predicted": results["gain"]["predicted"], "realised": None}
-    files = report.render(typed(results), CONFIG)
+    ours = {"policygradex": run_results.methods["policygradex"]}
+    gain = structs.replace(run_results.gain, realised=None)
+    results = structs.replace(run_results, methods=ours, curves={}, path=None, test_tasks=None, gain=gain)
+    files = report.render(results, CONFIG)
     html = files["report.html"].decode()
     check(html)
     assert "the realised gain was not measured" in html and "none is measured" in html
@@ -180,14 +190,24 @@ def test_nothing_compared_and_no_path(run_results):
     assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
 
 
+def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_path):
+    store = RunStore.create(tmp_path / "run", CONFIG)
+    assert write_report(store, run_results) == store.path / "report.html"
+    assert {name for name in report.FILES if (store.path / name).is_file()} == set(report.FILES)
+    write_report(store, structs.replace(run_results, curves={}))
+    left = {name for name in report.FILES if (store.path / name).is_file()}
+    assert left == {*report.FILES} - {"figures/curves.png"}
+
+
 def test_the_files_of_a_report_are_its_page_and_all_figures():
     assert report.FILES == ("report.html", *(f"figures/{name}.png" for name in figures.DRAWERS))
 
 
 @pytest.mark.parametrize("missing", ["affinity", "path", "curves", "timings", "diagnostics", "agreement"])
 def test_any_missing_part_is_left_out(run_results, missing):
-    run_results.pop(missing)
-    results = typed(run_results)
+    plain = to_plain(run_results)
+    plain.pop(missing)
+    results = from_plain(plain)
     check(page.render(results, CONFIG, {}))
     lost = {"timings": {"pipeline"}, "diagnostics": set(), "agreement": set()}.get(missing, {missing})
     drawn = {name for name, drawer in figures.DRAWERS.items() if drawer(results) is not None}
@@ -195,58 +215,64 @@ def test_any_missing_part_is_left_out(run_results, missing):
 
 
 def test_holes_in_the_numbers_do_not_break_the_page(run_results):
-    results = run_results
-    results["methods"]["multitask"].update(mean=float("nan"), ci95=None, per_task=None, env_steps=None)
-    results["methods"]["single_task"]["per_task"][3] = None
-    results["methods"]["random"]["ci95"] = [float("-inf"), 1.0]
-    results["curves"]["random"]["return"][0] = float("nan")
-    results["affinity"]["matrix"][0][1] = float("nan")
-    results["path"]["stderr"][2] = None
-    results["path"]["score"][5] = None
-    results["methods"] = {
-        name: dict(entry, groups=entry["groups"] or None) for name, entry in results["methods"].items()
-    }
-    results["affinity"]["matrix"] = np.array(results["affinity"]["matrix"], dtype=float)
-    found = check(render(results))
+    single = run_results.methods["single_task"].per_task
+    random, path, matrix = run_results.curves["random"], run_results.path, run_results.affinity.matrix
+    nan, gone = float("nan"), float("-inf")
+    results = with_methods(
+        run_results,
+        {
+            "multitask": {"mean": nan, "ci95": None, "per_task": None, "env_steps": None},
+            "single_task": {"per_task": [*single[:3], None, *single[4:]]},
+            "random": {"ci95": (gone, 1.0)},
+            "policygradex": {"groups": None},
+        },
+    )
+    results = structs.replace(
+        results,
+        curves=results.curves | {"random": Curve(random.steps, [nan, *random.returns[1:]])},
+        affinity=structs.replace(results.affinity, matrix=[[nan, nan, *matrix[0][2:]], *matrix[1:]]),
+        path=structs.replace(path, stderr=[0.1, 0.1, None, *path.stderr[3:]], score=[*path.score[:5], None]),
+    )
+    found = check(render(finite(results)))
     assert "nan" not in " ".join(found.words).lower().split()
 
 
 def test_names_are_shown_as_text_and_never_run(run_results):
-    results = run_results
     evil = '<script>alert("x")</script> & $x_1$ href="#" [bold]'
-    text = json.dumps(results).replace(results["task_names"][0], json.dumps(evil)[1:-1])
-    results = json.loads(text)
-    results["methods"]["random"].update(label=evil, note=evil)
+    text = json.dumps(to_plain(run_results))
+    assert run_results.task_names[0] in text
+    results = from_plain(json.loads(text.replace(run_results.task_names[0], json.dumps(evil)[1:-1])))
+    results = with_methods(results, {"random": {"label": evil, "note": evil}})
     found = check(render(results))
     assert "script" not in found.tags
     assert sum(evil in words for words in found.words) > 3
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(report.terminal_table(typed(results)))
+    console.print(report.terminal_table(results))
     assert "[bold]" in console.export_text()
 
 
 def test_equal_results_give_an_equal_page(run_results, built):
-    through_json = json.loads(serial.dumps(run_results))
+    through_json = from_plain(json.loads(serial.dumps(to_plain(run_results))))
     assert render(through_json) == (built / "report.html").read_text("utf-8")
 
 
 def test_the_axes_show_the_numbers(run_results):
     results = run_results
-    drawn = figures.draw_all(typed(results))
+    drawn = figures.draw_all(results)
     bars = drawn["per_task"].axes[0].containers[0]
-    order = [name for group in results["groups"] for name in group]
-    ours = dict(zip(results["task_names"], results["methods"]["policygradex"]["per_task"], strict=True))
+    order = [name for group in results.groups for name in group]
+    ours = dict(zip(results.task_names, results.per_task("policygradex"), strict=True))
     assert [bar.get_height() for bar in bars] == pytest.approx([ours[name] for name in order])
     image = np.asarray(drawn["affinity"].axes[0].images[0].get_array())
-    position = [results["task_names"].index(name) for name in order]
-    matrix = np.array(results["affinity"]["matrix"])[np.ix_(position, position)]
+    position = [results.task_names.index(name) for name in order]
+    matrix = np.array(results.affinity.matrix)[np.ix_(position, position)]
     off = ~np.eye(10, dtype=bool)
     assert image[off] == pytest.approx(matrix[off])
     lengths = [bar.get_width() for bar in drawn["pipeline"].axes[0].patches[:11]]
     assert max(lengths) == pytest.approx(64.9) and sum(lengths) == pytest.approx(131.4, abs=2)
     curve = max(drawn["curves"].axes[0].lines, key=lambda line: line.get_linewidth())
-    assert curve.get_ydata()[-1] == pytest.approx(results["curves"]["policygradex"]["return"][-1])
+    assert curve.get_ydata()[-1] == pytest.approx(results.curves["policygradex"].returns[-1])
     assert curve.get_xdata()[-1] == pytest.approx(1_228_800)
-    results["curves"]["true_groups_same_steps_per_policy"] = {"steps": [9e9], "return": [1.0]}
-    with_other_total = figures.draw_all(typed(results))["curves"].axes[0]
+    more = results.curves | {"true_groups_same_steps_per_policy": Curve([9e9], [1.0])}
+    with_other_total = figures.draw_all(structs.replace(results, curves=more))["curves"].axes[0]
     assert with_other_total.get_xlim()[1] < 2e6, "another total of steps is another axis"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pgx_jax.compare.results import Interval
+from pgx_jax.compare.results import Interval, to_plain
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -36,11 +36,11 @@ def test_intervals_over_runs_are_paired_t_intervals():
 
 
 @pytest.fixture
-def made_up(tmp_path, pristine_results):
+def made_up(tmp_path, run_results):
     """Results of two made-up runs of `goals`, and a README with markers."""
     file = common.ResultFile(tmp_path / "study_goals.json", name="study_goals", command="")
     for shift, cell in enumerate(study.study_cells("goals", "full")[:2]):
-        record = study.record(pristine_results)
+        record = study.record(common.plain(to_plain(run_results)))
         assert record["test_tasks"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
         record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
         record["timings"]["cpu_seconds"] = 70.0

@@ -1,18 +1,26 @@
 """How results are put into words: the numbers, the stages, the table of the terminal."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
-from small import typed
 
 from pgx_jax import report
 from pgx_jax.compare.results import Interval, Timings
 from pgx_jax.report import wording
 
 
+def test_words_and_advice_load_nothing_to_draw_with():
+    script = "import sys, pgx_jax.report.wording, pgx_jax.report.conclusion; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "msgspec" in loaded and not loaded & {"rich", "jinja2", "matplotlib", "numpy", "jax"}
+
+
 def test_stages_stand_in_the_order_in_which_they_ran(run_results):
-    names = [name for name, _ in wording.stage_seconds(typed(run_results).timings)]
+    names = [name for name, _ in wording.stage_seconds(run_results.timings)]
     assert names[:2] == ["meta", "transitions"] and names[-3:] == ["similarity", "comparisons", "evaluation"]
     assert [name for name in names if not wording.belongs_to_method(name)] == names[-3:]
     own = Timings([("b", 1.0), ("a", 2.0), ("broken", None)])
@@ -47,18 +55,17 @@ def test_steps_and_durations_are_short():
 
 
 def test_the_terminal_table_lists_every_method(run_results):
-    results = typed(run_results)
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(report.terminal_table(results))
+    console.print(report.terminal_table(run_results))
     text = console.export_text()
     rows = [line for line in text.splitlines() if "1.23M" in line or "2.1M" in line]
-    assert len(rows) == len(wording.ordered_methods(results.methods)) and "PolicyGradEx (ours)" in rows[0]
+    assert len(rows) == len(wording.ordered_methods(run_results.methods)) and "PolicyGradEx (ours)" in rows[0]
     assert "149.6 [147.3, 151.9]" in rows[0] and "same total" in text
     assert sum(" *" in row for row in rows) == 1
 
 
 def test_methods_with_the_same_groups_stand_once_under_all_their_names(run_results):
-    methods = typed(run_results).methods
+    methods = run_results.methods
     shown = [name for name in wording.ordered_methods(methods) if "similarity" in name]
     assert shown == ["gradient_similarity_cosine", "gradient_similarity_dot"]
     label = wording.method_label(methods, "gradient_similarity_dot")

@@ -8,10 +8,10 @@ of the file is `schema()`, published as ``results.schema.json`` beside this file
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pgx_jax.errors import DataError
 
@@ -45,6 +45,21 @@ class Interval(Struct, frozen=True):
     def hi(self) -> Number:
         """Upper bound; None where there is no interval."""
         return self._bound(1)
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval is above zero; False where there is none."""
+        return self.lo is not None and self.lo > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether the whole interval is below zero; False where there is none."""
+        return self.hi is not None and self.hi < 0
+
+    def __neg__(self) -> Interval:
+        """The same difference, seen from the other side."""
+        mean = None if self.mean is None else -self.mean
+        return Interval(mean, None if self.lo is None or self.hi is None else (-self.hi, -self.lo))
 
     def _bound(self, side: int) -> Number:
         return None if self.ci95 is None or None in self.ci95 else self.ci95[side]
@@ -211,12 +226,22 @@ class Results(Struct, frozen=True, kw_only=True):
     agreement: Agreement | None = None
     advice: str = ""
     timings: Timings = Timings()
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+
+    def per_task(self, name: str) -> list[Number] | None:
+        """Means [n] of a method on every task; None where it or they are missing."""
+        found = self.methods[name].per_task if name in self.methods else None
+        return found if found is not None and len(found) == self.n_tasks else None
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema of ``results.json``."""
-    return msgspec.json.schema(Results)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(Results)
+
+
+def finite(found: Results) -> Results:
+    """The same results with None in place of numbers that are not finite, as the file has them."""
+    return msgspec.json.decode(msgspec.json.encode(found), type=Results)
 
 
 def to_plain(record: Struct) -> dict[str, Any]:

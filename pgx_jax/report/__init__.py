@@ -6,19 +6,20 @@ Pure functions of the results (`compare.results.Results`); who calls them writes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pgx_jax.compare.results import Results
 from pgx_jax.report.conclusion import advice, verdict
 from pgx_jax.report.terminal import terminal_table
+from pgx_jax.report.wording import CAPTIONS
 
 __all__ = ["FILES", "advice", "render", "terminal_table", "verdict"]
 
-FIGURES = ("pipeline", "affinity", "path", "methods", "per_task", "curves")
-FILES = ("report.html", *(f"figures/{name}.png" for name in FIGURES))
+FILES = ("report.html", *(f"figures/{name}.png" for name in CAPTIONS))
 """All files that a report may consist of, relative to the run's folder."""
 
 
-def render(results: Results, config: Mapping) -> dict[str, bytes]:
+def render(results: Results, config: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of a report, by their names in the run's folder: the page, which needs no other file, and
     every figure that the results have the numbers for, as PNG.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pgx_jax.compare.results import OURS, Interval, MethodResult, Results
+from operator import itemgetter
+
+from pgx_jax.compare.results import OURS, Interval, Results
 from pgx_jax.report.wording import method_label, metric_name, ordered_methods, steps, with_interval
 
 _PHRASES = {
@@ -29,12 +31,16 @@ def predicted_gain(results: Results) -> Interval:
     if results.k > 1:
         return results.gain.predicted or Interval()
     path = results.path
-    splits = [i for i, k in enumerate(path.k) if k > 1 and path.score[i] is not None] if path else []
-    if not splits or path.score[path.chosen] is None:
+    if path is None:
         return Interval()
-    best = max(splits, key=lambda i: path.score[i])
-    gain = path.score[best] - path.score[path.chosen]
-    error = path.stderr[path.chosen if gain > 0 else best]  # of the difference to the best of all
+    candidates = zip(path.k, path.score, path.stderr, strict=True)
+    splits = [(score, error) for k, score, error in candidates if k > 1 and score is not None]
+    one = path.score[path.chosen]
+    if not splits or one is None:
+        return Interval()
+    best, error = max(splits, key=itemgetter(0))
+    gain = best - one
+    error = path.stderr[path.chosen] if gain > 0 else error  # of the difference to the best of all
     return Interval(gain, None if error is None else (gain - 1.96 * error, gain + 1.96 * error))
 
 
@@ -47,8 +53,8 @@ def better_methods(results: Results) -> list[tuple[str, Interval]]:
     for name in ordered_methods(results.methods):
         entry = results.methods[name]
         ours = entry.difference or Interval()
-        if name != OURS and entry.equal_steps and ours.hi is not None and ours.hi < 0:
-            found.append((name, Interval(-ours.mean, (-ours.hi, -ours.lo))))
+        if name != OURS and entry.equal_steps and ours.below_zero:
+            found.append((name, -ours))
     return found
 
 
@@ -67,16 +73,21 @@ def verdict(results: Results) -> str:
     if results.k == 1:
         if not splits_judged(results):
             return "not_judged"
-        if realised.lo == realised.hi == 0 or (predicted.hi is not None and predicted.hi <= 0):
+        if realised.lo == realised.hi == 0 or _nothing(predicted):
             return "no_gain"
-        return "too_small" if _hopeful(results) else "not_shown"
+        return "too_small" if predicted.above_zero else "not_shown"
     if realised.mean is None:
-        return "predicted" if _hopeful(results) else "not_shown"
-    if realised.lo is None:
-        return "not_shown"
-    if realised.hi <= 0:
-        return "loss" if realised.hi < 0 else "no_gain"
-    return "gain" if realised.lo > 0 else "not_shown"
+        return "predicted" if predicted.above_zero else "not_shown"
+    if realised.above_zero:
+        return "gain"
+    if realised.below_zero:
+        return "loss"
+    return "no_gain" if _nothing(realised) else "not_shown"
+
+
+def _nothing(gain: Interval) -> bool:
+    """Whether no part of a gain's interval is above zero; False where there is none."""
+    return gain.hi is not None and gain.hi <= 0
 
 
 def advice(results: Results) -> str:
@@ -115,7 +126,7 @@ def _advice_for_one_group(results: Results) -> str:
     n, kind = results.n_tasks, verdict(results)
     realised = _realised_clause(results)
     if kind == "not_judged":
-        penalty = results.path.penalty[0] if results.path.penalty else None
+        penalty = results.path.penalty[0] if results.path and results.path.penalty else None
         setting = "the settings (a trace penalty, or max_groups = 1) left no other candidate"
         given = "k = 1 was given" if penalty is None else setting
         unjudged = "splits were not judged, and their gain was not predicted"
@@ -125,7 +136,8 @@ def _advice_for_one_group(results: Results) -> str:
         "not_shown": "no gain by splitting them is shown",
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
-    small = ", too small to be worth a split" if kind == "no_gain" and _hopeful(results) else ""
+    hopeful = kind == "no_gain" and predicted_gain(results).above_zero
+    small = ", too small to be worth a split" if hopeful else ""
     joint = "while" if realised_gain(results).mean is None else "and"
     return _dont_group(n, because, f"{_predicted_clause(results)}{small}, {joint} {realised}")
 
@@ -152,11 +164,6 @@ def _phrase(results: Results, name: str) -> str:
     return _PHRASES.get(name) or label[:1].lower() + label[1:]
 
 
-def _hopeful(results: Results) -> bool:
-    """Whether the whole interval of the predicted gain is above zero."""
-    return (predicted_gain(results).lo or 0) > 0
-
-
 def _predicted_clause(results: Results) -> str:
     value = predicted_gain(results)
     if value.mean is None:
@@ -179,7 +186,7 @@ def _realised_clause(results: Results) -> str:
         "not measured with an interval" if value.lo is None else "noise of this run's evaluation alone"
     ]
     if results.k == 1:
-        owed = "a gain" if (value.lo or 0) > 0 else "a loss" if (value.hi or 0) < 0 else ""
+        owed = "a gain" if value.above_zero else "a loss" if value.below_zero else ""
         remarks.append(
             "ours is one policy, too, trained otherwise" + (f": {owed} of its training" if owed else "")
         )
@@ -199,5 +206,4 @@ def _total(results: Results) -> str:
 
 def _ours_is_fair(results: Results) -> bool:
     """Whether ours keeps the rule of the same total."""
-    ours: MethodResult | None = results.methods.get(OURS)
-    return ours is None or ours.equal_steps
+    return OURS not in results.methods or results.methods[OURS].equal_steps

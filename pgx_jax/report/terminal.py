@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from pgx_jax.compare.results import OURS, Results
 from pgx_jax.report import wording
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 def terminal_table(results: Results) -> Table:
     """Ours first; those outside the rule of the same total are marked."""
+    from rich.table import Table  # a report that is written to files has no terminal
+    from rich.text import Text
+
     methods = results.methods
     table = Table(title=Text(f"{results.family}: {wording.metric_name(methods)}, 95% intervals"))
     table.add_column("method")

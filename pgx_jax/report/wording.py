@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from msgspec import UNSET
+
 from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Timings
 
 _LABELS = {
@@ -20,6 +22,23 @@ _LABELS = {
 }
 _JUDGING = ("similarity", "comparisons", "evaluation")
 
+CAPTIONS = {
+    "pipeline": "Every stage of the run and how long it took, compilation included.",
+    "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
+    "by group, and the number of subsets behind each value. Outlines mark the groups found.",
+    "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
+    "though the affinity that proposed it may have. Where k is not given, the smallest one is chosen whose "
+    "distance to the best is within two standard errors (if not set otherwise), or negligible. Bars are two "
+    "standard errors of the paired difference to the best.",
+    "methods": "Mean over all tasks with its 95% interval over evaluation episodes (another training "
+    "seed may differ by more), or over the draws of random groups. Filled circles had the same total of "
+    "environment steps, everything that a method costs included; hollow squares did not. "
+    "The band is our interval.",
+    "per_task": "Mean of every task, ordered by group.",
+    "curves": "Return while training, averaged over a method's policies and tasks, over all the steps that "
+    "the method has used. Methods with another total of steps are left out.",
+}
+"""What the page says below each figure, by the figure's name."""
 
 Methods = Mapping[str, MethodResult]
 
@@ -43,8 +62,9 @@ def method_label(methods: Methods, name: str, alone: bool = False) -> str:
 
     A gradient similarity is called after all of them that came to the same groups, or ``alone``.
     """
-    if name in methods and methods[name].label:
-        return methods[name].label
+    label = methods[name].label if name in methods else UNSET
+    if label is not UNSET:
+        return label
     if not name.startswith(f"{SIMILAR}_"):
         return _LABELS.get(name) or name.replace("_", " ").capitalize()
     names = [name, *(n for n, entry in methods.items() if entry.same_as == name and not alone)]
@@ -78,13 +98,18 @@ def metric_name(methods: Methods) -> str:
 
 def with_interval(value: Interval, *, signed: bool = False) -> str:
     """ "147.0 [143.8, 150.2]", rounded to what the interval supports; "–" if there is no number."""
+    return " ".join(filter(None, mean_and_bounds(value, signed=signed)))
+
+
+def mean_and_bounds(value: Interval, *, signed: bool = False) -> tuple[str, str]:
+    """The same in two parts: "147.0" and "[143.8, 150.2]"; the second is empty if there is no interval."""
     if value.mean is None:
-        return "–"
-    digits = _decimals(value)
+        return "–", ""
+    digits = _decimals(value.mean, value)
     mean = _fixed(value.mean, digits, "+" if signed else "")
     if value.lo is None or value.hi is None:
-        return mean
-    return f"{mean} [{_fixed(value.lo, digits)}, {_fixed(value.hi, digits)}]"
+        return mean, ""
+    return mean, f"[{_fixed(value.lo, digits)}, {_fixed(value.hi, digits)}]"
 
 
 def number(value: Any, digits: int | None = None) -> str:
@@ -118,7 +143,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def flatten(settings: Mapping, prefix: str = "") -> list[tuple[str, str]]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, value as text), in order of their names."""
     rows = []
     for name, value in sorted(settings.items(), key=lambda item: str(item[0])):
@@ -138,7 +163,7 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _listed(values: Sequence) -> str:
+def _listed(values: Sequence[Any]) -> str:
     """A short list in full, a nested or a long one by its shape and range."""
     if not any(isinstance(value, (list, tuple, Mapping)) for value in values) and len(values) <= 32:
         return ", ".join(map(number, values)) or "–"
@@ -151,7 +176,7 @@ def _listed(values: Sequence) -> str:
     return f"{' × '.join(map(str, shape))} values{span}"
 
 
-def _leaves(value: Any) -> list:
+def _leaves(value: Any) -> list[Any]:
     nested = isinstance(value, (list, tuple))
     return [leaf for child in value for leaf in _leaves(child)] if nested else [value]
 
@@ -160,10 +185,10 @@ def _fixed(value: float, digits: int, sign: str = "") -> str:
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no minus sign before zero
 
 
-def _decimals(value: Interval) -> int:
+def _decimals(mean: float, value: Interval) -> int:
     """Digits behind the point: two significant ones of the interval's half width."""
     if value.lo is not None and value.hi is not None and value.hi > value.lo:
         scale = (value.hi - value.lo) / 2
         return min(6, max(0, 1 - math.floor(math.log10(scale))))
-    scale = abs(value.mean)
+    scale = abs(mean)
     return 1 if scale == 0 or scale >= 10 else min(6, 2 - math.floor(math.log10(scale)))

@@ -27,7 +27,7 @@ def assemble(run: Records) -> results.Results:
     predicted = pipeline.predicted_gain(found.labels, run.held_out)
     curves = {name: summaries.learning_curve(distinct(m), pool) for name, m in others.items()}
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
-    return results.Results(
+    whole = results.Results(
         family=family.name,
         family_settings=jsonable(family.settings),
         n_tasks=family.n,
@@ -51,6 +51,7 @@ def assemble(run: Records) -> results.Results:
         true_groups=None if truth is None else judging.named_groups(truth, family.task_names),
         agreement=agreement(family, found),
     )  # fmt: skip
+    return results.finite(whole)
 
 
 def numbers(values: np.ndarray) -> list:

@@ -28,7 +28,6 @@ __all__ = [
     "svg",
 ]
 
-
 DRAWERS = {
     "pipeline": pipeline,
     "affinity": affinity,
@@ -43,8 +42,7 @@ DRAWERS = {
 def draw_all(results: Results) -> dict[str, Figure]:
     """Every figure that the results have the numbers for, by file name (without ending)."""
     with matplotlib.rc_context(RC):
-        drawn = {name: drawer(results) for name, drawer in DRAWERS.items()}
-        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
+        drawn = {name: figure for name, draw in DRAWERS.items() if (figure := draw(results)) is not None}
         for figure in drawn.values():
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is settled: PNG and SVG need not find it again

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pgx_jax.compare.results import OURS
+from pgx_jax.compare.results import OURS, Groups
 
 INK, FAINT = "#1b2231", "#8d95a5"
 BLUE = "#1f7fd0"
@@ -73,7 +74,7 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r'((?:\bid="|href="#|url\(#))', rf"\g<1>{name}-", text)
 
 
-def canvas(width: float, height: float, columns: int | None = None):
+def canvas(width: float, height: float, columns: int | None = None) -> tuple[Figure, Any]:
     """A figure of width x height inches, with one or several axes side by side."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -83,7 +84,7 @@ def canvas(width: float, height: float, columns: int | None = None):
 
 def method_style(name: str) -> tuple[str, str]:
     """Colour and line style of a method, by the beginning of its name."""
-    known = max((key for key in _METHOD_STYLE if name.startswith(key)), key=len, default=None)
+    known = max((key for key in _METHOD_STYLE if name.startswith(key)), key=len, default="")
     return _METHOD_STYLE.get(known, ("#9a6a4a", "--"))
 
 
@@ -92,7 +93,7 @@ def group_colour(group: int) -> str:
     return GROUP_COLOURS[group % len(GROUP_COLOURS)]
 
 
-def task_labels(groups, names: list[str]) -> np.ndarray:
+def task_labels(groups: Groups, names: list[str]) -> np.ndarray:
     """Group of every task, int [n]; tasks that no group names come last, together."""
-    member = {name: i for i, group in enumerate(groups or []) for name in group}
-    return np.array([member.get(name, len(groups or [])) for name in names])
+    member = {name: i for i, group in enumerate(groups) for name in group}
+    return np.array([member.get(name, len(groups)) for name in names])

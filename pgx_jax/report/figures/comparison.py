@@ -92,11 +92,11 @@ def methods(results: Results) -> Figure | None:
 def per_task(results: Results) -> Figure | None:
     """Bars for every task: ours, one policy for all, one policy a task."""
     tasks = results.task_names
-    shown = [
-        name
+    shown = {
+        name: np.array(known, float)
         for name in (OURS, "multitask", "single_task")
-        if _per_task(results, name, len(tasks)) is not None
-    ]
+        if (known := results.per_task(name)) is not None
+    }
     if not shown:
         return None
     found = task_labels(results.groups, tasks)
@@ -104,17 +104,10 @@ def per_task(results: Results) -> Figure | None:
     n, width = len(tasks), 0.8 / len(shown)
     ticks = [_short(tasks[j]) for j in order]
     figure, axes = canvas(max(7.6, 0.5 * n), 3.2 + (0.08 if n > 12 else 0.05) * max(map(len, ticks)))
-    for i, name in enumerate(shown):
-        values = _per_task(results, name, n)[order]
+    for i, (name, means) in enumerate(shown.items()):
         left = np.arange(n) + (i - (len(shown) - 1) / 2) * width
         label = wording.method_label(results.methods, name)
-        axes.bar(
-            left,
-            values,
-            0.9 * width,
-            color=method_style(name)[0],
-            label=label,
-        )
+        axes.bar(left, means[order], 0.9 * width, color=method_style(name)[0], label=label)
     edges = np.flatnonzero(np.diff(found[order])) + 0.5
     for edge in edges:
         axes.axvline(edge, color=FAINT, lw=1, ls=":")
@@ -154,9 +147,3 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 def _short(name: str, length: int = 28) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def _per_task(results: Results, name: str, n: int) -> np.ndarray | None:
-    entry = results.methods.get(name)
-    known = entry is not None and entry.per_task is not None and len(entry.per_task) == n
-    return np.array(entry.per_task, dtype=float) if known else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pgx_jax.compare.results import AffinityResult, Groups, Results
 from pgx_jax.report import wording
-from pgx_jax.report.figures.canvas import BLUE, FAINT, GROUP_COLOURS, canvas, task_labels
+from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, group_colour, task_labels
 
 
 def pipeline(results: Results) -> Figure | None:
@@ -111,10 +113,10 @@ def path(results: Results) -> Figure | None:
             x[rows], score[rows], factor * error[rows], fmt="o", ms=6, color=BLUE, mfc=face, elinewidth=1.1
         )
     chosen = entry.chosen
-    ring = dict(marker="o", ls="", ms=15, mfc="none", mec="#d55e00", mew=2)
-    axes.plot(x[chosen], score[chosen], **ring)
+    ring: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "#d55e00", "mew": 2}
+    axes.plot(x[chosen], score[chosen], ms=15, **ring)
     handles = [
-        Line2D([], [], **{**ring, "ms": 10}, label=f"chosen: k = {int(k[chosen])}"),
+        Line2D([], [], ms=10, **ring, label=f"chosen: k = {int(k[chosen])}"),
         Line2D([], [], marker="o", ls="", color=BLUE, label="as good as the best"),
         Line2D([], [], marker="o", ls="", color=BLUE, mfc="none", label="worse than that"),
         Line2D([], [], color=FAINT, ls="--", label="best score"),
@@ -127,13 +129,13 @@ def path(results: Results) -> Figure | None:
     return figure
 
 
-def _limits(values: np.ndarray) -> dict:
+def _limits(values: np.ndarray) -> dict[str, float]:
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     return {"vmin": low - (low == high), "vmax": high + (low == high)}
 
 
-def _mark_groups(axes, found: np.ndarray, true: np.ndarray | None) -> None:
+def _mark_groups(axes: Any, found: np.ndarray, true: np.ndarray | None) -> None:
     """Outline the blocks of the groups, with strips of their colours beside the rows."""
     n = len(found)
     for group in np.unique(found):
@@ -148,12 +150,12 @@ def _mark_groups(axes, found: np.ndarray, true: np.ndarray | None) -> None:
             continue
         x = -0.5 - (strip + 1) * (thickness * 1.5)
         for row, label in enumerate(labels):
-            colour = GROUP_COLOURS[label % len(GROUP_COLOURS)]
+            colour = group_colour(label)
             patch = Rectangle((x, row - 0.5), thickness, 1, fc=colour, ec=colour, lw=0.4, clip_on=False)
             axes.add_patch(patch)
         if true is not None:
-            size = _tick_size(n) - 1
-            axes.text(x + thickness / 2, n - 0.4, title, rotation=90, ha="center", va="top", fontsize=size)
+            small = _tick_size(n) - 1
+            axes.text(x + thickness / 2, n - 0.4, title, rotation=90, ha="center", va="top", fontsize=small)
 
 
 def _tick_size(n: int) -> float:
