@@ -1,6 +1,7 @@
 """Observations and actions of any space, from real environments to what the method differentiates."""
 
 import dataclasses
+from dataclasses import dataclass
 
 import gymnasium
 import jax
@@ -16,6 +17,7 @@ from envs.gymnax_adapter import gymnax_family
 from envs.points import points
 from pgx_jax.learn import PPO, init_agents, make_policy, take, train
 from pgx_jax.learn.engine import engine_of
+from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Rows
 
 KEY = jax.random.PRNGKey(3)
@@ -89,3 +91,29 @@ def test_what_is_observed_and_done_may_have_any_shape(name, kind):
         for key in (None, KEY):
             action = policy.act(agent, obs, family.context[0], key)
             assert family.action_space.contains(action.astype(family.action_space.dtype)), action
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Images that tell nothing; the task is the action that is rewarded."""
+
+    shape: tuple[int, int, int]
+
+    def reset(self, key, task):
+        return jnp.zeros(()), jax.random.uniform(key, self.shape)
+
+    def step(self, key, state, action, task):
+        obs = jax.random.uniform(key, self.shape)
+        return Step(state, obs, (action == task).astype(jnp.float32), jnp.asarray(False))
+
+
+def test_the_task_is_learned_beside_an_image():
+    """Who does not know the task gets 2 of 4 at best."""
+    shape, names = (12, 10, 3), ("a", "b", "c", "d")
+    space, actions = spaces.Box(0, 1, shape, np.float32), spaces.Discrete(2)
+    family = TaskFamily("noise", names, Noise(shape), np.array([0, 0, 1, 1]), space, actions, 4)
+    learner = PPO(num_envs=8, num_steps=16, minibatches=2)
+    policy = make_policy(family, hidden=(16,), conditioned_actor=True)
+    rows = Rows(np.ones((1, 4), bool), np.array([64 * 128]), np.asarray(KEY)[None])
+    returns = train(policy, learner, family, rows).returns[0]
+    assert np.nanmean(returns[:8]) < 2.5 and np.nanmean(returns[-8:]) > 3.2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -15,7 +17,11 @@ COLOURS = (1, 3, 4)
 
 class Torso(nn.Module):
     """Flattens an observation, an image [H, W, C] or [C, H, W] after some convolutions, and appends the
-    context."""
+    context.
+
+    What an image comes to is of about the length of a one-hot context: beside more and larger numbers the
+    task would be learned late, or not at all.
+    """
 
     features: int = 16
     """Channels of the convolutions."""
@@ -30,7 +36,7 @@ class Torso(nn.Module):
             while min(obs.shape[:2]) > SMALL:
                 obs = nn.relu(nn.Conv(self.features, (4, 4), 2)(obs))
             obs = nn.relu(nn.Conv(self.features, (3, 3))(obs))
-            obs = nn.relu(nn.Dense(self.width)(jnp.ravel(obs)))
+            obs = nn.relu(nn.LayerNorm()(nn.Dense(self.width)(jnp.ravel(obs)))) / math.sqrt(self.width)
         flat = jnp.ravel(obs)
         return flat if context is None else jnp.concatenate([flat, context])
 
