@@ -281,4 +281,4 @@ def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequen
     low = np.min([np.asarray(s.low, np.float32) for s in seen], axis=0)
     high = np.max([np.asarray(s.high, np.float32) for s in seen], axis=0)
     seen_as = np.uint8 if all(s.dtype == np.uint8 for s in seen) else np.float32
-    return spaces.Box(low.astype(seen_as), high.astype(seen_as), dtype=seen_as), acted[0]
+    return spaces.Box(low.astype(seen_as), high.astype(seen_as), seen[0].shape, seen_as), acted[0]

@@ -185,4 +185,4 @@ def _spaces(env_id: str, env, tasks: PyTree, n: int) -> tuple[spaces.Box, spaces
             )
     low = np.min([np.asarray(s.low, np.float32) for s in seen], axis=0)
     high = np.max([np.asarray(s.high, np.float32) for s in seen], axis=0)
-    return spaces.Box(low, high, dtype=np.float32), acted[0]
+    return spaces.Box(low, high, seen[0].shape, np.float32), acted[0]

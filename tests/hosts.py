@@ -1,11 +1,13 @@
-"""Host environments whose steps are known: a twin of the point mass, and scripted episodes."""
+"""Host environments whose steps are known: a twin of the point mass, scripted episodes, pictures."""
 
 import dataclasses
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.gymnasium_adapter import gymnasium_family
 from envs.points import points
 from pgx_jax.tasks import HostStep, TaskFamily
 
@@ -138,3 +140,34 @@ def script_family(autoreset=None, trouble=None, horizon=6, lengths=((2, 3, 6), (
         action_space=spaces.Discrete(2),
         horizon=horizon,
     )
+
+
+class Pictures(gymnasium.Env):
+    """Noise, seen as bytes; of two choices the first is rewarded. It takes legal actions alone."""
+
+    action_space = spaces.MultiDiscrete([3, 2])
+
+    def __init__(self, wanted=0, shape=(12, 10, 3), render_mode=None):
+        self.wanted, self.render_mode = wanted, render_mode
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+    def seen(self):
+        self.picture = self.np_random.integers(0, 256, self.observation_space.shape, np.uint8)
+        return self.picture
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.seen(), {}
+
+    def step(self, action):
+        assert action.shape == (2,) and action.dtype.kind == "i"
+        assert (action >= 0).all() and (action < self.action_space.nvec).all()
+        return self.seen(), float(action[0] == self.wanted), False, False, {}
+
+    def render(self):
+        return self.picture
+
+
+def pictures(shape=(12, 10, 3)) -> TaskFamily:
+    """Two tasks that want different choices."""
+    return gymnasium_family(Pictures, {"wanted": [0, 1]}, fixed={"shape": shape}, horizon=4)

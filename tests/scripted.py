@@ -36,13 +36,15 @@ class Script(nn.Module):
 class Chance:
     """A distribution over a space: uniform where the actor says NaN, else all that it says."""
 
-    size: int
+    size: int | tuple[int, ...]
+    """How many choices there are (of each, if several are made at once), or the length of a vector."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
     def sample(self, key, says):
         if not self.low:
-            return jnp.where(jnp.isnan(says), jax.random.randint(key, (), 0, self.size), says).astype(int)
+            drawn = jax.random.randint(key, np.shape(self.size), 0, np.array(self.size))
+            return jnp.where(jnp.isnan(says), drawn, says).astype(int)
         drawn = jax.random.uniform(key, (self.size,), jnp.float32, *map(jnp.asarray, (self.low, self.high)))
         return jnp.where(jnp.isnan(says), drawn, says)
 
@@ -53,6 +55,8 @@ class Chance:
     def over(cls, space):
         if isinstance(space, spaces.Discrete):
             return cls(int(space.n))
+        if isinstance(space, spaces.MultiDiscrete):
+            return cls(tuple(map(int, space.nvec)))
         return cls(len(space.low), tuple(map(float, space.low)), tuple(map(float, space.high)))
 
 

@@ -41,6 +41,7 @@ def broken(reset=None, step=None, **changes):
         gymnax_family("Acrobot-v1", n_tasks=2),
         gymnax_family("Breakout-MinAtar", n_tasks=2),
         host_points(n_tasks=3),
+        broken(action_space=spaces.MultiDiscrete([3, 3])),
         broken(step=lambda out: out._replace(objectives=jnp.zeros(3)), objectives=np.ones((4, 3))),
     ],
 )

@@ -11,7 +11,13 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgx_jax.learn.distributions import FRESH_LOG_STD, Categorical, DiagonalGaussian, for_space
+from pgx_jax.learn.distributions import (
+    FRESH_LOG_STD,
+    Categorical,
+    DiagonalGaussian,
+    MultiCategorical,
+    for_space,
+)
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6)
 numbers = st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3)
@@ -51,6 +57,35 @@ def test_categorical_draws_with_its_probabilities():
     drawn = jax.vmap(dist.sample, (0, None))(keys, jnp.log(p))
     assert scipy.stats.chisquare(np.bincount(drawn, minlength=4), 4000 * p).pvalue > 1e-3
     np.testing.assert_array_equal(dist.to_env(drawn), drawn)
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 4), (5, 1, 3)])
+def test_several_choices_are_independent_categoricals(sizes):
+    dist, rng = MultiCategorical(sizes), np.random.default_rng(0)
+    assert dist.outputs == sum(sizes)
+    x = jnp.asarray(rng.normal(size=(4, sum(sizes))), jnp.float32)
+    ends = np.cumsum(sizes)[:-1]
+    each = [(Categorical(n), part) for n, part in zip(sizes, np.split(x, ends, axis=1), strict=True)]
+    action = jnp.asarray(rng.integers(sizes, size=(4, len(sizes))))
+    expected = sum(one.log_prob(part, action[:, i]) for i, (one, part) in enumerate(each))
+    np.testing.assert_allclose(jax.vmap(dist.log_prob)(x, action), expected, rtol=1e-5)
+    np.testing.assert_allclose(dist.log_prob(x, action), expected, rtol=1e-5)
+    entropy = sum(one.entropy(part) for one, part in each)
+    np.testing.assert_allclose(dist.entropy(x), entropy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(dist.exploration(x), dist.entropy(x))
+    np.testing.assert_array_equal(dist.mode(x), np.stack([one.mode(part) for one, part in each], 1))
+    every = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, len(sizes))
+    np.testing.assert_allclose(jnp.exp(dist.log_prob(x[0], every)).sum(), 1.0, rtol=1e-5)
+
+
+def test_several_choices_are_drawn_independently():
+    dist, p = MultiCategorical((2, 3)), [np.array([0.3, 0.7]), np.array([0.2, 0.5, 0.3])]
+    keys = jax.random.split(jax.random.PRNGKey(3), 4000)
+    drawn = np.asarray(jax.vmap(dist.sample, (0, None))(keys, jnp.log(np.concatenate(p))))
+    np.testing.assert_array_equal(dist.to_env(drawn), drawn)
+    joint = np.zeros((2, 3))
+    np.add.at(joint, tuple(drawn.T), 1)
+    assert scipy.stats.chisquare(joint.ravel(), 4000 * np.outer(*p).ravel()).pvalue > 1e-3
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
@@ -126,10 +161,13 @@ def test_actions_fit_the_box(squash):
 def test_which_spaces_have_a_distribution():
     assert for_space(spaces.Discrete(3)) == Categorical(3)
     assert for_space(spaces.Box(-1.0, 1.0, (2,))).outputs == 2
+    assert for_space(spaces.MultiDiscrete([3, 2])) == MultiCategorical((3, 2))
     unbounded = spaces.Box(-np.inf, np.inf, (2,))
     for space in (
         spaces.MultiBinary(3),
         spaces.Discrete(3, start=1),
+        spaces.MultiDiscrete([3, 2], start=[0, 1]),
+        spaces.MultiDiscrete([[3, 2], [2, 2]]),
         spaces.Box(-1.0, 1.0, (2, 2)),
         unbounded,
     ):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hosts import host_points
+from hosts import host_points, pictures
 from scripted import HORIZON, LENGTH, NEVER, SLOTS, play
 
 from envs.points import PointMass
@@ -45,6 +45,7 @@ ADAPTERS = {
     "gymnax Acrobot-v1": partial(gymnax, "Acrobot-v1", n_tasks=2),
     "gymnax Breakout-MinAtar": partial(gymnax, "Breakout-MinAtar", n_tasks=2),
     "gymnasium MountainCar-v0": partial(gymnasium, "MountainCar-v0", {"goal_velocity": [0.0, 0.01]}),
+    "gymnasium pictures": pictures,
     "host points": partial(host_points, n_tasks=3),
     "brax inverted_pendulum": partial(brax, "inverted_pendulum", scale={"mass": [1, 2]}),
 }
@@ -128,7 +129,7 @@ def pytest_generate_tests(metafunc):
 def test_spaces_and_dtypes(name):
     family, steps = case(name).family, case(name).steps
     shape, space = family.observation_space.shape, family.observation_space
-    assert space.dtype == steps.obs.dtype == steps.next_obs.dtype == np.float32
+    assert space.dtype in (np.float32, np.uint8) and steps.obs.dtype == steps.next_obs.dtype == np.float32
     assert steps.obs.shape == steps.next_obs.shape == (LENGTH, len(SLOTS), *shape)
     assert steps.reward.shape == steps.terminated.shape == (LENGTH, len(SLOTS))
     assert steps.reward.dtype == np.float32 and steps.terminated.dtype == steps.success.dtype == bool
@@ -207,12 +208,12 @@ def test_only_the_weights_of_a_vector_reward_differ(name):
 
 
 def extremes(family):
-    if family.engine == "host":
-        space = family.action_space
-        return (0, space.n - 1) if isinstance(space, spaces.Discrete) else (space.low.min(), space.high.max())
-    if isinstance(family.action_space, spaces.Discrete):
-        return (-1, 0, family.action_space.n - 1, family.action_space.n, 2**30)
-    return (-np.inf, -1e30, 0.0, 1e30, np.inf)
+    space = family.action_space
+    if isinstance(space, spaces.Box):
+        host = (space.low.min(), space.high.max())
+        return host if family.engine == "host" else (-np.inf, -1e30, 0.0, 1e30, np.inf)
+    last = int(np.min(space.n if isinstance(space, spaces.Discrete) else space.nvec)) - 1
+    return (0, last) if family.engine == "host" else (-1, 0, last, last + 1, 2**30)
 
 
 def test_any_action_is_safe(name):

@@ -1,17 +1,27 @@
 """Networks of one observation and its task's context: any shape, by name, and what of them explores."""
 
+import dataclasses
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium import spaces
 
 from envs.points import points
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn import NETWORKS, Policy, PolicyConfig, check_networks, explore_afresh, make_policy
-from pgx_jax.learn.distributions import Categorical, MultiCategorical, for_space
-from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
+from pgx_jax.learn import (
+    NETWORKS,
+    Policy,
+    PolicyConfig,
+    check_networks,
+    explore_afresh,
+    make_policy,
+    policies_by_name,
+)
+from pgx_jax.learn.distributions import Categorical
+from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor, Torso
 from pgx_jax.types import Seen
 
 KEY = jax.random.PRNGKey(0)
@@ -33,28 +43,28 @@ def test_observations_of_any_shape(shape, told):
     assert np.isfinite(sizes).all() and max(sizes) > 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "leads"),
+    [((3, 24, 20), True), ((1, 8, 8), True), ((4, 84, 84), True), ((24, 20, 3), False), ((10, 10, 4), False)]
+    + [((2, 9, 9), False), ((3, 4, 3), False), ((4, 4, 4), False), ((3, 20, 3), False)],
+    ids=str,
+)
+def test_images_with_channels_in_front(shape, leads):
+    obs = jax.random.uniform(KEY, shape)
+    params = Torso().init(KEY, obs)
+    kernels = [x.shape[2] for x in jax.tree.leaves(params) if x.ndim == 4]
+    assert kernels[0] == shape[0 if leads else -1]
+    if leads:
+        np.testing.assert_array_equal(
+            Torso().apply(params, obs), Torso().apply(params, jnp.moveaxis(obs, 0, -1))
+        )
+
+
 def test_bytes_are_scaled_and_nothing_else():
     policy = Policy(CategoricalActor(3, (8,)), Critic((8,)), Categorical(3), scale=1 / 255)
     agent = policy.init(KEY, (4,), jnp.eye(2))
     np.testing.assert_allclose(policy.normalise(agent, jnp.array([0.0, 51, 102, 255])), [0, 0.2, 0.4, 1])
     assert make_policy(FAMILY).scale == 1.0
-
-
-@pytest.mark.parametrize("sizes", [(3,), (2, 4), (5, 1, 3)])
-def test_several_choices_are_independent_categoricals(sizes):
-    dist, rng = MultiCategorical(sizes), np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(6, sum(sizes))), jnp.float32)
-    action = jax.vmap(dist.sample)(jax.random.split(KEY, 6), logits)
-    assert action.shape == (6, len(sizes)) and (action >= 0).all() and (action < np.array(sizes)).all()
-    parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    each = [(Categorical(n), logits[:, part]) for n, part in zip(sizes, parts, strict=True)]
-    expected = sum(one.log_prob(x, action[:, i]) for i, (one, x) in enumerate(each))
-    np.testing.assert_allclose(dist.log_prob(logits, action), expected, rtol=1e-5)
-    np.testing.assert_allclose(dist.entropy(logits), sum(one.entropy(x) for one, x in each), rtol=1e-5)
-    np.testing.assert_array_equal(dist.mode(logits), np.stack([one.mode(x) for one, x in each], 1))
-    assert for_space(spaces.MultiDiscrete(sizes)) == dist
-    with pytest.raises(ValueError, match="no distribution"):
-        for_space(spaces.MultiDiscrete(sizes, start=[1] * len(sizes)))
 
 
 class Loud(nn.Module):
@@ -68,6 +78,17 @@ class Loud(nn.Module):
         return path == ("noise",)
 
 
+class Set(Loud):
+    """The same in Flax's other style."""
+
+    def setup(self):
+        self.mean = nn.Dense(2)
+        self.noise = self.param("noise", nn.initializers.zeros, (2,))
+
+    def __call__(self, obs, context=None):
+        return self.mean(obs), self.noise
+
+
 def test_an_actor_says_what_of_it_is_exploration():
     def leaves_renewed(actor):
         policy = make_policy(FAMILY, actor=actor)
@@ -78,6 +99,7 @@ def test_an_actor_says_what_of_it_is_exploration():
         return {jax.tree_util.keystr(p) for p, kept in jax.tree_util.tree_leaves_with_path(same) if not kept}
 
     assert leaves_renewed(Loud()) == {"['params']['noise']"}
+    assert leaves_renewed(Set()) == {"['params']['noise']"}
     assert leaves_renewed(GaussianActor(2, (4,))) == {"['params']['log_std']"}
     assert check_networks(make_policy(FAMILY, actor=Loud()), FAMILY).actor["params"]["noise"].shape == (2,)
 
@@ -85,13 +107,16 @@ def test_an_actor_says_what_of_it_is_exploration():
 def test_architectures_by_name():
     policy = make_policy(FAMILY, network="mlp", options={"hidden": (5,)})
     assert policy.actor == GaussianActor(2, (5,)) and policy.critic == Critic((5,))
-    config = PolicyConfig(options=("hidden=(7, 7)",))
-    assert config.make(FAMILY).actor == GaussianActor(2, (7, 7))
+    for text in ("hidden=(7, 7)", "hidden=[7, 7]"):
+        assert PolicyConfig(options=(text,)).make(FAMILY).actor == GaussianActor(2, (7, 7))
     for change, words in (
         ({"network": "mpl"}, "policy.network = 'mpl'; choose one of 'mlp'"),
         ({"options": ("width=3",)}, "network 'mlp' has no setting 'width'; its settings are hidden"),
         ({"options": ("width",)}, "'width' is not of the form KEY=VALUE"),
         ({"hidden": ()}, r"policy.hidden = \(\): give at least one width"),
+        ({"options": ("hidden=32",)}, "policy.hidden = 32: give at least one width"),
+        ({"options": ("hidden=wide",)}, "policy.hidden = wide: give at least one width"),
+        ({"hidden": (8, "8")}, r"policy.hidden = \(8, '8'\): give at least one width"),
     ):
         with pytest.raises(ConfigError, match=words):
             PolicyConfig(**change).make(FAMILY)
@@ -106,3 +131,61 @@ def test_a_policy_is_told_by_what_it_gets():
     with pytest.raises(ConfigError, match="pass the task's context"):
         policy.act(agent, np.ones(4))
     assert FAMILY.action_space.contains(policy.act(agent, np.ones(4), np.eye(3)[1]).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Choosy:
+    """An architecture with a setting of its own, that refuses families of more than ``most`` outputs."""
+
+    most: int = 1
+
+    def actor(self, distribution):
+        if distribution.outputs > self.most:
+            raise ConfigError("too many")
+        return GaussianActor(distribution.outputs, (self.most,))
+
+    def critic(self):
+        return Critic((self.most,))
+
+
+def test_policies_that_rows_may_name(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "choosy", Choosy)
+    config = PolicyConfig(hidden=(6,), squash=True)
+    base = config.make(FAMILY)
+    named = policies_by_name(FAMILY, base, config, {"mine": make_policy(FAMILY, hidden=(3,))})
+    assert set(named) == {"base", "told", "mine", *NETWORKS} and len(named) == len(set(named))
+    assert named["base"] is base and named["told"] == dataclasses.replace(base, conditioned_actor=True)
+    assert named["mlp"] == named["told"] and named["mine"].actor == GaussianActor(2, (3,))
+    assert "choosy" in named and "choosey" not in named  # nobody asked it what it thinks of the family
+    with pytest.raises(ConfigError, match="too many"):
+        named["choosy"]
+
+
+def test_a_run_s_own_network_keeps_its_settings_as_a_baseline(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "choosy", Choosy)
+    config = PolicyConfig(network="choosy", options=("most=5",), hidden=(6,))
+    named = policies_by_name(FAMILY, config.make(FAMILY), config)
+    assert named["choosy"] == named["told"] and named["choosy"].actor == GaussianActor(2, (5,))
+    assert named["mlp"].actor == GaussianActor(2, (6,)) and named["mlp"].conditioned_actor
+
+
+class Old(nn.Module):
+    """A network of one argument."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        return nn.Dense(2)(inputs)
+
+
+def test_networks_of_another_signature_are_told_the_right_one():
+    for own in ({"actor": Old()}, {"critic": Old()}):
+        with pytest.raises(
+            ConfigError, match=r"network Old is called as .*def __call__\(self, obs, context\)"
+        ):
+            make_policy(FAMILY, **own)
+    layers = nn.Sequential((nn.Dense(4), nn.Dense(1)))  # which takes whatever it is given
+    for role in ("actor", "critic"):
+        with pytest.raises(
+            ConfigError, match=rf"the {role} Sequential cannot be called with \(obs, context\).*shape \[4\]"
+        ):
+            check_networks(make_policy(FAMILY, **{role: layers}), FAMILY)

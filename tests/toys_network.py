@@ -34,8 +34,8 @@ class LinearValue(nn.Module):
     @nn.compact
     def __call__(self, obs, context=None):
         """The value."""
-        seen = obs if context is None else jnp.concatenate([obs, context])
-        return nn.Dense(1)(seen)[0]
+        obs = jnp.ravel(obs)
+        return nn.Dense(1)(obs if context is None else jnp.concatenate([obs, context]))[0]
 
 
 @dataclass(frozen=True)

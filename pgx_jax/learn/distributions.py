@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from pgx_jax.types import Array, PyTree
+from pgx_jax.types import Array
 
 FRESH_LOG_STD = -0.5
 """Logarithm of a fresh Gaussian policy's deviation, where 1 is half of the environment's box."""
@@ -154,7 +154,6 @@ class DiagonalGaussian:
 
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian
-DistributionParams = PyTree
 
 
 def for_space(space: spaces.Space, squash: bool = False) -> Distribution:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, pick
 from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
@@ -170,18 +170,13 @@ def make_networks(name: str, options: Mapping[str, Any]) -> Networks:
     Raises:
         ConfigError: there is no such architecture, or it has no such setting.
     """
-    known = inspect.signature(_known_network(name)).parameters
+    made = pick(NETWORKS, name, "policy.network")
+    known = inspect.signature(made).parameters
     for option in options:
         if option not in known:
             listed = ", ".join(known) or "none"
             raise ConfigError(f"policy.network {name!r} has no setting {option!r}; its settings are {listed}")
-    return NETWORKS[name](**options)
-
-
-def _known_network(name: str) -> Callable[..., Networks]:
-    if name not in NETWORKS:
-        raise ConfigError(f"policy.network = {name!r}; choose one of {', '.join(map(repr, NETWORKS))}")
-    return NETWORKS[name]
+    return made(**options)
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,8 @@ class PolicyConfig:
     options: tuple[str, ...] = ()
     """Settings of the architecture, as KEY=VALUE."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and critic, in architectures that have them."""
+    """Widths of the hidden layers of actor and critic, in architectures that have them (for which it counts
+    instead of their own default)."""
     conditioned_actor: bool = False
     """Tell the actor which task it is on."""
     conditioned_critic: bool = True
@@ -210,7 +206,7 @@ class PolicyConfig:
             ConfigError: settings that cannot work.
         """
         options = dict(_option(pair) for pair in self.options)
-        if "hidden" in inspect.signature(_known_network(self.network)).parameters:
+        if "hidden" in inspect.signature(pick(NETWORKS, self.network, "policy.network")).parameters:
             options = {"hidden": tuple(self.hidden)} | options
         settings = {
             "squash": self.squash, "conditioned_actor": self.conditioned_actor,
@@ -221,28 +217,53 @@ class PolicyConfig:
 
 
 def _option(pair: str) -> tuple[str, Any]:
-    """ "width=32" -> ("width", 32); values are Python literals, or else text."""
-    key, equals, value = pair.partition("=")
+    """ "width=32" -> ("width", 32); values are Python literals (lists become tuples), or else text."""
+    key, equals, text = pair.partition("=")
     if not (key and equals):
         raise ConfigError(f"policy.options: {pair!r} is not of the form KEY=VALUE")
     try:
-        return key, ast.literal_eval(value)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return key, value
+        value = text
+    return key, tuple(value) if isinstance(value, list) else value
 
 
 def policies_by_name(
     family: TaskFamily, base: Policy, config: PolicyConfig, more: Mapping[str, Policy] | None = None
-) -> dict[str, Policy]:
+) -> Mapping[str, Policy]:
     """All policies that rows may name.
 
     "base" is the run's own, "told" the same with an actor that is told its task, and every architecture of
     `NETWORKS` is told as well; ``more`` are one's own.
     """
-    plain = dataclasses.replace(config, options=(), conditioned_actor=True)
-    named = {name: dataclasses.replace(plain, network=name).make(family) for name in NETWORKS}
     told = dataclasses.replace(base, conditioned_actor=True)
-    return named | {"base": base, "told": told} | dict(more or {})
+    return _ByName(family, config, {"base": base, "told": told} | dict(more or {}))
+
+
+@dataclass(eq=False)
+class _ByName(Mapping[str, Policy]):
+    """Policies that were given, and those of the table, which are made as they are asked for: an architecture
+    that refuses the family harms nobody who does not name it."""
+
+    family: TaskFamily
+    config: PolicyConfig
+    made: dict[str, Policy]
+
+    def __getitem__(self, name: str) -> Policy:
+        if name not in self.made:
+            options = self.config.options if name == self.config.network else ()
+            told = dataclasses.replace(self.config, network=name, options=options, conditioned_actor=True)
+            self.made[name] = told.make(self.family)
+        return self.made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.made or name in NETWORKS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self.made, *NETWORKS]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def check_networks(policy: Policy, family: TaskFamily) -> Agent:
@@ -256,16 +277,10 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
     """
     shape = family.observation_space.shape
     context = jnp.zeros(np.shape(family.context))
-    try:
-        agent = jax.eval_shape(lambda key: policy.init(key, shape, context), jax.random.PRNGKey(0))
-        obs, told = jnp.zeros(shape), context[0]
-        actor = jax.eval_shape(policy.params, agent.actor, policy.actor_input(obs, told))
-        critic = jax.eval_shape(policy.value, agent.critic, policy.critic_input(obs, told))
-    except (TypeError, ValueError, flax.errors.FlaxError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfigError(
-            f"the policy's networks cannot be applied to observations of shape {list(shape)}: {reason}"
-        ) from error
+    obs, told = jnp.zeros(shape), context[0]
+    actor = _traced("actor", policy.actor, policy.actor_input(obs, told))
+    critic = _traced("critic", policy.critic, policy.critic_input(obs, told))
+    agent = jax.eval_shape(lambda key: policy.init(key, shape, context), jax.random.PRNGKey(0))
     size, one = policy.distribution.outputs, not isinstance(policy.distribution, DiagonalGaussian)
     wanted = "logits" if one else "a pair (mean, log_std)"
     leaves = [actor] if one else actor if isinstance(actor, tuple) and len(actor) == 2 else [None]
@@ -287,6 +302,24 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
             f"it must return one value, a scalar"
         )
     return agent
+
+
+def _traced(role: str, network: nn.Module, inputs: Array | Seen) -> PyTree:
+    """Shapes and types of what a network returns; ConfigError if it cannot be applied."""
+    obs, context = _arguments(inputs)
+
+    def applied(key):
+        return network.apply(network.init(key, obs, context), obs, context)
+
+    try:
+        return jax.eval_shape(applied, jax.random.PRNGKey(0))
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        reason = str(error).strip().split("\n")[0]
+        told = "None" if context is None else f"float {list(context.shape)}"
+        raise ConfigError(
+            f"the {role} {type(network).__name__} cannot be called with (obs, context), an observation of "
+            f"shape {list(obs.shape)} and the context {told}: {reason}"
+        ) from error
 
 
 def check_agent(agent: Agent, expected: Agent) -> None:

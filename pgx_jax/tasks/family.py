@@ -121,7 +121,8 @@ class TaskFamily:
         env: the environment: a `DeviceEnv`, or a `HostEnv` in plain Python.
         tasks: pytree of task parameters, every leaf with a leading axis n.
         observation_space, action_space: gymnasium spaces, equal for all tasks. Observations may have any
-            shape; those of three dimensions are images [H, W, C], those of type uint8 are divided by 255.
+            shape; those of three dimensions are images [H, W, C] (or [C, H, W] with 1, 3 or 4 channels before
+            5 pixels a side or more), those of type uint8 are divided by 255.
         horizon: time limit of an episode, in steps.
         context: float [n, C], what a task-conditioned policy is told (one-hot by default).
         sample_test_tasks: (key, count) -> task pytree with a leading axis ``count``: unseen

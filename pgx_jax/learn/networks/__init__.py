@@ -1,9 +1,11 @@
 """Flax policies and critics, one architecture a file, and the table of them.
 
-A network is a Flax module that sees one observation (float, of the family's shape) and its task's
-context (float [C]; None where it is not told its task)::
+A network is a Flax module that sees one observation (float, of the family's shape; bytes are divided
+by 255 before) and its task's context (float [C]; None where it is not told its task)::
 
     def __call__(self, obs, context): ...
+
+`Torso` makes one vector of the two, whatever the observation's shape.
 
 An actor returns logits [outputs], or (mean, log_std) [outputs] each for continuous actions, a critic
 the value []. What of an actor's parameters is exploration, the actor says itself, by a method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import flax.linen as nn
 import jax
@@ -83,7 +84,8 @@ class MLPNetworks:
     """Widths of the hidden layers of actor and critic."""
 
     def __post_init__(self):
-        if not self.hidden or min(self.hidden) < 1:
+        widths = self.hidden if isinstance(self.hidden, tuple) else ()
+        if not widths or not all(isinstance(width, Integral) and width >= 1 for width in widths):
             raise ConfigError(f"policy.hidden = {self.hidden}: give at least one width, 1 or more each")
 
     def actor(self, distribution: Distribution) -> nn.Module:
