@@ -23,7 +23,8 @@ from pgx_jax.compare.results import to_plain
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.runs.run import run
-from pgx_jax.tasks.registry import describe_family, make_family
+from pgx_jax.tasks.describing import describe_family
+from pgx_jax.tasks.registry import make_family
 
 Cell = dict
 """{"family", "settings" (of the family), "seed", "config" (changes to the default), "label"}."""

@@ -46,7 +46,7 @@ def reacher_targets(
     The reward of a step is minus the distance of the fingertip from the target, in metres, minus
     the control cost.
 
-    Listed: device; 6 tasks; float [6]; float [2]; 3 groups.
+    Listed: device; 6 tasks; float [6]; float [2]; 3 groups; needs brax.
 
     Args:
         n_tasks: Number of tasks.
@@ -96,7 +96,7 @@ def halfcheetah_velocities(
 
     The reward of a step is minus the difference to the desired speed, in m/s, minus the control cost.
 
-    Listed: device; 6 tasks; float [17]; float [6]; 2 groups.
+    Listed: device; 6 tasks; float [17]; float [6]; 2 groups; needs brax.
 
     Args:
         n_tasks: Number of tasks.
@@ -138,7 +138,7 @@ def ant_directions(
     The reward of a step is the speed in that direction in m/s, plus 1 for being upright, minus the
     control cost; the episode terminates when the ant falls over or jumps.
 
-    Listed: device; 8 tasks; float [27]; float [8]; 4 groups.
+    Listed: device; 8 tasks; float [27]; float [8]; 4 groups; needs brax.
 
     Args:
         n_tasks: Number of tasks.
@@ -176,7 +176,7 @@ def halfcheetah_physics(
 ) -> TaskFamily:
     """Brax's halfcheetah that must run forwards, with other physics in every task. No conflict is planted.
 
-    Listed: device; 6 tasks; float [17]; float [6]; not planted.
+    Listed: device; 6 tasks; float [17]; float [6]; not planted; needs brax.
 
     Args:
         n_tasks: Number of tasks.

@@ -36,7 +36,7 @@ def lunarlander(
 ) -> TaskFamily:
     """Landers on worlds of their own gravity, half of them windy; no groups are planted.
 
-    Listed: host; 6 tasks; float [8]; choice of 4; not planted.
+    Listed: host; 6 tasks; float [8]; choice of 4; not planted; needs Box2D.
 
     Args:
         n_tasks: Number of tasks.

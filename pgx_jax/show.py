@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.runs import saved
-from pgx_jax.runs.store import RunStore
-from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Array
+from pgx_jax.tasks import DeviceEnv, HostCopy, HostEnv, TaskFamily
+from pgx_jax.types import Array, PyTree
 
 ENDINGS = (".gif", ".png")
 MOMENTS = 8
@@ -28,6 +26,8 @@ DURATION = 50
 
 Act = Callable[[Array, Array], Array]
 """(obs, key) -> a legal action."""
+Played = tuple[list[np.ndarray], np.ndarray, np.ndarray]
+"""T pictures; float [T], the rewards of the steps after them; bool [T], whether an episode ended there."""
 
 
 class Picture(NamedTuple):
@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 def check_ending(path: Path | None) -> None:
     """Raise ConfigError unless the file is a GIF or a PNG by its name, or None."""
     if path is not None and path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"--out {path} must end in {' or '.join(ENDINGS)}")
+        raise ConfigError(f"{path} must end in {' or '.join(ENDINGS)}")
 
 
 def task_number(family: TaskFamily, task: str | None) -> int:
@@ -77,6 +77,9 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
     Raises:
         ConfigError: no run there, one of another family, or one without trained policies.
     """
+    from pgx_jax.runs import saved  # which imports all that makes a run: only where one is opened
+    from pgx_jax.runs.store import RunStore
+
     store = RunStore.open(path)
     if store.config["family"] != family:
         raise ConfigError(f"the run {path} is one of {store.config['family']!r}, not of {family!r}")
@@ -88,7 +91,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
         policy, found = run.policy, run.agent_for(run.family.task_names[task])
         context = jnp.asarray(run.family.context[task])
 
-        def act(obs, key):
+        def act(obs: Array, key: Array) -> Array:
             inputs = policy.actor_input(policy.normalise(found, obs), context)
             return policy.distribution.to_env(
                 policy.distribution.sample(key, policy.params(found.actor, inputs))
@@ -120,9 +123,9 @@ def roll_out(
         ConfigError: the family cannot be drawn, or a number out of range.
     """
     if steps < 1:
-        raise ConfigError(f"--steps {steps} must be at least 1")
+        raise ConfigError(f"steps = {steps}: a roll-out has at least 1")
     if not 0 <= seed < 2**32:
-        raise ConfigError(f"--seed {seed} must be a whole number in [0, 2^32)")
+        raise ConfigError(f"seed = {seed} must be a whole number in [0, 2^32)")
     act = agent(task) if agent else _random(family.action_space)
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[task], family.tasks)
     play = _play_device if family.engine == "device" else _play_host
@@ -136,24 +139,27 @@ def roll_out(
     return Picture(f"{family.name}, {family.task_names[task]}, {who}", frames, step, total, name)
 
 
-def _random(space: spaces.Space) -> Act:
+def _random(space: spaces.Space[Any]) -> Act:
     """Uniform over the actions; a side of a Box without a bound counts as -1 or 1."""
     if isinstance(space, spaces.Discrete):
-        return lambda obs, key: jax.random.randint(key, (), space.start, space.start + space.n)
+        low, high = int(space.start), int(space.start) + int(space.n)
+        return lambda obs, key: jax.random.randint(key, (), low, high)
     if isinstance(space, spaces.MultiDiscrete):
-        return lambda obs, key: space.start + jax.random.randint(key, space.shape, 0, space.nvec)
-    low = np.where(np.isfinite(space.low), space.low, -1.0)
-    high = np.where(np.isfinite(space.high), space.high, 1.0)
-    return lambda obs, key: jax.random.uniform(key, space.shape, jnp.float32, low, high)
+        start, count = np.asarray(space.start), np.asarray(space.nvec)
+        return lambda obs, key: start + jax.random.randint(key, count.shape, 0, count)
+    assert isinstance(space, spaces.Box)
+    shape, least = space.shape, np.where(np.isfinite(space.low), space.low, -1.0)
+    most = np.where(np.isfinite(space.high), space.high, 1.0)
+    return lambda obs, key: jax.random.uniform(key, shape, jnp.float32, least, most)
 
 
-def _play_device(family: TaskFamily, task, act: Act, steps: int, seed: int):
-    """T frames, rewards [T] and ends [T] of a device environment, played in one program."""
-    if family.draw is None:
+def _play_device(family: TaskFamily, task: PyTree, act: Act, steps: int, seed: int) -> Played:
+    """Play a device environment, in one program."""
+    draw, env = family.draw, cast(DeviceEnv, family.env)
+    if draw is None:
         raise ConfigError(f"family {family.name!r} cannot be drawn: it has no `draw`")
-    env = family.env
 
-    def advance(carry, key):
+    def advance(carry: tuple[PyTree, Array, int], key: Array) -> tuple[Any, Any]:
         state, obs, age = carry
         keys = jax.random.split(key, 3)
         out = env.step(keys[1], state, act(obs, keys[0]), task)
@@ -163,21 +169,22 @@ def _play_device(family: TaskFamily, task, act: Act, steps: int, seed: int):
         return after, (state, out.reward, done)
 
     @jax.jit
-    def play(key):
+    def play(key: Array) -> Any:
         first, key = jax.random.split(key)
         start = (*env.reset(first, task), 0)
         return jax.lax.scan(advance, start, jax.random.split(key, steps))[1]
 
     states, reward, done = jax.tree.map(np.asarray, play(jax.random.PRNGKey(seed)))
-    frames = [family.draw(jax.tree.map(lambda leaf, t=t: leaf[t], states), task) for t in range(steps)]
+    frames = [draw(jax.tree.map(lambda leaf, t=t: leaf[t], states), task) for t in range(steps)]
     return frames, reward, done
 
 
-def _play_host(family: TaskFamily, task, act: Act, steps: int, seed: int):
-    """The same of one copy of a host environment."""
-    copy, act = getattr(family.env, "make_drawn", family.env.make)(), jax.jit(act)
-    seeds, keys = np.random.SeedSequence(seed), jax.random.split(jax.random.PRNGKey(seed), steps)
-    seeds = seeds.generate_state(steps + 1) // 2
+def _play_host(family: TaskFamily, task: PyTree, act: Act, steps: int, seed: int) -> Played:
+    """Play one copy of a host environment."""
+    env, act = cast(HostEnv, family.env), jax.jit(act)
+    copy = getattr(env, "make_drawn", env.make)()
+    keys = jax.random.split(jax.random.PRNGKey(seed), steps)
+    seeds = np.random.SeedSequence(seed).generate_state(steps + 1) // 2
     frames, reward, ends, age = [], np.zeros(steps), np.zeros(steps, bool), 0
     try:
         if not hasattr(copy, "render"):
@@ -194,7 +201,7 @@ def _play_host(family: TaskFamily, task, act: Act, steps: int, seed: int):
     return frames, reward, ends
 
 
-def _rendered(family: TaskFamily, copy) -> np.ndarray:
+def _rendered(family: TaskFamily, copy: HostCopy) -> np.ndarray:
     """The picture that a copy of a host environment draws of itself."""
     try:
         frame = np.asarray(copy.render())
@@ -227,7 +234,7 @@ def write(picture: Picture, path: Path | None = None) -> Path:
             _sheet(picture).save(path)
     except OSError as error:
         why = error.strerror or error
-        raise ConfigError(f"{path} cannot be written ({why}); choose another --out") from error
+        raise ConfigError(f"{path} cannot be written ({why}); choose another file") from error
     return path
 
 
@@ -248,7 +255,7 @@ def _sheet(picture: Picture) -> Image.Image:
     moments = [_frame(picture, t) for t in np.linspace(0, length - 1, count).astype(int)]
     width, height = moments[0].width + 6, moments[0].height + 6
 
-    def shape(columns):
+    def shape(columns: int) -> tuple[int, int]:
         return columns * width, -(-count // columns) * height
 
     columns = min(range(1, count + 1), key=lambda c: abs(np.log(shape(c)[0] / shape(c)[1] / 1.6)))

@@ -15,7 +15,8 @@ from envs.brax_adapter import brax_family
 from envs.brax_goals import keep_speed, run_towards
 from pgx_jax.config import check, config_for
 from pgx_jax.errors import ConfigError
-from pgx_jax.tasks.registry import describe_family, make_family
+from pgx_jax.tasks.describing import describe_family
+from pgx_jax.tasks.registry import make_family
 
 NAMES = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities", "reacher-targets")
 GREEN = np.array([63, 153, 90])

@@ -40,6 +40,15 @@ def test_help(capsys, command):
         assert "{none,fast,full}" in out
 
 
+def test_help_of_a_light_command_imports_nothing_of_runs():
+    code = "import sys\nfrom pgx_jax.cli.main import main\ntry:\n    main(['families', '--help'])\nfinally:\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}    print(*sys.modules)"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "pgx_jax.cli.families" in done.stdout
+    assert not {"pgx_jax.config", "pgx_jax.runs", "cvxpy", "flax"} & set(done.stdout.split())
+
+
 def test_help_lists_the_commands(capsys):
     status, out, _ = call(capsys, "--help")
     assert not status and all(command in out for command in COMMANDS)

@@ -14,11 +14,13 @@ import pytest
 from gymnasium import spaces
 
 import pgx_jax
+from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
-from pgx_jax.tasks import TaskFamily
-from pgx_jax.tasks.registry import describe_family, facts, families, listed, make_family, short_space
+from pgx_jax.tasks import TaskFamily, describing
+from pgx_jax.tasks import registry as module
+from pgx_jax.tasks.describing import describe_family, facts, listed, short_space
+from pgx_jax.tasks.registry import families, make_family
 
-module = importlib.import_module("pgx_jax.tasks.registry")
 OURS = ["cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives"]
 
 
@@ -101,7 +103,7 @@ def silent(x=None): pass
         ("b", "second.", ""),
     ]
     info = describe_family("silent")
-    assert info.summary == "" and info.settings == (module.Setting("x", "", None, ""),)
+    assert info.summary == "" and info.settings == (describing.Setting("x", "", None, ""),)
 
 
 def test_a_users_own_family(register, package):
@@ -284,7 +286,7 @@ def test_a_family_that_states_nothing_is_listed_with_blanks(register, package):
     ("text", "words"),
     [
         ("import a_library_nobody_has\ndef family(): pass\n", "needs install it, or the extra"),
-        ("def other(): pass\n", "has no function family"),
+        ("def other(): pass\n", "nothing in theirs_odd18 is called family"),
         ("def family(:\n", "SyntaxError"),
     ],
 )
@@ -292,6 +294,76 @@ def test_what_is_in_the_way_of_a_family_is_listed(register, package, text, words
     origin = package(f"odd{len(text)}", text)
     register(odd=f"{origin}:family")
     assert words in listed("odd").problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from theirs_walk import made as family\n",
+        "from theirs_walk import *\n",
+        "import functools\nfamily = functools.partial(print)\n",
+        "try:\n    from theirs_walk import made as family\nexcept ImportError:\n    family = None\n",
+        "def __getattr__(name): return print\n",
+    ],
+)
+def test_a_family_that_is_made_elsewhere_is_listed_without_a_problem(register, package, text):
+    package("walk", 'def made():\n    """Walkers.\n\n    Listed: host; 3 tasks; a; b; c.\n    """\n')
+    register(walk=f"{package(f'far{len(text)}', text)}:family")
+    found = listed("walk")
+    assert not found.problem
+    if text.startswith("from theirs_walk import made"):
+        assert (found.summary, found.engine, found.n, found.conflict) == ("Walkers.", "host", "3", "c")
+
+
+def test_a_package_of_its_own_is_read_with_its_relative_imports(register, tmp_path, monkeypatch):
+    folder = tmp_path / "theirs_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from .walk import family\nraise RuntimeError('imported')\n")
+    walk = 'from . import physics\ndef family():\n    """Walkers."""\n'
+    (folder / "walk.py").write_text(walk)
+    (folder / "physics.py").write_text("import os\nimport a_library_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register(
+        walk="theirs_package:family", inner="theirs_package.walk:family", none="theirs_package.nowhere:x"
+    )
+    for name in ("walk", "inner"):
+        assert listed(name).summary == "Walkers." and "needs install it" in listed(name).problem
+    found = listed("none")
+    assert "there is no module theirs_package.nowhere" in found.problem and str(folder) in found.remedy
+
+
+@pytest.mark.parametrize("line", ["Listed: host.", "Listed: a; b; c; d; e; f.", "Listed: needs Walk."])
+def test_facts_that_are_stated_wrongly_are_told(register, package, line):
+    origin = package(f"wrong{len(line)}", f'def family():\n    """Walkers.\n\n    {line}\n    """\n')
+    register(wrong=f"{origin}:family")
+    found = listed("wrong")
+    assert found.summary == "Walkers." and "engine; n; observation; action; conflict" in found.problem
+
+
+def test_a_family_that_is_registered_twice_is_listed_so(register):
+    register(points="elsewhere:points")
+    assert "registered twice" in listed("points").problem
+    with pytest.raises(ConfigError, match="did you mean points"):
+        listed("point")
+
+
+@pytest.mark.parametrize(
+    ("family", "library", "extra"), [("lunarlander", "Box2D", "box2d"), ("ant-directions", "brax", "brax")]
+)
+def test_a_missing_extra_is_listed(monkeypatch, family, library, extra):
+    monkeypatch.setitem(sys.modules, library, None)
+    assert listed(family).problem == f'needs pip install "pgx-jax[{extra}]"'
+    assert listed(family).engine and not listed("points").problem
+
+
+def test_what_is_common_to_problems_is_said_once(register, package, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    origin = package("broken_list", "def family(:\n")
+    register(aa=f"{origin}:family", bb=f"{origin}:family")
+    assert cli.main(["families"]) == 0
+    shown = capsys.readouterr().out
+    assert "aa: cannot be loaded (SyntaxError" in shown and "bb: cannot be loaded (SyntaxError" in shown
+    assert shown.count("rename it") == 1
 
 
 def test_listing_imports_no_library_of_environments():
@@ -310,6 +382,8 @@ def test_listing_imports_no_library_of_environments():
         "cvxpy",
         "sklearn",
         "matplotlib",
+        "pandas",
+        "scipy",
         "flax",
     }
 

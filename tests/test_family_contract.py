@@ -19,7 +19,8 @@ from scripted import HORIZON, LENGTH, NEVER, SLOTS, play
 
 from envs.points import PointMass
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.tasks.registry import facts, families, make_family
+from pgx_jax.tasks.describing import facts
+from pgx_jax.tasks.registry import families, make_family
 
 
 def gymnax(env_id, params=None, **settings):

@@ -1,6 +1,8 @@
 """Drawn roll-outs: what is in them, in files that others can read, by the function and the command."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -177,8 +179,8 @@ def test_an_unfinished_run_is_named(small_run, tmp_path):
         (["points", "--task", "tusk3"], "did you mean task"),
         (["points", "--out", "a.mp4"], "must end in .gif or .png"),
         (["points", "--out", "gif"], "must end in .gif or .png"),
-        (["points", "--steps", 0], "--steps 0"),
-        (["points", "--seed", -1], "--seed -1"),
+        (["points", "--steps", 0], "steps = 0: a roll-out has at least 1"),
+        (["points", "--seed", -1], "seed = -1"),
         (["points", "--steps", 1, "--out", "/dev/null/a.gif"], "cannot be written"),
     ],
 )
@@ -187,6 +189,13 @@ def test_bad_arguments(capsys, tmp_path, monkeypatch, args, words):
     status, _, err = call(capsys, *args)
     assert status == 2 and words in err and "Traceback" not in err, err
     assert not list(tmp_path.iterdir())
+
+
+def test_drawing_a_family_needs_nothing_of_what_groups_tasks():
+    code = "import sys\nimport pgx_jax\npgx_jax.show.roll_out\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "jax" in loaded and not loaded & {"cvxpy", "flax", "matplotlib", "optax", "pandas", "sklearn"}
 
 
 def test_families_that_cannot_be_drawn(walk):

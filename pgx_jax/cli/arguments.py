@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -33,7 +33,7 @@ class FamilyArguments:
     settings: Annotated[tuple[tuple[str, ...], ...], _Settings, tyro.conf.UseAppendAction] = ()
     """What follows each --set."""
 
-    def family_settings(self) -> dict:
+    def family_settings(self) -> dict[str, Any]:
         """The settings given for the family.
 
         Raises:

@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -58,14 +59,14 @@ class ConsoleListener(Listener):
             transient=True,
             get_time=clock,
         )
-        self.task = None
+        self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
 
     def __enter__(self) -> ConsoleListener:
         self.bar.start()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.bar.stop()
 
     def start(self, stage: str) -> None:
@@ -80,6 +81,7 @@ class ConsoleListener(Listener):
 
         It counts from the stage's first report on: what comes before is mostly compilation.
         """
+        assert self.task is not None, "a stage reports its progress after its start"
         now = self.clock()
         self.first = self.first or (done, now)
         steps, elapsed = done - self.first[0], now - self.first[1]
@@ -112,7 +114,7 @@ def resumable(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
 
 
-def show_results(console: Console, results: Results, path) -> None:
+def show_results(console: Console, results: Results, path: Path | None) -> None:
     """The advice, the table of methods, and where the report is."""
     console.print()
     console.print(results.advice, style="bold", highlight=False)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pgx_jax.tasks.registry import describe_family, facts, families, listed
+from pgx_jax.tasks.describing import describe_family, facts, listed
+from pgx_jax.tasks.registry import families
 
 WIDE = 120
 """Columns of a terminal from which on the list of families says what each one is."""
@@ -40,9 +41,9 @@ class FamiliesCommand:
             cells = (f.name, f.engine, f.n, f.observation, f.action, f.conflict, f.summary)
             table.add_row(*map(escape, cells[: len(table.columns)]))
         console.print(table)
-        for f in found:
-            if f.problem:
-                console.print(f"{f.name}: {f.problem}", markup=False, highlight=False)
+        problems = [f"{f.name}: {f.problem}" for f in found if f.problem]
+        for line in (*problems, *dict.fromkeys(f.remedy for f in found if f.remedy)):
+            console.print(line, markup=False, highlight=False)
         what = "a family's settings" if wide else "what a family is, and its settings"
         console.print(f"`pgx-jax families FAMILY` tells {what}.", highlight=False)
 

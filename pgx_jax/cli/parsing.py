@@ -35,20 +35,23 @@ def refusal(stop: SystemExit) -> ConfigError | None:
     The parser handles an error of a class of settings by raising one of its own, whose ``arg`` ends in the
     name of the group: "...config.grouping".
     """
-    error, place = stop, ""
+    error: BaseException | None = stop
+    place = ""
     while error is not None and not isinstance(error, ConfigError):
         error, place = error.__context__, getattr(error, "arg", place)
-    group = str(place).rpartition(".")[2]
+    if error is None:
+        return None
     from pgx_jax.config import Config  # which imports JAX: only where something was refused
 
+    group = str(place).rpartition(".")[2]
     settings = getattr(Config(), group, None)
-    if error is None or not dataclasses.is_dataclass(settings):
+    if not dataclasses.is_dataclass(settings):
         return error
     names_one = str(error).split(maxsplit=1)[0] in {field.name for field in dataclasses.fields(settings)}
     return type(error)(f"{group}.{error}" if names_one else f"{group}: {error}")
 
 
-def parse_settings(pairs: Iterable[str]) -> dict:
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """("horizon=300", ...) -> {"horizon": 300, ...}; values are Python literals, or else text.
 
     Raises:

@@ -75,13 +75,10 @@ class RegroupCommand:
             table.add_row(str(i), ", ".join(names))
         console.print(table)
         gain = found.gain.predicted
-        low, high = gain.ci95
-        console.print(
-            f"predicted gain over one policy: {gain.mean:+.4f} [{low:.4f}, {high:.4f}] "
-            "in standardised advantage a step",
-            highlight=False,
-            markup=False,
-        )
+        if gain is not None and gain.ci95 is not None:
+            low, high = gain.ci95
+            words = f"predicted gain over one policy: {gain.mean:+.4f} [{low:.4f}, {high:.4f}]"
+            console.print(f"{words} in standardised advantage a step", highlight=False, markup=False)
         write_atomically(path, dumps(to_plain(found)).encode())
         console.print(f"saved: {path}", highlight=False, markup=False, soft_wrap=True)
 

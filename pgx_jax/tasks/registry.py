@@ -7,23 +7,17 @@ alone.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
-
-import docstring_parser
-import numpy as np
-from gymnasium import spaces
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.family import TaskFamily
@@ -32,49 +26,6 @@ GROUP = "pgx_jax.families"
 """Entry points of families: name -> a function of keyword settings that returns a TaskFamily."""
 ADAPTERS = "pgx_jax.adapters"
 """Entry points of adapters: name -> a function that makes a family of a library's environments."""
-
-
-class Setting(NamedTuple):
-    """One setting of a family's factory."""
-
-    name: str
-    annotation: str
-    """The type as written in the signature; empty if it has none."""
-    default: Any
-    """inspect.Parameter.empty if the setting must be given."""
-    help: str
-    """The factory's docstring on it; empty if there is none."""
-
-
-class FamilyInfo(NamedTuple):
-    """What a family's factory says about itself."""
-
-    name: str
-    summary: str
-    """First sentence of the factory's docstring."""
-    settings: tuple[Setting, ...]
-    origin: str
-    """Where it is registered, "module:function"."""
-
-
-class Facts(NamedTuple):
-    """A family at its default settings, in words for a table; or why it cannot be built."""
-
-    name: str
-    summary: str
-    origin: str
-    engine: str = ""
-    n: str = ""
-    observation: str = ""
-    action: str = ""
-    conflict: str = ""
-    """What is planted, or that the tasks weigh one vector reward."""
-    drawn: bool = False
-    """Whether `pgx-jax show` can draw it."""
-    defaults: dict[str, Any] = {}
-    """Settings of a run that the family prefers."""
-    problem: str = ""
-    """Empty if the family can be built; else what it needs."""
 
 
 def families() -> dict[str, metadata.EntryPoint]:
@@ -113,141 +64,6 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
     return family
 
 
-def describe_family(name: str) -> FamilyInfo:
-    """Return a family's summary and settings, read from its factory's signature and docstring.
-
-    Raises:
-        ConfigError: if the name is unknown or the family cannot be imported.
-    """
-    factory = load_factory(name)
-    text = inspect.getdoc(factory) or ""
-    parsed = docstring_parser.parse(text, docstring_parser.DocstringStyle.GOOGLE)
-    helps = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
-    settings = tuple(
-        Setting(p.name, _annotation(p), p.default, helps.get(p.name, ""))
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind is not p.VAR_KEYWORD
-    )
-    return FamilyInfo(name, " ".join(text.split("\n\n")[0].split()), settings, families()[name].value)
-
-
-def facts(name: str) -> Facts:
-    """Build a family at its defaults and tell what it is; what goes wrong on the way is told, not raised.
-
-    Raises:
-        ConfigError: if the name is unknown.
-    """
-    if name not in families():
-        load_factory(name)  # says which names are near
-    summary, origin = "", families()[name].value
-    try:
-        summary = describe_family(name).summary
-        family = make_family(name)
-    except Exception as error:  # whatever one family does, the others are listed
-        install = re.search(r'pip install "[^"]+"', str(error))
-        told = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        return Facts(name, summary, origin, problem=f"needs {install[0]}" if install else told)
-    conflict = "not planted"
-    if family.true_groups is not None:
-        conflict = f"{len(np.unique(family.true_groups))} groups"
-    if family.objectives is not None:
-        weighed = f"weights of {family.objectives.shape[1]} rewards"
-        conflict = weighed if family.true_groups is None else f"{conflict}, {weighed}"
-    observation, action = short_space(family.observation_space), short_space(family.action_space)
-    drawn = family.draw is not None or family.engine == "host"
-    return Facts(
-        name, summary, origin, family.engine, str(family.n), observation, action, conflict, drawn,
-        family.defaults,
-    )  # fmt: skip
-
-
-def listed(name: str) -> Facts:
-    """What a family's factory says of itself, read from its source: nothing is imported or built.
-
-    A factory states the facts of its defaults in a line of its docstring::
-
-        Listed: device; 10 tasks; float [4]; choice of 2; 3 groups.
-
-    Without that line they are blank; `facts` finds them out. ``drawn`` and ``defaults`` are left open.
-    """
-    entry = families()[name]
-    try:
-        doc, imported = _source(entry)
-    except (OSError, SyntaxError, ValueError, ImportError) as error:
-        return Facts(name, "", entry.value, problem=_in_the_way(entry, f"{type(error).__name__}: {error}"))
-    summary = " ".join(doc.split("\n\n")[0].split())
-    line = re.search(r"^\s*Listed: (.*?)\.$", doc, re.MULTILINE)
-    stated = line[1].split("; ") if line else [""] * 5
-    stated[1] = stated[1].removesuffix(" tasks")
-    problem = next((f"needs {_installation(entry, lib)}" for lib in imported if _location(lib) is None), "")
-    return Facts(name, summary, entry.value, *stated)._replace(problem=problem)
-
-
-def _source(entry: metadata.EntryPoint) -> tuple[str, list[str]]:
-    """The docstring of an entry point's function, and the packages of others that its module, and the
-    modules of its own package behind it, import at their top.
-
-    Raises:
-        ImportError, OSError, SyntaxError, ValueError: the module or the function cannot be found or read.
-    """
-    package, libraries, doc = entry.module.partition(".")[0], [], ""
-    todo, seen = [entry.module], set()
-    while todo:
-        module = todo.pop()
-        file = _file(module)
-        if module == entry.module and file is None:
-            raise ImportError(f"there is no module {module}")
-        if file is None or file in seen:
-            continue
-        seen.add(file)
-        body = ast.parse(file.read_text("utf-8")).body
-        if module == entry.module:
-            found = [x for x in body if isinstance(x, ast.FunctionDef) and x.name == entry.attr]
-            if not found:
-                raise ImportError(f"{module} has no function {entry.attr}")
-            doc = ast.get_docstring(found[0]) or ""
-        for name in _imported(body):
-            top = name.partition(".")[0]
-            if top == package:
-                todo.append(name)
-            elif top not in sys.stdlib_module_names:
-                libraries.append(top)
-    return doc, sorted(set(libraries))
-
-
-def _file(module: str) -> Path | None:
-    """The source file of a module, found without importing its package; None if there is none."""
-    package, *parts = module.split(".")
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        path = Path(folder, *parts)
-        for file in (path.with_suffix(".py") if parts else path / "__init__.py", path / "__init__.py"):
-            if file.is_file():
-                return file
-    return Path(spec.origin) if spec is not None and not parts and spec.origin else None
-
-
-def _imported(body: list[ast.stmt]) -> list[str]:
-    """Modules that the statements of a module's top import, submodules included."""
-    names = []
-    for node in body:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
-
-
-def short_space(space: spaces.Space[Any]) -> str:
-    """A space in two words: "choice of 4", "float [3]", "uint8 [64, 64, 3]"."""
-    if isinstance(space, spaces.Discrete):
-        return f"choice of {space.n}"
-    if isinstance(space, spaces.MultiDiscrete):
-        return f"choices of {space.nvec.tolist()}"
-    dtype = "float" if np.issubdtype(space.dtype, np.floating) else str(space.dtype)
-    return f"{dtype} {list(space.shape or ())}"
-
-
 def gymnax_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of gymnax environments (see `envs.gymnax_adapter.gymnax_family`)."""
     return _load(_adapter("gymnax_family"))(*args, **settings)
@@ -277,6 +93,15 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
     Raises:
         ConfigError: if the name is unknown, registered twice, or its module cannot be imported.
     """
+    return _load(entry_point(name))
+
+
+def entry_point(name: str) -> metadata.EntryPoint:
+    """Where the family ``name`` is registered; imports nothing.
+
+    Raises:
+        ConfigError: if the name is unknown or registered twice.
+    """
     matches = [entry for entry in _registered() if entry.name == name]
     if not matches:
         known = list(families())
@@ -285,7 +110,7 @@ def load_factory(name: str) -> Callable[..., TaskFamily]:
     if len({entry.value for entry in matches}) > 1:
         places = " and ".join(f"{entry.value} ({_distribution(entry)})" for entry in matches)
         raise ConfigError(f"task family {name!r} is registered twice, by {places}: uninstall or rename one")
-    return _load(matches[0])
+    return matches[0]
 
 
 def _load(entry: metadata.EntryPoint) -> Callable[..., TaskFamily]:
@@ -303,7 +128,7 @@ def _load(entry: metadata.EntryPoint) -> Callable[..., TaskFamily]:
         if own and missing and missing.partition(".")[0] != package:
             raise ConfigError(
                 f"{_kind(entry)} {entry.name!r} needs the package {missing!r}, which is not installed: "
-                f"{_installation(entry, missing)}"
+                f"{installation(entry, missing)}"
             ) from error
         if own and not isinstance(error, ImportError | AttributeError):
             raise
@@ -322,25 +147,40 @@ def _distribution(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unknown distribution"
 
 
-def _installation(entry: metadata.EntryPoint, package: str) -> str:
-    """Say how to install a package: by the extra of the family's distribution that names it, if one does."""
+def installation(entry: metadata.EntryPoint, package: str) -> str:
+    """Say how to install a package: by the extra of the family's distribution that brings it, if one does.
+
+    An extra brings what its requirements name, and the extras that it asks of them: ``gymnasium[box2d]``
+    brings Box2D.
+    """
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "_", name.strip()).lower()
+
+    wanted = plain(package.partition(".")[0])
     for requirement in (entry.dist.requires or []) if entry.dist is not None else []:
-        found = re.match(r"([\w.-]+).*;.*\bextra == [\"']([\w.-]+)[\"']", requirement)
-        if found and re.sub(r"[-_.]+", "_", found[1]).lower() == package.partition(".")[0].lower():
-            return f'pip install "{_distribution(entry)}[{found[2]}]"'
+        found = re.match(r"([\w.-]+)\s*(?:\[([^\]]*)\])?.*;.*\bextra == [\"']([\w.-]+)[\"']", requirement)
+        if found and wanted in map(plain, (found[1], *(found[2] or "").split(","))):
+            return f'pip install "{_distribution(entry)}[{found[3]}]"'
     return f"install it, or the extra of {_distribution(entry)} that brings it"
 
 
 def _in_the_way(entry: metadata.EntryPoint, reason: str) -> str:
-    """Say which files Python took for the entry point's package, whose they should be, and what to do."""
-    package = entry.module.partition(".")[0]
-    found = _location(package)
-    where = f"Python takes the package {package!r} from {found}" if found else f"{package!r} is not found"
     return (
         f"{_kind(entry)} {entry.name!r} is registered by {_distribution(entry)} as {entry.value}, which "
-        f"cannot be loaded ({reason}): {where}. If that is not the package of {_distribution(entry)}, it is "
-        f"in the way: rename it, or start from a folder that does not contain it; otherwise reinstall "
-        f"{_distribution(entry)}"
+        f"cannot be loaded ({reason}): {whose_package(entry)}"
+    )
+
+
+def whose_package(entry: metadata.EntryPoint) -> str:
+    """Say which files Python takes for the entry point's package, whose they should be, and what to do."""
+    package = entry.module.partition(".")[0]
+    found = location(package)
+    where = f"Python takes the package {package!r} from {found}" if found else f"{package!r} is not found"
+    owner = _distribution(entry)
+    return (
+        f"{where}. If that is not the package of {owner}, it is in the way: rename it, or start from a "
+        f"folder that does not contain it; otherwise reinstall {owner}"
     )
 
 
@@ -349,7 +189,7 @@ def _is_own(entry: metadata.EntryPoint, package: str) -> bool:
     that is, is not recorded)."""
     if entry.dist is None:
         return True
-    found, files = _location(package), entry.dist.files or ()
+    found, files = location(package), entry.dist.files or ()
     recorded = {Path(file.locate()).resolve() for file in files if file.parts[0] == package}
     origin = json.loads(entry.dist.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
@@ -358,7 +198,7 @@ def _is_own(entry: metadata.EntryPoint, package: str) -> bool:
     return not recorded or (found is not None and Path(found).resolve() in recorded)
 
 
-def _location(package: str) -> str | None:
+def location(package: str) -> str | None:
     """Return the file, or for a package without ``__init__`` the folders, of an importable package."""
     try:
         spec = importlib.util.find_spec(package)
@@ -375,10 +215,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=3, cutoff=0.5)
     close = close or difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
-
-
-def _annotation(parameter: inspect.Parameter) -> str:
-    annotation = parameter.annotation
-    if annotation is parameter.empty:
-        return ""
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
