@@ -15,6 +15,7 @@ from jaxtyping import Float, Num
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.projection import TILE, gaussian
+from pgx_jax.steady import compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
 LogProb = Callable[[PyTree, PyTree, Array], Array]
@@ -84,7 +85,7 @@ def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tupl
     return [*blocks, tuple(current)] if current else blocks
 
 
-@functools.partial(jax.jit, static_argnames=("log_prob", "chunk", "pieces", "offset"))
+@functools.partial(compiled, static_argnames=("log_prob", "chunk", "pieces", "offset"))
 def _add_block(
     log_prob: LogProb,
     params: PyTree,
@@ -116,7 +117,7 @@ def _add_block(
     return features + jnp.concatenate([added[:-1].reshape(-1, dim), added[-1, chunk - new :]])
 
 
-@functools.partial(jax.jit, static_argnames=("log_prob", "chunk"))
+@functools.partial(compiled, static_argnames=("log_prob", "chunk"))
 def _log_probs(
     log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, chunk: int
 ) -> Float[Array, "N"]:

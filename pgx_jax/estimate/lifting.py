@@ -22,6 +22,7 @@ from pgx_jax.estimate import projection
 from pgx_jax.estimate.features import LogProb
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.surrogates import signed_weights
+from pgx_jax.steady import compiled
 from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 
@@ -51,7 +52,7 @@ def _task_duals(
     return jnp.where(linear, weights / 2 - jnp.abs(weights) * z / 4, exact)
 
 
-@jax.jit
+@compiled
 def _source_duals(
     member: Bool[Array, "n"],
     delta: Float[Array, "d"],
@@ -107,7 +108,7 @@ def duals(
     )
 
 
-@functools.partial(jax.jit, static_argnames="log_prob")
+@functools.partial(compiled, static_argnames="log_prob")
 def _lift_one(
     log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, alpha: Float[Array, "U N"]
 ) -> PyTree:
@@ -196,7 +197,7 @@ def _norms(tree: PyTree) -> Array:
     return jnp.sqrt(sum(squares))
 
 
-@jax.jit
+@compiled
 def relative_distance(delta_params: PyTree, params: PyTree) -> Float[Array, "m"]:
     """|Delta| / |theta*| of every row: float [m]."""
     return _norms(delta_params) / _norms(jax.tree.map(lambda x: x[None], params))

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate.precision import full_precision
+from pgx_jax.steady import compiled
 from pgx_jax.types import Array, Key, PyTree
 
 TILE = 1024
@@ -73,7 +74,7 @@ def _block_tiles(block: int, p: int) -> int:
     return -(-min(block, p) // TILE)
 
 
-@functools.partial(jax.jit, static_argnames=("p", "tiles"))
+@functools.partial(compiled, static_argnames=("p", "tiles"))
 def _lift_flat(key: Key, delta: Float[Array, "r d"], p: int, tiles: int) -> Float[Array, "r p"]:
     """P @ delta for delta [r, d]; returns [r, p]."""
 

@@ -14,6 +14,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
+from pgx_jax.steady import compiled
 from pgx_jax.types import SCORE, SELECT, Array, Features, Gains, PyTree, Scores, Surrogates, Transitions
 
 MAX_LOG_RATIO = 5.0
@@ -25,7 +26,7 @@ def _loss_change(z: Array, a: Array) -> Array:
     return jnp.abs(a) * (jnp.log(2.0) - jax.nn.softplus(-jnp.sign(a) * z))
 
 
-@jax.jit
+@compiled
 def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -34,7 +35,7 @@ def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     return jax.lax.map(of_task, (data.a, data.source)).T
 
 
-@jax.jit
+@compiled
 def _importance(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -143,7 +144,7 @@ def require_held_out(name: str, reason: str) -> None:
         raise ConfigError(f"{reason}: choose estimate.score {' or '.join(others)}")
 
 
-@jax.jit
+@compiled
 def _transition_gains(data: Data, delta: Float[Array, "n d"]) -> Float[Array, "n M"]:
     def of_task(batch: tuple[Array, Array, Array]) -> Array:
         a, source, delta = batch

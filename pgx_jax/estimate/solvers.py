@@ -29,6 +29,7 @@ from pgx_jax.estimate.problems import (
     pull_back,
     residual,
 )
+from pgx_jax.steady import compiled
 from pgx_jax.types import Array
 
 HISTORY = 10
@@ -78,7 +79,7 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
     return x, jnp.sqrt(jnp.abs(rho) / jnp.maximum(start, TINY))
 
 
-@jax.jit
+@compiled
 def newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:
@@ -184,7 +185,7 @@ def _shared_preconditioner(z: Float[Array, "n c M"], data: Data, l2: Array) -> F
     return _inverse(data.gram(jnp.abs(data.a) * mean) / len(data.a), l2)
 
 
-@partial(jax.jit, static_argnames=("refresh",))
+@partial(compiled, static_argnames=("refresh",))
 def lbfgs(
     data: Data, problems: Problems, l2: Array, tolerance: float, limit: int, refresh: int = 4
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"], Array]:

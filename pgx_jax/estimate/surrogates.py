@@ -13,6 +13,7 @@ from pgx_jax.errors import ConfigError, DataError, SolverError, pick
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data, TaskStatistics, make_problems
 from pgx_jax.estimate.solvers import SOLVERS, Solved, Solver
+from pgx_jax.steady import compiled
 from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
 
 MIN_L2 = 1e-4
@@ -105,7 +106,7 @@ def select_rows(
     return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
 
 
-@jax.jit
+@compiled
 def _statistics(data: Data) -> TaskStatistics:
     def curvature(task: tuple[Array, Array]) -> Array:
         a, source = task
@@ -136,7 +137,7 @@ def task_statistics(
 
 def ridge_unit(stats: TaskStatistics) -> float:
     """The unit u of the ridge: tr(mean_i H_i) / 40."""
-    return float(jnp.einsum("ndd->", stats.h)) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
+    return float(np.einsum("ndd->", np.asarray(stats.h, np.float64))) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
 
 
 @full_precision

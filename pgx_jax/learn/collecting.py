@@ -14,11 +14,12 @@ from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Transitions
 
 
-@partial(jax.jit, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy",))
 def _judge(policy, agent, scale, steps: Steps, index, context, weights, gamma, gae_lambda):
     """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
     ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.

@@ -17,6 +17,7 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
 from pgx_jax.learn.updating import RowState
 from pgx_jax.learn.work import Saved, take
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import DeviceEnv, TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
@@ -91,7 +92,7 @@ def update(
     return state, returns
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
+@partial(compiled, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
 def _segment(policy, env, horizon, learner, problem, member, total, state, count):
     """``count`` (traced) updates of C rows; returns the states and the curves [C, SEGMENT, n]."""
 
@@ -105,15 +106,15 @@ def _segment(policy, env, horizon, learner, problem, member, total, state, count
     return jax.lax.fori_loop(0, count, body, (state, curve))
 
 
-_start = jax.jit(start, static_argnames=("policy", "env"))
+_start = compiled(start, static_argnames=("policy", "env"))
 
 
-@partial(jax.jit, static_argnames=("width",))
+@partial(compiled, static_argnames=("width",))
 def _fill(row: RowState, width: int) -> RowState:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
 
 
-@partial(jax.jit, donate_argnames=("state",))
+@partial(compiled, donate_argnames=("state",))
 def _put(state: RowState, row: RowState, slot: int) -> RowState:
     return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
 
@@ -181,7 +182,7 @@ def _like(plain: np.ndarray, x: Array) -> Array:
     return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(x)) if typed else plain
 
 
-@partial(jax.jit, static_argnames=("policy", "env"))
+@partial(compiled, static_argnames=("policy", "env"))
 def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks, context) -> Array:
     """Log-probabilities [n] of one action in the first step of every task."""
 
@@ -209,7 +210,7 @@ def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> Non
         )
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "horizon", "length"))
+@partial(compiled, static_argnames=("policy", "env", "horizon", "length"))
 def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
     """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
     reset_key, key = jax.random.split(key)
@@ -231,7 +232,7 @@ def _copies(count: int, x: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), x)
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
+@partial(compiled, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
 def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, key, index):
     def one(agent, task, context, i):
         reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
@@ -261,7 +262,7 @@ def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, cont
     return jax.vmap(one)(agents, tasks, context, index)
 
 
-@partial(jax.jit, static_argnames=("policy", "env", "horizon"))
+@partial(compiled, static_argnames=("policy", "env", "horizon"))
 def _adapt(policy, env, horizon, learner, agents, tasks, context, key, index):
     envs = learner.adaptation_envs
     length = learner.adaptation_steps // envs

@@ -20,6 +20,7 @@ from pgx_jax.runs.provenance import environment, identity
 from pgx_jax.runs.records import Listener, Records
 from pgx_jax.runs.stages import STAGES, needed
 from pgx_jax.runs.store import RunStore
+from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Agent
@@ -82,7 +83,7 @@ class Run(Records):
         self.listener.start(stage)
         began = time.perf_counter()
         try:
-            record = jax.block_until_ready(STAGES[stage].compute(self))
+            record = one_blas_thread(lambda: jax.block_until_ready(STAGES[stage].compute(self)))()
         except PgxError as error:
             raise type(error)(f"{stage}: {error}") from error
         self.seconds[stage] = seconds = time.perf_counter() - began

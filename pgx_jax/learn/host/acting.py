@@ -14,11 +14,12 @@ from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import HostEnv, TaskFamily
 from pgx_jax.types import Agent, Array
 
 
-@partial(jax.jit, static_argnames=("policy", "deterministic", "per_slot"))
+@partial(compiled, static_argnames=("policy", "deterministic", "per_slot"))
 def _act(policy, deterministic, per_slot, actor, moments, obs, context, keys, t):
     """Actions of C policies in E slots each, as drawn and as the environment takes them, [C, E, ...]."""
     dist = policy.distribution

@@ -21,6 +21,7 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.updating import RowState
 from pgx_jax.learn.work import Saved
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array
 
@@ -31,18 +32,18 @@ LEARN_ROWS = {"cpu": 1, "gpu": 256, "tpu": 256}
 """Rows that learn in one vmapped program, by platform; acting is vmapped over all rows of a chunk."""
 
 
-@partial(jax.jit, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy",))
 def _begin(policy, learner, agent, key):
     return updating.begin(policy, learner, agent, key)
 
 
-@partial(jax.jit, static_argnames=("phases",))
+@partial(compiled, static_argnames=("phases",))
 def _act_keys(keys, phases):
     """Of every phase the keys [C, 2] of acting."""
     return jax.vmap(lambda key: updating.update_keys(key, phases)[1])(keys)
 
 
-@partial(jax.jit, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy",))
 def _acting(policy, learner, context, member, total, state, steps):
     """The agents of a phase in which slots have parameters of their own; actors [C, E, ...]."""
 
@@ -53,7 +54,7 @@ def _acting(policy, learner, context, member, total, state, steps):
     return jax.vmap(one)(member, total, state, steps)
 
 
-@partial(jax.jit, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy",))
 def _learn(policy, learner, context, member, total, state, steps):
     """The second half of a phase of some rows, from what they did; the states, and mean returns [C, n]."""
 

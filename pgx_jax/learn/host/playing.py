@@ -15,6 +15,7 @@ from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
@@ -124,6 +125,6 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
     return _over_pairs(use, policy, family, agents, pairs, envs, 3)
 
 
-@partial(jax.jit, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy",))
 def _adapt(policy, learner, agents, context, steps, keys):
     return jax.vmap(partial(learner.adapt, policy))(agents, context, steps, keys)

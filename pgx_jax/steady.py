@@ -1,0 +1,146 @@
+"""Results that do not depend on the number of cores: sums in an order that threads do not change.
+
+On the CPU three things split a sum by the number of threads, which changes its last bits, and training
+makes large differences of them:
+
+- XLA leaves products whose left factor is contracted over another than its last axis (the gradients of
+  every dense layer's kernel) to Eigen, which cuts long sums by threads. All others go to YNNPACK, whose
+  threads divide the outputs alone: `compiled` transposes the factor first.
+- YNNPACK cuts the sums of reductions: `compiled` leaves these to XLA's own loops.
+- LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one.
+
+Other platforms, and versions of jaxlib without YNNPACK, compile as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core.primitives import dot_general_p
+from threadpoolctl import threadpool_limits
+
+F = TypeVar("F", bound=Callable)
+
+OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+"""Of what XLA may leave to YNNPACK, products alone."""
+
+
+@functools.cache
+def _options() -> dict[str, str] | None:
+    """The compiler's options where they matter and are known, else None."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return OPTIONS
+
+
+def compiled(function: Callable, **settings: Any) -> Callable:
+    """``jax.jit(function, **settings)``, with results that do not depend on the number of cores.
+
+    Not for what is called within another compiled function: the outermost one decides for all.
+    """
+
+    @functools.cache
+    def program() -> Callable:
+        options = _options()
+        chosen = function if options is None else in_order(function)
+        return jax.jit(chosen, compiler_options=options, **settings)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return program()(*args, **kwargs)
+
+    return call
+
+
+def one_blas_thread(function: F) -> F:
+    """Run ``function`` with a single thread of NumPy's and LAPACK's libraries.
+
+    What it computes must be done when it returns.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        import_module("scipy.linalg.cython_lapack")  # JAX's; limits reach what is loaded alone
+        with threadpool_limits(1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def in_order(function: Callable) -> Callable:
+    """The function (to be traced) with every product's left factor laid out along what is summed."""
+
+    @functools.wraps(function)
+    def ordered(*args, **kwargs):
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
+        traced = [leaves[i] for i in places]
+
+        def of_traced(*values):
+            own = list(leaves)  # static arguments among them
+            for i, value in zip(places, values, strict=True):
+                own[i] = value
+            args, kwargs = jax.tree.unflatten(structure, own)
+            return function(*args, **kwargs)
+
+        program, shape = jax.make_jaxpr(of_traced, return_shape=True)(*traced)
+        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(program, *traced))
+
+    return ordered
+
+
+def _evaluate(program: ClosedJaxpr, *args) -> Sequence[jax.Array]:
+    """What a traced program computes, with its products rewritten, those of inner programs too."""
+    jaxpr = program.jaxpr
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
+
+    def read(variable):
+        return variable.val if isinstance(variable, Literal) else known[variable]
+
+    for equation in jaxpr.eqns:
+        primitive, values = equation.primitive, [read(x) for x in equation.invars]
+        if primitive is dot_general_p:
+            found = _product(*values, **equation.params)
+        else:
+            bound = primitive.get_bind_params(equation.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # by version of JAX
+            params = {name: _rewritten(value) for name, value in params.items()}
+            found = primitive.bind(*functions, *values, **params)
+        found = found if primitive.multiple_results else [found]
+        known.update(zip(equation.outvars, found, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+def _rewritten(value):
+    """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
+    if isinstance(value, tuple):
+        return tuple(map(_rewritten, value)) if any(isinstance(x, ClosedJaxpr) for x in value) else value
+    if not isinstance(value, ClosedJaxpr):
+        return value
+    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]
+    return jax.make_jaxpr(functools.partial(_evaluate, value))(*inputs)
+
+
+def _product(left, right, *, dimension_numbers, **params):
+    """The same product; the left factor's axes are batches, rows, and what is summed over."""
+    (summed, right_summed), (batch, right_batch) = dimension_numbers
+    rows = [axis for axis in range(left.ndim) if axis not in (*summed, *batch)]
+    order = (*batch, *rows, *summed)
+    if not (rows and summed):
+        return dot_general_p.bind(left, right, dimension_numbers=dimension_numbers, **params)
+    first = len(batch) + len(rows)
+    numbers = ((tuple(range(first, left.ndim)), right_summed), (tuple(range(len(batch))), right_batch))
+    # The barriers keep the compiler from turning it round again: from taking a transposition of the left
+    # factor into the product, or from swapping the factors where the product is transposed.
+    barrier = jax.lax.optimization_barrier
+    left = barrier(jax.lax.transpose(left, order))
+    return barrier(dot_general_p.bind(left, right, dimension_numbers=numbers, **params))

@@ -1,0 +1,112 @@
+"""Results do not depend on the number of cores."""
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgx_jax.steady import compiled, in_order, one_blas_thread
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+RUN = """
+import json, os, pickle, sys
+os.sched_setaffinity(0, json.loads(sys.argv[1]))  # before the threads are started
+import pgx_jax
+from pgx_jax.compare.results import to_plain
+family, config = pickle.load(open(sys.argv[2], "rb"))
+run = pgx_jax.run(pgx_jax.make_family("points", **family), config)
+plain = to_plain(run.results)
+del plain["timings"]
+print(json.dumps(plain, sort_keys=True, default=float))
+"""
+
+
+def products(key):
+    """Weights after some steps down the gradient: sums over a batch that Eigen would split."""
+    x = jax.random.normal(key, (1280, 4))
+    params = [jax.random.normal(key, shape) / 8 for shape in ((4, 64), (64, 64), (64, 2))]
+
+    def loss(params):
+        out = x
+        for kernel in params[:-1]:
+            out = jax.vmap(lambda row, kernel=kernel: jax.nn.relu(row @ kernel))(out)
+        return jnp.mean((out @ params[-1]) ** 2) + jnp.mean(
+            jnp.linalg.cholesky(params[1].T @ params[1] + jnp.eye(64))
+        )
+
+    def step(params, _):
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)), None
+
+    return jax.lax.scan(step, params, None, length=3)[0]
+
+
+def test_the_same_is_computed():
+    key = jax.random.PRNGKey(0)
+    plain = jax.jit(products)(key)
+    for other in (jax.jit(in_order(products))(key), compiled(products)(key)):
+        for x, y in zip(plain, other, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_all_products_are_laid_out_along_what_is_summed():
+    """The bodies of loops among them: the compiled program has no product that Eigen would split."""
+    text = jax.jit(in_order(products)).lower(jax.random.PRNGKey(0)).compile().as_text()
+    numbers = [line for line in text.splitlines() if " dot(" in line and "f32" in line]
+    assert numbers and all("lhs_contracting_dims={1}" in line for line in numbers)
+    text = jax.jit(products).lower(jax.random.PRNGKey(0)).compile().as_text()
+    assert any("lhs_contracting_dims={0}" in line for line in text.splitlines() if " dot(" in line)
+
+
+def test_static_and_donated_arguments_are_those_of_jit():
+    @compiled
+    def double(x):
+        return {"twice": 2 * x}
+
+    def power(x, *, exponent):
+        return x**exponent if isinstance(exponent, int) else None
+
+    assert double(jnp.ones(3))["twice"].tolist() == [2, 2, 2]
+    assert compiled(power, static_argnames="exponent")(jnp.float32(3), exponent=2) == 9
+
+
+def test_one_thread_only_while_it_runs():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+    before = threads()
+    assert set(one_blas_thread(threads)()) == {1}
+    assert threads()[: len(before)] == before
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="this machine (or what may be used of it) has one core")
+def test_one_core_and_two_give_equal_results(small_settings, tmp_path):
+    """From training to results.json, with batches and layers that are large enough to be split."""
+    family, config = small_settings
+    ppo = dataclasses.replace(config.ppo, num_steps=100, epochs=1)
+    policy = dataclasses.replace(config.policy, hidden=(64, 64))
+    config = dataclasses.replace(config, policy=policy, ppo=ppo, compare="none", steps_per_task=8000)
+    settings = tmp_path / "settings"
+    settings.write_bytes(pickle.dumps((family, config)))
+    found = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, json.dumps(cores), str(settings)],
+            stdout=subprocess.PIPE,
+            text=True,
+            # What is compiled for one number of cores is not for the other one.
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / str(len(cores)))},
+        )
+        for cores in (CORES[:1], CORES[:2])
+    ]
+    one, two = (process.communicate()[0].splitlines()[-1] for process in found)
+    assert json.loads(one)["methods"]
+    assert one == two
