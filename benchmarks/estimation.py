@@ -74,6 +74,11 @@ def make_run(settings: Settings) -> Run:
     return Run(family, config).compute("grouping")
 
 
+def members(run: Run) -> np.ndarray:
+    """bool [m, n]: the subsets that the run has estimated."""
+    return np.asarray(run.scored.scores.member)
+
+
 def median_seconds(function: Callable[[], object], repeats: int) -> tuple[list[float], object]:
     """Seconds of each of ``repeats`` warm calls, and what the last one returned."""
     jax.block_until_ready(function())
@@ -94,7 +99,7 @@ def of_parts(transitions: Transitions, parts: Sequence[int]) -> Transitions:
 def estimation(run: Run, repeats: int) -> dict:
     """Time the estimation of all subsets, and count its operations."""
     transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
-    names, member = run.family.task_names, pipeline.subsets(run.config, run.family.n)
+    names, member = run.family.task_names, members(run)
     seconds, feats = {}, run.features
     for name, parts in PARTS.items():
         some = of_parts(transitions, parts)
@@ -131,11 +136,9 @@ def count_estimation(run: Run, feats) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
     transitions, e = run.transitions, run.config.estimate
     features = {name: count_features(run, of_parts(transitions, parts)) for name, parts in PARTS.items()}
-    a, problems = (
-        estimate.signed_weights(transitions),
-        make_problems(pipeline.subsets(run.config, run.family.n)),
-    )
-    delta = jnp.zeros((len(pipeline.subsets(run.config, run.family.n)), e.dim))
+    member = members(run)
+    a, problems = estimate.signed_weights(transitions), make_problems(member)
+    delta = jnp.zeros((len(member), e.dim))
     parts, trips = {"features": features["features"], "statistics": 0.0, "solve": 0.0, "scores": 0.0}, []
     for way in ((FIT, SCORE), (SCORE, FIT)):
         fitted, scored = (surrogates.select_rows(feats, transitions, a, (part,)) for part in way)
@@ -183,7 +186,7 @@ def while_trips(function: Callable[[], object]) -> int:
 
 def fine_tune(run: Run, triples: tuple[int, int], updates: int) -> dict:
     """Train some subsets from theta* and its critic, warm."""
-    member = pipeline.subsets(run.config, run.family.n)[slice(*triples)]
+    member = members(run)[slice(*triples)]
     keys = row_keys(run.config.stream("rows"), member)
     init = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(member), 0), run.meta)
 
@@ -201,7 +204,7 @@ def count_update(run: Run) -> float:
     """Operations of one update of one row."""
     family, config = run.family, run.config.ppo
     problem = device.Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
-    member, key = jnp.asarray(pipeline.subsets(run.config, family.n)[0]), jax.random.PRNGKey(0)
+    member, key = jnp.asarray(members(run)[0]), jax.random.PRNGKey(0)
     state = device.start(run.policy, family.env, config, problem, member, run.meta, key)
 
     def update(problem, member, state):
@@ -244,7 +247,7 @@ def main(args: list[str] | None = None) -> int:
     path = result_path("estimation", settings.preset, settings.out)
     about = {"seed": settings.seed, "updates": updates, "config": run.config, "family": run.family.settings}
     results = ResultFile(path, name="estimation", command="python benchmarks/estimation.py", settings=about)
-    count = len(pipeline.subsets(run.config, run.family.n))
+    count = len(members(run))
     ranges = [[a, min(a + settings.chunk, count)] for a in range(0, count, settings.chunk)]
 
     def compute(cell: Mapping) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -56,7 +56,7 @@ class Config:
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"
     """Name of the learner that trains the meta-policy, the groups and the baselines."""
-    compare: Literal["none", "fast", "full"] = "fast"
+    compare: Named[str, COMPARE] = "fast"
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,

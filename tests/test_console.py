@@ -8,7 +8,7 @@ from rich.console import Console
 from small import copy_of
 
 from pgx_jax import load
-from pgx_jax.cli.console import STAGES, ConsoleListener
+from pgx_jax.cli.console import DOING, ConsoleListener
 from pgx_jax.runs.store import RunStore
 
 WIDTH = 100
@@ -67,8 +67,8 @@ def test_finished_stages_stay_on_the_screen(terminal):
     assert len(shown) == 2
     first, second = (line.split() for line in shown)
     assert first[:1] + first[-3:] == ["✓", "mean", "[bold]return[/]", "1.5"]
-    assert STAGES["meta"] in shown[0] and "1 min" in shown[0]
-    assert STAGES["features"] in shown[1] and second[0] == "✓" and second[-1] == "done"
+    assert DOING["meta"] in shown[0] and "1 min" in shown[0]
+    assert DOING["features"] in shown[1] and second[0] == "✓" and second[-1] == "done"
     assert shown[0].index("mean") == shown[1].index("done")
 
 
@@ -116,4 +116,4 @@ def test_stages_that_were_saved_are_told(small_run, tmp_path, terminal):
 
     computed = sitting()
     assert "saved earlier" not in computed and computed.endswith("every pair met in at least 4 subsets")
-    assert sitting().split()[:6] == ["✓", *STAGES["affinity"].split(), "saved", "earlier"]
+    assert sitting().split()[:6] == ["✓", *DOING["affinity"].split(), "saved", "earlier"]

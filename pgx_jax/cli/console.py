@@ -25,7 +25,7 @@ from pgx_jax.compare.results import Results
 from pgx_jax.report import wording
 from pgx_jax.runs.run import Listener
 
-STAGES = {
+DOING = {
     "meta": "training the meta-policy",
     "transitions": "collecting transitions",
     "features": "projecting gradients",
@@ -37,6 +37,7 @@ STAGES = {
     "comparisons": "training the baselines",
     "evaluation": "evaluating all policies",
 }
+"""What a stage is doing, by its name."""
 
 
 class ConsoleListener(Listener):
@@ -73,7 +74,7 @@ class ConsoleListener(Listener):
         """Show the stage's own progress line."""
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(STAGES.get(stage, stage), total=None, rate="")
+        self.task = self.bar.add_task(DOING.get(stage, stage), total=None, rate="")
         self.first = None
 
     def progress(self, done: int, total: int, recent: float) -> None:
@@ -99,7 +100,7 @@ class ConsoleListener(Listener):
 
     def _keep(self, stage: str, when: str, text: str) -> None:
         """Print a line above the bar, in one call: the bar erases a line that has not ended."""
-        name = STAGES.get(stage, stage)
+        name = DOING.get(stage, stage)
         self.console.print(Text.assemble(("✓", "green"), f" {name:<32} {when:>13}  {text}"))
 
 

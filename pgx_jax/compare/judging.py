@@ -48,8 +48,8 @@ def play(
             policies[policy], family, agents, row, task, config.stream("evaluate"),
             episodes=config.episodes, learner=learners[learner],
         )  # fmt: skip
-        chosen = played.success if family.metric == "success" else played.returns
-        values |= {(some[r], int(t)): np.asarray(v, float) for r, t, v in zip(row, task, chosen, strict=True)}
+        judged = played.judged_by(family.metric)
+        values |= {(some[r], int(t)): v for r, t, v in zip(row, task, judged, strict=True)}
     return Played(values)
 
 

@@ -18,6 +18,7 @@ from pgx_jax.compare.results import SIMILAR
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner
+from pgx_jax.types import Grouping
 
 
 class Method(NamedTuple):
@@ -83,7 +84,7 @@ def method(
     name = contest.config.learner if learner is None else learner
     known, budget = contest.learners[name], contest.budget
     labels = grouping.canonical(np.asarray(labels))
-    member = labels[None, :] == np.arange(labels.max() + 1)[:, None]
+    member = Grouping(labels).member
     steps = share(member, total, known)
     rows = tuple(
         Row(tuple(map(bool, m)), int(s), continues, policy, name) for m, s in zip(member, steps, strict=True)
@@ -125,14 +126,11 @@ def _random_groups(contest: Contest) -> Methods:
 
 
 def _similar_groups(contest: Contest) -> Methods:
-    rest, found = contest.budget.rest(), {}
-    spent, continues = contest.budget.total - rest, contest.config.continue_meta
+    unscored, found = contest._replace(scoring=0), {}
     for kind, groups in contest.similar.items():
         first = next(other for other, same in contest.similar.items() if (same == groups).all())
         same_as = f"{SIMILAR}_{first}" if first != kind else None
-        found[f"{SIMILAR}_{kind}"] = [
-            method(contest, groups, rest, spent=spent, continues=continues, same_as=same_as)
-        ]
+        found[f"{SIMILAR}_{kind}"] = [ours(unscored, groups)._replace(same_as=same_as)]
     return found
 
 

@@ -37,7 +37,6 @@ def unseen_tasks(
     count, k = config.test_tasks, len(mine.rows)
     tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
-    metric = "success" if family.metric == "success" else "returns"
 
     def on_tests(rows: tuple[Row, ...], row: np.ndarray, name: str, episodes: int):
         first = rows[0]
@@ -50,10 +49,10 @@ def unseen_tasks(
     trial = on_tests(mine.rows, np.repeat(np.arange(k), count), "trial", config.trial_episodes)
     assigned = trial.returns.mean(1).reshape(k, count).argmax(0)
     final = on_tests(mine.rows, assigned, "evaluate", config.episodes)
-    whole, base = stratified(np.asarray(getattr(final, metric), float)), UNSET
+    whole, base = stratified(final.judged_by(family.metric)), UNSET
     if multitask is not None:
         played = on_tests(multitask.rows[:1], np.zeros(count, int), "evaluate", config.episodes)
-        base = stratified(np.asarray(getattr(played, metric), float))
+        base = stratified(played.judged_by(family.metric))
     return UnseenResult(
         mean=whole.mean,
         ci95=whole.ci95,

@@ -29,6 +29,10 @@ class Evaluation(NamedTuple):
     adaptation_steps: np.ndarray
     """int [P]: environment steps that the policy took before, to adapt to the task."""
 
+    def judged_by(self, metric: str) -> np.ndarray:
+        """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`)."""
+        return np.asarray(self.success if metric == "success" else self.returns, float)
+
 
 def evaluate(
     policy: Policy,
