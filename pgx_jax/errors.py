@@ -1,7 +1,8 @@
 """The errors that the project raises on purpose; each message names the culprit and the remedy."""
 
+import ast
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -27,3 +28,18 @@ def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     if name not in table:
         raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
     return table[name]
+
+
+def key_value(text: str, setting: str) -> tuple[str, Any]:
+    """ "width=32" -> ("width", 32); values are Python literals, or else text.
+
+    Raises:
+        ConfigError: text without "=" or without a key; it names the setting.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"{setting} {text!r} is not of the form KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import io
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from typing import Any
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, key_value
 
 
 def parsed(parse: Callable[[], Any]) -> Any:
@@ -57,13 +56,5 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a pair without "=".
     """
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {pair!r} is not of the form KEY=VALUE")
-        try:
-            settings[key.replace("-", "_")] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key.replace("-", "_")] = value
-    return settings
+    typed = (key_value(pair, "--set") for pair in pairs)
+    return {key.replace("-", "_"): value for key, value in typed}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, key_value, pick
 from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
@@ -217,14 +216,8 @@ class PolicyConfig:
 
 
 def _option(pair: str) -> tuple[str, Any]:
-    """ "width=32" -> ("width", 32); values are Python literals (lists become tuples), or else text."""
-    key, equals, text = pair.partition("=")
-    if not (key and equals):
-        raise ConfigError(f"policy.options: {pair!r} is not of the form KEY=VALUE")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+    """ "width=32" -> ("width", 32), and lists become tuples: settings of a Flax module can be hashed."""
+    key, value = key_value(pair, "policy.options:")
     return key, tuple(value) if isinstance(value, list) else value
 
 
