@@ -13,18 +13,17 @@ import functools
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, PgxError
 from pgx_jax.runs.provenance import environment as run_environment
 from pgx_jax.runs.serial import dumps, write_atomically
-
-# Scripts that start others share an accelerator with them.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Scripts that start others share an accelerator with them.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -85,6 +84,24 @@ def text(data: Mapping) -> str:
     head = dumps({key: value for key, value in data.items() if key != "cells"}, indent=1)
     cells = ",\n".join("  " + dumps(cell, indent=None) for cell in data["cells"])
     return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+
+
+def timed(args: Sequence[str], **env: str) -> tuple[dict, subprocess.CompletedProcess]:
+    """Run Python in a process of its own, without a compilation cache: "wall" and "cpu" seconds, and the
+    process that ended.
+
+    Raises:
+        PgxError: it failed.
+    """
+    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    process = subprocess.run([sys.executable, *args], env=known | env, capture_output=True, text=True)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        shown, end = " ".join(args), process.stderr[-2000:]
+        raise PgxError(f"`{shown}` ended with status {process.returncode}: {end}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu}, process
 
 
 class ResultFile:

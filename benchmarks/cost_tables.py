@@ -131,6 +131,32 @@ def startup(data: Mapping) -> str:
     return table(["command", "CPU time, median", "processes"], body)
 
 
+def against(data: Mapping) -> str:
+    """Time and compilations of this code and an earlier one, and what became different."""
+    from against import summary
+
+    body = []
+    for row in summary(data["cells"]):
+        counts = ["–" if n is None else n for n in row["compilations"]]
+        what = {"with_features": "time", "wall": "wall time", "cpu": "CPU time"}[row["time"]]
+        both = (duration(row["before"]), duration(row["now"]), f"{row['ratio']:.2f}")
+        body.append([f"{row['subject']}: {what}", *both, *counts])
+    earlier = f"at {data['settings']['before']}"
+    head = ["", earlier, "now", "ratio", f"compilations {earlier}", "now"]
+    return "\n\n".join([table(head, body), *filter(None, map(_differences, data["cells"]))])
+
+
+def _differences(cell: Mapping) -> str:
+    found = cell["differences"]
+    if cell["cell"]["round"] or not found["values"]:
+        return ""
+    same = f"{len(found['differ'])} of {found['values']:,} values of results.json differ"
+    most = f", numbers by {found['largest']:.2g} of the larger at most" if found["differ"] else ""
+    added = f"; new: {', '.join(f'`{x}`' for x in found['added'])}" if found["added"] else ""
+    gone = f"; gone: {', '.join(f'`{x}`' for x in found['gone'])}" if found["gone"] else ""
+    return f"{cell['cell']['subject'].capitalize()}: {same}{most}{added}{gone}."
+
+
 def _kind_of_rows(cell: Mapping) -> str:
     also = " and initialising" if cell.get("initialising", True) else ""
     return f"{cell['platform']}, {plural(cell['lanes'], 'lane')}, {cell['updates']} updates a row{also}"

@@ -10,20 +10,16 @@ import hashlib
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import tyro
-from common import Preset, ResultFile, merge, result_path
+from common import Preset, ResultFile, merge, result_path, timed
 from study import SMALL_CONFIG, SMALL_FAMILY, cell, command_line, record
-
-from pgx_jax.errors import PgxError
 
 TARGET_SECONDS = 180
 """On 2 CPU cores, installation apart."""
@@ -50,23 +46,13 @@ def compute(c: Mapping) -> dict:
     Raises:
         PgxError: it failed.
     """
+    load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "run"
-        command = [sys.executable, "-m", "pgx_jax", *c["args"], "--out", str(target)]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        load = os.getloadavg()
-        process = subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder)
-        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-        if process.returncode:
-            shown, end = " ".join(command), process.stderr[-2000:]
-            raise PgxError(f"`{shown}` ended with status {process.returncode}: {end}")
-        results = json.loads((target / "results.json").read_text())
-    timings = {
-        "wall": wall,
-        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        spent, _ = timed(["-m", "pgx_jax", *c["args"], "--out", f"{folder}/run"])
+        results = json.loads(Path(folder, "run", "results.json").read_text())
+    timings = spent | {
         "load_before": load,
-        "max_rss_mib": after.ru_maxrss / 1024,
+        "max_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
         "run": results.pop("timings"),
     }
     kept = record(results | {"timings": {}}) | {"results": fingerprint(results)}

@@ -55,6 +55,11 @@ SECTIONS = (
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
     by_script("The default command", "default_command", cost_tables.default_command),
+    Section(
+        "This code against an earlier one",
+        {"against": "python benchmarks/against.py CHECKOUT"},
+        cost_tables.against,
+    ),
     by_script("Starting", "startup", cost_tables.startup),
     by_script("Rows of one program", "rows", cost_tables.rows),
     by_script("Steps of environments", "environments", environment_tables.environments),

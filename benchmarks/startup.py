@@ -6,8 +6,6 @@ list of families.
 
 from __future__ import annotations
 
-import resource
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from common import Preset, ResultFile, result_path
+from common import Preset, ResultFile, result_path, timed
 
 COMMANDS = {
     "import pgx_jax": ("-c", "import pgx_jax"),
@@ -37,21 +35,9 @@ class Settings:
     """File of the results."""
 
 
-def cpu_seconds(args: tuple[str, ...]) -> float:
-    """User and system time of one process.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *args], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def compute(cell: Mapping) -> dict:
     """All processes of one command, the commands' processes one after the other."""
-    seconds = [cpu_seconds(COMMANDS[cell["command"]]) for _ in range(cell["repeats"] + 1)][1:]
+    seconds = [timed(COMMANDS[cell["command"]])[0]["cpu"] for _ in range(cell["repeats"] + 1)][1:]
     return {"timings": {"cpu": seconds, "median": float(np.median(seconds))}}
 
 

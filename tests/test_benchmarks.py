@@ -13,7 +13,7 @@ import pytest
 
 from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, check, override
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, PgxError
 from pgx_jax.tasks.registry import make_family
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -21,6 +21,7 @@ if not BENCHMARKS.is_dir():
     pytest.skip("no checkout around the tests", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import against  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
 import default_command  # noqa: E402
@@ -210,23 +211,55 @@ def test_features_small_preset(tmp_path):
     assert times["peak_memory"] > 2**20
 
 
-def test_default_command_small_preset(tmp_path, monkeypatch):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Scripts that start processes run the command line in this one."""
     started = subprocess.run
 
-    def in_this_process(command, **kw):
+    def run(command, **kw):
         if command[0] != sys.executable:
             return started(command, **kw)
         assert command[1:3] == ["-m", "pgx_jax"] and "JAX_COMPILATION_CACHE_DIR" not in kw["env"]
         return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
 
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_default_command_small_preset(tmp_path, in_this_process):
     out = tmp_path / "default.json"
     assert default_command.main(["--preset", "small", "--repeats", "2", "--out", str(out)]) == 0
     cell, other = common.read(out)["cells"]
     assert cell["results"] == other["results"]
     assert cell["timings"]["wall"] > 0 and cell["timings"]["cpu"] > 0 and len(cell["results"]) == 64
     assert cell["methods"]["policygradex"]["env_steps"] > 0
+
+
+def test_a_checkout_against_itself(tmp_path, in_this_process):
+    out = tmp_path / "against.json"
+    assert against.main([str(common.ROOT), "--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert cell["differences"]["values"] > 100 and not cell["differences"]["differ"]
+    shown = cost_tables.against(common.read(out))
+    assert "a short run: CPU time" in shown and "A short run: 0 of" in shown
+    assert against.main([str(tmp_path), "--preset", "small"]) == 2  # no checkout
+
+
+def test_differences_of_results():
+    old = {"a": [1.0, 2.0, {"b": "x"}], "gone": 1}
+    found = against.differences(old, {"a": [1.0, 2.5, {"b": "y"}], "added": {"c": 1}})
+    assert found["differ"] == ["a.1", "a.2.b"] and found["largest"] == pytest.approx(0.2)
+    assert (found["gone"], found["added"], found["values"]) == (["gone"], ["added.c"], 3)
+
+
+def test_processes_are_timed_and_what_they_compile_is_counted():
+    timings, process = common.timed(
+        ["-c", "import jax; jax.jit(lambda x: x + 1)(1.0)"], JAX_LOG_COMPILES="1", JAX_PLATFORMS="cpu"
+    )
+    assert process.stderr.count(against.COMPILED) == 1
+    assert 0 < timings["cpu"] and 0 < timings["wall"]
+    with pytest.raises(PgxError, match="raise KeyError"):
+        common.timed(["-c", "raise KeyError"])
 
 
 def test_fingerprints_tell_results_apart():

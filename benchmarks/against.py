@@ -1,0 +1,150 @@
+"""This code against another checkout of it: `python benchmarks/against.py CHECKOUT`.
+
+Whole processes in turns, without a compilation cache: two runs of the command line (compilations counted,
+their results.json compared) and the estimation of `estimation.py`, each with its own checkout's code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from common import ROOT, Preset, ResultFile, merge, result_path, says_errors, timed
+from study import SMALL_CONFIG, SMALL_FAMILY, cell, command_line
+
+from pgx_jax.errors import ConfigError
+
+SIDES = ("before", "now")
+RUNS = {
+    "the default command": ("run", "cartpole-goals"),
+    "a short run of lunarlander": (
+        *("run", "lunarlander", "--steps-per-task", "10240"), *("--ppo.num-envs", "16", "--episodes", "8"),
+    ),
+}  # fmt: skip
+"""What is run -> arguments of the command line."""
+COMPILED = "Finished XLA compilation"
+"""What JAX logs of each program that it compiles."""
+ESTIMATION = "estimation, warm"
+ESTIMATE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import estimation
+settings = estimation.Settings()
+print(json.dumps(estimation.estimation(estimation.make_run(settings), settings.repeats)["timings"]))
+"""
+SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge(SMALL_CONFIG, {"compare": "none"}))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time this code and another checkout's, in turns."""
+
+    checkout: tyro.conf.Positional[Path]
+    """Folder of the other checkout."""
+    preset: Preset = "full"
+    """full: what the README shows; small: one short run each, for tests."""
+    rounds: int = 2
+    """Processes of each checkout."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def one(checkout: Path, args: Sequence[str] | None) -> tuple[dict, dict]:
+    """One process, a run of the command line or (without arguments) the estimation: times, and results."""
+    env = {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1", "JAX_LOG_COMPILES": "1"}
+    if args is None:
+        timings, process = timed(("-c", ESTIMATE, str(checkout / "benchmarks")), **env)
+        return timings | json.loads(process.stdout.splitlines()[-1]), {}
+    with tempfile.TemporaryDirectory() as folder:
+        timings, process = timed(("-m", "pgx_jax", *args, "--out", f"{folder}/run"), **env)
+        results = json.loads(Path(folder, "run", "results.json").read_text())
+    del results["timings"]
+    return timings | {"compilations": process.stderr.count(COMPILED)}, results
+
+
+def compute(c: Mapping, checkouts: Mapping[str, Path], args: Sequence[str] | None) -> dict:
+    """One process of each side, in every second round the other one first."""
+    order = list(checkouts)[:: -1 if c["round"] % 2 else 1]
+    found = {side: one(checkouts[side], args) for side in order}
+    before, now = (found[side][1] for side in SIDES)
+    return {
+        "differences": differences(before, now),
+        "timings": {side: found[side][0] for side in SIDES},
+    }
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The path and the value of every leaf of plain JSON."""
+    if isinstance(value, Mapping | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in items:
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def differences(before: Mapping, now: Mapping) -> dict:
+    """Between two results: keys that one alone has, values that differ, and the largest relative part."""
+    old, new = dict(leaves(before)), dict(leaves(now))
+    differ = [key for key in old.keys() & new.keys() if old[key] != new[key]]
+    numbers = [(old[key], new[key]) for key in differ if isinstance(old[key], int | float)]
+    parts = [abs(x - y) / max(abs(x), abs(y)) for x, y in numbers if math.isfinite(x - y)]
+    return {
+        "gone": sorted(old.keys() - new.keys()),
+        "added": sorted(new.keys() - old.keys()),
+        "values": len(old.keys() & new.keys()),
+        "differ": sorted(differ),
+        "largest": max(parts, default=0.0),
+    }
+
+
+def summary(cells: Sequence[Mapping]) -> list[dict]:
+    """For every subject: medians of both sides over the rounds, and of the ratios."""
+    found = []
+    for name in dict.fromkeys(c["cell"]["subject"] for c in cells):
+        rounds = [c["timings"] for c in cells if c["cell"]["subject"] == name]
+        for key in ("with_features",) if name == ESTIMATION else ("wall", "cpu"):
+            before, now = (np.array([r[side][key] for r in rounds]) for side in SIDES)
+            counts = [rounds[0][side].get("compilations") for side in SIDES]
+            medians = (float(np.median(x)) for x in (before, now, now / before))
+            numbers = dict(zip(("before", "now", "ratio"), medians, strict=True))
+            found.append({"subject": name, "time": key, **numbers, "compilations": counts})
+    return found
+
+
+@says_errors
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    if not (settings.checkout / "pgx_jax" / "__init__.py").exists():
+        raise ConfigError(f"{settings.checkout} is no checkout: it has no pgx_jax/__init__.py")
+    other = settings.checkout.resolve()
+    git = subprocess.run(["git", "-C", other, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    small = settings.preset == "small"
+    subjects = {"a short run": command_line(SMALL_CELL)} if small else RUNS | {ESTIMATION: None}
+    results = ResultFile(
+        result_path("against", settings.preset, settings.out),
+        name="against", command="python benchmarks/against.py CHECKOUT",
+        settings={"before": git.stdout.strip() or "unknown"},
+    )  # fmt: skip
+    checkouts = dict(zip(SIDES, (other, ROOT), strict=True))
+    rounds = 1 if small else settings.rounds
+    cells = [{"subject": name, "round": i} for name in subjects for i in range(rounds)]
+    results.run(cells, lambda c: compute(c, checkouts, subjects[c["subject"]]))
+    for row in summary(results.cells):
+        seconds = f"{row['before']:.2f} s, now {row['now']:.2f} s"
+        print(f"{row['subject']}, {row['time']}: {seconds} ({row['ratio']:.2f} of it)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
