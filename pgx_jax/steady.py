@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 from jax.extend.core import ClosedJaxpr, Literal
@@ -25,6 +25,7 @@ from jax.extend.core.primitives import dot_general_p
 from threadpoolctl import threadpool_limits
 
 F = TypeVar("F", bound=Callable)
+P, R = ParamSpec("P"), TypeVar("R")
 
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """Of what XLA may leave to YNNPACK, products alone."""
@@ -42,23 +43,42 @@ def _options() -> dict[str, str] | None:
     return OPTIONS
 
 
-def compiled(function: Callable, **settings: Any) -> Callable:
+class Compiled(Generic[P, R]):
     """``jax.jit(function, **settings)``, with results that do not depend on the number of cores.
 
-    Not for what is called within another compiled function: the outermost one decides for all.
+    Within another compiled function it is a part of that one: the outermost decides how all is compiled.
     """
 
-    @functools.cache
-    def program() -> Callable:
+    def __init__(self, function: Callable[P, R], **settings: Any):
+        functools.update_wrapper(self, function)
+        self.function, self.settings = function, settings
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns."""
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        inner = traced or jax.config.jax_disable_jit
+        return (self._inner if inner else self._outermost)(*args, **kwargs)
+
+    @functools.cached_property
+    def _inner(self) -> Callable[P, R]:
+        return jax.jit(self.function, **self.settings)
+
+    @functools.cached_property
+    def _outermost(self) -> Callable[P, R]:
         options = _options()
-        chosen = function if options is None else in_order(function)
-        return jax.jit(chosen, compiler_options=options, **settings)
+        if options is None:
+            return self._inner
+        return jax.jit(in_order(self.function), compiler_options=options, **self.settings)
 
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        return program()(*args, **kwargs)
+    @property
+    def programs(self) -> int:
+        """How many programs it has been compiled to, for shapes and settings of its own."""
+        return self._outermost._cache_size()
 
-    return call
+
+def compiled(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:
+    """A decorator: see `Compiled`; the settings are those of `jax.jit`."""
+    return Compiled(function, **settings)
 
 
 def one_blas_thread(function: F) -> F:

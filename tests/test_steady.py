@@ -77,6 +77,24 @@ def test_static_and_donated_arguments_are_those_of_jit():
     assert compiled(power, static_argnames="exponent")(jnp.float32(3), exponent=2) == 9
 
 
+def test_within_another_program_or_none_it_is_the_function_itself():
+    @compiled
+    def outer(x):
+        return inner(x) + 1
+
+    @compiled
+    def inner(x):
+        return x @ x
+
+    x = jnp.arange(9.0).reshape(3, 3)
+    assert (outer(x) == x @ x + 1).all()
+    assert (outer.programs, inner.programs) == (1, 0)
+    assert jnp.allclose(jax.vmap(inner)(x[None]), x @ x)
+    assert jnp.allclose(jax.grad(lambda x: outer(x).sum())(x), jax.grad(lambda x: (x @ x).sum())(x))
+    with jax.disable_jit():
+        assert (outer(x) == x @ x + 1).all()
+
+
 def test_one_thread_only_while_it_runs():
     from threadpoolctl import threadpool_info
 

@@ -115,14 +115,14 @@ def test_no_update_is_wasted(monkeypatch):
 
 def test_new_contents_compile_nothing(together):
     programs = [device._segment, device._start, device._fill, device._put]
-    before = [f._cache_size() for f in programs]
+    before = [f.programs for f in programs]
     config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
     family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)
     rows = Rows(~MEMBER[1:4], np.array([2, 13, 1]) * UNIT, KEYS[:3])
     train(make_policy(family, hidden=(8,)), config, family, rows)
     train(POLICY, config, family, rows._replace(init=take(together.agents, slice(3))))
     train(POLICY, config, family, rows._replace(init=jax.tree.map(np.array, take(together.agents, slice(3)))))
-    assert [f._cache_size() for f in programs] == before
+    assert [f.programs for f in programs] == before
 
 
 def test_training_continues_from_the_agents_given(together):
