@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.tasks import DeviceEnv, HostCopy, HostEnv, TaskFamily
+from pgx_jax.tasks import HostCopy, TaskFamily
 from pgx_jax.types import Array, PyTree
 
 ENDINGS = (".gif", ".png")
@@ -155,7 +155,7 @@ def _random(space: spaces.Space[Any]) -> Act:
 
 def _play_device(family: TaskFamily, task: PyTree, act: Act, steps: int, seed: int) -> Played:
     """Play a device environment, in one program."""
-    draw, env = family.draw, cast(DeviceEnv, family.env)
+    draw, env = family.draw, family.device_env
     if draw is None:
         raise ConfigError(f"family {family.name!r} cannot be drawn: it has no `draw`")
 
@@ -181,7 +181,7 @@ def _play_device(family: TaskFamily, task: PyTree, act: Act, steps: int, seed: i
 
 def _play_host(family: TaskFamily, task: PyTree, act: Act, steps: int, seed: int) -> Played:
     """Play one copy of a host environment."""
-    env, act = cast(HostEnv, family.env), jax.jit(act)
+    env, act = family.host_env, jax.jit(act)
     copy = getattr(env, "make_drawn", env.make)()
     keys = jax.random.split(jax.random.PRNGKey(seed), steps)
     seeds = np.random.SeedSequence(seed).generate_state(steps + 1) // 2

@@ -20,12 +20,12 @@ from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, Var
 from jax.extend.core.primitives import dot_general_p
 from threadpoolctl import threadpool_limits
 
-F = TypeVar("F", bound=Callable)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """Of what XLA may leave to YNNPACK, products alone."""
@@ -56,7 +56,7 @@ class Compiled(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        inner = traced or jax.config.jax_disable_jit
+        inner = traced or jax.config.read("jax_disable_jit")
         return (self._inner if inner else self._outermost)(*args, **kwargs)
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class Compiled(Generic[P, R]):
         return jax.jit(self.function, **self.settings)
 
     @functools.cached_property
-    def _outermost(self) -> Callable[P, R]:
+    def _outermost(self) -> Any:
         options = _options()
         if options is None:
             return self._inner
@@ -73,7 +73,7 @@ class Compiled(Generic[P, R]):
     @property
     def programs(self) -> int:
         """How many programs it has been compiled to, for shapes and settings of its own."""
-        return self._outermost._cache_size()
+        return int(self._outermost._cache_size())
 
 
 def compiled(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:
@@ -81,14 +81,14 @@ def compiled(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:
     return Compiled(function, **settings)
 
 
-def one_blas_thread(function: F) -> F:
+def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
     """Run ``function`` with a single thread of NumPy's and LAPACK's libraries.
 
     What it computes must be done when it returns.
     """
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         import_module("scipy.linalg.cython_lapack")  # JAX's; limits reach what is loaded alone
         with threadpool_limits(1, user_api="blas"):
             return function(*args, **kwargs)
@@ -96,16 +96,16 @@ def one_blas_thread(function: F) -> F:
     return call
 
 
-def in_order(function: Callable) -> Callable:
+def in_order(function: Callable[P, R]) -> Callable[P, R]:
     """The function (to be traced) with every product's left factor laid out along what is summed."""
 
     @functools.wraps(function)
-    def ordered(*args, **kwargs):
+    def ordered(*args: P.args, **kwargs: P.kwargs) -> R:
         leaves, structure = jax.tree.flatten((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
         traced = [leaves[i] for i in places]
 
-        def of_traced(*values):
+        def of_traced(*values: jax.Array) -> R:
             own = list(leaves)  # static arguments among them
             for i, value in zip(places, values, strict=True):
                 own[i] = value
@@ -118,12 +118,12 @@ def in_order(function: Callable) -> Callable:
     return ordered
 
 
-def _evaluate(program: ClosedJaxpr, *args) -> Sequence[jax.Array]:
+def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
     """What a traced program computes, with its products rewritten, those of inner programs too."""
     jaxpr = program.jaxpr
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
-    def read(variable):
+    def read(variable: Var | Literal) -> Any:
         return variable.val if isinstance(variable, Literal) else known[variable]
 
     for equation in jaxpr.eqns:
@@ -135,12 +135,11 @@ def _evaluate(program: ClosedJaxpr, *args) -> Sequence[jax.Array]:
             functions, params = bound if isinstance(bound, tuple) else ((), bound)  # by version of JAX
             params = {name: _rewritten(value) for name, value in params.items()}
             found = primitive.bind(*functions, *values, **params)
-        found = found if primitive.multiple_results else [found]
-        known.update(zip(equation.outvars, found, strict=True))
+        known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
     return [read(x) for x in jaxpr.outvars]
 
 
-def _rewritten(value):
+def _rewritten(value: Any) -> Any:
     """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
     if isinstance(value, tuple):
         return tuple(map(_rewritten, value)) if any(isinstance(x, ClosedJaxpr) for x in value) else value
@@ -150,7 +149,9 @@ def _rewritten(value):
     return jax.make_jaxpr(functools.partial(_evaluate, value))(*inputs)
 
 
-def _product(left, right, *, dimension_numbers, **params):
+def _product(
+    left: jax.Array, right: jax.Array, *, dimension_numbers: jax.lax.DotDimensionNumbers, **params: Any
+) -> jax.Array:
     """The same product; the left factor's axes are batches, rows, and what is summed over."""
     (summed, right_summed), (batch, right_batch) = dimension_numbers
     rows = [axis for axis in range(left.ndim) if axis not in (*summed, *batch)]
@@ -161,6 +162,6 @@ def _product(left, right, *, dimension_numbers, **params):
     numbers = ((tuple(range(first, left.ndim)), right_summed), (tuple(range(len(batch))), right_batch))
     # The barriers keep the compiler from turning it round again: from taking a transposition of the left
     # factor into the product, or from swapping the factors where the product is transposed.
-    barrier = jax.lax.optimization_barrier
-    left = barrier(jax.lax.transpose(left, order))
-    return barrier(dot_general_p.bind(left, right, dimension_numbers=numbers, **params))
+    left = jax.lax.optimization_barrier(jax.lax.transpose(left, order))
+    product = dot_general_p.bind(left, right, dimension_numbers=numbers, **params)
+    return jax.lax.optimization_barrier(product)

@@ -39,7 +39,7 @@ def play(
 
     Policies whose learner adapts do so on every task first, at the price that their methods have paid.
     """
-    values = {}
+    values: dict[tuple[Row, int], np.ndarray] = {}
     for (policy, learner), index in by_name(pool.rows).items():
         some = [pool.rows[i] for i in index]
         agents = learn.stack([pool.agents[i] for i in index])
@@ -88,4 +88,4 @@ def method_result(
 
 def named_groups(labels: np.ndarray, names: Sequence[str]) -> list[list[str]]:
     """The groups as lists of task names."""
-    return [[names[i] for i in np.flatnonzero(labels == g)] for g in range(labels.max() + 1)]
+    return [[names[i] for i in np.flatnonzero(labels == g).tolist()] for g in range(labels.max() + 1)]

@@ -94,7 +94,7 @@ def method(
     return Method(labels, rows, spent + budget.n * known.adaptation_steps, **more)
 
 
-def ours(contest: Contest, labels=None) -> Method:
+def ours(contest: Contest, labels: np.ndarray | None = None) -> Method:
     """Our groups (or others in their place): what is left after meta-training, collecting and scoring."""
     labels = contest.labels if labels is None else labels
     rest = contest.budget.rest(contest.scoring)

@@ -12,7 +12,7 @@ from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Rows
+from pgx_jax.types import Agent, Array, Rows
 
 BASE = "base"
 """Name of the policy that a run's settings describe (or of one's own networks)."""
@@ -39,7 +39,8 @@ class Pool(NamedTuple):
     returns: tuple[np.ndarray, ...]
     """float [updates, n] each."""
 
-    def __add__(self, other: Pool) -> Pool:
+    def joined(self, other: Pool) -> Pool:
+        """The rows of both, one pool after the other."""
         return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns)
 
     def agent(self, row: Row) -> Agent:
@@ -58,12 +59,12 @@ def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
     return found
 
 
-def row_keys(key: jax.Array, member: np.ndarray) -> np.ndarray:
+def row_keys(key: Array, member: np.ndarray) -> np.ndarray:
     """Keys uint32 [R, 2] of rows: they depend on the run's key and the row's own tasks alone, so that
     equal groups of different methods train alike (their difference is paired)."""
     words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little")
 
-    def fold(row):
+    def fold(row: np.ndarray) -> np.ndarray:
         out = key
         for word in row:
             out = jax.random.fold_in(out, int(word))
@@ -99,7 +100,7 @@ def train_pool(
     for (policy, learner), index in by_name(todo).items():
         some = [todo[i] for i in index]
 
-        def report(done, _, recent, before=before):
+        def report(done: int, _: int, recent: float, before: int = before) -> None:
             if progress:
                 progress(before + done, total, recent)
 
@@ -109,11 +110,12 @@ def train_pool(
         )  # fmt: skip
         before += sum(row.steps for row in some)
         updates = [row.steps // learners[learner].steps_per_update for row in some]
-        pool += Pool(
+        new = Pool(
             tuple(some),
             tuple(learn.take(trained.agents, i) for i in range(len(some))),
             tuple(trained.returns[i, :count] for i, count in enumerate(updates)),
         )
+        pool = pool.joined(new)
     return pool
 
 
@@ -129,5 +131,5 @@ def _rows(some: list[Row], policy: Policy, family: TaskFamily, config: Config, m
     return Rows(member, steps, keys, init)
 
 
-def _where(mask: np.ndarray, value, rows: np.ndarray) -> np.ndarray:
+def _where(mask: np.ndarray, value: Array, rows: np.ndarray) -> np.ndarray:
     return np.where(mask.reshape(-1, *[1] * (rows.ndim - 1)), np.asarray(value)[None], rows)

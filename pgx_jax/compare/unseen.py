@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from pgx_jax import learn
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
-from pgx_jax.compare.results import UnseenResult
+from pgx_jax.compare.results import Interval, UnseenResult
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.config import Config
-from pgx_jax.learn import Learner, Policy
+from pgx_jax.learn import Evaluation, Learner, Policy
 from pgx_jax.tasks import TaskFamily
 
 
@@ -38,7 +38,7 @@ def unseen_tasks(
     tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
 
-    def on_tests(rows: tuple[Row, ...], row: np.ndarray, name: str, episodes: int):
+    def on_tests(rows: tuple[Row, ...], row: np.ndarray, name: str, episodes: int) -> Evaluation:
         first = rows[0]
         return learn.evaluate(
             policies[first.policy], family, learn.stack([pool.agent(r) for r in rows]), row,
@@ -49,7 +49,8 @@ def unseen_tasks(
     trial = on_tests(mine.rows, np.repeat(np.arange(k), count), "trial", config.trial_episodes)
     assigned = trial.returns.mean(1).reshape(k, count).argmax(0)
     final = on_tests(mine.rows, assigned, "evaluate", config.episodes)
-    whole, base = stratified(final.judged_by(family.metric)), UNSET
+    whole = stratified(final.judged_by(family.metric))
+    base: Interval | UnsetType = UNSET
     if multitask is not None:
         played = on_tests(multitask.rows[:1], np.zeros(count, int), "evaluate", config.episodes)
         base = stratified(played.judged_by(family.metric))

@@ -92,11 +92,11 @@ def _add_block(
     obs: PyTree,
     action: Array,
     key: Key,
-    features: Float[Array, "N d"],
+    features: Float[jax.Array, "N d"],
     chunk: int,
     pieces: tuple[Piece, ...],
     offset: int,
-) -> Float[Array, "N d"]:
+) -> Float[jax.Array, "N d"]:
     """Add what one block of parameters, the pieces from ``offset`` on, contributes to the features [N, d]."""
     total, dim = features.shape
     p = sum(leaf.size for leaf in jax.tree.leaves(params))

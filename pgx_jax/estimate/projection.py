@@ -75,7 +75,7 @@ def _block_tiles(block: int, p: int) -> int:
 
 
 @functools.partial(compiled, static_argnames=("p", "tiles"))
-def _lift_flat(key: Key, delta: Float[Array, "r d"], p: int, tiles: int) -> Float[Array, "r p"]:
+def _lift_flat(key: Key, delta: Float[Array, "r d"], p: int, tiles: int) -> Float[jax.Array, "r p"]:
     """P @ delta for delta [r, d]; returns [r, p]."""
 
     def lift_block(index: Array) -> Array:

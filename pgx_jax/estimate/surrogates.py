@@ -194,7 +194,7 @@ def fit(
     data = None
     if stats is None or not quadratic:
         data = select_rows(features, transitions, signed_weights(transitions, names), parts, share)
-    stats = _statistics(data) if stats is None else stats
+        stats = _statistics(data) if stats is None else stats
     ridge = jnp.float32(l2 * ridge_unit(stats))
     tolerance = tolerance if chosen.tolerance is None else chosen.tolerance
 

@@ -29,9 +29,9 @@ def gae(
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     decay = gamma * gae_lambda * (1.0 - done)
 
-    def step(carry, x):
+    def step(carry: jax.Array, x: tuple[Array, Array]) -> tuple[jax.Array, jax.Array]:
         delta_t, decay_t = x
-        carry = delta_t + decay_t * carry
+        carry = jnp.add(delta_t, decay_t * carry)
         return carry, carry
 
     return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]

@@ -16,27 +16,38 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Seen, Transitions
 
 
 @partial(compiled, static_argnames=("policy",))
-def _judge(policy, agent, scale, steps: Steps, index, context, weights, gamma, gae_lambda):
+def _judge(
+    policy: Policy,
+    agent: Agent,
+    scale: Array,
+    steps: Steps,
+    index: Array,
+    context: Array,
+    weights: Array | None,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Array | Seen, Array, Array]:
     """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
     ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.
     The critic's values are of rewards divided by ``scale`` [n]."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
 
-    def everywhere(context):
+    def everywhere(context: Array) -> Array:
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
-    def advantage(reward, context, scale):
+    def advantage(reward: Array, context: Array, scale: Array) -> Array:
         of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
         value, next_value = (
             of_all(agent.critic, policy.critic_input(x, everywhere(context))) for x in (obs, next_obs)
         )
         return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
 
-    def relabelled(task):
+    def relabelled(task: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        assert steps.objectives is not None, "see `check_vector_rewards`"
         weights, context, scale = task
         reward = jnp.sum(steps.objectives * weights, axis=-1)
         return reward, advantage(reward, context, scale)
@@ -88,16 +99,17 @@ def collect(
     index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
     context = jnp.asarray(family.context)
     played = engine_of(family).experience(policy, family, agent, index, key, length)
-    if one:
-        check_vector_rewards(family, played, index)
-    weights = jnp.asarray(family.objectives) if one else None
+    objectives, weights = family.objectives if one else None, None
+    if objectives is not None:
+        check_vector_rewards(family, objectives, played, index)
+        weights = jnp.asarray(objectives)
     scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
     judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda)
     inputs, reward, advantage = judged
 
     sources = 1 if one else n
 
-    def of_source(x):  # [T, U * E, ...] -> [U, E, T, ...]
+    def of_source(x: Array) -> np.ndarray:  # [T, U * E, ...] -> [U, E, T, ...]
         x = np.asarray(x)
         return np.moveaxis(x.reshape(length, sources, num_envs, *x.shape[2:]), 0, 2)
 

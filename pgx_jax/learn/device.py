@@ -72,7 +72,7 @@ def update(
     row = updating.row_tasks(learner, problem.context, member, total)
     tasks, context = jax.tree.map(lambda x: x[row.slot_task], problem)
     _, act_keys, _ = updating.update_keys(state.key, learner.phases)
-    steps, returns = (), None
+    steps: tuple[Steps, ...] = ()
     for phase, key in enumerate(act_keys):
         slots, new = unroll(
             policy,
@@ -93,10 +93,20 @@ def update(
 
 
 @partial(compiled, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
-def _segment(policy, env, horizon, learner, problem, member, total, state, count):
+def _segment(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    learner: Learner,
+    problem: Problem,
+    member: Array,
+    total: Array,
+    state: RowState,
+    count: int,
+) -> tuple[RowState, Array]:
     """``count`` (traced) updates of C rows; returns the states and the curves [C, SEGMENT, n]."""
 
-    def body(i, carry):
+    def body(i: Array, carry: tuple[RowState, jax.Array]) -> tuple[RowState, jax.Array]:
         state, curve = carry
         one = partial(update, policy, env, horizon, learner, problem)
         state, returns = jax.vmap(one)(member, total, state)
@@ -120,7 +130,7 @@ def _put(state: RowState, row: RowState, slot: int) -> RowState:
 
 
 class DeviceLane:
-    """Rows that train side by side on device environments, in one compiled program (see `engine.Lane`)."""
+    """Rows that train side by side on device environments, in one compiled program (see `work.Lane`)."""
 
     segment = SEGMENT
 
@@ -135,37 +145,42 @@ class DeviceLane:
         self.problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
         self.state: RowState | None = None
 
+    @property
+    def rows(self) -> RowState:
+        """The states of all slots."""
+        assert self.state is not None, "no row has entered"
+        return self.state
+
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
-        fresh = _start(self.policy, self.family.env, self.learner, self.problem, member, agent, key)
-        first = self.state is None
-        self.state = _fill(fresh, self.width) if first else _put(self.state, fresh, slot)
+        fresh = _start(self.policy, self.family.device_env, self.learner, self.problem, member, agent, key)
+        self.state = _fill(fresh, self.width) if self.state is None else _put(self.state, fresh, slot)
 
     def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
         """``count`` updates of all slots [C]; returns the curves [C, count, n]."""
         del active  # idle slots cost nothing but what the program computes anyway
         self.state, curve = _segment(
-            self.policy, self.family.env, self.family.horizon, self.learner, self.problem,
-            member, total, self.state, count,
+            self.policy, self.family.device_env, self.family.horizon, self.learner, self.problem,
+            member, total, self.rows, count,
         )  # fmt: skip
         return np.asarray(curve)[:, :count]
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
         """The whole states of some rows, their environments included."""
         leaves = [np.asarray(_plain(x)) for x in jax.tree.leaves(self.state)]
-        updates = np.asarray(self.state.learning.update)
+        updates = np.asarray(self.rows.learning.update)
         return [Saved(int(updates[slot]), [np.array(x[slot]) for x in leaves]) for slot in slots]
 
     def restore(self, slot: int, saved: Saved) -> None:
         """Put a saved state into the slot of a row that has just entered; it goes on as if never stopped."""
         present, structure = jax.tree.flatten(self.state)
         pairs = zip(saved.leaves, present, strict=True)
-        self.state = _put(self.state, jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs]), slot)
+        self.state = _put(self.rows, jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs]), slot)
 
     @property
     def agent(self) -> Agent:
         """The agents [C, ...] as NumPy arrays."""
-        return jax.tree.map(np.asarray, self.state.learning.agent)
+        return jax.tree.map(np.asarray, self.rows.learning.agent)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -179,14 +194,16 @@ def _plain(x: Array) -> Array:
 def _like(plain: np.ndarray, x: Array) -> Array:
     """What `_plain` has made plain, of the type of ``x`` again."""
     typed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(x)) if typed else plain
+    return jax.random.wrap_key_data(jnp.asarray(plain), impl=jax.random.key_impl(x)) if typed else plain
 
 
 @partial(compiled, static_argnames=("policy", "env"))
-def _first_log_probs(policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks, context) -> Array:
+def _first_log_probs(
+    policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks: PyTree, context: Array
+) -> Array:
     """Log-probabilities [n] of one action in the first step of every task."""
 
-    def of_task(key, task, context):
+    def of_task(key: Array, task: PyTree, context: Array) -> Array:
         obs = policy.normalise(agent, env.reset(key, task)[1])
         params = policy.params(agent.actor, policy.actor_input(obs, context))
         return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
@@ -201,7 +218,7 @@ def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> Non
         DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
     """
     tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
-    told = _first_log_probs(policy, family.env, agent, jax.random.PRNGKey(0), tasks, context)
+    told = _first_log_probs(policy, family.device_env, agent, jax.random.PRNGKey(0), tasks, context)
     bad = ~np.isfinite(np.asarray(told))
     if bad.any():
         raise DataError(
@@ -211,7 +228,16 @@ def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> Non
 
 
 @partial(compiled, static_argnames=("policy", "env", "horizon", "length"))
-def _play(policy, env, horizon, length, agent, tasks, context, key) -> Steps:
+def _play(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    length: int,
+    agent: Agent,
+    tasks: PyTree,
+    context: Array,
+    key: Array,
+) -> Steps:
     """``length`` steps of E fresh environments, each on a task of its own; leaves [T, E, ...]."""
     reset_key, key = jax.random.split(key)
     start = reset_slots(env, tasks, jax.random.split(reset_key, len(context)))
@@ -224,7 +250,7 @@ def experience(
     """Steps [T, E, ...] of one agent in E fresh slots on the tasks ``index`` int [E]."""
     own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
     context = jnp.asarray(family.context)[index]
-    return _play(policy, family.env, family.horizon, length, agent, own, context, key)
+    return _play(policy, family.device_env, family.horizon, length, agent, own, context, key)
 
 
 def _copies(count: int, x: PyTree) -> PyTree:
@@ -233,8 +259,19 @@ def _copies(count: int, x: PyTree) -> PyTree:
 
 
 @partial(compiled, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
-def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, context, key, index):
-    def one(agent, task, context, i):
+def _evaluate(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    episodes: int,
+    deterministic: bool,
+    agents: Agent,
+    tasks: PyTree,
+    context: Array,
+    key: Array,
+    index: Array,
+) -> tuple[Array, Array, Array]:
+    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> tuple[Array, Array, Array]:
         reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
         tasks, contexts = _copies(episodes, task), _copies(episodes, context)
         slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
@@ -263,11 +300,21 @@ def _evaluate(policy, env, horizon, episodes, deterministic, agents, tasks, cont
 
 
 @partial(compiled, static_argnames=("policy", "env", "horizon"))
-def _adapt(policy, env, horizon, learner, agents, tasks, context, key, index):
+def _adapt(
+    policy: Policy,
+    env: DeviceEnv,
+    horizon: int,
+    learner: Learner,
+    agents: Agent,
+    tasks: PyTree,
+    context: Array,
+    key: Array,
+    index: Array,
+) -> Agent:
     envs = learner.adaptation_envs
     length = learner.adaptation_steps // envs
 
-    def one(agent, task, context, i):
+    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> Agent:
         reset_key, act_key, key_of_pair = jax.random.split(jax.random.fold_in(key, i), 3)
         tasks, contexts = _copies(envs, task), _copies(envs, context)
         slots = reset_slots(env, tasks, jax.random.split(reset_key, envs))
@@ -283,18 +330,23 @@ def play(
     policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, episodes: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns, success and length [P, episodes] of full episodes of every pair."""
-    program = partial(_evaluate, policy, family.env, family.horizon, episodes, deterministic)
+    program = partial(_evaluate, policy, family.device_env, family.horizon, episodes, deterministic)
     return _over_pairs(program, family, agents, pairs)
 
 
 def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
     """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it."""
-    program = partial(_adapt, policy, family.env, family.horizon, learner)
+    program = partial(_adapt, policy, family.device_env, family.horizon, learner)
     adapting = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
     return _over_pairs(program, family, agents, adapting)
 
 
-def _over_pairs(program: Callable, family: TaskFamily, agents: Agent, pairs: Pairs) -> PyTree:
+def _over_pairs(
+    program: Callable[[Agent, PyTree, Array, Array, Array], PyTree],
+    family: TaskFamily,
+    agents: Agent,
+    pairs: Pairs,
+) -> PyTree:
     """``program(agents, tasks, context, key, index)`` on chunks of pairs; leaves [P, ...], of NumPy."""
     count, own = len(pairs.row), pairs.tasks is None
     width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))

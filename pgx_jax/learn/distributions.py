@@ -6,7 +6,9 @@ Actions are kept as the policy drew them; `to_env` makes them legal for the envi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +87,11 @@ class MultiCategorical:
 
     def log_prob(self, logits: Array, action: Array) -> Array:
         """log pi(action), float []."""
-        return sum(one.log_prob(x, action[..., i]) for i, (one, x) in enumerate(self._each(logits)))
+        return _sum([one.log_prob(x, action[..., i]) for i, (one, x) in enumerate(self._each(logits))])
 
     def entropy(self, logits: Array) -> Array:
         """Entropy in nats, float []."""
-        return sum(one.entropy(x) for one, x in self._each(logits))
+        return _sum([one.entropy(x) for one, x in self._each(logits)])
 
     def exploration(self, logits: Array) -> Array:
         """What an entropy bonus rewards: the entropy."""
@@ -98,6 +100,11 @@ class MultiCategorical:
     def to_env(self, action: Array) -> Array:
         """Identity: every index is legal."""
         return action
+
+
+def _sum(values: Sequence[Array]) -> Array:
+    """The sum of one array or more."""
+    return sum(values[1:], values[0])
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class DiagonalGaussian:
 Distribution = Categorical | MultiCategorical | DiagonalGaussian
 
 
-def for_space(space: spaces.Space, squash: bool = False) -> Distribution:
+def for_space(space: spaces.Space[Any], squash: bool = False) -> Distribution:
     """The distribution that fits an action space: Discrete or MultiDiscrete from 0, or a bounded
     one-dimensional Box.
 

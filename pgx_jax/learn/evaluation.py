@@ -78,7 +78,7 @@ def evaluate(
             name = repr(task_names[culprit]) if task_names else f"'number {culprit}'"
             raise DataError(f"{what.format(task=f'task {name}')}; {remedy}")
 
-    if adaptation:
+    if learner is not None and adaptation:
         agents = engine.adapt(policy, learner, family, agents, pairs)
         pairs = pairs._replace(row=np.arange(len(pairs.row)))
         remedy = "lower the step size of the adaptation, or check the task's rewards"

@@ -10,7 +10,7 @@ the count of updates, learning curves, and the guard that stops a row whose numb
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from pgx_jax.errors import ConfigError
@@ -127,8 +127,8 @@ class Learner(Protocol):
         raise NotImplementedError
 
 
-LEARNERS: dict[str, type[Learner]] = {}
-"""Learners by name; the file of a learner adds its entry."""
+LEARNERS: dict[str, Callable[[], Learner]] = {}
+"""Learners by name, each with what makes it at its defaults (its class); its file adds its entry."""
 
 
 def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:

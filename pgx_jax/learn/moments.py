@@ -33,7 +33,8 @@ def per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:
     """Mean, variance and count [n] per task of x [T, E], given the slots' one-hot tasks [E, n]."""
     count, own = one_hot.sum(0) * x.shape[0], one_hot > 0
 
-    def average(x):  # not a product with one_hot, in which one task's NaN would reach all tasks
+    # Not a product with one_hot, in which one task's NaN would reach all tasks.
+    def average(x: Array) -> Array:
         return jnp.where(own, x.sum(0)[:, None], 0.0).sum(0) / jnp.maximum(count, 1.0)
 
     mean = average(x)

@@ -15,8 +15,8 @@ def relabels(family: TaskFamily, conditioned_actor: bool) -> bool:
     return family.objectives is not None and not conditioned_actor
 
 
-def check_vector_rewards(family: TaskFamily, steps: Steps, index: np.ndarray) -> None:
-    """Refuse objectives [T, E, K] that are not finite, or whose weighted sums are not the rewards.
+def check_vector_rewards(family: TaskFamily, weights: np.ndarray, steps: Steps, index: np.ndarray) -> None:
+    """Refuse objectives [T, E, K] that are not finite, or whose sums by ``weights`` [n, K] are no rewards.
 
     The environments are on the tasks ``index`` [E], so that every task's reward is looked at where
     there are as many environments.
@@ -25,7 +25,7 @@ def check_vector_rewards(family: TaskFamily, steps: Steps, index: np.ndarray) ->
         ConfigError: no objectives, or another number of them.
         DataError: naming the objective, or the task.
     """
-    shape = (*steps.done.shape, family.objectives.shape[1])
+    shape = (*steps.done.shape, weights.shape[1])
     if steps.objectives is None or np.shape(steps.objectives) != shape:
         got = "none" if steps.objectives is None else f"shape {np.shape(steps.objectives)[2:]}"
         raise ConfigError(
@@ -36,7 +36,7 @@ def check_vector_rewards(family: TaskFamily, steps: Steps, index: np.ndarray) ->
     bad = ~np.isfinite(values).all((0, 1))
     if bad.any():
         raise DataError(f"collecting from {family.name} gave a non-finite objective {int(np.argmax(bad))}")
-    terms = values * family.objectives[index]
+    terms = values * weights[index]
     product = terms.sum(-1)
     wrong = ~(np.abs(product - reward) <= 1e-3 * np.abs(terms).sum(-1).max(0) + 1e-6)
     if wrong.any():

@@ -19,12 +19,12 @@ from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_spac
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Named, PyTree, Seen
+from pgx_jax.types import Agent, Array, Moments, Named, PyTree, Seen
 
 
 def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
     """(obs, context) of a network; the context is None where it is not told its task."""
-    return tuple(inputs) if isinstance(inputs, Seen) else (inputs, None)
+    return (inputs.obs, inputs.context) if isinstance(inputs, Seen) else (inputs, None)
 
 
 def apply(network: nn.Module, params: PyTree, inputs: Array | Seen) -> PyTree:
@@ -61,7 +61,7 @@ class Policy:
     scale: float = 1.0
     """Observations are multiplied by it: 1 / 255 where they are bytes."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for network in (self.actor, self.critic):
             _check_call(network)
             try:
@@ -88,13 +88,22 @@ class Policy:
 
     def normalise(self, agent: Agent, obs: Array) -> Array:
         """Observations as both networks see them."""
+        return self.normalise_by(agent.observation, obs)
+
+    def normalise_by(self, moments: Moments, obs: Array) -> Array:
+        """Observations as both networks see them, by moments of observations."""
         if self.normalise_observations:
-            return normalise(agent.observation, obs)
+            return normalise(moments, obs)
         return obs if self.scale == 1.0 else obs * self.scale
 
-    def actor_input(self, obs: Array, context: Array) -> Array | Seen:
-        """What the actor sees of normalised observations and their tasks' contexts."""
-        return Seen(obs, context) if self.conditioned_actor else obs
+    def actor_input(self, obs: Array, context: Array | None) -> Array | Seen:
+        """What the actor sees of normalised observations and their tasks' contexts (None will do where it is
+        not told its task)."""
+        if not self.conditioned_actor:
+            return obs
+        if context is None:
+            raise ConfigError("this policy is conditioned on the task: pass the task's context vector")
+        return Seen(obs, context)
 
     def critic_input(self, obs: Array, context: Array) -> Array | Seen:
         """What the critic sees of normalised observations and their tasks' contexts."""
@@ -112,10 +121,10 @@ class Policy:
         """log pi(action | inputs): the one function that estimation needs of a policy."""
         return self.distribution.log_prob(self.params(actor, inputs), action)
 
-    def act(self, agent: Agent, obs, context=None, key: Array | None = None) -> np.ndarray:
+    def act(
+        self, agent: Agent, obs: Array, context: Array | None = None, key: Array | None = None
+    ) -> np.ndarray:
         """A legal action for one raw observation: the mode, or a draw if a key is given."""
-        if self.conditioned_actor and context is None:
-            raise ConfigError("this policy is conditioned on the task: pass the task's context vector")
         inputs = self.actor_input(self.normalise(agent, jnp.asarray(obs)), context)
         params = self.params(agent.actor, inputs)
         dist = self.distribution
@@ -301,7 +310,7 @@ def _traced(role: str, network: nn.Module, inputs: Array | Seen) -> PyTree:
     """Shapes and types of what a network returns; ConfigError if it cannot be applied."""
     obs, context = _arguments(inputs)
 
-    def applied(key):
+    def applied(key: jax.Array) -> PyTree:
         return network.apply(network.init(key, obs, context), obs, context)
 
     try:
@@ -363,13 +372,13 @@ def explore_afresh(policy: Policy, agent: Agent, fresh: Agent) -> Agent:
     if explores is None:
         return agent
 
-    def choose(path, settled, new):
+    def choose(path: tuple[Any, ...], settled: Array, new: Array) -> Array:
         return new if explores(_names(path)) else settled
 
     return with_policy_params(agent, jax.tree_util.tree_map_with_path(choose, agent.actor, fresh.actor))
 
 
-def _names(path: tuple) -> tuple[str, ...]:
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     """The names along a parameter's path, without the collection that Flax puts first."""
     names = tuple(str(getattr(part, "key", part)) for part in path)
     return names[1:] if names[:1] == ("params",) else names

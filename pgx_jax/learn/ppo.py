@@ -134,8 +134,8 @@ def make_batch(
     one_hot = jax.nn.one_hot(slot_task, len(context))
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
     told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
-    of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-    value, next_value = (of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
+    value_of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+    value, next_value = (value_of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
     advantage = gae(
         steps.reward / scale, value, next_value, steps.terminated, steps.done, config.gamma, config.gae_lambda
@@ -143,8 +143,8 @@ def make_batch(
     mean, var, count = per_task(one_hot, advantage)
     standardised = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
     weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
-    of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
-    log_prob = of_all(agent.actor, policy.actor_input(obs, told), steps.action)
+    log_prob_of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
+    log_prob = log_prob_of_all(agent.actor, policy.actor_input(obs, told), steps.action)
     batch = Batch(
         obs=obs,
         context=told,
@@ -158,6 +158,10 @@ def make_batch(
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
 
+Fitted = tuple[tuple[PyTree, PyTree], PyTree]
+"""What gradient steps change: (actor, critic), and the state of Adam."""
+
+
 def fit_batch(
     policy: Policy, config: PPO, learning: Learning, batch: Batch, key: Array, rate: Array
 ) -> Learning:
@@ -165,14 +169,14 @@ def fit_batch(
     optimiser, size = config.optimiser(), batch.weight.shape[0]
     width = size // config.minibatches
 
-    def minibatch(carry, index):
+    def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
         params, opt = carry
         part = jax.tree.map(lambda x: x[index], batch)
         grads = jax.grad(ppo_loss)(params, policy, config, part)
         updates, opt = optimiser.update(grads, opt)
         return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt), None
 
-    def epoch(carry, key):
+    def epoch(carry: Fitted, key: Array) -> tuple[Fitted, None]:
         order = jax.random.permutation(key, size)[: width * config.minibatches]
         return jax.lax.scan(minibatch, carry, order.reshape(config.minibatches, width))
 

@@ -81,13 +81,13 @@ def _restart(env: DeviceEnv, tasks: PyTree, keys: Array, slots: Slots, done: Arr
     physics a good part of a step); a condition would be a selection under ``vmap``, and cost both.
     """
 
-    def choose(fresh, ran):
+    def choose(fresh: Array, ran: Array) -> Array:
         return jnp.where(done.reshape((-1,) + (1,) * (fresh.ndim - 1)), fresh, ran)
 
-    def restart(carry):
+    def restart(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         return jax.tree.map(choose, reset_slots(env, tasks, keys), carry[0]), jnp.zeros((), bool)
 
-    return jax.lax.while_loop(lambda carry: carry[1], restart, (slots, done.any()))[0]
+    return jax.lax.while_loop(lambda carry: carry[1], restart, (slots, jnp.any(done)))[0]
 
 
 def unroll(
@@ -123,7 +123,7 @@ def unroll(
     dist, count = policy.distribution, slots.age.shape[0]
     params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
 
-    def step(slots, key):
+    def step(slots: Slots, key: Array) -> tuple[Slots, Steps]:
         keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
         inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
         params = params_of(agent.actor, inputs)

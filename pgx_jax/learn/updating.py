@@ -44,7 +44,7 @@ def begin(policy: Policy, learner: Learner, agent: Agent, key: Array) -> tuple[R
     return RowState(learning, (), key), reset_key
 
 
-def update_keys(key: Array, phases: int) -> tuple[Array, Array, Array]:
+def update_keys(key: Array, phases: int) -> tuple[Array, list[Array], list[Array]]:
     """The keys of an update: that of the next one, and one a phase of acting and of learning."""
     next_key, *own = jax.random.split(key, 1 + 2 * phases)
     return next_key, own[0::2], own[1::2]
@@ -82,7 +82,7 @@ def learn_from(
     # After a non-finite reward or observation the policy stands still, so that its task can be named.
     sane = jnp.isfinite(agent.reward.var).all()
 
-    def unless_spoilt(new, old):
+    def unless_spoilt(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda x, y: jnp.where(sane, x, y), new, old)
 
     learnt = learner.learn(policy, row, acted, steps, learn_keys[len(steps) - 1])

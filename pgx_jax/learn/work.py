@@ -15,8 +15,10 @@ import jax
 import numpy as np
 
 from pgx_jax.errors import DataError
+from pgx_jax.learn.learner import Learner
+from pgx_jax.learn.policy import Policy
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, PyTree
+from pgx_jax.types import Agent, Array, PyTree, Rows
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean recent return) after every segment."""
@@ -35,7 +37,7 @@ class Checkpoint(Protocol):
         """Replace the record of this name."""
 
 
-def take(tree: PyTree, index) -> PyTree:
+def take(tree: PyTree, index: int | np.ndarray) -> PyTree:
     """The rows ``index`` of a record."""
     return jax.tree.map(lambda x: x[index], tree)
 
@@ -54,11 +56,51 @@ class Saved(NamedTuple):
     """Of the row's state (of its agent, once it is done)."""
 
 
+class Lane(Protocol):
+    """C rows that train side by side, one a slot."""
+
+    segment: int
+    """Updates between two looks at the rows."""
+
+    @staticmethod
+    def rows_per_call() -> int:
+        """C where nobody says otherwise, on this platform."""
+
+    def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int): ...
+
+    def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
+        """Put a row at the start of its training into a slot; the first one fills all slots."""
+
+    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
+        """``count`` updates of the ``active`` rows, bool [C]; returns the curves [C, count, n].
+
+        Args:
+            member: bool [C, n].
+            total: int [C], updates of the rows' budgets.
+            count: 1 to ``segment``.
+            active: bool [C]; what comes of the others means nothing.
+        """
+
+    def save(self, slots: Sequence[int]) -> list[Saved]:
+        """What is needed to go on with these rows later, as far as the engine can hold environments: those
+        of the device are saved, those of the host are reset."""
+
+    def restore(self, slot: int, saved: Saved) -> None:
+        """Go on with a saved row, in the slot where it has just entered."""
+
+    @property
+    def agent(self) -> Agent:
+        """The agents [C, ...] as NumPy arrays."""
+
+    def close(self) -> None:
+        """Free what the lane holds."""
+
+
 FORMAT = 2
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 
-def fingerprint(policy, learner, family: TaskFamily, rows, agents: Agent) -> str:
+def fingerprint(policy: Policy, learner: Learner, family: TaskFamily, rows: Rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
     what = (FORMAT, policy, learner, family.name, family.task_names, family.settings)
     digest = hashlib.sha256(repr(what).encode())
@@ -73,7 +115,7 @@ class Work:
 
     def __init__(
         self,
-        open_lane: Callable,
+        open_lane: Callable[[], Lane],
         family: TaskFamily,
         member: np.ndarray,
         total: np.ndarray,
@@ -96,7 +138,8 @@ class Work:
         self.done = np.zeros(len(total), int)
         self.finished: list[Agent | None] = [None] * len(total)
         self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
-        self.unit, self.progress = 1, None
+        self.unit = 1
+        self.progress: Progress | None = None
         self.lock, self.failed = Lock(), False
         self.checkpoint: Checkpoint | None = None
         self.name, self.saved_at = "", time.monotonic()
@@ -143,7 +186,8 @@ class Work:
 
     def _run(self, number: int, device: jax.Device, width: int) -> None:
         """One lane: train rows from the queue until none is left."""
-        lane, rows = None, [None] * width
+        lane: Lane | None = None
+        rows: list[int | None] = [None] * width
         try:
             with jax.default_device(device):
                 while not self.failed:
@@ -153,7 +197,7 @@ class Work:
                             lane = lane or self.open_lane()
                             self._enter(lane, slot, row)
                             rows[slot] = row
-                    if all(row is None for row in rows):
+                    if lane is None or all(row is None for row in rows):
                         return
                     self._report(self._advance(lane, rows))
                     self._keep_when_due(number, lane, rows)
@@ -163,7 +207,7 @@ class Work:
         finally:
             self._leave(number, lane, rows)
 
-    def _leave(self, number: int, lane, rows: list[int | None]) -> None:
+    def _leave(self, number: int, lane: Lane | None, rows: list[int | None]) -> None:
         """A lane has no more rows, or stops: after a failure, with the last that is whole of its rows."""
         with self.lock:
             self.running.discard(number)
@@ -180,12 +224,12 @@ class Work:
         with self.lock:
             return self.queue.popleft() if self.queue else None
 
-    def _enter(self, lane, slot: int, row: int) -> None:
+    def _enter(self, lane: Lane, slot: int, row: int) -> None:
         lane.enter(slot, self.member[row], take(self.agents, row), self.key[row])
         if row in self.saved:
             lane.restore(slot, self.saved[row])
 
-    def _advance(self, lane, rows: list[int | None]) -> np.ndarray:
+    def _advance(self, lane: Lane, rows: list[int | None]) -> np.ndarray:
         """One segment of all slots (idle ones repeat an active row's membership, unused); the curves."""
         active = [row for row in rows if row is not None]
         index = np.array([active[0] if row is None else row for row in rows])
@@ -213,7 +257,7 @@ class Work:
                 recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
                 self.progress(int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit, recent)
 
-    def _keep_when_due(self, number: int, lane, rows: list[int | None]) -> None:
+    def _keep_when_due(self, number: int, lane: Lane, rows: list[int | None]) -> None:
         """Keep a lane's rows if a checkpoint is due; the last lane to do so writes it."""
         if self.checkpoint is None or time.monotonic() - self.saved_at < self.checkpoint.every:
             return
@@ -223,17 +267,17 @@ class Work:
             if self.ready >= self.running:
                 self._save()
 
-    def _keep(self, lane, rows: list[int | None]) -> None:
+    def _keep(self, lane: Lane, rows: list[int | None]) -> None:
         """Remember the states of a lane's rows, but of none that stopped in the middle of a segment: its
         state and its curve are of different moments."""
-        slots = [slot for slot, row in enumerate(rows) if row is not None]
+        slots = {slot: row for slot, row in enumerate(rows) if row is not None}
         if self.checkpoint is None or not slots:
             return
-        found = lane.save(slots)
+        found = lane.save(list(slots))
         with self.lock:
-            for slot, saved in zip(slots, found, strict=True):
-                if saved.update == self.done[rows[slot]]:
-                    self.saved[rows[slot]] = saved
+            for row, saved in zip(slots.values(), found, strict=True):
+                if saved.update == self.done[row]:
+                    self.saved[row] = saved
 
     def _save(self) -> None:
         """Write what is remembered: of every row its state and its curve up to the same update."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -19,7 +21,7 @@ from pgx_jax.types import Affinity, Grouping
 def assemble(run: Records) -> results.Results:
     """What results.json holds of a finished run, all but advice and timings."""
     mine, others = run.ours(), run.baselines()
-    pool = run.policies + run.comparisons if others else run.policies
+    pool = run.policies.joined(run.comparisons) if others else run.policies
     family, found, multitask = run.family, run.grouping, others.get("multitask")
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
     entries = {OURS: judging.method_result([mine], played, family)}
@@ -54,11 +56,11 @@ def assemble(run: Records) -> results.Results:
     return results.finite(whole)
 
 
-def numbers(values: np.ndarray) -> list:
-    """An array as nested lists of floats, None where they are not finite."""
-    if np.ndim(values):
+def numbers(values: np.ndarray) -> list[Any]:
+    """An array [..., n] as nested lists of floats, None where they are not finite."""
+    if np.ndim(values) > 1:
         return [numbers(row) for row in values]
-    return float(values) if np.isfinite(values) else None
+    return [float(x) if np.isfinite(x) else None for x in values]
 
 
 def affinity_result(affinity: Affinity) -> results.AffinityResult:
@@ -101,6 +103,7 @@ def diagnostics(run: Records) -> results.Diagnostics:
 def path_result(found: Grouping) -> results.PathResult:
     """All candidates, how they scored, and which was chosen."""
     path = found.path
+    assert path is not None, "of a grouping that was chosen"
     return results.PathResult(
         k=np.asarray(path["k"]).tolist(),
         labels=np.asarray(path["candidates"]).tolist(),

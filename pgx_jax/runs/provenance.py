@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,7 +17,7 @@ from pgx_jax.learn import Policy
 from pgx_jax.tasks import TaskFamily
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """Device, versions and commit of this run, for the record."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "cvxpy", "gymnax", "gymnasium", "pgx-jax")
     versions = {}
@@ -34,7 +36,7 @@ def environment() -> dict:
     }
 
 
-def identity(family: TaskFamily, policy: Policy | None = None) -> dict:
+def identity(family: TaskFamily, policy: Policy | None = None) -> dict[str, Any]:
     """What tells a family, and a policy of one's own, from others of the same name."""
     return {
         "environment": type(family.env).__qualname__,
@@ -46,7 +48,9 @@ def identity(family: TaskFamily, policy: Policy | None = None) -> dict:
     }
 
 
-def check_identity(saved: dict, family: TaskFamily, policy: Policy | None, path: Path | str) -> None:
+def check_identity(
+    saved: Mapping[str, Any], family: TaskFamily, policy: Policy | None, path: Path | str
+) -> None:
     """Refuse to continue a run with another family or policy than it was made with.
 
     Args:

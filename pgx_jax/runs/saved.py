@@ -33,9 +33,9 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     if unknown := set(values) - known:
         raise ConfigError(f"saved settings have unknown fields {sorted(unknown)} of {cls.__name__}")
 
-    def build(name, value):
+    def build(name: str, value: Any) -> Any:
         kind = hints[name]
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
             return from_dict(kind, value)
         return tuple(value) if isinstance(value, list) else value
 
@@ -81,7 +81,7 @@ def load(
     )  # fmt: skip
 
 
-def _family(saved: Mapping, path: str | Path) -> TaskFamily:
+def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
     """The registered family that a run was made with."""
     if saved["family"] not in families():
         raise ConfigError(
@@ -92,7 +92,7 @@ def _family(saved: Mapping, path: str | Path) -> TaskFamily:
     return make_family(saved["family"], **settings)
 
 
-def resume(path: str | Path, **kw) -> Run:
+def resume(path: str | Path, **kw: Any) -> Run:
     """Finish a run from its last whole stage and write its report (arguments as of `load`)."""
     run = load(path, **kw).compute()
     run.write()

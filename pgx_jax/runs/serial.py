@@ -15,7 +15,7 @@ import uuid
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 from urllib.parse import quote
 
 import numpy as np
@@ -25,13 +25,21 @@ from pgx_jax.types import PyTree
 
 _SCALARS = (bool, int, str)
 
+Node = dict[str, Any]
+"""Part of a structure: its "kind", and what belongs to that, as JSON can hold it."""
 
-def is_namedtuple(value: Any) -> bool:
+
+def is_namedtuple(value: Any) -> TypeGuard[NamedTuple]:
     """Whether ``value`` is an instance of a NamedTuple class."""
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
-def encode(record: PyTree) -> tuple[dict, dict[str, np.ndarray]]:
+def is_namedtuple_class(value: Any) -> TypeGuard[type[NamedTuple]]:
+    """Whether ``value`` is a NamedTuple class."""
+    return isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
+
+
+def encode(record: PyTree) -> tuple[Node, dict[str, np.ndarray]]:
     """Split a record into its structure and its arrays.
 
     Args:
@@ -49,7 +57,7 @@ def encode(record: PyTree) -> tuple[dict, dict[str, np.ndarray]]:
     return _encode(record, (), arrays), arrays
 
 
-def decode(node: dict, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type]) -> PyTree:
+def decode(node: Node, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type[NamedTuple]]) -> PyTree:
     """Rebuild the record that :func:`encode` took apart; arrays come back as NumPy arrays.
 
     Args:
@@ -154,7 +162,7 @@ def dumps(value: Any, *, indent: int | None = 2) -> str:
     return json.dumps(jsonable(value), indent=indent, sort_keys=True, allow_nan=False)
 
 
-def _encode(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> dict:
+def _encode(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Node:
     if value is None:
         return {"kind": "none"}
     if isinstance(value, np.generic) or hasattr(value, "__array__"):
@@ -177,17 +185,19 @@ def _encode(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]) ->
     )
 
 
-def _encode_items(items: Iterable[tuple[Any, Any]], path, arrays) -> list[list]:
+def _encode_items(
+    items: Iterable[tuple[Any, Any]], path: tuple[str, ...], arrays: dict[str, np.ndarray]
+) -> list[tuple[str | int, Node]]:
     encoded = []
     for key, child in items:
         if not isinstance(key, (str, int)) or isinstance(key, bool):
             raise DataError(f"{_at(path)} has the key {key!r}; keys must be text or integers")
         name = f"#{key}" if isinstance(key, int) else quote(key, safe="", errors="surrogatepass")
-        encoded.append([key, _encode(child, (*path, name), arrays)])
+        encoded.append((key, _encode(child, (*path, name), arrays)))
     return encoded
 
 
-def _encode_array(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> dict:
+def _encode_array(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Node:
     try:
         array = np.asarray(value)
     except TypeError as error:
@@ -206,14 +216,16 @@ def _encode_array(value: Any, path: tuple[str, ...], arrays: dict[str, np.ndarra
     return node
 
 
-def _decode_array(node: dict, arrays: Mapping[str, np.ndarray]) -> np.ndarray | np.generic:
+def _decode_array(node: Node, arrays: Mapping[str, np.ndarray]) -> np.ndarray | np.generic:
     array = arrays[node["name"]]
     if "dtype" in node:
         array = array.view(np.dtype(node["dtype"]))
     return array[()] if node["kind"] == "generic" else array
 
 
-def _decode_namedtuple(node: dict, arrays, classes: Mapping[str, type]) -> PyTree:
+def _decode_namedtuple(
+    node: Node, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type[NamedTuple]]
+) -> PyTree:
     name = node["class"]
     if name not in classes:
         raise DataError(f"the record contains a {name}; pass that NamedTuple class as like=")
@@ -225,7 +237,7 @@ def _decode_namedtuple(node: dict, arrays, classes: Mapping[str, type]) -> PyTre
             f"the record holds a {name} with the fields {sorted(values)}, but the class now has "
             f"{sorted(cls._fields)}; it was written by another version"
         )
-    return cls(**values)
+    return cls._make((cls._field_defaults | values)[field] for field in cls._fields)
 
 
 def _at(path: tuple[str, ...]) -> str:

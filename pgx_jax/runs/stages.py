@@ -26,7 +26,7 @@ class Stage(NamedTuple):
     """The record in one line."""
     needs: tuple[str, ...] = ()
     """Stages whose records it reads."""
-    record: type | Sequence[type] = ()
+    record: type[NamedTuple] | Sequence[type[NamedTuple]] = ()
     """Class of its record, or classes that occur in it."""
 
 

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -24,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from pgx_jax import types
 from pgx_jax.errors import ConfigError, DataError
@@ -36,15 +35,14 @@ FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN_FOLDERS = ("stages", "figures")
-_OWN_FILES = ("metrics.jsonl", "results.json", "report.html")
-_OWN_FILES += ("regroup.json", "regroup-*=*.json", "config.json")
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError)
-_DAMAGED += (ArithmeticError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error)
-_CLASSES = {
-    name: cls
-    for name, cls in vars(types).items()
-    if inspect.isclass(cls) and issubclass(cls, tuple) and hasattr(cls, "_fields")
-}
+_OWN_FILES = (
+    "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "config.json",
+)  # fmt: skip
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+_CLASSES = {name: value for name, value in vars(types).items() if serial.is_namedtuple_class(value)}
 
 
 class RunStore:
@@ -54,7 +52,7 @@ class RunStore:
         path: the folder.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         """Refer to ``path`` without looking at it; use :meth:`create` or :meth:`open`."""
         self.path = Path(path)
 
@@ -62,7 +60,9 @@ class RunStore:
         return f"RunStore({str(self.path)!r})"
 
     @classmethod
-    def create(cls, path: str | os.PathLike, config: Mapping, *, overwrite: bool = False) -> RunStore:
+    def create(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, overwrite: bool = False
+    ) -> RunStore:
         """Start a run in a new or empty folder.
 
         Args:
@@ -89,7 +89,7 @@ class RunStore:
         return store
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> RunStore:
+    def open(cls, path: str | os.PathLike[str]) -> RunStore:
         """Open an existing run.
 
         Raises:
@@ -106,7 +106,7 @@ class RunStore:
         return store
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The settings of the run."""
         return self.read_json("config.json")
 
@@ -146,7 +146,7 @@ class RunStore:
         for leftover in {*folder.glob("arrays-*.npz"), *folder.glob(".*.tmp")} - {folder / name}:
             leftover.unlink(missing_ok=True)
 
-    def load(self, stage: str, like: type | Sequence[type] = ()) -> PyTree:
+    def load(self, stage: str, like: type[NamedTuple] | Sequence[type[NamedTuple]] = ()) -> PyTree:
         """Read a stage; arrays come back as NumPy arrays of the same dtype and shape.
 
         Args:
@@ -164,8 +164,7 @@ class RunStore:
                 f"{self.path} has no stage {stage!r} (it has {', '.join(self.stages()) or 'none'}); "
                 "resume the run first"
             )
-        wanted = like if isinstance(like, type) else None
-        extra = (like,) if wanted else tuple(like)
+        wanted, extra = (like, (like,)) if isinstance(like, type) else (None, like)
         classes = {**_CLASSES, **{cls.__name__: cls for cls in extra}}
         try:
             header = self._header(stage)
@@ -211,7 +210,7 @@ class RunStore:
                 line = "\n" + line
             file.write(line.encode())
 
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[dict[str, Any]]:
         """Every object of ``metrics.jsonl``; half lines that a killed run left are skipped."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
@@ -291,7 +290,7 @@ class RunStore:
     def _stage(self, stage: str) -> Path:
         return self.path / "stages" / _plain(stage)
 
-    def _header(self, stage: str) -> dict:
+    def _header(self, stage: str) -> dict[str, Any]:
         header = json.loads((self._stage(stage) / "structure.json").read_text("utf-8"))
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r} is not {FORMAT}; another version wrote it")
@@ -314,6 +313,6 @@ def _plain(name: str) -> str:
     return name
 
 
-def _ends_with_newline(file) -> bool:
+def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"

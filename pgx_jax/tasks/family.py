@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 import jax
 import numpy as np
@@ -111,6 +111,11 @@ class HostEnv(Protocol):
         """A copy; the first call will be its ``reset``."""
 
 
+def _on_host(env: DeviceEnv | HostEnv) -> TypeGuard[HostEnv]:
+    """Whether an environment is one in plain Python."""
+    return hasattr(env, "make")
+
+
 @dataclass(frozen=True)
 class TaskFamily:
     """n tasks that share one observation and one action space.
@@ -150,7 +155,7 @@ class TaskFamily:
     context: np.ndarray = None  # type: ignore[assignment]  # one-hot if it is not given
     sample_test_tasks: Callable[[Array, int], PyTree] | None = None
     true_groups: np.ndarray | None = None
-    metric: str = "return"
+    metric: Literal["return", "success"] = "return"
     settings: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     objectives: np.ndarray | None = None
@@ -204,7 +209,19 @@ class TaskFamily:
     @property
     def engine(self) -> Literal["device", "host"]:
         """Where the environment runs: in compiled programs, or in plain Python beside them."""
-        return "host" if hasattr(self.env, "make") else "device"
+        return "host" if _on_host(self.env) else "device"
+
+    @property
+    def device_env(self) -> DeviceEnv:
+        """The environment of a family of the device engine."""
+        assert not hasattr(self.env, "make"), "an environment of the host engine"
+        return self.env
+
+    @property
+    def host_env(self) -> HostEnv:
+        """The environment of a family of the host engine."""
+        assert _on_host(self.env), "an environment of the device engine"
+        return self.env
 
     @property
     def n(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -15,19 +15,28 @@ from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
-from pgx_jax.tasks import HostEnv, TaskFamily
-from pgx_jax.types import Agent, Array
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Array, Moments, PyTree
 
 
 @partial(compiled, static_argnames=("policy", "deterministic", "per_slot"))
-def _act(policy, deterministic, per_slot, actor, moments, obs, context, keys, t):
+def _act(
+    policy: Policy,
+    deterministic: bool,
+    per_slot: bool,
+    actor: PyTree,
+    moments: Moments,
+    obs: Array,
+    context: Array,
+    keys: Array,
+    t: int,
+) -> tuple[Array, Array]:
     """Actions of C policies in E slots each, as drawn and as the environment takes them, [C, E, ...]."""
     dist = policy.distribution
     params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
 
-    def one(actor, moments, obs, context, key):
-        agent = Agent(actor, None, moments, None)
-        inputs = policy.actor_input(policy.normalise(agent, obs), context)
+    def one(actor: PyTree, moments: Moments, obs: Array, context: Array, key: Array) -> Array:
+        inputs = policy.actor_input(policy.normalise_by(moments, obs), context)
         params = params_of(actor, inputs)
         if deterministic:
             return dist.mode(params)
@@ -39,8 +48,8 @@ def _act(policy, deterministic, per_slot, actor, moments, obs, context, keys, t)
 
 def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
     """S slots of a host family: vectors where it makes them (and they are wanted), else copies."""
-    env: HostEnv = family.env
-    return (Vectors if vectors and hasattr(env, "make_vector") else Copies)(family, count)
+    make = getattr(family.host_env, "make_vector", None) if vectors else None
+    return Copies(family, count) if make is None else Vectors(family, count, make)
 
 
 class Acting:
@@ -60,7 +69,7 @@ class Acting:
         self.obs = np.zeros((count, *family.observation_space.shape), np.float32)
         self.age = np.zeros(count, int)
         self.total, self.discounted = np.zeros((2, count), np.float32)
-        self.seeds: list[Seeds | None] = [None] * count
+        self.seeds: dict[int, Seeds] = {}
         self.context = np.zeros((chunk, width, family.context.shape[1]), np.float32)
 
     def enter(self, place: int, tasks: Tasks, index: np.ndarray, context: np.ndarray, key: Array) -> None:
@@ -72,7 +81,7 @@ class Acting:
     def reset(self, place: int, key: Array) -> None:
         """Start policy number ``place`` on its tasks anew, with seeds that depend on the key."""
         slots = self._slots(place)
-        for i, slot in enumerate(slots):
+        for i, slot in enumerate(slots.tolist()):
             self.seeds[slot] = Seeds(key, i)
         self._restart(slots)
 
@@ -88,7 +97,7 @@ class Acting:
 
     def chooser(
         self, agents: Agent, keys: Array, deterministic: bool = False, per_slot: bool = False
-    ) -> Callable:
+    ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """A function of t: one call for all policies; actions [S, ...] as drawn and as the environment
         takes them. ``agents`` lead with an axis C (and their actors with C, E if ``per_slot``), ``keys``
         are [C, 2]."""
@@ -97,10 +106,13 @@ class Acting:
         )
         shape = (self.chunk, self.width, *self.obs.shape[1:])
 
-        def choose(t: int) -> tuple[np.ndarray, ...]:
+        def of_slots(x: Array) -> np.ndarray:  # [C, E, ...] -> [S, ...], which may be written to
+            return np.array(x).reshape(-1, *x.shape[2:])
+
+        def choose(t: int) -> tuple[np.ndarray, np.ndarray]:
             obs = self.obs.reshape(shape)
-            chosen = _act(self.policy, deterministic, per_slot, actor, moments, obs, context, keys, t)
-            return tuple(np.array(x).reshape(-1, *x.shape[2:]) for x in chosen)  # which may be written to
+            drawn, legal = _act(self.policy, deterministic, per_slot, actor, moments, obs, context, keys, t)
+            return of_slots(drawn), of_slots(legal)
 
         return choose
 
@@ -149,7 +161,9 @@ class Acting:
                 self._restart(np.flatnonzero(done))
         return self._by_policy(records, length)
 
-    def advance(self, legal: np.ndarray, mask: np.ndarray, gamma: float) -> tuple[tuple, np.ndarray]:
+    def advance(
+        self, legal: np.ndarray, mask: np.ndarray, gamma: float
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Step the slots of the mask; returns the fields of `Steps` from ``reward`` on, and who is done."""
         arrival = self.slots.step(legal, mask)
         self.obs = arrival.obs
@@ -163,14 +177,14 @@ class Acting:
         )  # fmt: skip
         return record, done
 
-    def _by_policy(self, records: list[tuple], length: int) -> Steps:
+    def _by_policy(self, records: list[tuple[np.ndarray, ...]], length: int) -> Steps:
         """Records of all slots, T and more, as `Steps` with leaves [C, T, E, ...]: of each slot the
         first T steps in which it acted."""
-        *fields, acted = zip(*records, strict=True)
-        acted = np.stack(acted)
+        *fields, acts = zip(*records, strict=True)
+        acted = np.stack(acts)
         first = None if acted.all() else np.argsort(~acted, axis=0, kind="stable")[:length]
 
-        def arrange(values):  # T' arrays [S, ...] -> [C, T, E, ...]
+        def arrange(values: Sequence[np.ndarray]) -> np.ndarray:  # T' arrays [S, ...] -> [C, T, E, ...]
             x = np.stack(values)
             if first is not None:
                 x = np.take_along_axis(x, first.reshape(*first.shape, *[1] * (x.ndim - 2)), axis=0)
@@ -178,7 +192,7 @@ class Acting:
             return np.ascontiguousarray(x.swapaxes(0, 1))
 
         *arrays, objectives = map(arrange, fields)
-        return Steps(*arrays, objectives if objectives.shape[-1] else None)
+        return Steps(*arrays)._replace(objectives=objectives if objectives.shape[-1] else None)
 
     def close(self) -> None:
         """Close the environments."""

@@ -16,7 +16,7 @@ class Copies(Placed):
     def __init__(self, family: TaskFamily, count: int):
         """Make the copies."""
         super().__init__(family, count)
-        self.copies = [self.guard("make", None, self.env.make) for _ in range(count)]
+        self.copies = [self.guard("make", None, family.host_env.make) for _ in range(count)]
         self.acted, self.no_vectors = np.ones(count, bool), np.zeros((count, 0), np.float32)
         """The same in every arrival, and never written to."""
 
@@ -58,10 +58,11 @@ class Copies(Placed):
         observed = np.array(obs, np.float32)
         if observed.shape[1:] != self.shape:
             raise ValueError(f"observations of shape {observed.shape[1:]}")
-        flags = np.array((terminated, truncated, success), bool)
         kinds = self.arrival.objectives.shape[1]
         vectors = np.array(objectives, np.float32) if kinds else self.no_vectors[: len(outs)]
-        return Arrival(observed, np.array(reward, np.float32), *flags, self.acted[: len(outs)], vectors)
+        ended, cut, solved = np.array((terminated, truncated, success), bool)
+        acted = self.acted[: len(outs)]
+        return Arrival(observed, np.array(reward, np.float32), ended, cut, solved, acted, vectors)
 
     def close(self) -> None:
         """Close all copies."""

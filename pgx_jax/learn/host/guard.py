@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 
 from pgx_jax.errors import DataError
 from pgx_jax.tasks import TaskFamily
+
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
 
 
 class Guard:
@@ -17,7 +21,7 @@ class Guard:
     def __init__(self, family: TaskFamily):
         self.family, self.shape = family.name, family.observation_space.shape
 
-    def __call__(self, what: str, task: str | None, call: Callable, *args):
+    def __call__(self, what: str, task: str | None, call: Callable[[*Ts], R], *args: *Ts) -> R:
         """``call(*args)``, or a DataError that names the task."""
         try:
             return call(*args)
@@ -32,7 +36,7 @@ class Guard:
             "continue with `pgx-jax resume`"
         )
 
-    def shaped(self, obs, task: str | None, count: int | None = None) -> np.ndarray:
+    def shaped(self, obs: np.ndarray, task: str | None, count: int | None = None) -> np.ndarray:
         """The observation(s) as they are, if their shape is the family's."""
         shape = self.shape if count is None else (count, *self.shape)
         if np.shape(obs) != shape:

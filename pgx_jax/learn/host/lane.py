@@ -33,21 +33,29 @@ LEARN_ROWS = {"cpu": 1, "gpu": 256, "tpu": 256}
 
 
 @partial(compiled, static_argnames=("policy",))
-def _begin(policy, learner, agent, key):
+def _begin(policy: Policy, learner: Learner, agent: Agent, key: Array) -> tuple[RowState, Array]:
     return updating.begin(policy, learner, agent, key)
 
 
 @partial(compiled, static_argnames=("phases",))
-def _act_keys(keys, phases):
+def _act_keys(keys: Array, phases: int) -> list[Array]:
     """Of every phase the keys [C, 2] of acting."""
     return jax.vmap(lambda key: updating.update_keys(key, phases)[1])(keys)
 
 
 @partial(compiled, static_argnames=("policy",))
-def _acting(policy, learner, context, member, total, state, steps):
+def _acting(
+    policy: Policy,
+    learner: Learner,
+    context: Array,
+    member: Array,
+    total: Array,
+    state: RowState,
+    steps: tuple[Steps, ...],
+) -> Agent:
     """The agents of a phase in which slots have parameters of their own; actors [C, E, ...]."""
 
-    def one(member, total, state, steps):
+    def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> Agent:
         row = updating.row_tasks(learner, context, member, total)
         return updating.acting_agent(policy, learner, row, state.learning, steps)
 
@@ -55,10 +63,18 @@ def _acting(policy, learner, context, member, total, state, steps):
 
 
 @partial(compiled, static_argnames=("policy",))
-def _learn(policy, learner, context, member, total, state, steps):
+def _learn(
+    policy: Policy,
+    learner: Learner,
+    context: Array,
+    member: Array,
+    total: Array,
+    state: RowState,
+    steps: tuple[Steps, ...],
+) -> tuple[RowState, Array]:
     """The second half of a phase of some rows, from what they did; the states, and mean returns [C, n]."""
 
-    def one(member, total, state, steps):
+    def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> tuple[RowState, Array]:
         row = updating.row_tasks(learner, context, member, total)
         return updating.learn_from(policy, learner, row, state, steps)
 
@@ -66,7 +82,7 @@ def _learn(policy, learner, context, member, total, state, steps):
 
 
 class HostLane:
-    """Rows that train side by side on host environments (see `engine.Lane`)."""
+    """Rows that train side by side on host environments (see `work.Lane`)."""
 
     segment = 1
     """Updates between two looks at the rows."""
@@ -82,6 +98,12 @@ class HostLane:
         self.tasks = Tasks.of(family)
         self.acting = Acting(policy, family, width, learner.num_envs)
         self.state: RowState | None = None
+
+    @property
+    def rows(self) -> RowState:
+        """The states of all slots."""
+        assert self.state is not None, "no row has entered"
+        return self.state
 
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
@@ -99,7 +121,7 @@ class HostLane:
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
         """The whole states of some rows but for their environments."""
-        leaves, update = jax.tree.leaves(self.state), self.state.learning.update
+        leaves, update = jax.tree.leaves(self.rows), self.rows.learning.update
         return [Saved(int(update[slot]), [np.array(x[slot]) for x in leaves]) for slot in slots]
 
     def restore(self, slot: int, saved: Saved) -> None:
@@ -113,7 +135,8 @@ class HostLane:
         """``count`` updates of the active rows [C]; returns the curves [C, count, n]."""
         curves = []
         for _ in range(count):
-            state, steps = self.state, ()
+            state = self.rows
+            steps: tuple[Steps, ...] = ()
             for phase, keys in enumerate(_act_keys(state.key, self.learner.phases)):
                 new = self._act(state, member, total, active, steps, phase, keys)
                 steps = (*steps, new)
@@ -122,7 +145,16 @@ class HostLane:
             curves.append(curve)
         return np.stack(curves, 1)
 
-    def _act(self, state, member, total, active, steps: tuple[Steps, ...], phase: int, keys: Array) -> Steps:
+    def _act(
+        self,
+        state: RowState,
+        member: np.ndarray,
+        total: np.ndarray,
+        active: np.ndarray,
+        steps: tuple[Steps, ...],
+        phase: int,
+        keys: Array,
+    ) -> Steps:
         """A phase of the active rows, leaves [C, T, E, ...]; ``steps`` are those of the phases before."""
         agents, per_slot = state.learning.agent, self.learner.per_slot(phase)
         if per_slot:
@@ -133,9 +165,17 @@ class HostLane:
             gamma=self.learner.gamma, active=active, per_slot=per_slot,
         )  # fmt: skip
 
-    def _learn(self, state, member, total, active, steps: tuple[Steps, ...]) -> tuple[RowState, np.ndarray]:
+    def _learn(
+        self,
+        state: RowState,
+        member: np.ndarray,
+        total: np.ndarray,
+        active: np.ndarray,
+        steps: tuple[Steps, ...],
+    ) -> tuple[RowState, np.ndarray]:
         """What the active rows make of it, some rows at a time; the states and mean returns [C, n]."""
-        learnt, width = [], LEARN_ROWS.get(jax.default_backend(), 256)
+        learnt: list[tuple[RowState, Array]] = []
+        width = LEARN_ROWS.get(jax.default_backend(), 256)
         for start in range(0, self.width, width):
             part = slice(start, start + width)
             some = jax.tree.map(lambda x, part=part: x[part], (state, steps))
@@ -149,7 +189,7 @@ class HostLane:
     @property
     def agent(self) -> Agent:
         """The agents [C, ...] as NumPy arrays."""
-        return self.state.learning.agent
+        return self.rows.learning.agent
 
     def close(self) -> None:
         """Close the environments."""

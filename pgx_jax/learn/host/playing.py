@@ -40,7 +40,7 @@ def experience(
 class Chunk(NamedTuple):
     """W pairs that have entered the slots of an `Acting`; the last ones of the last chunk are padding."""
 
-    count: int
+    size: int
     """Pairs that count."""
     agents: Agent
     """Leaves [W, ...]."""
@@ -68,7 +68,13 @@ def _chunks(acting: Acting, family: TaskFamily, agents: Agent, pairs: Pairs, key
 
 
 def _over_pairs(
-    use: Callable, policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, envs: int, keys: int
+    use: Callable[[Acting, Chunk], PyTree],
+    policy: Policy,
+    family: TaskFamily,
+    agents: Agent,
+    pairs: Pairs,
+    envs: int,
+    keys: int,
 ) -> PyTree:
     """``use(acting, chunk)`` -> leaves [W, ...] for chunks of pairs in ``envs`` slots each; leaves [P, ...].
 
@@ -78,7 +84,7 @@ def _over_pairs(
     try:
         for chunk in _chunks(acting, family, agents, pairs, keys):
             used = use(acting, chunk)
-            parts.append(jax.tree.map(lambda x, c=chunk.count: np.asarray(x)[:c], used))
+            parts.append(jax.tree.map(lambda x, c=chunk.size: np.asarray(x)[:c], used))
     finally:
         acting.close()
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
@@ -97,7 +103,7 @@ def play(
 
 def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[np.ndarray, ...]:
     """Play every slot of the pairs that count to its first ending; leaves [W, E]."""
-    running = np.repeat(np.arange(acting.chunk) < chunk.count, acting.width)
+    running = np.repeat(np.arange(acting.chunk) < chunk.size, acting.width)
     success, t = np.zeros(len(running), bool), 0
     choose = acting.chooser(chunk.agents, chunk.keys[:, 0], deterministic)
     while running.any():
@@ -115,7 +121,7 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
     pairs = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
 
     def use(acting: Acting, chunk: Chunk) -> Agent:
-        active = np.arange(acting.chunk) < chunk.count
+        active = np.arange(acting.chunk) < chunk.size
         steps = acting.unroll(
             chunk.agents, chunk.keys[:, 0], learner.adaptation_steps // envs,
             gamma=learner.gamma, active=active,
@@ -126,5 +132,7 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
 
 
 @partial(compiled, static_argnames=("policy",))
-def _adapt(policy, learner, agents, context, steps, keys):
+def _adapt(
+    policy: Policy, learner: Learner, agents: Agent, context: Array, steps: Steps, keys: Array
+) -> Agent:
     return jax.vmap(partial(learner.adapt, policy))(agents, context, steps, keys)

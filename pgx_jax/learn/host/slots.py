@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pgx_jax.learn.host.guard import Guard
-from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks import HostCopy, HostVector, TaskFamily
 from pgx_jax.types import Array, PyTree
 
 
@@ -88,14 +88,15 @@ class Placed:
     """What all kinds of slots share: the task and its name of each slot, and the last arrival."""
 
     def __init__(self, family: TaskFamily, count: int):
-        self.env, self.guard = family.env, Guard(family)
+        self.guard = Guard(family)
         self.tasks: list[PyTree] = [None] * count
         self.names: list[str] = [""] * count
         self.shape = family.observation_space.shape
         kinds = 0 if family.objectives is None else family.objectives.shape[1]
+        terminated, truncated, success, acted = np.zeros((4, count), bool)
         self.arrival = Arrival(
             np.zeros((count, *self.shape), np.float32), np.zeros(count, np.float32),
-            *np.zeros((4, count), bool), np.zeros((count, kinds), np.float32),
+            terminated, truncated, success, acted, np.zeros((count, kinds), np.float32),
         )  # fmt: skip
 
     def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
@@ -106,12 +107,14 @@ class Placed:
 
     def fresh(self, acted: np.ndarray) -> Arrival:
         """The last arrival's observations, no rewards and endings, in new arrays."""
-        last = self.arrival
-        blank = (np.zeros_like(x) for x in (last.reward, last.terminated, last.truncated, last.success))
-        return Arrival(last.obs.copy(), *blank, acted, np.zeros_like(last.objectives))
+        last, zeros = self.arrival, np.zeros_like
+        return Arrival(
+            last.obs.copy(), zeros(last.reward), zeros(last.terminated), zeros(last.truncated),
+            zeros(last.success), acted, zeros(last.objectives),
+        )  # fmt: skip
 
 
-def close_all(opened: Sequence) -> None:
+def close_all(opened: Sequence[HostCopy] | Sequence[HostVector]) -> None:
     """Close those that can be closed."""
     for one in opened:
         if hasattr(one, "close"):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pgx_jax.learn.host.slots import Arrival, Placed, Tasks, close_all
 from pgx_jax.tasks import HostStep, HostVector, TaskFamily
+from pgx_jax.types import PyTree
 
 
 class Vectors(Placed):
     """S slots that vectors of a library's own step, one vector for the slots of a row and a task."""
 
-    def __init__(self, family: TaskFamily, count: int):
-        """No vector is made before slots are placed."""
+    def __init__(self, family: TaskFamily, count: int, make: Callable[[PyTree, int], HostVector]):
+        """No vector is made before slots are placed; ``make`` is the environment's ``make_vector``."""
         super().__init__(family, count)
+        self.make = make
         self.parts: list[tuple[HostVector, np.ndarray, str]] = []
         self.free: dict[tuple[str, int], list[HostVector]] = {}
         self.first = np.zeros((count, *self.shape), np.float32)
@@ -33,8 +35,7 @@ class Vectors(Placed):
         for i in dict.fromkeys(index.tolist()):
             own, name = slots[index == i], tasks.names[i]
             free = self.free.get((name, len(own)))
-            make = self.env.make_vector
-            vector = free.pop() if free else self.guard("make", name, make, tasks.params[i], len(own))
+            vector = free.pop() if free else self.guard("make", name, self.make, tasks.params[i], len(own))
             self.parts.append((vector, own, name))
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:

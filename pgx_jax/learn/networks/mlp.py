@@ -83,7 +83,7 @@ class MLPNetworks:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         widths = self.hidden if isinstance(self.hidden, tuple) else ()
         if not widths or not all(isinstance(width, Integral) and width >= 1 for width in widths):
             raise ConfigError(f"policy.hidden = {self.hidden}: give at least one width, 1 or more each")

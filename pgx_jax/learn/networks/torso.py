@@ -41,6 +41,6 @@ class Torso(nn.Module):
         return flat if context is None else jnp.concatenate([flat, context])
 
 
-def channels_lead(shape: tuple[int, int, int]) -> bool:
+def channels_lead(shape: tuple[int, ...]) -> bool:
     """Whether an image of this shape is [C, H, W]; where that is not clear, images are [H, W, C]."""
     return shape[0] in COLOURS and min(shape[1:]) > max(COLOURS)
