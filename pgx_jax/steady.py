@@ -56,7 +56,7 @@ class Compiled(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        inner = traced or jax.config.read("jax_disable_jit")
+        inner = traced or jax.config.jax_disable_jit  # type: ignore[attr-defined]  # flags are made late
         return (self._inner if inner else self._outermost)(*args, **kwargs)
 
     @functools.cached_property
