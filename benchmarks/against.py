@@ -7,7 +7,6 @@ their results.json compared) and the estimation of `estimation.py`, each with it
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -96,8 +95,9 @@ def differences(before: Mapping, now: Mapping) -> dict:
     """Between two results: keys that one alone has, values that differ, and the largest relative part."""
     old, new = dict(leaves(before)), dict(leaves(now))
     differ = [key for key in old.keys() & new.keys() if old[key] != new[key]]
-    numbers = [(old[key], new[key]) for key in differ if isinstance(old[key], int | float)]
-    parts = [abs(x - y) / max(abs(x), abs(y)) for x, y in numbers if math.isfinite(x - y)]
+    pairs = [(old[key], new[key]) for key in differ]
+    numbers = [(x, y) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+    parts = [abs(x - y) / max(abs(x), abs(y)) for x, y in numbers]
     return {
         "gone": sorted(old.keys() - new.keys()),
         "added": sorted(new.keys() - old.keys()),

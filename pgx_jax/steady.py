@@ -9,7 +9,8 @@ makes large differences of them:
 - YNNPACK cuts the sums of reductions: `compiled` leaves these to XLA's own loops.
 - LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one.
 
-Other platforms, and versions of jaxlib without YNNPACK, compile as ever.
+Other platforms, and versions of jaxlib without YNNPACK, compile as ever. Gradients of convolutions
+(policies on images) are left to Eigen as they are: they may still differ in their last bits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jax.extend.core.primitives import dot_general_p
 from threadpoolctl import threadpool_limits
 
@@ -131,9 +132,9 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
         if primitive is dot_general_p:
             found = _product(*values, **equation.params)
         else:
-            bound = primitive.get_bind_params(equation.params)
+            params = {name: _rewritten(value) for name, value in equation.params.items()}
+            bound = primitive.get_bind_params(params)
             functions, params = bound if isinstance(bound, tuple) else ((), bound)  # by version of JAX
-            params = {name: _rewritten(value) for name, value in params.items()}
             found = primitive.bind(*functions, *values, **params)
         known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
     return [read(x) for x in jaxpr.outvars]
@@ -142,7 +143,11 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
 def _rewritten(value: Any) -> Any:
     """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
     if isinstance(value, tuple):
-        return tuple(map(_rewritten, value)) if any(isinstance(x, ClosedJaxpr) for x in value) else value
+        return (
+            tuple(map(_rewritten, value)) if any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value) else value
+        )
+    if isinstance(value, Jaxpr):
+        return _rewritten(ClosedJaxpr(value, ())).jaxpr
     if not isinstance(value, ClosedJaxpr):
         return value
     inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]

@@ -65,6 +65,34 @@ def test_all_products_are_laid_out_along_what_is_summed():
     assert any("lhs_contracting_dims={0}" in line for line in text.splitlines() if " dot(" in line)
 
 
+def gram(x):
+    return x.T @ x
+
+
+@jax.custom_jvp
+def own_derivative(x):
+    return gram(x)
+
+
+@jax.custom_vjp
+def own_gradient(x):
+    return gram(x)
+
+
+own_derivative.defjvp(lambda x, t: (gram(x[0]), t[0].T @ x[0] + x[0].T @ t[0]))
+own_gradient.defvjp(lambda x: (gram(x), x), lambda x, g: (x @ (g + g.T),))
+
+
+@pytest.mark.parametrize("function", [gram, jax.checkpoint(gram), own_derivative, own_gradient])
+def test_products_within_other_primitives_are_laid_out_alike(function):
+    x = jax.random.normal(jax.random.PRNGKey(0), (1280, 64))
+    for f in (function, jax.grad(lambda x: function(x).sum())):
+        text = jax.jit(in_order(f)).lower(x).as_text()
+        lines = [line for line in text.splitlines() if "dot_general" in line]
+        assert lines and not any("contracting_dims = [0]" in line for line in lines)
+        np.testing.assert_allclose(jax.jit(in_order(f))(x), jax.jit(f)(x), rtol=1e-4, atol=1e-3)
+
+
 def test_static_and_donated_arguments_are_those_of_jit():
     @compiled
     def double(x):
