@@ -21,6 +21,8 @@ import tyro
 from common import Preset, ResultFile, merge, result_path, timed
 from study import SMALL_CONFIG, SMALL_FAMILY, cell, command_line, record
 
+from pgx_jax.compare.results import from_plain
+
 TARGET_SECONDS = 180
 """On 2 CPU cores, installation apart."""
 SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge(SMALL_CONFIG, {"compare": "none"}))
@@ -53,10 +55,11 @@ def compute(c: Mapping) -> dict:
     timings = spent | {
         "load_before": load,
         "max_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-        "run": results.pop("timings"),
     }
-    kept = record(results | {"timings": {}}) | {"results": fingerprint(results)}
-    return kept | {"timings": timings, "limit_seconds": TARGET_SECONDS}
+    kept = record(from_plain(results))
+    timings |= kept["timings"]
+    del results["timings"]
+    return kept | {"results": fingerprint(results), "timings": timings, "limit_seconds": TARGET_SECONDS}
 
 
 def fingerprint(results: Mapping) -> str:

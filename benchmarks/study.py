@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common import Preset, ResultFile, describe, merge, plain, result_path, says_errors, tuples
+from common import Preset, ResultFile, describe, merge, result_path, says_errors, tuples
+from msgspec import Struct
 
 from pgx_jax.cli import main as cli
-from pgx_jax.compare.results import to_plain
+from pgx_jax.compare.results import Results, from_plain, to_plain
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.runs.run import run
@@ -149,11 +150,11 @@ def study_cells(name: str, preset: Preset) -> list[Cell]:
     return cells
 
 
-def run_here(c: Cell) -> dict:
-    """Run a cell in this process; returns what results.json would hold."""
+def run_here(c: Cell) -> Results:
+    """Run a cell in this process."""
     family = make_family(c["family"], **tuples(c["settings"]))
     config = override(dataclasses.replace(config_for(family), seed=c["seed"]), c["config"])
-    return plain(to_plain(run(family, config).results))
+    return run(family, config).results
 
 
 def command_line(c: Cell) -> list[str]:
@@ -180,8 +181,8 @@ def flags(changes: Mapping, prefix: str = "") -> list[str]:
     return out
 
 
-def run_by_command(c: Cell) -> dict:
-    """Run a cell through the command line; returns its results.json.
+def run_by_command(c: Cell) -> Results:
+    """Run a cell through the command line.
 
     Raises:
         ConfigError: the command failed.
@@ -191,28 +192,27 @@ def run_by_command(c: Cell) -> dict:
         status = cli.main(args)
         if status:
             raise ConfigError(f"`pgx-jax {' '.join(args)}` ended with status {status}")
-        results = json.loads((Path(folder) / "run" / "results.json").read_text())
-    return results | {"command": "pgx-jax " + " ".join(command_line(c))}
+        return from_plain(json.loads((Path(folder) / "run" / "results.json").read_text()))
 
 
-KEPT = ("k", "groups", "true_groups", "task_names", "agreement", "methods", "gain", "advice", "command")
+KEPT = ("k", "groups", "true_groups", "task_names", "agreement", "methods", "gain", "advice", "affinity")
 """What a cell keeps of results.json as it is."""
 
 
-def record(results: Mapping) -> dict:
+def record(found: Results) -> dict:
     """The raw values of a run: everything but curves and candidates."""
-    out = {name: results[name] for name in KEPT if name in results}
-    diagnostics = dict(results["diagnostics"])
-    diagnostics.pop("affinity_ci95", None)
-    out["diagnostics"] = diagnostics
-    out["affinity"] = results["affinity"]
-    out["path"] = {key: value for key, value in results["path"].items() if key != "labels"}
-    if results.get("test_tasks"):
-        keep = ("mean", "ci95", "multitask", "env_steps")
-        out["test_tasks"] = {key: results["test_tasks"][key] for key in keep if key in results["test_tasks"]}
-    if "multitask" in results.get("curves", {}):
-        out["beginning"] = results["curves"]["multitask"]["return"][0]
-    return out | {"timings": {"run": results["timings"]}}
+    out = {name: value for name, value in to_plain(found).items() if name in KEPT}
+    out["diagnostics"] = _without(found.diagnostics, "affinity_ci95")
+    out["path"] = _without(found.path, "labels")
+    if found.test_tasks:
+        out["test_tasks"] = _without(found.test_tasks, "names", "assigned", "method")
+    if "multitask" in found.curves:
+        out["beginning"] = found.curves["multitask"].returns[0]
+    return out | {"timings": {"run": to_plain(found.timings)}}
+
+
+def _without(found: Struct, *names: str) -> dict:
+    return {name: value for name, value in to_plain(found).items() if name not in names}
 
 
 def summary(result: Mapping) -> str:
@@ -252,12 +252,14 @@ def run_study(name: str, settings: Settings) -> int:
     path = result_path(file, settings.preset, settings.out and settings.out / f"{file}.json")
     defaults = {"preset": settings.preset, "defaults": dataclasses.replace(Config(), seed=0)}
     results = ResultFile(path, name=file, command=f"python benchmarks/study.py {name}", settings=defaults)
-    execute = run_by_command if name == "options" else run_here
+    by_command = name == "options"
 
     def compute(c: Cell) -> dict:
         began = time.process_time()
-        result = record(execute(c))
+        result = record(run_by_command(c) if by_command else run_here(c))
         result["timings"]["cpu_seconds"] = time.process_time() - began
+        if by_command:
+            result["command"] = " ".join(["pgx-jax", *command_line(c)])
         print(summary(result), flush=True)
         return result
 

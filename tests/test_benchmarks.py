@@ -60,18 +60,17 @@ def test_study_saves_raw_values_of_a_cell(small_study):
     assert cell["timings"]["run"]["total"] > 0
 
 
-def test_study_resumes_behind_the_last_saved_cell(small_study, monkeypatch, tmp_path):
+def test_study_resumes_behind_the_last_saved_cell(small_study, run_results, monkeypatch, tmp_path):
     out = tmp_path / "study_goals.json"
     out.write_text((small_study / "study_goals.json").read_text())
     first = common.read(out)["cells"][0]
-    results = {**first, "timings": {}}
     ran = []
 
     def interrupted(cell):
         ran.append(cell["seed"])
         if len(ran) == 2:
             raise KeyboardInterrupt
-        return results
+        return run_results
 
     monkeypatch.setattr(study, "run_here", interrupted)
     args = ["goals", "--preset", "small", "--only", "'seed': 0", "--out", str(tmp_path)]

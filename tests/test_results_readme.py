@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pgx_jax.compare.results import Interval, to_plain
+from pgx_jax.compare.results import Interval
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -40,7 +40,7 @@ def made_up(tmp_path, run_results):
     """Results of two made-up runs of `goals`, and a README with markers."""
     file = common.ResultFile(tmp_path / "study_goals.json", name="study_goals", command="")
     for shift, cell in enumerate(study.study_cells("goals", "full")[:2]):
-        record = study.record(common.plain(to_plain(run_results)))
+        record = common.plain(study.record(run_results))
         assert record["test_tasks"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
         record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
         record["timings"]["cpu_seconds"] = 70.0
