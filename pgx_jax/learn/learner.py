@@ -45,8 +45,8 @@ class Learning(NamedTuple):
 class Learner(Protocol):
     """A way of learning; derive from it for the defaults.
 
-    An update is one or more phases: all slots act for T steps, then the row learns. PPO, REINFORCE and
-    PCGrad (whose transform sees gradients per task, from ``slot_task``) have one phase. MAML has two:
+    An update is one or more phases: all slots act for T steps, then the row learns. PPO and REINFORCE have
+    one phase; PCGrad is PPO with another `PPO.gradients`. MAML has two phases:
     nothing is learnt from the first; in the second every slot acts with parameters that were adapted to
     its task by the first one's steps (``per_slot`` and `acting`), and `learn` differentiates through
     that adaptation, as it sees the steps of both.
