@@ -49,9 +49,9 @@ class Config:
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
     meta_entropy: float | None = 0.15
-    """Weight of the entropy bonus of the meta-policy, that of PPO if None. It must not settle: where it
-    has given a task up, so that nothing that it does changes the reward, no gradient tells what that
-    task wants."""
+    """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
+    must not settle: where it has given a task up, so that nothing that it does changes the reward, no
+    gradient tells what that task wants."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"

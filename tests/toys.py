@@ -24,6 +24,7 @@ class Reinforce(Learner):
     num_steps: int = struct.field(pytree_node=False, default=30)
     adaptation_steps: int = struct.field(pytree_node=False, default=0)
     adaptation_envs: int = struct.field(pytree_node=False, default=16)
+    critic = False
 
     def begin(self, policy, agent):
         """The state of Adam."""

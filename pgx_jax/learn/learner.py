@@ -62,6 +62,8 @@ class Learner(Protocol):
     """Trace decay of the advantages, for collecting with what it trained."""
     scale_rewards: bool = True
     """Whether its critic's values are of rewards divided by their running deviation. Static."""
+    critic: bool = True
+    """Whether it trains the critic; collecting does without its values otherwise. Static."""
     phases: int = 1
     """Times that an update acts and learns. Static."""
     adaptation_steps: int = 0
