@@ -19,7 +19,7 @@ from pgx_jax.learn.policy import (
 )
 from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.training import Trained, init_agents, train
-from pgx_jax.learn.work import Checkpoint, Progress, stack, take
+from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 
 __all__ = [
     "ENGINES",
@@ -36,6 +36,7 @@ __all__ = [
     "check_agent",
     "check_networks",
     "collect",
+    "described",
     "evaluate",
     "explore_afresh",
     "init_agents",
