@@ -1,16 +1,19 @@
 """Any network with any learner is a baseline by its name, on both engines; nothing else is touched."""
 
 import dataclasses
+import json
 
 import pytest
-import toys  # noqa: F401  (adds its learner to the table)
 import toys_network  # noqa: F401  (adds its network to the table)
 from hosts import host_points
 from small import small
+from toys import Reinforce
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, Run, make_family
+from pgx_jax import PPO, Config, ConfigError, Run, make_family
 from pgx_jax.learn import PolicyConfig
+from pgx_jax.runs.saved import from_dict
+from pgx_jax.runs.serial import dumps
 
 
 @pytest.mark.parametrize("engine", ["device", "host"])
@@ -44,9 +47,35 @@ def test_a_whole_run_with_a_network_and_a_learner_of_ones_own(small_settings):
     assert run.results.methods["policygradex"].env_steps <= 6 * 2400
 
 
+def test_settings_of_any_learner(small_settings):
+    options = ("learning_rate=0.1", "num_steps=20")
+    changes = {"learner": "reinforce", "learner_options": options, "ppo": PPO(num_envs=2)}  # PPO is not used
+    run = Run(*small(small_settings, **changes))
+    assert run.learner == run.learners["reinforce"] == Reinforce(learning_rate=0.1, num_steps=20)
+    assert from_dict(Config, json.loads(dumps(run.config))) == run.config
+    changes |= {"learner": "mine", "learner_options": ("gamma=0.5",)}
+    run = Run(*small(small_settings, **changes), learners={"mine": Reinforce(learning_rate=0.2)})
+    assert run.learner == Reinforce(learning_rate=0.2, gamma=0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (
+            {"learner": "reinforce", "ppo": PPO(num_envs=2), "baselines": ("told/ppo",)},
+            "ppo.num_envs = 2 environments for 6 tasks",
+        ),
+        ({"learner_options": ("clip=0.1",)}, "PPO has settings of its own; give ppo.clip instead"),
+        (
+            {"learner": "reinforce", "learner_options": ("clip=0.1",)},
+            "'reinforce' has no setting 'clip'; its settings are .*learning_rate, ",
+        ),
+        (
+            {"learner": "reinforce", "learner_options": ("gamma=most",)},
+            "reinforce.gamma = 'most' must be a number",
+        ),
+        ({"learner": "reinforce", "learner_options": ("gamma",)}, "'gamma' is not of the form KEY=VALUE"),
+        ({"learner": "reinforce", "learner_options": ("gamma=2",)}, "reinforce.gamma = 2 must be between"),
         ({"baselines": ("told",)}, "'told' is not of the form POLICY/LEARNER"),
         ({"baselines": ("tolt/ppo",)}, "the policy of 'tolt/ppo' = 'tolt'; choose one of .*'told'"),
         ({"baselines": ("told/pro",)}, "the learner of 'told/pro' = 'pro'; choose one of .*'ppo'"),

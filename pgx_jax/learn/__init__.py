@@ -3,7 +3,7 @@
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
-from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name
+from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
 from pgx_jax.learn.networks import NETWORKS
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
@@ -48,5 +48,6 @@ __all__ = [
     "stack",
     "take",
     "train",
+    "with_options",
     "with_policy_params",
 ]

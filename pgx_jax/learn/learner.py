@@ -9,9 +9,10 @@ the count of updates, learning curves, and the guard that stops a row whose numb
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.policy import Policy
@@ -137,6 +138,36 @@ def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) ->
     """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults, and one's
     own."""
     return {name: made() for name, made in LEARNERS.items()} | {"ppo": ppo} | dict(more or {})
+
+
+def with_options(learner: Learner, name: str, options: Mapping[str, Any]) -> Learner:
+    """A learner with other settings.
+
+    Args:
+        learner: at its defaults, say.
+        name: that it goes by, for messages.
+        options: settings by their names.
+
+    Raises:
+        ConfigError: it has no such setting, or one of another kind.
+    """
+    if options and name == "ppo":
+        raise ConfigError(f"learner_options: PPO has settings of its own; give ppo.{min(options)} instead")
+    known = [field.name for field in dataclasses.fields(learner) if field.init]  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in known:
+            listed = ", ".join(known)
+            raise ConfigError(f"learner {name!r} has no setting {option!r}; its settings are {listed}")
+        default = getattr(learner, option)
+        if isinstance(default, bool | int | float) and _kind(value) != _kind(default):
+            raise ConfigError(f"learner_options: {name}.{option} = {value!r} must be {_kind(default)}")
+    return dataclasses.replace(learner, **options)  # type: ignore[type-var]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "True or False"
+    return "a number" if isinstance(value, int | float) else "something else"
 
 
 def check_slots(learner: Learner, n: int, name: str) -> None:

@@ -15,7 +15,7 @@ from pgx_jax.compare.methods import Contest, Method, Methods
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn import Learner, Policy, Trained
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
@@ -85,7 +85,9 @@ class Records:
         check_family(family)
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
-        self.learner = pick(self.learners, self.config.learner, "learner")
+        name, options = self.config.learner, key_values(self.config.learner_options, "learner_options:")
+        self.learner = learn.with_options(pick(self.learners, name, "learner"), name, options)
+        self.learners[name] = self.learner
         self.policy = policy or self.config.policy.make(family)
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
