@@ -1,13 +1,16 @@
-"""Any network with any learner is a baseline by its name, on both engines; nothing else is touched."""
+"""Any network with any learner is a baseline by its name, and any score estimates, on both engines; nothing
+else is touched."""
 
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import toys_network  # noqa: F401  (adds its network to the table)
 from hosts import host_points
 from small import small
 from toys import Reinforce
+from toys_score import leaning
 
 import pgx_jax
 from pgx_jax import PPO, Config, ConfigError, Run, make_family
@@ -23,6 +26,7 @@ def test_any_network_and_any_learner_by_name(small_settings, engine):
     config = dataclasses.replace(
         config, steps_per_task=1800, similarities=("dot",), random_draws=1, test_tasks=0, episodes=4,
         baselines=("linear/reinforce", "told/reinforce", "linear/ppo"),
+        estimate=dataclasses.replace(config.estimate, score="toy"),
     )  # fmt: skip
     run = pgx_jax.run(family, config)
     found, total = run.results.methods, family.n * config.steps_per_task
@@ -32,6 +36,8 @@ def test_any_network_and_any_learner_by_name(small_settings, engine):
         assert (
             entry.equal_steps and 0.9 * total < entry.env_steps <= total and entry.difference.mean is not None
         )
+    by_hand = leaning(run.features, run.transitions, run.scored.surrogates).values
+    np.testing.assert_array_equal(run.scored.scores.folds[0], by_hand)
     agents = dict(zip(run.comparisons.rows, run.comparisons.agents, strict=True))
     kinds = {(row.policy, row.learner): agent.actor["params"] for row, agent in agents.items()}
     assert "spread" in kinds["linear", "reinforce"] and "spread" in kinds["linear", "ppo"]
