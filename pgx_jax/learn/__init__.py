@@ -1,5 +1,6 @@
 """Training many policies at once."""
 
+from pgx_jax.learn.checks import check_form, check_learner
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
@@ -34,6 +35,8 @@ __all__ = [
     "Progress",
     "Trained",
     "check_agent",
+    "check_form",
+    "check_learner",
     "check_networks",
     "collect",
     "described",

@@ -136,7 +136,14 @@ LEARNERS: dict[str, Callable[[], Learner]] = {}
 
 def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:
     """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults, and one's
-    own."""
+    own.
+
+    Raises:
+        ConfigError: the table has what makes none.
+    """
+    for name, made in LEARNERS.items():
+        if not callable(made):
+            raise ConfigError(f"LEARNERS[{name!r}] must be what makes the learner: {type(made).__name__}")
     return {name: made() for name, made in LEARNERS.items()} | {"ppo": ppo} | dict(more or {})
 
 
