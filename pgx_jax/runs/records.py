@@ -225,6 +225,9 @@ class Records:
     def agent_for(self, task: str) -> Agent:
         """The trained group policy that serves a task, by the task's name.
 
+        Of a learner that adapts (``adaptation_steps``) it is the policy before it has adapted to the task;
+        evaluation has adapted it, from experience there, and thrown the result away.
+
         Raises:
             ConfigError: no such task, or the policies are not trained yet.
         """
