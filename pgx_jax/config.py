@@ -49,13 +49,15 @@ class Config:
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
     meta_entropy: float | None = 0.15
-    """Weight of the entropy bonus of the meta-policy, that of PPO if None. It must not settle: where it
-    has given a task up, so that nothing that it does changes the reward, no gradient tells what that
-    task wants."""
+    """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
+    must not settle: where it has given a task up, so that nothing that it does changes the reward, no
+    gradient tells what that task wants."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"
     """Name of the learner that trains the meta-policy, the groups and the baselines."""
+    learner_options: tuple[str, ...] = ()
+    """Settings of this learner, as KEY=VALUE; those of PPO are in ``ppo``."""
     compare: Named[str, COMPARE] = "fast"
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     baselines: tuple[str, ...] = ()
@@ -134,7 +136,8 @@ def check(config: Config, family: TaskFamily) -> None:
         raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
     if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
         raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
-    config.ppo.check(family.n, "ppo")
+    if config.learner == "ppo" or any(name.endswith("/ppo") for name in config.baselines):
+        config.ppo.check(family.n, "ppo")
     if config.test_tasks < 0:
         raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
     for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):

@@ -1,7 +1,7 @@
 """The errors that the project raises on purpose; each message names the culprit and the remedy."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
@@ -28,6 +28,13 @@ def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     if name not in table:
         raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
     return table[name]
+
+
+def key_values(texts: Iterable[str], setting: str) -> dict[str, Any]:
+    """Settings of what is chosen by name, from texts KEY=VALUE (`key_value`); lists become tuples, which can
+    be hashed."""
+    pairs = (key_value(text, setting) for text in texts)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs}
 
 
 def key_value(text: str, setting: str) -> tuple[str, Any]:

@@ -83,7 +83,7 @@ def collect(
         policy, family, agent, config.stream("collect"),
         steps=steps, num_envs=num_envs, gamma=learner.gamma,
         gae_lambda=learner.gae_lambda if e.gae_lambda is None else e.gae_lambda,
-        scale_rewards=learner.scale_rewards,
+        scale_rewards=learner.scale_rewards, critic=learner.critic,
     )  # fmt: skip
     estimate.check_transitions(transitions, family.task_names)
     return transitions

@@ -72,7 +72,8 @@ def task_number(family: TaskFamily, task: str | None) -> int:
 
 
 def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
-    """Open a saved run: its family, and the trained policy's act of each task.
+    """Open a saved run: its family, and the trained policy's act of each task (before it has adapted to the
+    task, if its learner does so: `Run.agent_for`).
 
     Raises:
         ConfigError: no run there, one of another family, or one without trained policies.

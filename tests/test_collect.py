@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import table, tabular_family
+from toys import Reinforce
 
 from pgx_jax import PPO, Config, EstimateConfig, pipeline
 from pgx_jax.errors import ConfigError, DataError
@@ -128,6 +129,20 @@ def test_advantages_are_discounted_rewards_to_go_where_the_critic_says_nothing(c
             expected[t] = reward[t] + (0.9 * expected[t + 1] if follows else 0.0)
         np.testing.assert_allclose(collected.advantage[task], expected, atol=1e-4)
         assert np.abs(expected).max() > 1
+
+
+def test_a_critic_that_was_never_trained_is_not_asked(agent):
+    """Returns to go, as if it said 0 and lambda were 1."""
+    fresh = agent._replace(critic=POLICY.init(KEY, (3,), jnp.asarray(FAMILY.context)).critic)
+    estimate = EstimateConfig(steps=60, num_envs=5, gae_lambda=0.3)
+    config, learner = Config(estimate=estimate), Reinforce(gamma=0.9)
+    found = pipeline.collect(POLICY, learner, FAMILY, config, fresh).advantage
+    silent = collect(
+        POLICY, FAMILY, agent, config.stream("collect"), steps=60, num_envs=5, gamma=0.9, gae_lambda=1.0
+    )
+    np.testing.assert_allclose(found, silent.advantage, atol=1e-5)
+    asked = pipeline.collect(POLICY, PPO(gamma=0.9), FAMILY, config, fresh).advantage
+    assert np.abs(asked - found).max() > 0.1
 
 
 def test_the_key_decides(agent, collected):

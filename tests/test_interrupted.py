@@ -4,18 +4,21 @@ saved on the host engine."""
 import dataclasses
 import importlib
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from flax import struct
 from hosts import HostPoints, host_points
 
 from envs.points import PointState, points
 from pgx_jax import Config, EstimateConfig, PolicyConfig, run
 from pgx_jax.compare.results import to_plain
 from pgx_jax.errors import DataError
-from pgx_jax.learn import PPO, make_policy, take, train
+from pgx_jax.learn import PPO, init_agents, make_policy, take, train
+from pgx_jax.learn.work import fingerprint
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.saved import resume
 from pgx_jax.runs.store import RunStore
@@ -168,6 +171,27 @@ def test_a_stage_goes_on_from_its_folder(tmp_path):
     other = CONFIG.replace(gamma=0.9)
     same(train(POLICY, other, DEVICE, ROWS, checkpoint=checkpoint), train(POLICY, other, DEVICE, ROWS))
     same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=checkpoint), whole)
+
+
+@struct.dataclass
+class Scheduled(PPO):
+    """With a setting that is a function."""
+
+    schedule: Callable = struct.field(pytree_node=False, default=None)
+
+
+def test_equal_trainings_have_one_name_in_every_process():
+    """And others another one, though it be a property of the environment that differs."""
+    agents = init_agents(POLICY, DEVICE, ROWS.key)
+
+    def name(family=DEVICE, schedule=max):
+        learner = Scheduled(schedule=schedule)
+        return fingerprint(POLICY, learner, family, ROWS, agents)
+
+    kept = [lambda x: x for _ in range(3)]
+    assert len({repr(f) for f in kept}) == 3 and len({name(schedule=f) for f in kept}) == 1
+    others = [dataclasses.replace(DEVICE, horizon=8), dataclasses.replace(DEVICE, env=points().env)]
+    assert len({name(family) for family in (DEVICE, *others)}) == 3
 
 
 # The host engine: what was done before the stop stays, environments are reset

@@ -12,7 +12,7 @@ from pgx_jax.learn.device import Problem, start, update
 from pgx_jax.learn.learner import Learning
 from pgx_jax.learn.ppo import Batch, fit_batch, make_batch, ppo_loss
 from pgx_jax.learn.rollout import Steps, reset_slots, unroll
-from pgx_jax.learn.updating import slot_tasks
+from pgx_jax.learn.updating import row_tasks, slot_tasks
 from pgx_jax.types import Moments
 
 
@@ -251,7 +251,8 @@ def test_epochs_see_every_transition_once():
     )
     config = PPO(epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
     learning = Learning(agent, config.begin(policy, agent), jnp.int32(0))
-    after = fit_batch(policy, config, learning, batch, KEY, 0.1)
+    row = row_tasks(config, jnp.asarray(FAMILY.context), jnp.ones(2, bool), jnp.int32(1))
+    after = fit_batch(policy, config, row, learning, batch, KEY, 0.1)
     weights = np.asarray(after.agent.critic["params"]["Dense_0"]["kernel"])[:, 0]
     # Adam moves every coordinate that had a gradient by about the learning rate, and later on coasts
     assert (weights > 0.05).all()

@@ -155,6 +155,35 @@ def test_a_run_goes_on_with_what_it_was_made_with_alone(small_run, small_setting
     assert load(path, policy=make_policy(family, hidden=(4,))).policy == linear
 
 
+def test_a_run_goes_on_with_its_own_policies_and_learners_alone(
+    small_run, small_settings, tmp_path, no_training
+):
+    path = copy_of(small_run, tmp_path)
+    family, config = small(small_settings)
+    record = RunStore.open(path).config
+    given = {
+        "policies": {"wide": make_policy(family, hidden=(16,))},
+        "learners": {"ppo": config.ppo.replace(clip=0.1)},
+    }
+    own = record | {"identity": identity(family, **given)}  # as if the run had been made with them
+    RunStore(path).write_json("config.json", own)
+    assert load(path, **given).learner.clip == 0.1
+    for change, words in (
+        (
+            {"learners": {"ppo": config.ppo.replace(clip=0.3)}},
+            "learner 'ppo': clip=0.1, not clip=0.3; .* as learners=",
+        ),
+        ({"learners": None}, "learner 'ppo': .*, not none; pass the run's own as learners="),
+        ({"policies": {"wide": make_policy(family, hidden=(8,))}}, "policy 'wide': .*; .* as policies="),
+        ({"learners": given["learners"] | {"mine": config.ppo}}, "learner 'mine': none, not"),
+    ):
+        with pytest.raises(ConfigError, match=f"was made with another {words}"):
+            load(path, **(given | change))
+    older = {name: x for name, x in own["identity"].items() if name not in given}
+    RunStore(path).write_json("config.json", own | {"identity": older})
+    assert load(path, learners={"ppo": config.ppo.replace(clip=0.3)}).learner.clip == 0.3
+
+
 def test_a_folder_with_contents_is_refused_before_any_work(small_settings, tmp_path, no_training):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ConfigError, match="already has contents"):

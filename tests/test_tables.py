@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import numpy as np
 import pytest
+from toys_score import leaning
 
 from pgx_jax import (
     Config,
@@ -32,7 +33,7 @@ PARAMS = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
 @pytest.fixture
 def toys(monkeypatch):
-    """An entry named "toy" in every table; the names of those that were called."""
+    """An entry named "toy" in every table (scores have that of `toys_score`); the names of those called."""
     called = []
 
     def entry(name, function):
@@ -48,7 +49,6 @@ def toys(monkeypatch):
             np.zeros(len(problems.size)), 3,
         )), iterations=3, failure="",
     ))  # fmt: skip
-    monkeypatch.setitem(SCORES, "toy", Score(entry("score", SCORES["surrogate"].function)))
     monkeypatch.setitem(SCORES, "played", Score(entry("played", SCORES["rollouts"].function), rolls_out=True))
     monkeypatch.setitem(LIFTS, "toy", Lift(entry("lift", lambda _, surrogates, params: np.zeros(
         (len(surrogates.member), *params.shape)
@@ -78,10 +78,11 @@ def test_entries_of_ones_own_group_logged_data(toys, make_logged):
         "similarities": ["toy"],
     })  # fmt: skip
     found = group_transitions(log_prob, PARAMS, transitions, config)
-    assert {"solver", "score", "affinity"} == set(toys)
+    assert {"solver", "affinity"} == set(toys)
     np.testing.assert_allclose(found.surrogates.delta, 1, rtol=1e-6)
     assert int(found.surrogates.iterations) == 3
     feats = pipeline.features(log_prob, PARAMS, transitions, config)
+    np.testing.assert_array_equal(found.scores.folds[0], leaning(feats, transitions, found.surrogates).values)
     held_out = pipeline.HeldOut(feats, transitions, config.estimate, np.zeros(2, np.uint32))
     assert set(pipeline.similar_groups(held_out, config, 2)) == {"toy", "toy_our_k"}
     assert toys.count("similarity") == 3

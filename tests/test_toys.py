@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import struct
 from hosts import host_points
-from toys import Meta, Reinforce
+from toys import Meta, PerTask, Reinforce
 
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.learn import LEARNERS, Learner, collect, evaluate, make_policy, take, train
+from pgx_jax.learn import LEARNERS, PPO, Learner, collect, evaluate, make_policy, take, train
+from pgx_jax.learn.ppo import Batch
+from pgx_jax.learn.updating import row_tasks
 from pgx_jax.types import Rows
 
 KEY = jax.random.PRNGKey(7)
@@ -85,6 +87,28 @@ def test_two_phases_with_parameters_of_the_slots_own(family):
         for which in (learner, adapts)
     )
     assert after > before + 1
+
+
+def test_gradients_of_single_tasks():
+    """Losses per task need no learner of their own: PPO asks a method for the gradients of a minibatch."""
+    family = FAMILIES["device"]
+    settings = {"learning_rate": 0.02, "num_envs": 8, "num_steps": 15, "epochs": 2, "minibatches": 2}
+    curve = trained(family, PerTask(**settings), np.eye(4, dtype=bool)[:1], 15).returns[0, :, 0]
+    assert curve[-5:].mean() > curve[:5].mean() + 3
+
+    policy, context = policy_for(family), jnp.asarray(family.context)
+    agent = policy.init(KEY, family.observation_space.shape, context)
+    row = row_tasks(PPO(num_envs=7), context, jnp.array([True, False, True, True]), jnp.int32(1))
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(21, *family.observation_space.shape)), rng.normal(size=(21, 2))
+    task = np.repeat(row.slot_task, 3)
+    weight = 7 / np.bincount(task, minlength=4)[task]  # tasks with 9, 6 and 6 transitions count the same
+    batch = Batch(
+        obs, context[task], task, action, rng.normal(size=21) - 2, *rng.normal(size=(2, 21)), weight
+    )
+    params = (agent.actor, agent.critic)
+    plain, mean = (learner.gradients(policy, row, params, batch) for learner in (PPO(), PerTask()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, mean)
 
 
 @struct.dataclass

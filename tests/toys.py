@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from pgx_jax.learn import LEARNERS, Learner
+from pgx_jax.learn import LEARNERS, PPO, Learner
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.moments import per_task
+from pgx_jax.learn.ppo import ppo_loss
 
 
 @struct.dataclass
@@ -23,6 +24,7 @@ class Reinforce(Learner):
     num_steps: int = struct.field(pytree_node=False, default=30)
     adaptation_steps: int = struct.field(pytree_node=False, default=0)
     adaptation_envs: int = struct.field(pytree_node=False, default=16)
+    critic = False
 
     def begin(self, policy, agent):
         """The state of Adam."""
@@ -107,6 +109,22 @@ class Meta(Reinforce):
             return self.loss_of(actors, policy, agent, context, one_hot, steps[1], per_slot=True)
 
         return self.step(learning, jax.grad(loss)(agent.actor))
+
+
+@struct.dataclass
+class PerTask(PPO):
+    """PPO by the mean of its tasks' own gradients: where PCGrad and its kind would put others."""
+
+    def gradients(self, policy, row, params, batch):
+        """The mean over the row's tasks, each by its own transitions of the minibatch."""
+        own = batch.task == jnp.arange(len(row.member))[:, None]  # [n, B]
+        share = own / jnp.maximum(own.mean(1, keepdims=True), 1e-8)
+
+        def of_task(share):
+            return jax.grad(ppo_loss)(params, policy, self, batch._replace(weight=share))
+
+        count = jnp.maximum(row.member.sum(), 1)
+        return jax.tree.map(lambda x: x.sum(0) / count, jax.vmap(of_task)(share))
 
 
 LEARNERS["reinforce"] = Reinforce

@@ -19,7 +19,8 @@ class ShowCommand(FamilyArguments):
     task: str | None = None
     """Name or number of the task; the first one by default."""
     run: Path | None = None
-    """Act by the policy that a saved run of the family trained for the task, instead of at random."""
+    """Act by the policy that a saved run of the family trained for the task (as it is before it adapts, if
+    its learner does so), instead of at random."""
     out: Path | None = None
     """File to write, *.gif or *.png; FAMILY-TASK.gif by default."""
     steps: int = 100

@@ -28,8 +28,9 @@ class EstimateConfig:
     """Where the tasks are weightings of one vector reward, they share one source of so many times
     ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
     gae_lambda: float | None = None
-    """Lambda of the collected transitions' advantages, that of PPO by default. Groups show more clearly
-    with a smaller one, which has less noise and leans on the critic, where single steps matter little."""
+    """Lambda of the collected transitions' advantages, that of the learner by default. Groups show more
+    clearly with a smaller one, which has less noise and leans on the critic, where single steps matter
+    little. Without a critic that the learner trains it is 1."""
     dim: int = 400
     """Projected dimension d of the gradient features."""
     subset_size: int | None = None

@@ -1,9 +1,10 @@
 """Training many policies at once."""
 
+from pgx_jax.learn.checks import check_form, check_learner
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
-from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name
+from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
 from pgx_jax.learn.networks import NETWORKS
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
@@ -19,7 +20,7 @@ from pgx_jax.learn.policy import (
 )
 from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.training import Trained, init_agents, train
-from pgx_jax.learn.work import Checkpoint, Progress, stack, take
+from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 
 __all__ = [
     "ENGINES",
@@ -34,8 +35,11 @@ __all__ = [
     "Progress",
     "Trained",
     "check_agent",
+    "check_form",
+    "check_learner",
     "check_networks",
     "collect",
+    "described",
     "evaluate",
     "explore_afresh",
     "init_agents",
@@ -47,5 +51,6 @@ __all__ = [
     "stack",
     "take",
     "train",
+    "with_options",
     "with_policy_params",
 ]

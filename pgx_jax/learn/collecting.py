@@ -19,7 +19,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Seen, Transitions
 
 
-@partial(compiled, static_argnames=("policy",))
+@partial(compiled, static_argnames=("policy", "critic"))
 def _judge(
     policy: Policy,
     agent: Agent,
@@ -30,16 +30,20 @@ def _judge(
     weights: Array | None,
     gamma: float,
     gae_lambda: float,
+    critic: bool,
 ) -> tuple[Array | Seen, Array, Array]:
     """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
     ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.
-    The critic's values are of rewards divided by ``scale`` [n]."""
+    The critic's values are of rewards divided by ``scale`` [n]; without a ``critic`` they are 0."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
 
     def everywhere(context: Array) -> Array:
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
     def advantage(reward: Array, context: Array, scale: Array) -> Array:
+        if not critic:
+            zero = jnp.zeros(steps.done.shape)
+            return gae(reward / scale, zero, zero, steps.terminated, steps.done, gamma, 1.0)
         of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
         value, next_value = (
             of_all(agent.critic, policy.critic_input(x, everywhere(context))) for x in (obs, next_obs)
@@ -70,6 +74,7 @@ def collect(
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
     scale_rewards: bool = True,
+    critic: bool = True,
 ) -> Transitions:
     """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
 
@@ -87,6 +92,9 @@ def collect(
         num_envs: environments of each source; N must be a multiple of it.
         gamma, gae_lambda: of the advantages.
         scale_rewards: whether the agent's critic was trained on scaled rewards (``Learner.scale_rewards``).
+        critic: whether the agent's critic was trained (``Learner.critic``). If not, advantages are the
+            discounted returns to go, up to the end of the episode or of the window: values are taken as
+            0 and lambda as 1.
 
     Raises:
         ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
@@ -104,7 +112,7 @@ def collect(
         check_vector_rewards(family, objectives, played, index)
         weights = jnp.asarray(objectives)
     scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
-    judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda)
+    judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda, critic)
     inputs, reward, advantage = judged
 
     sources = 1 if one else n

@@ -9,9 +9,10 @@ the count of updates, learning curves, and the guard that stops a row whose numb
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.policy import Policy
@@ -45,8 +46,8 @@ class Learning(NamedTuple):
 class Learner(Protocol):
     """A way of learning; derive from it for the defaults.
 
-    An update is one or more phases: all slots act for T steps, then the row learns. PPO, REINFORCE and
-    PCGrad (whose transform sees gradients per task, from ``slot_task``) have one phase. MAML has two:
+    An update is one or more phases: all slots act for T steps, then the row learns. PPO and REINFORCE have
+    one phase; PCGrad is PPO with another `PPO.gradients`. MAML has two phases:
     nothing is learnt from the first; in the second every slot acts with parameters that were adapted to
     its task by the first one's steps (``per_slot`` and `acting`), and `learn` differentiates through
     that adaptation, as it sees the steps of both.
@@ -62,6 +63,8 @@ class Learner(Protocol):
     """Trace decay of the advantages, for collecting with what it trained."""
     scale_rewards: bool = True
     """Whether its critic's values are of rewards divided by their running deviation. Static."""
+    critic: bool = True
+    """Whether it trains the critic; collecting does without its values otherwise. Static."""
     phases: int = 1
     """Times that an update acts and learns. Static."""
     adaptation_steps: int = 0
@@ -133,8 +136,45 @@ LEARNERS: dict[str, Callable[[], Learner]] = {}
 
 def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:
     """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults, and one's
-    own."""
+    own.
+
+    Raises:
+        ConfigError: the table has what makes none.
+    """
+    for name, made in LEARNERS.items():
+        if not callable(made):
+            raise ConfigError(f"LEARNERS[{name!r}] must be what makes the learner: {type(made).__name__}")
     return {name: made() for name, made in LEARNERS.items()} | {"ppo": ppo} | dict(more or {})
+
+
+def with_options(learner: Learner, name: str, options: Mapping[str, Any]) -> Learner:
+    """A learner with other settings.
+
+    Args:
+        learner: at its defaults, say.
+        name: that it goes by, for messages.
+        options: settings by their names.
+
+    Raises:
+        ConfigError: it has no such setting, or one of another kind.
+    """
+    if options and name == "ppo":
+        raise ConfigError(f"learner_options: PPO has settings of its own; give ppo.{min(options)} instead")
+    known = [field.name for field in dataclasses.fields(learner) if field.init]  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option not in known:
+            listed = ", ".join(known)
+            raise ConfigError(f"learner {name!r} has no setting {option!r}; its settings are {listed}")
+        default = getattr(learner, option)
+        if isinstance(default, bool | int | float) and _kind(value) != _kind(default):
+            raise ConfigError(f"learner_options: {name}.{option} = {value!r} must be {_kind(default)}")
+    return dataclasses.replace(learner, **options)  # type: ignore[type-var]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "True or False"
+    return "a number" if isinstance(value, int | float) else "something else"
 
 
 def check_slots(learner: Learner, n: int, name: str) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError, key_value, pick
+from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
@@ -213,7 +213,7 @@ class PolicyConfig:
         Raises:
             ConfigError: settings that cannot work.
         """
-        options = dict(_option(pair) for pair in self.options)
+        options = key_values(self.options, "policy.options:")
         if "hidden" in inspect.signature(pick(NETWORKS, self.network, "policy.network")).parameters:
             options = {"hidden": tuple(self.hidden)} | options
         settings = {
@@ -222,12 +222,6 @@ class PolicyConfig:
             "normalise_observations": self.normalise_observations,
         }  # fmt: skip
         return make_policy(family, network=self.network, options=options, **(settings | changes))
-
-
-def _option(pair: str) -> tuple[str, Any]:
-    """ "width=32" -> ("width", 32), and lists become tuples: settings of a Flax module can be hashed."""
-    key, value = key_value(pair, "policy.options:")
-    return key, tuple(value) if isinstance(value, list) else value
 
 
 def policies_by_name(

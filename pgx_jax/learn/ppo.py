@@ -81,7 +81,15 @@ class PPO(Learner):
         batch = make_batch(policy, self, learning.agent, steps[0], row.context, row.slot_task)
         progress = learning.update / jnp.maximum(row.total, 1)
         rate = self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate))
-        return fit_batch(policy, self, learning, batch, key, rate)
+        return fit_batch(policy, self, row, learning, batch, key, rate)
+
+    def gradients(
+        self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch
+    ) -> tuple[PyTree, PyTree]:
+        """Of (actor, critic) on a minibatch, before they are clipped. Methods that put the gradients of
+        single tasks together (PCGrad and its kind) override it: ``batch.task`` says whose each transition
+        is, ``row.member`` which tasks there are."""
+        return jax.grad(ppo_loss)(params, policy, self, batch)
 
 
 LEARNERS["ppo"] = PPO
@@ -163,7 +171,7 @@ Fitted = tuple[tuple[PyTree, PyTree], PyTree]
 
 
 def fit_batch(
-    policy: Policy, config: PPO, learning: Learning, batch: Batch, key: Array, rate: Array
+    policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array, rate: Array
 ) -> Learning:
     """Epochs of minibatch Adam on one batch."""
     optimiser, size = config.optimiser(), batch.weight.shape[0]
@@ -172,7 +180,7 @@ def fit_batch(
     def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
         params, opt = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        grads = jax.grad(ppo_loss)(params, policy, config, part)
+        grads = config.gradients(policy, row, params, part)
         updates, opt = optimiser.update(grads, opt)
         return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt), None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -100,10 +101,15 @@ FORMAT = 2
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 
+def described(what: Any) -> str:
+    """Its `repr` without addresses in memory, which are others in another process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(what))
+
+
 def fingerprint(policy: Policy, learner: Learner, family: TaskFamily, rows: Rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
     what = (FORMAT, policy, learner, family.name, family.task_names, family.settings)
-    digest = hashlib.sha256(repr(what).encode())
+    digest = hashlib.sha256(described((*what, family.env, family.horizon)).encode())
     for leaf in jax.tree.leaves((rows.member, rows.steps, rows.key, agents, family.tasks, family.context)):
         leaf = np.asarray(leaf)
         digest.update(repr(leaf.tolist()).encode() if leaf.dtype.hasobject else leaf.tobytes())

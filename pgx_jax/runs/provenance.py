@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn import Policy
+from pgx_jax.learn import Learner, Policy, described
 from pgx_jax.tasks import TaskFamily
 
 
@@ -36,39 +36,67 @@ def environment() -> dict[str, Any]:
     }
 
 
-def identity(family: TaskFamily, policy: Policy | None = None) -> dict[str, Any]:
-    """What tells a family, and a policy of one's own, from others of the same name."""
+def identity(
+    family: TaskFamily,
+    policy: Policy | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    learners: Mapping[str, Learner] | None = None,
+) -> dict[str, Any]:
+    """What tells a family, and policies and learners of one's own, from others of the same names."""
     return {
         "environment": type(family.env).__qualname__,
         "tasks": list(family.task_names),
         "horizon": family.horizon,
         "observations": str(family.observation_space),
         "actions": str(family.action_space),
-        "policy": None if policy is None else re.sub(r" at 0x[0-9a-f]+", "", repr(policy)),
+        "policy": None if policy is None else described(policy),
+        "policies": {name: described(x) for name, x in (policies or {}).items()},
+        "learners": {name: described(x) for name, x in (learners or {}).items()},
     }
 
 
-def check_identity(
-    saved: Mapping[str, Any], family: TaskFamily, policy: Policy | None, path: Path | str
-) -> None:
-    """Refuse to continue a run with another family or policy than it was made with.
+def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path | str) -> None:
+    """Refuse to continue a run with another family, policy or learner than it was made with.
 
     Args:
-        saved: the run's `identity`.
-        family, policy: what it is to be continued with.
+        saved: the run's `identity`; what an older run did not record is not looked at.
+        now: that of what it is to be continued with.
         path: the run's folder, for messages.
 
     Raises:
         ConfigError: naming what differs.
     """
-    remedy = {"policy": "pass the run's own networks as policy="}
-    for name, now in identity(family, policy).items():
-        if saved.get(name) != now:
-            was, now = (str(x) if len(str(x)) < 200 else "others" for x in (saved.get(name), now))
-            raise ConfigError(
-                f"the run {path} was made with another {name}: {was}, not {now}; "
-                f"{remedy.get(name, 'pass the family that it was made with as family=')}"
-            )
+    for name, own in now.items():
+        was = saved.get(name, own)
+        by_name = isinstance(own, Mapping)
+        was, own = (was, own) if by_name else ({name: was}, {name: own})
+        for entry in {**was, **own}:
+            if was.get(entry) != own.get(entry):
+                what = f"{_ONE[name]} {entry!r}" if by_name else name
+                before, after = _differing(was.get(entry, "none"), own.get(entry, "none"))
+                remedy = _REMEDIES.get(name, "pass the family that it was made with as family=")
+                raise ConfigError(
+                    f"the run {path} was made with another {what}: {before}, not {after}; {remedy}"
+                )
+
+
+_ONE = {"policies": "policy", "learners": "learner"}
+"""A word for one of those that an identity holds by name."""
+_REMEDIES = {
+    "policy": "pass the run's own networks as policy=",
+    "policies": "pass the run's own as policies=",
+    "learners": "pass the run's own as learners=",
+}
+
+
+def _differing(was: Any, now: Any) -> tuple[str, str]:
+    """Two descriptions in a line each; of long ones, the parts that the other has not."""
+    parts = [re.split(r",?\s+", str(x)) for x in (was, now)]
+    whole = [" ".join(str(x).split()) for x in (was, now)]
+    if max(map(len, whole)) >= 200:
+        whole = [", ".join(x for x in own if x not in other) for own, other in (parts, parts[::-1])]
+    before, after = (text if 0 < len(text) < 200 else "others" for text in whole)
+    return before, after
 
 
 def _commit() -> str | None:

@@ -15,8 +15,8 @@ from pgx_jax.compare.methods import Contest, Method, Methods
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
-from pgx_jax.errors import ConfigError, pick
-from pgx_jax.learn import Learner, Policy, Trained
+from pgx_jax.errors import ConfigError, key_values, pick
+from pgx_jax.learn import PPO, Learner, Policy, Trained
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
@@ -85,7 +85,9 @@ class Records:
         check_family(family)
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
-        self.learner = pick(self.learners, self.config.learner, "learner")
+        name, options = self.config.learner, key_values(self.config.learner_options, "learner_options:")
+        self.learner = learn.with_options(self._learner(name, "learner"), name, options)
+        self.learners[name] = self.learner
         self.policy = policy or self.config.policy.make(family)
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
@@ -94,18 +96,32 @@ class Records:
         check_scoring(self.budget, self.config, family, self.learner)
 
     def _check_agents(self) -> None:
-        """Refuse networks that do not fit the family, a meta-policy of others, and unknown baselines."""
-        self.learner.check(self.family.n, self.config.learner)
-        expected = learn.check_networks(self.policy, self.family)
+        """Refuse networks that do not fit the family, learners that do not work with them, a meta-policy of
+        others, and unknown baselines."""
+        expected = self._check_agent(self.policy, self.learner, self.config.learner)
         if self.own_meta is not None:
             learn.check_agent(self.own_meta, expected)
         for name in self.config.baselines:
             policy, learner = methods.split_name(name)
-            learn.check_networks(
-                pick(self.policies_by_name, policy, f"baselines: the policy of {name!r}"), self.family
+            self._check_agent(
+                pick(self.policies_by_name, policy, f"baselines: the policy of {name!r}"),
+                self._learner(learner, f"baselines: the learner of {name!r}"),
+                learner,
             )
-            found = pick(self.learners, learner, f"baselines: the learner of {name!r}")
-            found.check(self.family.n, learner)
+
+    def _learner(self, name: str, setting: str) -> Learner:
+        """The learner of a name that a setting gives."""
+        found = pick(self.learners, name, setting)
+        learn.check_form(found, name)
+        return found
+
+    def _check_agent(self, policy: Policy, learner: Learner, name: str) -> Agent:
+        """Refuse a policy and its learner if they cannot work; shapes and types of the policy's agents."""
+        learner.check(self.family.n, name)
+        agent = learn.check_networks(policy, self.family)
+        if type(learner) is not PPO:  # which works, wherever the networks do
+            learn.check_learner(learner, policy, self.family, agent, name)
+        return agent
 
     def record(self, stage: str) -> Any:
         """The record of a stage that is computed or saved.
@@ -208,6 +224,9 @@ class Records:
 
     def agent_for(self, task: str) -> Agent:
         """The trained group policy that serves a task, by the task's name.
+
+        Of a learner that adapts (``adaptation_steps``) it is the policy before it has adapted to the task;
+        evaluation has adapted it, from experience there, and thrown the result away.
 
         Raises:
             ConfigError: no such task, or the policies are not trained yet.

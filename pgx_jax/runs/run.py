@@ -157,7 +157,7 @@ def run(
     if out is not None:
         record = {
             "family": family.name, "family_settings": family.settings, "config": config,
-            "identity": identity(family, policy), "environment": environment(),
+            "identity": identity(family, policy, policies, learners), "environment": environment(),
             "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
         this.store = RunStore.create(out, record, overwrite=overwrite)

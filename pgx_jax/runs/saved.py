@@ -18,7 +18,7 @@ from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, path_result
-from pgx_jax.runs.provenance import check_identity
+from pgx_jax.runs.provenance import check_identity, identity
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
@@ -61,8 +61,8 @@ def load(
         listener: hears about progress.
 
     Raises:
-        ConfigError: no run there, a family or policy of one's own that must be passed again, or others
-            than those that the run was made with.
+        ConfigError: no run there, a family, policy or learner of one's own that must be passed again, or
+            others than those that the run was made with.
         DataError: a damaged file.
     """
     store = RunStore.open(path)
@@ -73,7 +73,8 @@ def load(
     if family is None:
         family = _family(saved, path)
     if "identity" in saved:
-        check_identity(saved["identity"], family, policy if saved.get("own_policy") else None, path)
+        own = policy if saved.get("own_policy") else None
+        check_identity(saved["identity"], identity(family, own, policies, learners), path)
     config = from_dict(Config, saved["config"])
     return Run(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,

@@ -13,8 +13,8 @@ the value []. What of an actor's parameters is exploration, the actor says itsel
 begin with these afresh. The core maps networks over batches, rows and tasks.
 
 What the table holds is called with the settings of its network by name (`MLPNetworks`) and makes the
-two modules. Another module adds its own: ``NETWORKS["mine"] = Mine``; then
-``--policy.network mine --policy.options width=32``.
+two modules. Another module adds its own, ``NETWORKS["mine"] = Mine``, for settings in Python:
+``PolicyConfig(network="mine", options=("width=32",))``.
 """
 
 from __future__ import annotations
