@@ -187,6 +187,19 @@ def baselines(contest: Contest) -> Methods:
     return found
 
 
+def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learner]) -> None:
+    """Refuse further baselines whose learner cannot train one policy for all with the total.
+
+    Raises:
+        ConfigError: naming the baseline and the remedy.
+    """
+    for name in config.baselines:
+        try:
+            share(np.ones((1, budget.n), bool), budget.total, learners[split_name(name)[1]])
+        except ConfigError as error:
+            raise ConfigError(f"baselines: {name!r}: {error}") from None
+
+
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:
     """The draws of a method, or the first alone where there was nothing to draw (k is 1 or n)."""
     return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods

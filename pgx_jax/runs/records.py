@@ -92,6 +92,7 @@ class Records:
         told = self.policy.conditioned_actor
         self.budget = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
         check_scoring(self.budget, self.config, family, self.learner)
+        methods.check_baselines(self.config, self.budget, self.learners)
 
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, a meta-policy of others, and unknown baselines."""
