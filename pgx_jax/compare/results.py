@@ -155,7 +155,8 @@ class UnseenResult(Struct, frozen=True, kw_only=True):
     assigned: list[int]
     """The group of each unseen task."""
     env_steps: int = 0
-    """Steps of the trial."""
+    """All steps before the episodes that are judged: the trial's, and those of adapting to the tasks (by
+    every group's policy before the trial, and again by the one that was found)."""
     multitask: Interval | UnsetType = UNSET
     """One policy for all on the same tasks."""
 
