@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.grouping.config import SOLVERS, check_solver
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 CLARABEL_UP_TO = 30
 """Largest n for which the interior-point method is the faster one."""
@@ -108,6 +110,8 @@ class PartitionSDP:
     """
 
     def __init__(self, n: int, solver: str | None = None):
+        import cvxpy as cp  # here: a third of a second that few need to wait for
+
         check_solver(solver)
         preferred = SOLVERS if n <= CLARABEL_UP_TO else SOLVERS[::-1]
         self.n = n
@@ -161,6 +165,8 @@ class PartitionSDP:
 
     def _attempt(self, problem: cp.Problem, solver: str, k: int | None) -> tuple[np.ndarray | None, str]:
         """Solve once; return (X, "") or (None, reason)."""
+        import cvxpy as cp
+
         try:
             with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below
                 warnings.simplefilter("ignore", UserWarning)
