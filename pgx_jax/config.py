@@ -31,6 +31,7 @@ STREAMS = (
     "random",
     "interval",
     "deal",
+    "subsets",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""

@@ -96,7 +96,7 @@ def subsets(config: Config, n: int) -> Bool[np.ndarray, "m n"]:
         ConfigError: subsets that cannot be drawn, or that leave a pair uncovered.
     """
     e = config.estimate
-    return estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
+    return estimate.make_subsets(config.stream("subsets"), n, e.subset_size, e.subsets, e.min_cover)
 
 
 def features(
