@@ -154,4 +154,4 @@ def _scores(run: Run, config: Config) -> Scores:
         return run.scored.scores
     estimate.require_held_out(e.score, "regrouping takes no environment steps")
     member = pipeline.subsets(config, run.family.n)
-    return pipeline.score_subsets(run.features, run.transitions, member, e, names=names)[1]
+    return pipeline.score_subsets(run.features, run.transitions, member, e, names=names).scores
