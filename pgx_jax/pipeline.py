@@ -1,8 +1,8 @@
 """The method on one page: every function is one arrow from n tasks to one policy a group.
 
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
-      --score_subsets--> Scored --affinity--> Affinity
-      --choose_groups--> Grouping --compare.train_groups--> Pool
+      --score_subsets--> Scored --estimate.affinity--> Affinity
+      --choose_groups--> Grouping --compare.groups.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
 enter there (see `group_transitions`).
