@@ -45,7 +45,7 @@ def _quiet():
     optional packages, that brax is in maintenance, that its models use deprecated attributes."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        import mujoco
+        import mujoco  # here: it takes seconds, and comes with the extra "brax" alone
 
         heard = mujoco.get_mju_user_warning()
         mujoco.set_mju_user_warning(lambda message: None)  # it would write to a file MUJOCO_LOG.TXT
@@ -60,7 +60,7 @@ def _brax() -> ModuleType:
     """Return brax.envs; ConfigError if it is not installed."""
     try:
         with _quiet():
-            import brax.envs
+            import brax.envs  # here, as mujoco
     except ImportError as error:
         raise ConfigError(f'Brax environments need Brax ({error}): pip install "pgx-jax[brax]"') from error
     return brax.envs

@@ -252,6 +252,21 @@ def _horizon(env, title: str, horizon: int | None):
     return horizon
 
 
+def _check_kinds(where: str, observed: spaces.Space, action: spaces.Space) -> None:
+    """Refuse spaces that no family can have, before anything steps in them."""
+    if not isinstance(observed, spaces.Box):
+        raise ConfigError(
+            f"{where} has the observation space {observed}, which has no fixed size; wrap the environment in "
+            "a gymnasium.ObservationWrapper that gives arrays of one shape"
+        )
+    flat = isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1
+    if not flat and not isinstance(action, (spaces.Box, spaces.Discrete)):
+        raise ConfigError(
+            f"{where} has the action space {action}, but actions must be Discrete, Box, or MultiDiscrete in "
+            "one dimension; wrap the environment in a gymnasium.ActionWrapper that has such a space"
+        )
+
+
 def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequence[GymnasiumTask]):
     """Try every task; returns the smallest Box that holds all observations, and the action space."""
     seen, acted = [], []
@@ -265,6 +280,7 @@ def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequen
                 f"task {name!r}: {title} refuses its arguments ({type(error).__name__}: {error})"
             ) from error
         observed, action = env.observation_space, env.action_space
+        _check_kinds(f"task {name!r} of {title}", observed, action)
         if i and (observed.shape != seen[0].shape or action != acted[0]):
             what, mine, first = ("observation", observed, seen[0])
             if observed.shape == seen[0].shape:

@@ -17,7 +17,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key, Named
 
 COMPARE = ("none", "fast", "full")
-"""What may be compared with ours."""
+"""What may be compared with ours, in growing order; `compare.methods.BASELINES` has the methods of each."""
 
 STREAMS = (
     "meta",
@@ -31,6 +31,7 @@ STREAMS = (
     "random",
     "interval",
     "deal",
+    "subsets",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""

@@ -15,6 +15,10 @@ class ConfigError(PgxError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 
 
+class FolderError(ConfigError):
+    """A run's folder that is taken, cannot be written to, or lacks what is asked for."""
+
+
 class DataError(PgxError, ValueError):
     """Arrays that a stage cannot use (non-finite values, no signal, wrong shape)."""
 

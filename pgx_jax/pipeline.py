@@ -1,8 +1,8 @@
 """The method on one page: every function is one arrow from n tasks to one policy a group.
 
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
-      --score_subsets--> Surrogates, Scores --affinity--> Affinity
-      --choose_groups--> Grouping --compare.train_groups--> Pool
+      --score_subsets--> Scored --estimate.affinity--> Affinity
+      --choose_groups--> Grouping --compare.groups.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
 enter there (see `group_transitions`).
@@ -96,7 +96,7 @@ def subsets(config: Config, n: int) -> Bool[np.ndarray, "m n"]:
         ConfigError: subsets that cannot be drawn, or that leave a pair uncovered.
     """
     e = config.estimate
-    return estimate.make_subsets(config.seed, n, e.subset_size, e.subsets, e.min_cover)
+    return estimate.make_subsets(config.stream("subsets"), n, e.subset_size, e.subsets, e.min_cover)
 
 
 def features(
@@ -126,8 +126,18 @@ def fit_subsets(
     )
 
 
-RollOut = Callable[[PyTree, Bool[Array, "m n"]], Float[Array, "m n"]]
-"""(actor parameters with a leading axis m, member [m, n]) -> returns [m, n]."""
+RollOut = Callable[[PyTree, Bool[Array, "m n"]], tuple[Float[Array, "m n"], int]]
+"""(actor parameters with a leading axis m, member [m, n]) -> returns [m, n], environment steps taken."""
+
+
+class Scored(NamedTuple):
+    """The estimates of all subsets."""
+
+    surrogates: Surrogates
+    """Those that were fitted on FIT."""
+    scores: Scores
+    steps: np.ndarray
+    """int []: environment steps that scoring took."""
 
 
 def score_subsets(
@@ -140,24 +150,23 @@ def score_subsets(
     log_prob: LogProb | None = None,
     params: PyTree = None,
     roll_out: RollOut | None = None,
-) -> tuple[Surrogates, Scores]:
+) -> Scored:
     """Fit every subset and estimate every task's performance after adapting to it.
 
     Held-out scores are cross-fitted: fitted on FIT and scored on SCORE, and the other way round.
     ``log_prob``, ``params`` and ``roll_out`` are needed by scores that roll out alone.
-
-    Returns:
-        the surrogates that were fitted on FIT, and the scores.
     """
     score = pick(estimate.SCORES, config.score, "estimate.score")
     surrogates = fit_subsets(feats, transitions, member, config, names=names)
     if score.rolls_out:
         moved = lift(feats, transitions, surrogates, config, log_prob, params)
         thetas = estimate.displace(params, estimate.rescale(moved, params, config.distance))
-        return surrogates, score.function(roll_out, thetas, member)
+        scores, steps = score.function(roll_out, thetas, member)
+        return Scored(surrogates, scores, np.array(steps))
     turned = fit_subsets(feats, transitions, member, config, names=names, parts=(SCORE,))
     ways = ((surrogates, SCORE), (turned, FIT))
-    return surrogates, estimate.cross_fitted([score.function(feats, transitions, *way) for way in ways])
+    scores = estimate.cross_fitted([score.function(feats, transitions, *way) for way in ways])
+    return Scored(surrogates, scores, np.array(0))
 
 
 def lift(
@@ -174,29 +183,21 @@ def lift(
     return chosen.function(feats, surrogates, params, **policy)
 
 
-def make_roll_out(
-    policy: Policy, family: TaskFamily, agent: Agent, config: Config
-) -> tuple[RollOut, list[int]]:
-    """Real roll-outs with common random numbers, in units of each task's reward scale.
+def make_roll_out(policy: Policy, family: TaskFamily, agent: Agent, config: Config) -> RollOut:
+    """Real roll-outs with common random numbers, in units of each task's reward scale."""
 
-    Returns:
-        the function, and a list to which it appends the environment steps that it takes.
-    """
-    spent: list[int] = []
-
-    def roll_out(thetas: PyTree, member: Array) -> Array:
+    def roll_out(thetas: PyTree, member: Array) -> tuple[np.ndarray, int]:
         row, task = np.nonzero(member)
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(member), *jnp.shape(x))), agent)
         played = learn.evaluate(
             policy, family, learn.with_policy_params(many, thetas), row, task,
             config.stream("rollouts"), episodes=config.estimate.rollout_episodes,
         )  # fmt: skip
-        spent.append(int(played.steps.sum()))
         values = np.zeros(member.shape)
         values[row, task] = played.returns.mean(1) / np.sqrt(np.asarray(agent.reward.var) + 1e-8)[task]
-        return values
+        return values, int(played.steps.sum())
 
-    return roll_out, spent
+    return roll_out
 
 
 class HeldOut:
@@ -331,7 +332,7 @@ def group_transitions(
     estimate.check_transitions(transitions, names)
     member = subsets(config, n)
     feats = features(log_prob, params, transitions, config, names)
-    surrogates, scores = score_subsets(feats, transitions, member, e, names=names)
+    surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
     found = choose_groups(affinity, held_out, config, k=config.k, names=names)

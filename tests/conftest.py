@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from pgx_jax.compare.results import (
+    SCHEMA_VERSION,
     AffinityResult,
     Agreement,
     Bounds,
@@ -115,6 +116,7 @@ def example_results(seed: int = 0) -> Results:
     candidates = [np.zeros(n, int), labels % 2, labels // 2, labels, labels + (np.arange(n) == 6) * 3]
     candidates.append(np.arange(n))
     return Results(
+        schema_version=SCHEMA_VERSION,
         family="cartpole-goals",
         n_tasks=n,
         task_names=names,

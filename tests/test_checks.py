@@ -12,8 +12,10 @@ import pgx_jax
 from envs.gymnax_adapter import gymnax_family
 from envs.points import PointMass, points
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Evaluation
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
+from pgx_jax.tasks.family import METRICS
 from pgx_jax.tasks.registry import families, make_family
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)
@@ -111,3 +113,14 @@ def test_parameters_of_integers_and_none_are_fine():
             spaces.Box(-1, 1, (1,)), spaces.Discrete(2), 5,
         )
     )  # fmt: skip
+
+
+def test_a_family_is_judged_by_what_there_is():
+    played = Evaluation(np.array([[2.0]]), np.array([[True]]), np.array([[4]]), np.zeros(1, int))
+    for metric in METRICS:
+        assert dataclasses.replace(FAMILY, metric=metric).metric == metric
+        assert played.judged_by(metric) == (2 if metric == "return" else 1)
+    with pytest.raises(ConfigError, match="'points': metric = 'reward'; choose one of 'return', 'success'"):
+        dataclasses.replace(FAMILY, metric="reward")
+    with pytest.raises(ConfigError, match="metric = 'reward'"):
+        played.judged_by("reward")

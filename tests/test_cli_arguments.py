@@ -2,16 +2,20 @@
 
 import dataclasses
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from pgx_jax.cli import main as cli
 from pgx_jax.cli import run as command
+from pgx_jax.cli import saved
 from pgx_jax.cli.families import FamiliesCommand
 from pgx_jax.cli.parsing import parsed, refusal
 from pgx_jax.cli.run import RunCommand, read_with
 from pgx_jax.config import Config
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, DataError, SolverError
+from pgx_jax.learn.host.guard import Guard
+from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks.registry import families
 
 
@@ -119,9 +123,43 @@ def test_an_interrupted_run_names_its_folder(stop, monkeypatch, tmp_path):
     monkeypatch.setattr(command, "run", begun)
     status, _, err = stop("run", "points", "--out", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
-    monkeypatch.setattr(sys.modules["pgx_jax.cli.saved"], "resume", interrupted)
+    monkeypatch.setattr(saved, "resume", interrupted)
     status, _, err = stop("resume", out)
     assert status == 130 and err.endswith(f"continue with `pgx-jax resume '{out}'`")
+
+
+@pytest.mark.parametrize("kind", [DataError, SolverError])
+def test_an_error_in_a_run_names_the_command_that_continues_it(stop, monkeypatch, tmp_path, kind):
+    """The library says what to mend, and the command line how to go on once something is saved."""
+    broken = Guard(command.make_family("points")).failed("step", "left", ValueError("no wind"))
+    assert str(broken).endswith("raised ValueError in step: no wind; mend the environment")
+
+    def fails(*args, out=None, **kw):
+        raise kind(str(broken))
+
+    monkeypatch.setattr(command, "run", fails)
+    monkeypatch.setattr(saved, "resume", fails)
+    assert stop("run", "points", "--out", tmp_path)[2].endswith("mend the environment")
+    (tmp_path / "config.json").write_text("{}")
+    for args in (["run", "points", "--out", tmp_path], ["resume", tmp_path]):
+        status, _, err = stop(*args)
+        assert status == 2 and err.startswith(f"error: {kind.__name__}")
+        assert f"mend the environment (whole stages are saved: `pgx-jax resume {tmp_path}` goes on)" in err
+
+
+def test_a_folder_that_is_taken_is_told_with_the_options_that_help(stop, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    args = ("run", "points", "--out", tmp_path)
+    assert stop(*args)[2].endswith("resume the run in it, or overwrite it (--out FOLDER)")
+    (tmp_path / "config.json").write_text("{}")
+    assert stop(*args)[2].endswith(f"it (--out FOLDER, `pgx-jax resume {tmp_path}`, --overwrite)")
+
+
+def test_regrouping_an_unfinished_run_names_the_command_that_finishes_it(stop, monkeypatch, tmp_path):
+    store = RunStore.create(tmp_path / "run", {})
+    monkeypatch.setattr(saved, "load", lambda path: SimpleNamespace(store=store, config=Config()))
+    status, _, err = stop("regroup", store.path)
+    assert status == 2 and err.endswith(f"no features yet; resume it first (`pgx-jax resume {store.path}`)")
 
 
 def test_a_run_that_is_interrupted_before_anything_is_saved(stop, monkeypatch, tmp_path):

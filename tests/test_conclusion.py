@@ -5,7 +5,7 @@ from msgspec import structs
 from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import Gain, Interval, MethodResult, PathResult, Results
+from pgx_jax.compare.results import SCHEMA_VERSION, Gain, Interval, MethodResult, PathResult, Results
 from pgx_jax.report import conclusion
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
@@ -20,6 +20,7 @@ def with_gain(k: int, predicted, realised, penalty=None) -> Results:
         path = {"k": [1, 2], "score": [0.3, 0.3 + mean], "stderr": [error, error], "penalty": [None] * 2}
     names = [f"task{i}" for i in range(10)]
     return Results(
+        schema_version=SCHEMA_VERSION,
         family="made up",
         seed=0,
         n_tasks=10,

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import Reinforce
 
 import pgx_jax
 from pgx_jax import PPO, ConfigError, EstimateConfig, Run, make_family
-from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.budget import least, make_budget, share
 from pgx_jax.compare.methods import BASELINES, Contest, baselines, ours
 from pgx_jax.config import COMPARE, PolicyConfig, override
 
 FAMILY = make_family("points", n_tasks=6, n_groups=2)
 
 
-def test_what_may_be_compared_is_stated_once_for_settings_and_methods():
-    assert set(COMPARE) == set(BASELINES)
+def test_what_may_be_compared_grows_from_nothing_to_what_is_outside_the_rule():
+    assert list(BASELINES) == list(COMPARE) == ["none", "fast", "full"]
+    assert BASELINES["none"] == () and set(BASELINES["fast"]) < set(BASELINES["full"])
 
 
 def contest_of(config, labels, **kw):
@@ -72,6 +74,37 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
     given_one = make_budget(fresh, FAMILY, fresh.ppo, own_meta=True)
     mine = ours(contest_of(fresh, labels)._replace(budget=given_one))
     assert not mine.equal_steps and "not counted" in mine.note
+
+
+def test_what_adapting_takes_is_kept_back_before_anything_is_spent():
+    learner = Reinforce(num_envs=6, num_steps=10, adaptation_steps=2400)
+    config = pgx_jax.Config(
+        learner="adapts", steps_per_task=6000, estimate=EstimateConfig(score="rollouts", steps=960)
+    )
+
+    def run(**changes):
+        return Run(FAMILY, dataclasses.replace(config, **changes), learners={"adapts": learner})
+
+    e = dataclasses.replace(config.estimate, rollout_episodes=1)
+    budget = run(estimate=e).budget  # 60 pairs of one episode of 60 steps
+    worst = 60 * FAMILY.horizon
+    assert 0 < least(6, learner) <= budget.rest(worst) and least(6, learner) == 6 * (60 + 2400)
+    mine = ours(Contest(config, budget, {"adapts": learner}, np.arange(6), scoring=worst))
+    assert mine.equal_steps and mine.env_steps <= budget.total
+    with pytest.raises(ConfigError, match=r"scoring by roll-outs .* adapting to it \(2400\) takes 14760"):
+        run(estimate=dataclasses.replace(e, rollout_episodes=4))
+
+
+def test_a_total_without_an_update_for_every_policy_is_refused():
+    learner = Reinforce(num_envs=6, num_steps=10, adaptation_steps=100)
+    pairs = np.eye(3, dtype=bool).repeat(2, axis=1)
+    assert share(pairs, 600 + 180, learner).tolist() == [60, 60, 60]
+    with pytest.raises(ConfigError, match=r"779 steps are too few .* \(60\).* \(600\), take 780; raise"):
+        share(pairs, 600 + 179, learner)
+    hungry = Reinforce(num_envs=6, num_steps=10, adaptation_steps=200_000)
+    config = pgx_jax.Config(baselines=("base/hungry",))
+    with pytest.raises(ConfigError, match="baselines: 'base/hungry': .*too few for 1 policies of 6 tasks"):
+        Run(FAMILY, config, learners={"hungry": hungry})
 
 
 @pytest.mark.parametrize(

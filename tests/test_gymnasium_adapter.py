@@ -187,6 +187,28 @@ def test_bad_input(build, message):
         build()
 
 
+class Unsteppable(gymnasium.Env):
+    def __init__(self, number=0, seen=spaces.Box(-1, 1, (2,)), action=spaces.Discrete(2)):  # noqa: B008
+        self.observation_space, self.action_space = seen, action
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"action": spaces.MultiBinary(2)}, r"action space MultiBinary\(2\), .* MultiDiscrete in one"),
+        ({"action": spaces.Dict(x=spaces.Discrete(2))}, r"action space Dict\(.* wrap .*ActionWrapper"),
+        ({"action": spaces.MultiDiscrete([[2, 3]])}, r"action space .*Discrete.* wrap .*ActionWrapper"),
+        (
+            {"seen": spaces.Sequence(spaces.Discrete(2))},
+            r"Sequence\(.*no fixed size.*ObservationWrapper",
+        ),
+    ],
+)
+def test_spaces_that_no_family_can_have_are_named_before_a_step(given, message):
+    with pytest.raises(ConfigError, match=f"(?s)^task 'task0_number0' of Unsteppable has the .*{message}"):
+        gymnasium_family(Unsteppable, {"number": [0, 1]}, fixed=given, horizon=5)
+
+
 def test_a_missing_package_is_named(monkeypatch):
     def missing(entry):
         raise gymnasium.error.DependencyNotInstalled(

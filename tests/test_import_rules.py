@@ -98,3 +98,9 @@ def test_importing_the_core_loads_no_family_and_no_environment_library():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "pgx_jax" in loaded and not loaded & {*LIBRARIES, "envs"} - {"gymnasium"}  # it has the spaces
+
+
+def test_runs_and_commands_wait_for_no_library_that_grouping_alone_needs():
+    script = "import sys, pgx_jax.runs.run, pgx_jax.cli.saved; print(*{'sklearn', 'cvxpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

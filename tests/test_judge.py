@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
+from toys import Reinforce
 
 from envs.points import points
 from pgx_jax import Config
-from pgx_jax.compare import groups, judging, summaries
+from pgx_jax.compare import groups, judging, summaries, unseen
 from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.judging import Played
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.compare.results import Interval
-from pgx_jax.learn import make_policy
+from pgx_jax.learn import Evaluation, make_policy
 
 
 def partition(*labels: int, steps: int = 100) -> Method:
@@ -95,3 +96,26 @@ def test_groups_alone_pay_for_what_was_needed_before(monkeypatch):
     assert paid <= spent() < paid + slack
     assert paid + 50_000 <= spent(scoring=50_000) < paid + 50_000 + slack
     assert budget.collect <= spent(own_meta=True) < budget.collect + slack
+
+
+def test_what_adapting_to_unseen_tasks_takes_is_counted(monkeypatch):
+    """Two groups, three unseen tasks, two trial episodes of 10 steps, and 7 steps to adapt each time."""
+
+    def evaluate(policy, family, agents, row, task, key, *, episodes, learner, **kw):
+        returns = np.tile(row[:, None] * 1.0, episodes)  # the second group is better
+        adapted = np.full(len(row), learner.adaptation_steps)
+        return Evaluation(returns, returns > 0, np.full(returns.shape, 10), adapted)
+
+    monkeypatch.setattr(unseen.learn, "evaluate", evaluate)
+    family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)
+    pool = Pool(PAIRS.rows, ({}, {}), ())
+
+    def tried(**settings):
+        learner = Reinforce(**settings)
+        return unseen.unseen_tasks(
+            PAIRS, None, pool, {"base": make_policy(family)}, {"ppo": learner}, family, config
+        )
+
+    assert tried().env_steps == 2 * 3 * 2 * 10
+    found = tried(adaptation_steps=7, adaptation_envs=7)
+    assert found.assigned == [1, 1, 1] and found.env_steps == 2 * 3 * (2 * 10 + 7) + 3 * 7

@@ -182,7 +182,7 @@ def test_logged_data_of_one_source_are_grouped(both):
     (transitions, features), _ = both
     config = EstimateConfig()
     member = estimate.make_subsets(0, 4, 2)
-    _, scores = pipeline.score_subsets(features, transitions, member, config)
+    scores = pipeline.score_subsets(features, transitions, member, config).scores
     held_out = pipeline.HeldOut(features, transitions, config, KEY)
     found = pipeline.choose_groups(estimate.affinity(scores), held_out, Config())
     assert found.labels.tolist() == [0, 1, 0, 1]

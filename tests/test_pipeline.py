@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pkgutil
+import re
 
 import flax.linen as nn
 import jax
@@ -21,6 +23,14 @@ from pgx_jax.runs.store import RunStore
 from pgx_jax.types import FIT, SCORE, SELECT, Features
 
 KEY = jax.random.PRNGKey(0)
+
+
+def test_every_arrow_of_the_page_is_a_function():
+    arrows = re.findall(r"--([a-z_.]+)--> ", pipeline.__doc__)
+    assert len(arrows) == 7
+    for name in arrows:
+        place = f"pgx_jax.{name}" if "." in name else f"pgx_jax.pipeline.{name}"
+        assert callable(pkgutil.resolve_name(place)), name
 
 
 def test_the_groups_are_recovered(small_run):

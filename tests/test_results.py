@@ -54,9 +54,21 @@ def test_what_is_no_run_is_refused(run_results, change, words):
 def test_results_of_another_version_are_refused(run_results, version):
     with pytest.raises(DataError, match=r"results.json cannot be read \(.*schema_version.*resume"):
         results.from_plain(results.to_plain(run_results) | {"schema_version": version})
-    unversioned = results.to_plain(run_results)
-    assert unversioned.pop("schema_version") == results.SCHEMA_VERSION
-    assert results.from_plain(unversioned) == run_results
+
+
+def test_results_that_do_not_say_their_version_or_hold_more_are_refused(run_results):
+    """Read and written again, what is not known would be lost."""
+    assert "schema_version" in published()["$defs"]["Results"]["required"]
+    plain = results.to_plain(run_results)
+    deeper = plain | {"gain": plain["gain"] | {"hoped": 1.0}}
+    for changed, words in ((plain | {"loss": 1.0}, "`loss`"), (deeper, r"`hoped` - at `\$.gain`")):
+        with pytest.raises(DataError, match=rf"cannot be read \(.*unknown field {words}\).*resume"):
+            results.from_plain(changed)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(changed, published())
+    assert plain.pop("schema_version") == results.SCHEMA_VERSION
+    with pytest.raises(DataError, match=r"cannot be read \(no schema_version, not 1\); resume"):
+        results.from_plain(plain)
 
 
 def test_a_run_tells_of_numbers_that_are_not_finite_what_its_file_tells(small_run, tmp_path, monkeypatch):

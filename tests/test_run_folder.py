@@ -22,7 +22,7 @@ def test_create_and_open(tmp_path):
     RunStore.create(tmp_path / "empty", {"seed": 1})
     store = RunStore.create(tmp_path / "deep/er/run", {"seed": 3, "path": tmp_path, "bad": float("nan")})
     assert RunStore.open(str(store.path)).config == {"seed": 3, "path": str(tmp_path), "bad": None}
-    with pytest.raises(ConfigError, match="already has contents.*--out"):
+    with pytest.raises(ConfigError, match="already has contents; choose another, resume .* overwrite it$"):
         RunStore.create(store.path, {})
     with pytest.raises(ConfigError, match="holds no run"):
         RunStore.open(tmp_path / "missing")
@@ -61,7 +61,7 @@ def test_folders_that_cannot_be_written_are_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         RunStore.create(tmp_path / "file", {})
-    with pytest.raises(ConfigError, match="can't be written to.*--out"):
+    with pytest.raises(ConfigError, match="can't be written to.*choose another$"):
         RunStore.create(tmp_path / "file/run", {})
 
     def refuse(*args):

@@ -78,14 +78,16 @@ def test_rollouts_hand_the_policies_over_and_check_what_comes_back():
 
     def evaluate(thetas, member):
         assert member is MEMBER
-        return np.where(member, thetas["w"], 0)
+        return np.where(member, thetas["w"], 0), 80
 
-    scores = rollouts(evaluate, thetas, MEMBER)
+    scores, steps = rollouts(evaluate, thetas, MEMBER)
+    assert steps == 80
     np.testing.assert_array_equal(scores.values[4], [4, 4, 4, 4])
     with pytest.raises(DataError, match=r"shape \(5, 1\)"):
-        rollouts(lambda thetas, member: thetas["w"], thetas, MEMBER)
+        rollouts(lambda thetas, member: (thetas["w"], 5), thetas, MEMBER)
     with pytest.raises(DataError, match="task 2 after adapting to subset 1 is not finite"):
-        rollouts(lambda thetas, member: np.where(MEMBER[0], 1.0, np.nan) + np.zeros((5, 1)), thetas, MEMBER)
+        broken = np.where(MEMBER[0], 1.0, np.nan) + np.zeros((5, 1))
+        rollouts(lambda thetas, member: (broken, 5), thetas, MEMBER)
 
 
 def test_trajectory_gains_average_to_the_heldout_score(solved):

@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
-from pgx_jax.grouping import sdp as sdp_module
-from pgx_jax.grouping.sdp import PartitionSDP, infeasibility, solve_sdp, standardise
+from pgx_jax.grouping import GroupingConfig
+from pgx_jax.grouping.sdp import (
+    SDP_SOLVERS,
+    PartitionSDP,
+    SDPSolver,
+    infeasibility,
+    solve_sdp,
+    standardise,
+)
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
 
@@ -52,7 +59,7 @@ def test_relaxation_bounds_every_partition_from_above(n):
             assert np.sum(U * X) >= max(value(U, p) for p in every if len(p) == k) - 1e-4
 
 
-@pytest.mark.parametrize("solver", ["CLARABEL", "scs"])
+@pytest.mark.parametrize("solver", ["CLARABEL", "SCS"])
 @pytest.mark.parametrize("n, k", [(5, 2), (6, 3), (7, 3), (7, 2)])
 def test_relaxation_is_tight_on_clear_groups(n, k, solver):
     raw, labels = planted(n, k, 0.05, n)
@@ -115,6 +122,15 @@ def test_a_reused_problem_forgets_the_previous_one_and_the_unit():
         assert np.allclose(solve_sdp(unit * second, trace_penalty=unit), fresh, atol=1e-4)
 
 
+def test_solvers_stand_in_a_table_the_fast_ones_first(monkeypatch):
+    assert PartitionSDP(30).solvers == ["CLARABEL", "SCS"] and PartitionSDP(31).solvers == ["SCS", "CLARABEL"]
+    monkeypatch.setitem(SDP_SOLVERS, "MINE", SDPSolver({"effort": 3}, up_to=4))
+    assert GroupingConfig(solver="MINE").solver == "MINE"
+    assert PartitionSDP(5).solvers == ["CLARABEL", "SCS", "MINE"] and PartitionSDP(5, "MINE").solvers == [
+        "MINE"
+    ]
+
+
 def test_solvers_agree():
     U = standardise(noise(12, 5))
     a, b = (solve_sdp(U, k=4, solver=solver) for solver in ("CLARABEL", "SCS"))
@@ -122,13 +138,13 @@ def test_solvers_agree():
 
 
 def test_a_solver_that_does_not_converge_is_replaced_and_then_reported(monkeypatch):
-    monkeypatch.setitem(sdp_module._OPTIONS, "CLARABEL", {"max_iter": 1})
+    monkeypatch.setitem(SDP_SOLVERS, "CLARABEL", SDPSolver({"max_iter": 1}))
     U, labels = planted(6, 2, 0.1, 0)
     same = labels[:, None] == labels
     assert np.allclose(solve_sdp(U, k=2), same / same.sum(1), atol=1e-2)  # SCS stepped in
     with pytest.raises(SolverError, match="6 tasks at k = 2.*CLARABEL"):
         solve_sdp(U, k=2, solver="CLARABEL")
-    monkeypatch.setitem(sdp_module._OPTIONS, "SCS", {"max_iters": 1})
+    monkeypatch.setitem(SDP_SOLVERS, "SCS", SDPSolver({"max_iters": 1}))
     with pytest.raises(SolverError, match="CLARABEL.*SCS"):
         solve_sdp(U, trace_penalty=1.0)
 
@@ -140,8 +156,10 @@ def test_bad_requests_to_the_relaxation():
             solve_sdp(U, k=k)
     with pytest.raises(ConfigError, match="not both"):
         solve_sdp(U, trace_penalty=1.0, k=2)
-    with pytest.raises(ConfigError, match="CLARABEL"):
+    with pytest.raises(ConfigError, match="^solver = 'SIMPLEX'; choose one of 'CLARABEL', 'SCS'"):
         solve_sdp(U, k=2, solver="SIMPLEX")
+    with pytest.raises(ConfigError, match="grouping.solver = 'scs'; choose one of 'CLARABEL', 'SCS'"):
+        GroupingConfig(solver="scs")
     with pytest.raises(DataError, match="finite"):
         solve_sdp(np.where(np.eye(4) > 0, np.nan, U), k=2)
 

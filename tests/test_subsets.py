@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgx_jax.config import STREAMS, Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
+from pgx_jax.pipeline import subsets
 
 examples = settings(derandomize=True, deadline=None, max_examples=25)
 
@@ -102,3 +104,13 @@ def test_impossible_designs_are_refused(arguments, message):
 def test_all_subsets_in_lexicographic_order():
     expected = [[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
     np.testing.assert_array_equal(all_subsets(4, 2), np.array(expected, bool))
+
+
+def test_a_run_draws_its_subsets_from_a_stream_of_their_own():
+    """Where all triples are taken, nothing is drawn."""
+    config = Config(seed=5)
+    np.testing.assert_array_equal(subsets(config, 9), all_subsets(9, 3))
+    drawn = subsets(config, 18)
+    np.testing.assert_array_equal(drawn, make_subsets(config.stream("subsets"), 18))
+    assert not np.array_equal(drawn, subsets(Config(seed=6), 18))
+    assert STREAMS.index("subsets") == 11  # later than those that were there before, whose keys stay

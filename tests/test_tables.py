@@ -95,12 +95,12 @@ def test_entries_of_ones_own_roll_out(toys, make_logged):
 
     def roll_out(thetas, member):
         np.testing.assert_array_equal(thetas, np.broadcast_to(PARAMS, (3, *PARAMS.shape)))
-        return np.where(member, 7.0, 0.0)
+        return np.where(member, 7.0, 0.0), 35
 
-    _, scores = pipeline.score_subsets(
+    _, scores, steps = pipeline.score_subsets(
         features, transitions, member, config, log_prob=log_prob, params=PARAMS, roll_out=roll_out
     )
-    assert isinstance(scores, Scores) and toys == ["lift", "played"]
+    assert isinstance(scores, Scores) and toys == ["lift", "played"] and steps == 35
     np.testing.assert_array_equal(scores.values, 7.0 * member)
     with pytest.raises(ConfigError, match="environment: choose .*'surrogate' or 'importance' or 'toy'$"):
         group_transitions(log_prob, PARAMS, transitions, Config(estimate=config))

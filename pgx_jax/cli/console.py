@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from rich.text import Text
 
 from pgx_jax import report
 from pgx_jax.compare.results import Results
+from pgx_jax.errors import DataError, FolderError, SolverError
 from pgx_jax.report import wording
 from pgx_jax.runs.run import Listener
 
@@ -105,14 +107,35 @@ class ConsoleListener(Listener):
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """Let an interrupt say how the run in ``folder`` goes on."""
+def resumable(folder: Path, new: bool = False) -> Iterator[None]:
+    """Let an interrupt or an error say by which command the run in ``folder`` goes on; ``new`` for a run
+    that is to be made there."""
     try:
         yield
     except KeyboardInterrupt:
-        resume = f"whole stages are saved, continue with `pgx-jax resume {shlex.quote(str(folder))}`"
-        begun = (folder / "config.json").is_file()
-        raise KeyboardInterrupt(resume if begun else "nothing is saved yet") from None
+        whole = f"whole stages are saved, continue with {resuming(folder)}"
+        raise KeyboardInterrupt(whole if holds_run(folder) else "nothing is saved yet") from None
+    except FolderError as error:
+        ways = ["--out FOLDER"] if new else []
+        if holds_run(folder):
+            ways += [resuming(folder), *(["--overwrite"] if new else [])]
+        if not ways:
+            raise
+        raise type(error)(f"{error} ({', '.join(ways)})") from error
+    except (DataError, SolverError) as error:
+        if not holds_run(folder):
+            raise
+        raise type(error)(f"{error} (whole stages are saved: {resuming(folder)} goes on)") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return os.path.isfile(folder / "config.json")
+
+
+def resuming(folder: Path) -> str:
+    """The command that continues a run."""
+    return f"`pgx-jax resume {shlex.quote(str(folder))}`"
 
 
 def show_results(console: Console, results: Results, path: Path | None) -> None:

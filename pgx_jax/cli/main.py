@@ -92,7 +92,7 @@ def main(args: list[str] | None = None) -> int:
         command(Console())
     except PgxError as error:
         told = Text.assemble(("error:", "bold red"), f" {type(error).__name__}: {error}")
-        Console(stderr=True).print(told)
+        Console(stderr=True).print(told, soft_wrap=True)  # so that commands in it can be copied
         return 2
     except KeyboardInterrupt as stop:
         Console(stderr=True).print(Text("; ".join(("stopped", *map(str, stop.args)))), soft_wrap=True)

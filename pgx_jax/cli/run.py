@@ -35,7 +35,7 @@ class RunCommand(FamilyArguments):
         family = self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        with resumable(out), ConsoleListener(console) as listener:
+        with resumable(out, new=True), ConsoleListener(console) as listener:
             done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pgx_jax import report
-from pgx_jax.cli.console import ConsoleListener, resumable, show_results
+from pgx_jax.cli.console import ConsoleListener, resumable, resuming, show_results
 from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.estimate import AFFINITIES, SCORES, SOLVERS
 from pgx_jax.runs.run import write_report
 from pgx_jax.runs.saved import load, regroup, resume
@@ -69,7 +69,10 @@ class RegroupCommand:
         run = load(self.run)
         path = self.out or self.run / self.file_name()
         check_writable(path)
-        found = regroup(run, self.settings(run.config))
+        try:
+            found = regroup(run, self.settings(run.config))
+        except FolderError as error:
+            raise FolderError(f"{error} ({resuming(self.run)})") from error
         table = Table("group", "tasks", title=f"k = {found.k}")
         for i, names in enumerate(found.groups):
             table.add_row(str(i), ", ".join(names))

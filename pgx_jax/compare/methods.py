@@ -15,7 +15,7 @@ from pgx_jax import grouping
 from pgx_jax.compare.budget import Budget, share
 from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import SIMILAR
-from pgx_jax.config import Config
+from pgx_jax.config import COMPARE, Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner
 from pgx_jax.types import Grouping
@@ -169,14 +169,13 @@ def _more_steps(contest: Contest) -> Methods:
     return found
 
 
-BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = {
-    "none": (),
-    "fast": (
-        _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups, _named_baselines,
-    ),
-}  # fmt: skip
+_EQUAL_STEPS = (
+    _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups, _named_baselines,
+)  # fmt: skip
+BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
+    zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _more_steps)), strict=True)
+)
 """What is compared with ours, by ``config.compare``."""
-BASELINES["full"] = (*BASELINES["fast"], _more_steps)
 
 
 def baselines(contest: Contest) -> Methods:
@@ -185,6 +184,19 @@ def baselines(contest: Contest) -> Methods:
     for made in BASELINES[contest.config.compare]:
         found |= made(contest)
     return found
+
+
+def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learner]) -> None:
+    """Refuse further baselines whose learner cannot train one policy for all with the total.
+
+    Raises:
+        ConfigError: naming the baseline and the remedy.
+    """
+    for name in config.baselines:
+        try:
+            share(np.ones((1, budget.n), bool), budget.total, learners[split_name(name)[1]])
+        except ConfigError as error:
+            raise ConfigError(f"baselines: {name!r}: {error}") from None
 
 
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:

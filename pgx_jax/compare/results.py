@@ -28,7 +28,12 @@ Groups = list[list[str]]
 """Groups as lists of task names."""
 
 
-class Interval(Struct, frozen=True):
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of ``results.json``. A field that it does not have is another version's: it is not dropped
+    silently, since files are written again from what was read."""
+
+
+class Interval(Record, frozen=True):
     """A mean and its 95% interval."""
 
     mean: Number = None
@@ -65,14 +70,14 @@ class Interval(Struct, frozen=True):
         return None if self.ci95 is None or None in self.ci95 else self.ci95[side]
 
 
-class Draw(Struct, frozen=True):
+class Draw(Record, frozen=True):
     """One of several random draws of a method."""
 
     groups: Groups
     mean: Number
 
 
-class MethodResult(Struct, frozen=True, kw_only=True):
+class MethodResult(Record, frozen=True, kw_only=True):
     """One method: a set of policies that serve all tasks, judged."""
 
     mean: Number
@@ -102,7 +107,7 @@ class MethodResult(Struct, frozen=True, kw_only=True):
         return Interval(self.mean, self.ci95)
 
 
-class Gain(Struct, frozen=True):
+class Gain(Record, frozen=True):
     """What grouping is said to gain over one policy for all."""
 
     predicted: Interval | None
@@ -111,7 +116,7 @@ class Gain(Struct, frozen=True):
     """Measured, in the unit of the metric; None if one policy for all was not trained."""
 
 
-class AffinityResult(Struct, frozen=True):
+class AffinityResult(Record, frozen=True):
     """The affinity of pairs of tasks."""
 
     matrix: list[list[Number]]
@@ -119,7 +124,7 @@ class AffinityResult(Struct, frozen=True):
     """Number of subsets behind each value."""
 
 
-class PathResult(Struct, frozen=True, kw_only=True):
+class PathResult(Record, frozen=True, kw_only=True):
     """Candidate partitions and how they scored, one entry a candidate."""
 
     k: list[int]
@@ -137,14 +142,14 @@ class PathResult(Struct, frozen=True, kw_only=True):
     """Whether it counts as being as good as the best."""
 
 
-class Curve(Struct, frozen=True):
+class Curve(Record, frozen=True):
     """Mean return over tasks while training, along a method's total of environment steps."""
 
     steps: list[Number]
     returns: list[Number] = msgspec.field(name="return")
 
 
-class UnseenResult(Struct, frozen=True, kw_only=True):
+class UnseenResult(Record, frozen=True, kw_only=True):
     """The groups' policies on tasks that none of them has seen."""
 
     mean: Number
@@ -155,7 +160,8 @@ class UnseenResult(Struct, frozen=True, kw_only=True):
     assigned: list[int]
     """The group of each unseen task."""
     env_steps: int = 0
-    """Steps of the trial."""
+    """All steps before the episodes that are judged: the trial's, and those of adapting to the tasks (by
+    every group's policy before the trial, and again by the one that was found)."""
     multitask: Interval | UnsetType = UNSET
     """One policy for all on the same tasks."""
 
@@ -165,7 +171,7 @@ class UnseenResult(Struct, frozen=True, kw_only=True):
         return Interval(self.mean, self.ci95)
 
 
-class Agreement(Struct, frozen=True):
+class Agreement(Record, frozen=True):
     """Of the groups found with the planted ones."""
 
     nmi: Number
@@ -173,14 +179,14 @@ class Agreement(Struct, frozen=True):
     exact: bool
 
 
-class Bounds(Struct, frozen=True):
+class Bounds(Record, frozen=True):
     """Bounds of an interval of a matrix."""
 
     low: list[list[Number]]
     high: list[list[Number]]
 
 
-class Diagnostics(Struct, frozen=True, kw_only=True):
+class Diagnostics(Record, frozen=True, kw_only=True):
     """Numbers by which to judge the estimate itself."""
 
     parameters: int
@@ -194,7 +200,7 @@ class Diagnostics(Struct, frozen=True, kw_only=True):
     collect_steps: int
 
 
-class Timings(Struct, frozen=True):
+class Timings(Record, frozen=True):
     """All that may differ between two equal runs."""
 
     stages: list[tuple[str, Number]] = []
@@ -203,7 +209,7 @@ class Timings(Struct, frozen=True):
     date: str = ""
 
 
-class Results(Struct, frozen=True, kw_only=True):
+class Results(Record, frozen=True, kw_only=True):
     """Everything that ``results.json`` holds."""
 
     family: str
@@ -226,7 +232,8 @@ class Results(Struct, frozen=True, kw_only=True):
     agreement: Agreement | None = None
     advice: str = ""
     timings: Timings = Timings()
-    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+    """Has no default, so that a file must say it."""
 
     def per_task(self, name: str) -> list[Number] | None:
         """Means [n] of a method on every task; None where it or they are missing."""
@@ -253,12 +260,18 @@ def from_plain(values: Any) -> Results:
     """Read what ``results.json`` held.
 
     Raises:
-        DataError: it is of another version, or something is missing or of another kind.
+        DataError: it is of another version or does not say of which, or something is missing, unknown or
+            of another kind.
     """
+    remedy = "resume the run to write it anew"
+    version = values.get("schema_version") if isinstance(values, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        told = "no schema_version" if version is None else f"schema_version {version}"
+        raise DataError(f"results.json cannot be read ({told}, not {SCHEMA_VERSION}); {remedy}")
     try:
         return msgspec.convert(values, Results)
     except msgspec.ValidationError as error:
-        raise DataError(f"results.json cannot be read ({error}); resume the run to write it anew") from None
+        raise DataError(f"results.json cannot be read ({error}); {remedy}") from None
 
 
 if __name__ == "__main__":  # writes the published schema anew

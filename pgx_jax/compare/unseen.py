@@ -29,7 +29,8 @@ def unseen_tasks(
     """Try the group policies on unseen tasks; None where there are none, or policies are told their task.
 
     A new task finds its group by trial: every group's policy plays a few episodes on it, and the
-    best mean return wins; it is then judged on fresh episodes.
+    best mean return wins; it is then judged on fresh episodes. Where the learner adapts, it does so before
+    the trial, and afresh before it is judged.
     """
     told = policies[mine.rows[0].policy].conditioned_actor
     if family.sample_test_tasks is None or config.test_tasks < 1 or told:
@@ -60,6 +61,6 @@ def unseen_tasks(
         names=names,
         method=f"the best of the groups' policies in {config.trial_episodes} trial episodes each",
         assigned=assigned.tolist(),
-        env_steps=int(trial.steps.sum()),
+        env_steps=int(trial.steps.sum() + trial.adaptation_steps.sum() + final.adaptation_steps.sum()),
         multitask=base,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,12 +91,12 @@ def cross_fitted(folds: Sequence[Scores]) -> Scores:
 
 
 def rollouts(
-    evaluate: Callable[[PyTree, Array], Array], thetas: PyTree, member: Bool[Array, "m n"]
-) -> Scores:
-    """Real returns of the lifted policies.
+    evaluate: Callable[[PyTree, Array], tuple[Array, int]], thetas: PyTree, member: Bool[Array, "m n"]
+) -> tuple[Scores, int]:
+    """Real returns of the lifted policies, and the environment steps that they took.
 
     Args:
-        evaluate: (actor parameters with a leading axis m, member [m, n]) -> returns [m, n], for
+        evaluate: (actor parameters with a leading axis m, member [m, n]) -> (returns [m, n], steps), for
             instance with common random numbers for all policies; entries of tasks outside a
             subset may be anything finite.
         thetas: actor parameters with a leading axis m.
@@ -104,7 +105,8 @@ def rollouts(
     Raises:
         DataError: if a return is not finite or the shape is wrong.
     """
-    values = jnp.asarray(evaluate(thetas, member))
+    returns, steps = evaluate(thetas, member)
+    values = jnp.asarray(returns)
     if values.shape != np.shape(member):
         raise DataError(f"evaluate returned shape {values.shape}; it must be [m, n] = {np.shape(member)}")
     bad = np.argwhere(~np.isfinite(np.asarray(values)) & np.asarray(member, bool))
@@ -114,16 +116,16 @@ def rollouts(
             f"the return of task {task} after adapting to subset {subset} is not finite; check the "
             f"rewards and take a smaller relative distance"
         )
-    return Scores(jnp.asarray(member), values)
+    return Scores(jnp.asarray(member), values), steps
 
 
 @dataclass(frozen=True)
 class Score:
     """A way of estimating how well every task would do after adapting to every subset."""
 
-    function: Callable[..., Scores]
+    function: Callable[..., Any]
     """(features, transitions, surrogates, part of the data to score on) -> Scores, see `heldout`; or, if
-    it rolls out, (evaluate, actor parameters, member) -> Scores, see `rollouts`."""
+    it rolls out, (evaluate, actor parameters, member) -> (Scores, steps), see `rollouts`."""
     rolls_out: bool = False
     """Whether it plays lifted policies, which takes an environment and steps; else it is cross-fitted:
     surrogates of each of two parts of the data are scored on the other."""

@@ -18,7 +18,7 @@ from pgx_jax.grouping.rounding import (
     refine,
     round_sdp,
 )
-from pgx_jax.grouping.sdp import PartitionSDP, solve_sdp, standardise
+from pgx_jax.grouping.sdp import SDP_SOLVERS, PartitionSDP, SDPSolver, solve_sdp, standardise
 from pgx_jax.grouping.selection import (
     Candidates,
     distinct_groups,
@@ -28,10 +28,12 @@ from pgx_jax.grouping.selection import (
 )
 
 __all__ = [
+    "SDP_SOLVERS",
     "SIMILARITIES",
     "Candidates",
     "GroupingConfig",
     "PartitionSDP",
+    "SDPSolver",
     "Similarity",
     "all_partitions",
     "ari",

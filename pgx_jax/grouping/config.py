@@ -6,16 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from pgx_jax.errors import ConfigError
-
-SOLVERS = ("CLARABEL", "SCS")
-"""Solvers of the relaxation."""
-
-
-def check_solver(solver: str | None) -> None:
-    """ConfigError unless the solver is one of `SOLVERS`, in any case, or None."""
-    if solver is not None and solver.upper() not in SOLVERS:
-        raise ConfigError(f"unknown SDP solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+from pgx_jax.errors import ConfigError, pick
+from pgx_jax.grouping.sdp import SDP_SOLVERS
+from pgx_jax.types import Named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +29,7 @@ class GroupingConfig:
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
             show it (from 6 tasks on); n more candidates also mean more chances to split by luck.
-        solver: "CLARABEL", "SCS", or None for the faster one at this n.
+        solver: a name of `SDP_SOLVERS`, or None for the fastest one at this n.
     """
 
     trace_penalty: float | None = None
@@ -47,7 +40,7 @@ class GroupingConfig:
     min_gain: float = 0.003
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
-    solver: str | None = None
+    solver: Named[str, SDP_SOLVERS] | None = None
 
     def __post_init__(self) -> None:
         penalties = (*self.penalties, self.trace_penalty or 0.0)
@@ -58,7 +51,8 @@ class GroupingConfig:
         for name in ("standard_errors", "min_share", "min_gain"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
-        check_solver(self.solver)
+        if self.solver is not None:
+            pick(SDP_SOLVERS, self.solver, "grouping.solver")
         if self.exhaustive_up_to > 8:
             raise ConfigError(
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"

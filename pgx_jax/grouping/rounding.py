@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
-from sklearn.cluster import AgglomerativeClustering
 
 _IMPROVEMENT = 1e-9
 """Smallest improvement of the local search, relative to the largest entry of U."""
@@ -75,6 +74,8 @@ def pivot(X: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
 
 def spectral(X: Float[np.ndarray, "n n"], k: int) -> Int[np.ndarray, "n"]:
     """Ward's clustering of the rows of X's leading k eigenvectors, scaled to unit length."""
+    from sklearn.cluster import AgglomerativeClustering  # here: a second that few need to wait for
+
     if k == 1:
         return np.zeros(len(X), dtype=np.int64)
     values, vectors = np.linalg.eigh(X)

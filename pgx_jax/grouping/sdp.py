@@ -12,26 +12,39 @@ scale of U sets the unit of ``trace_penalty`` and its diagonal sets the meaning:
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from pgx_jax.errors import ConfigError, DataError, SolverError
-from pgx_jax.grouping.config import SOLVERS, check_solver
+from pgx_jax.errors import ConfigError, DataError, SolverError, pick
 
-CLARABEL_UP_TO = 30
-"""Largest n for which the interior-point method is the faster one."""
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 _FEASIBILITY = 1e-3
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "CLARABEL": {},
-    "SCS": {"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000},
+
+
+@dataclass(frozen=True)
+class SDPSolver:
+    """A solver of the relaxation, which CVXPY knows by its name."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What it is given."""
+    up_to: float = math.inf
+    """Largest n for which it is fast."""
+
+
+SDP_SOLVERS: dict[str, SDPSolver] = {
+    "CLARABEL": SDPSolver(up_to=30),
+    "SCS": SDPSolver({"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}),
 }
+"""Solvers of the relaxation by name; where none is asked for, those that are fast come first."""
 
 
 def check_matrix(matrix: ArrayLike, names: Sequence[str] | None = None) -> Float[np.ndarray, "n n"]:
@@ -100,18 +113,22 @@ class PartitionSDP:
 
     Args:
         n: number of tasks.
-        solver: "CLARABEL" or "SCS"; None takes Clarabel up to n = 30 and SCS above, and tries the
-            other one should the first fail.
+        solver: a name of `SDP_SOLVERS`; None tries all of them, those first that are fast for n tasks
+            (Clarabel up to n = 30, SCS above), until one succeeds.
 
     Raises:
         ConfigError: for an unknown solver.
     """
 
     def __init__(self, n: int, solver: str | None = None):
-        check_solver(solver)
-        preferred = SOLVERS if n <= CLARABEL_UP_TO else SOLVERS[::-1]
+        import cvxpy as cp  # here: a third of a second that few need to wait for
+
         self.n = n
-        self.solvers = preferred if solver is None else (solver.upper(),)
+        if solver is None:
+            self.solvers = sorted(SDP_SOLVERS, key=lambda name: n > SDP_SOLVERS[name].up_to)
+        else:
+            pick(SDP_SOLVERS, solver, "solver")
+            self.solvers = [solver]
         self._X = cp.Variable((n, n), symmetric=True)
         self._objective = cp.Parameter((n, n), symmetric=True)
         self._trace = cp.Parameter()
@@ -161,10 +178,12 @@ class PartitionSDP:
 
     def _attempt(self, problem: cp.Problem, solver: str, k: int | None) -> tuple[np.ndarray | None, str]:
         """Solve once; return (X, "") or (None, reason)."""
+        import cvxpy as cp
+
         try:
             with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below
                 warnings.simplefilter("ignore", UserWarning)
-                problem.solve(solver=solver, warm_start=False, **_OPTIONS[solver])
+                problem.solve(solver=solver, warm_start=False, **SDP_SOLVERS[solver].options)
         except (cp.error.SolverError, ValueError, ArithmeticError) as error:
             return None, str(error).splitlines()[0]
         if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self._X.value is None:

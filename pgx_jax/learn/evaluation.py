@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import DataError, pick
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
 
     def judged_by(self, metric: str) -> np.ndarray:
         """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`)."""
-        return np.asarray(self.success if metric == "success" else self.returns, float)
+        return np.asarray(pick({"return": self.returns, "success": self.success}, metric, "metric"), float)
 
 
 def evaluate(

@@ -191,9 +191,17 @@ def check_slots(learner: Learner, n: int, name: str) -> None:
         )
 
 
+RANGES: dict[str, Callable[[float], bool]] = {
+    "between 0 and 1": lambda value: 0 <= value <= 1,
+    "positive": lambda value: 0 < value < math.inf,
+    "0 or more": lambda value: 0 <= value < math.inf,
+    "at least 1": lambda value: 1 <= value < math.inf,
+}
+"""Ranges of settings, by the words that messages have for them."""
+
+
 def check_ranges(learner: Learner, name: str, ranges: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse numbers out of range, by words ("between 0 and 1", "positive", "0 or more", "at least 1")
-    -> names of settings.
+    """Refuse numbers out of range: a name of `RANGES` -> names of settings.
 
     Raises:
         ConfigError: naming the setting.
@@ -201,6 +209,5 @@ def check_ranges(learner: Learner, name: str, ranges: Mapping[str, tuple[str, ..
     for words, settings in ranges.items():
         for setting in settings:
             value = getattr(learner, setting)
-            good = 0 <= value <= 1 if words == "between 0 and 1" else 0 <= value < math.inf
-            if not good or (value == 0 and words == "positive") or (value < 1 and words == "at least 1"):
+            if not RANGES[words](value):
                 raise ConfigError(f"{name}.{setting} = {value} must be {words}")

@@ -108,8 +108,8 @@ def train(
     lanes = _lanes()
     width = min(rows_per_call or engine.lane.rows_per_call(), -(-len(total) // len(lanes)))
     open_lane = partial(engine.lane, policy, learner, family, width)
-    work = Work(open_lane, family, np.asarray(rows.member, bool), total, agents, np.asarray(rows.key))
-    work.unit, work.progress = learner.steps_per_update, progress
+    member, key, unit = np.asarray(rows.member, bool), np.asarray(rows.key), learner.steps_per_update
+    work = Work(open_lane, family, member, total, agents, key, unit, progress)
     if checkpoint is not None:
         work.keep(checkpoint, fingerprint(policy, learner, family, rows, agents))
     work.run_all(lanes, width)

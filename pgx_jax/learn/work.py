@@ -127,6 +127,8 @@ class Work:
         total: np.ndarray,
         agents: Agent,
         key: Array,
+        unit: int = 1,
+        progress: Progress | None = None,
     ):
         """Queue all rows.
 
@@ -137,6 +139,8 @@ class Work:
             total: int [R], updates of each row.
             agents: to start from, leaves with a leading axis R.
             key: uint32 [R, 2].
+            unit: environment steps of an update.
+            progress: hears of every segment.
         """
         self.open_lane, self.family = open_lane, family
         self.member, self.total, self.agents, self.key = member, total, agents, key
@@ -144,8 +148,7 @@ class Work:
         self.done = np.zeros(len(total), int)
         self.finished: list[Agent | None] = [None] * len(total)
         self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
-        self.unit = 1
-        self.progress: Progress | None = None
+        self.unit, self.progress = unit, progress
         self.lock, self.failed = Lock(), False
         self.checkpoint: Checkpoint | None = None
         self.name, self.saved_at = "", time.monotonic()

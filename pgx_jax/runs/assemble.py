@@ -52,6 +52,7 @@ def assemble(run: Records) -> results.Results:
         diagnostics=diagnostics(run),
         true_groups=None if truth is None else judging.named_groups(truth, family.task_names),
         agreement=agreement(family, found),
+        schema_version=results.SCHEMA_VERSION,
     )  # fmt: skip
     return results.finite(whole)
 

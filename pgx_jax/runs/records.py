@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from pgx_jax import learn, pipeline
 from pgx_jax.compare import methods
@@ -17,11 +15,12 @@ from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
 from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn import PPO, Learner, Policy, Trained
+from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
-from pgx_jax.types import Affinity, Agent, Features, Grouping, Scores, Surrogates, Transitions
+from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
 
 
 class Listener:
@@ -38,15 +37,6 @@ class Listener:
 
     def loaded(self, stage: str, text: str) -> None:
         """A stage was done in an earlier sitting and has been read from the run's folder."""
-
-
-class Scored(NamedTuple):
-    """The estimates of all subsets."""
-
-    surrogates: Surrogates
-    scores: Scores
-    steps: np.ndarray
-    """int []: environment steps that scoring took."""
 
 
 class Records:
@@ -94,6 +84,7 @@ class Records:
         told = self.policy.conditioned_actor
         self.budget = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
         check_scoring(self.budget, self.config, family, self.learner)
+        methods.check_baselines(self.config, self.budget, self.learners)
 
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, learners that do not work with them, a meta-policy of

@@ -15,7 +15,7 @@ from pgx_jax import estimate, pipeline
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.results import AffinityResult, Agreement, Gain, Groups, Interval, PathResult
 from pgx_jax.config import Config, check_method
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, path_result
 from pgx_jax.runs.provenance import check_identity, identity
@@ -122,10 +122,11 @@ def regroup(run: Run, config: Config) -> Regrouped:
         config: its settings with other k, grouping or estimate settings.
 
     Raises:
-        ConfigError: settings that need new data or new roll-outs, or a run without features.
+        ConfigError: settings that need new data or new roll-outs.
+        FolderError: a run without features.
     """
     if run.store is not None and not run.store.has("features"):
-        raise ConfigError(f"the run {run.store.path} has no features yet; finish it with `pgx-jax resume`")
+        raise FolderError(f"the run {run.store.path} has no features yet; resume it first")
     e = config.estimate
     for name in ("steps", "num_envs", "source_multiple", "gae_lambda", "dim"):
         if getattr(e, name) != getattr(run.config.estimate, name):
@@ -155,4 +156,4 @@ def _scores(run: Run, config: Config) -> Scores:
         return run.scored.scores
     estimate.require_held_out(e.score, "regrouping takes no environment steps")
     member = pipeline.subsets(config, run.family.n)
-    return pipeline.score_subsets(run.features, run.transitions, member, e, names=names)[1]
+    return pipeline.score_subsets(run.features, run.transitions, member, e, names=names).scores

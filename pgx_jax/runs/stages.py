@@ -12,8 +12,9 @@ from pgx_jax import estimate, learn, pipeline
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
+from pgx_jax.pipeline import Scored
 from pgx_jax.runs.assemble import assemble
-from pgx_jax.runs.records import Records, Scored
+from pgx_jax.runs.records import Records
 from pgx_jax.types import Affinity, Features, Grouping, Scores, Surrogates, Transitions
 
 
@@ -62,13 +63,12 @@ def _features_text(run: Records, f: Features) -> str:
 
 
 def _scores(run: Records) -> Scored:
-    roll_out, spent = pipeline.make_roll_out(run.policy, run.family, run.meta, run.config)
-    surrogates, scores = pipeline.score_subsets(
+    return pipeline.score_subsets(
         run.features, run.transitions, pipeline.subsets(run.config, run.family.n), run.config.estimate,
         names=run.family.task_names, log_prob=run.policy.log_prob,
-        params=learn.policy_params(run.meta), roll_out=roll_out,
+        params=learn.policy_params(run.meta),
+        roll_out=pipeline.make_roll_out(run.policy, run.family, run.meta, run.config),
     )  # fmt: skip
-    return Scored(surrogates, scores, np.array(sum(spent)))
 
 
 def _scores_text(run: Records, scored: Scored) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pgx_jax import types
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, FolderError
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
 
@@ -72,7 +72,7 @@ class RunStore:
                 and only from a folder that holds a run.
 
         Raises:
-            ConfigError: the folder has contents, or can't be written to.
+            FolderError: the folder has contents, or can't be written to.
             DataError: the settings can't be written as JSON.
         """
         store = cls(path)
@@ -82,9 +82,9 @@ class RunStore:
             store.path.mkdir(parents=True, exist_ok=True)
             store.write_json("config.json", config)
         except OSError as error:
-            raise ConfigError(
+            raise FolderError(
                 f"the output folder {store.path} can't be written to ({error.strerror or error}); "
-                "choose another with --out"
+                "choose another"
             ) from error
         return store
 
@@ -93,14 +93,13 @@ class RunStore:
         """Open an existing run.
 
         Raises:
-            ConfigError: there is no run in this folder.
+            FolderError: there is no run in this folder.
             DataError: its ``config.json`` is damaged.
         """
         store = cls(path)
         if not (store.path / "config.json").is_file():
-            raise ConfigError(
-                f"{store.path} holds no run (there is no config.json in it); "
-                "give the folder that `pgx-jax run` named"
+            raise FolderError(
+                f"{store.path} holds no run (there is no config.json in it); give the folder of one"
             )
         store.config  # noqa: B018  (fails early if it is damaged)
         return store
@@ -272,14 +271,14 @@ class RunStore:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not self.path.is_dir():
-            raise ConfigError(f"the output folder {self.path} is a file; choose another with --out")
+            raise FolderError(f"the output folder {self.path} is a file; choose another")
         if not overwrite:
-            raise ConfigError(
-                f"the output folder {self.path} already has contents; choose another with --out, "
-                "continue it with `pgx-jax resume`, or overwrite it (--overwrite)"
+            raise FolderError(
+                f"the output folder {self.path} already has contents; choose another, resume the run in it, "
+                "or overwrite it"
             )
         if not (self.path / "config.json").is_file():
-            raise ConfigError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
+            raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
         for name in _OWN_FOLDERS:
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)

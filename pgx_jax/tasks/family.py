@@ -10,8 +10,14 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, pick
 from pgx_jax.types import Array, PyTree
+
+METRICS = {
+    "return": "the sum of an episode's rewards",
+    "success": "whether any step of an episode solves the task",
+}
+"""What a family may be judged by, and what that is of one episode."""
 
 
 class Step(NamedTuple):
@@ -133,7 +139,7 @@ class TaskFamily:
         sample_test_tasks: (key, count) -> task pytree with a leading axis ``count``: unseen
             tasks of the same kind; None if the family has none.
         true_groups: int [n] planted labels, or None. Read by reports alone.
-        metric: "return" or "success" (any step of the episode).
+        metric: what the policies are judged by, a name of `METRICS`.
         settings: the settings that built the family, for the record.
         defaults: settings of a run that suit the family better than the general ones, by dotted
             name, as {"steps_per_task": 1_000_000, "ppo.gamma": 0.999}; the user's own go before.
@@ -172,6 +178,7 @@ class TaskFamily:
                 f"family {self.name!r}: action space {self.action_space} is neither Discrete, MultiDiscrete "
                 f"nor Box"
             )
+        pick(METRICS, self.metric, f"family {self.name!r}: metric")
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
             if np.shape(leaf)[:1] != (n,):
                 raise ConfigError(

@@ -31,10 +31,7 @@ class Guard:
     def failed(self, what: str, task: str | None, error: Exception) -> DataError:
         """An environment raised."""
         at = f"task {task!r} of {self.family!r}" if task else f"an environment of {self.family!r}"
-        return DataError(
-            f"{at} raised {type(error).__name__} in {what}: {error}; mend the environment, then "
-            "continue with `pgx-jax resume`"
-        )
+        return DataError(f"{at} raised {type(error).__name__} in {what}: {error}; mend the environment")
 
     def shaped(self, obs: np.ndarray, task: str | None, count: int | None = None) -> np.ndarray:
         """The observation(s) as they are, if their shape is the family's."""
@@ -55,8 +52,7 @@ class Guard:
             if not sane[acted].all():
                 name = names[int(np.argmax(~sane & acted))]
                 raise DataError(
-                    f"task {name!r} of {self.family!r} returned a non-finite {what}; mend the environment, "
-                    "then continue with `pgx-jax resume`"
+                    f"task {name!r} of {self.family!r} returned a non-finite {what}; mend the environment"
                 )
 
     def endless(self, task: str) -> DataError:
