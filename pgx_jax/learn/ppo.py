@@ -15,6 +15,7 @@ from pgx_jax.learn.learner import LEARNERS, Learner, Learning, RowTasks, check_r
 from pgx_jax.learn.moments import per_task
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
+from pgx_jax.learn.shuffling import orders
 from pgx_jax.types import Agent, Array, PyTree
 
 _RANGES = {
@@ -184,11 +185,8 @@ def fit_batch(
         updates, opt = optimiser.update(grads, opt)
         return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt), None
 
-    def epoch(carry: Fitted, key: Array) -> tuple[Fitted, None]:
-        order = jax.random.permutation(key, size)[: width * config.minibatches]
-        return jax.lax.scan(minibatch, carry, order.reshape(config.minibatches, width))
-
+    shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches]
     agent = learning.agent
     carry = ((agent.actor, agent.critic), learning.memory)
-    ((actor, critic), opt), _ = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+    ((actor, critic), opt), _ = jax.lax.scan(minibatch, carry, shuffled.reshape(-1, width))
     return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=opt)
