@@ -107,10 +107,12 @@ def estimation(run: Run, repeats: int) -> dict:
             lambda some=some: estimate.gradient_features(run.policy.log_prob, params, some, feats.key, e.dim),
             repeats,
         )
-    seconds["surrogates_and_scores"], (_, scores) = median_seconds(
+    seconds["surrogates_and_scores"], scored = median_seconds(
         lambda: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
     )
-    seconds["affinity"], matrix = median_seconds(lambda: estimate.affinity(scores, e.affinity), repeats)
+    seconds["affinity"], matrix = median_seconds(
+        lambda: estimate.affinity(scored.scores, e.affinity), repeats
+    )
     seconds["grouping"], _ = median_seconds(
         lambda: pipeline.choose_groups(matrix, run.held_out, run.config, names=names), 1
     )

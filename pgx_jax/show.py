@@ -85,7 +85,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
     if store.config["family"] != family:
         raise ConfigError(f"the run {path} is one of {store.config['family']!r}, not of {family!r}")
     if not store.has("policies"):
-        raise ConfigError(f"the run {path} has no policies yet; finish it with `pgx-jax resume {path}`")
+        raise ConfigError(f"the run {path} has no policies yet; resume it first")
     run = saved.load(path)
 
     def agent(task: int) -> Act:

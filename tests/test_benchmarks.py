@@ -112,7 +112,8 @@ def test_the_studies_cover_what_they_promise():
     for setting in ("score", "lift", "solver", "affinity"):
         options = typing.get_args(typing.get_type_hints(type(default))[setting])
         tried = {c["config"].get("estimate", {}).get(setting) for c in study.study_cells("options", "full")}
-        assert set(options) - {getattr(default, setting)} <= tried
+        toys = {"toy"}  # of other tests in the same process
+        assert set(options) - {getattr(default, setting)} - toys <= tried
 
 
 @pytest.mark.parametrize("preset", ["full", "small"])
