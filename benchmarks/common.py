@@ -94,6 +94,7 @@ def timed(args: Sequence[str], **env: str) -> tuple[dict, subprocess.CompletedPr
         PgxError: it failed.
     """
     known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    known |= {"PGX_JAX_CACHE": "off"}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run([sys.executable, *args], env=known | env, capture_output=True, text=True)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

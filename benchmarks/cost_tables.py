@@ -122,6 +122,33 @@ def default_command(data: Mapping) -> str:
     return "\n\n".join([table(head, rows), *notes])
 
 
+def peers(data: Mapping) -> str:
+    """Steps a second of ours, and how many times those of every peer."""
+    from peers import OURS, ratios
+
+    cells = data["cells"]
+    names = list(
+        dict.fromkeys(name for c in cells for name in (*c["versions"], *c["missing"]) if name != OURS)
+    )
+    body = []
+    for c in cells:
+        found = ratios(c)
+        told = [
+            f"{np.median(found[n]):.2f}× [{found[n].min():.2f}, {found[n].max():.2f}]" if n in found else "–"
+            for n in names
+        ]
+        body.append([c["cell"]["subject"], f"{np.median(c['timings'][OURS]):,.0f}", *told])
+    versions = {n: v for c in cells for own in c["versions"].values() for n, v in own.items()}
+    equal = ", ".join(f"{n} {v}" for n, v in sorted(versions.items()) if n not in ("jax", "pgx-jax"))
+    missing = [f" {n} could not be installed: {why}." for c in cells for n, why in c["missing"].items()]
+    facts = (
+        "Medians and ranges of the rounds' ratios, in turns on one pinned core, process time, compilation "
+        f"left out; equal settings of PPO and networks. With {equal}."
+    )
+    head = ["", "ours, steps/s", *(f"ours / {name}" for name in names)]
+    return table(head, body) + "\n\n" + facts + "".join(dict.fromkeys(missing))
+
+
 def startup(data: Mapping) -> str:
     """CPU time of processes that start and end."""
     body = [

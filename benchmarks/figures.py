@@ -53,6 +53,7 @@ SECTIONS = (
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     by_script("Gradient features", "features", cost_tables.features),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
+    by_script("Other libraries on one core", "peers", cost_tables.peers),
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
     by_script("The default command", "default_command", cost_tables.default_command),
     Section(

@@ -76,6 +76,9 @@ class Config:
     """Episodes of each group's policy on an unseen task, by which the task finds its group."""
     rows_per_call: int | None = None
     """Policies that one compiled program trains at a time; what is fastest on the platform by default."""
+    keep_programs: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next run starts sooner; the
+    environment variable PGX_JAX_CACHE names another folder, or turns it "off"."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ppo: PPO = field(default_factory=PPO)
     estimate: EstimateConfig = field(default_factory=EstimateConfig)

@@ -1,5 +1,6 @@
 """The benchmark scripts: their small presets, resuming, and the README that is made from results."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import cost_tables  # noqa: E402
 import default_command  # noqa: E402
 import estimation  # noqa: E402
 import features  # noqa: E402
+import peers  # noqa: E402
 import ppo  # noqa: E402
 import rows  # noqa: E402
 import startup  # noqa: E402
@@ -209,6 +211,34 @@ def test_features_small_preset(tmp_path):
     assert times["rate"] == pytest.approx(cell["useful_operations"] / np.median(times["features"]))
     assert times["share"] == pytest.approx(times["rate"] / times["sgemm_rate"])
     assert times["peak_memory"] > 2**20
+
+
+def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypatch):
+    known = peers.workers
+
+    @contextlib.contextmanager
+    def without_one(*args):
+        with known(*args) as (running, missing):
+            yield running, missing | {"other": "no such package"}
+
+    monkeypatch.setattr(peers, "workers", without_one)
+    out = tmp_path / "peers.json"
+    assert peers.main(["--preset", "small", "--out", str(out)]) == 0
+    data = common.read(out)
+    (cell,) = data["cells"]
+    assert cell["versions"]["pgx_jax"]["jax"] == jax.__version__ and len(cell["timings"]["pgx_jax"]) == 1
+    assert "other could not be installed: no such package." in cost_tables.peers(data)
+    cell["versions"]["other"], cell["timings"] = {"jax": "1"}, {"pgx_jax": [3.0, 8.0], "other": [2.0, 2.0]}
+    assert peers.ratios(cell)["other"].tolist() == [1.5, 4.0]
+    assert "2.75× [1.50, 4.00]" in cost_tables.peers(data)
+
+
+def test_peers_are_known_with_their_versions():
+    for part in {part for part, _ in peers.SUBJECTS.values()}:
+        for name, peer in peers.peers(part).items():
+            assert (peers.HERE / peer["script"]).is_file() and peer["requirements"], name
+    with pytest.raises(PgxError, match="failed: .*gone"):
+        peers.command(["git", "clone", "gone", "nowhere"])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, PgxError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.checkpoint import StageCheckpoint
+from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import environment, identity
 from pgx_jax.runs.records import Listener, Records
 from pgx_jax.runs.stages import STAGES, needed
@@ -149,6 +150,8 @@ def run(
         ConfigError: settings or a folder that cannot work, before any long work.
         DataError, SolverError: what a stage could not use; earlier stages stay on disk.
     """
+    if config is None or config.keep_programs:
+        keep_programs()
     family = make_family(family) if isinstance(family, str) else family
     config = config_for(family) if config is None else config
     this = Run(

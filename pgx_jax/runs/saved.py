@@ -18,6 +18,7 @@ from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, path_result
+from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
@@ -67,6 +68,9 @@ def load(
     """
     store = RunStore.open(path)
     saved = store.config
+    config = from_dict(Config, saved["config"])
+    if config.keep_programs:
+        keep_programs()
     if saved.get("own_policy") and policy is None:
         raise ConfigError(f"the run {path} was made with networks of its own; pass them as policy=")
     meta = store.load("given_meta", Agent) if saved.get("own_meta") else None
@@ -75,7 +79,6 @@ def load(
     if "identity" in saved:
         own = policy if saved.get("own_policy") else None
         check_identity(saved["identity"], identity(family, own, policies, learners), path)
-    config = from_dict(Config, saved["config"])
     return Run(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
         listener=listener,
