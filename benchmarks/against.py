@@ -7,10 +7,11 @@ their results.json compared) and the estimation of `estimation.py`, each with it
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +93,19 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(before: Mapping, now: Mapping) -> dict:
-    """Between two results: keys that one alone has, values that differ, and the largest relative part."""
+    """Between two results: fields that one alone has, and how many of the values of both differ."""
     old, new = dict(leaves(before)), dict(leaves(now))
-    differ = [key for key in old.keys() & new.keys() if old[key] != new[key]]
-    pairs = [(old[key], new[key]) for key in differ]
-    numbers = [(x, y) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
-    parts = [abs(x - y) / max(abs(x), abs(y)) for x, y in numbers]
     return {
-        "gone": sorted(old.keys() - new.keys()),
-        "added": sorted(new.keys() - old.keys()),
+        "gone": sorted(fields(old) - fields(new)),
+        "added": sorted(fields(new) - fields(old)),
         "values": len(old.keys() & new.keys()),
-        "differ": sorted(differ),
-        "largest": max(parts, default=0.0),
+        "differ": sum(old[key] != new[key] for key in old.keys() & new.keys()),
     }
+
+
+def fields(paths: Iterable[str]) -> set[str]:
+    """Paths without the places in lists, whose lengths differ with the groups."""
+    return {re.sub(r"\.\d+", "", path) for path in paths}
 
 
 def summary(cells: Sequence[Mapping]) -> list[dict]:

@@ -177,11 +177,10 @@ def _differences(cell: Mapping) -> str:
     found = cell["differences"]
     if cell["cell"]["round"] or not found["values"]:
         return ""
-    same = f"{len(found['differ'])} of {found['values']:,} values of results.json differ"
-    most = f", numbers by {found['largest']:.2g} of the larger at most" if found["differ"] else ""
+    same = f"{found['differ']:,} of {found['values']:,} values of results.json differ"
     added = f"; new: {', '.join(f'`{x}`' for x in found['added'])}" if found["added"] else ""
     gone = f"; gone: {', '.join(f'`{x}`' for x in found['gone'])}" if found["gone"] else ""
-    return f"{cell['cell']['subject'].capitalize()}: {same}{most}{added}{gone}."
+    return f"{cell['cell']['subject'].capitalize()}: {same}{added}{gone}."
 
 
 def _kind_of_rows(cell: Mapping) -> str:
