@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from pgx_jax.types import Array, Key
+from pgx_jax.types import Key
 
 
-def orders(key: Key, size: int, epochs: int) -> Int[Array, "epochs size"]:
+def orders(key: Key, size: int, epochs: int) -> Int[jax.Array, "epochs size"]:
     """A permutation of ``size`` transitions for each epoch.
 
     One random permutation p is drawn by sorting; epoch e takes p(a_e i + b_e mod size) in the place i, with
