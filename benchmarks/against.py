@@ -66,7 +66,7 @@ def one(checkout: Path, args: Sequence[str] | None) -> tuple[dict, dict]:
         return timings | json.loads(process.stdout.splitlines()[-1]), {}
     with tempfile.TemporaryDirectory() as folder:
         timings, process = timed(("-m", "pgx_jax", *args, "--out", f"{folder}/run"), **env)
-        results = json.loads(Path(folder, "run", "results.json").read_text())
+        results = json.loads(Path(folder, "run", "results.json").read_text())  # of any version
     del results["timings"]
     return timings | {"compilations": process.stderr.count(COMPILED)}, results
 

@@ -135,6 +135,8 @@ def check(config: Config, family: TaskFamily) -> None:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"settings must be a pgx_jax.Config, not a {type(config).__name__}")
+    if not isinstance(config.ppo, PPO):
+        raise ConfigError(f"ppo must be a pgx_jax.PPO, not a {type(config.ppo).__name__}")
     check_method(config, family.n)
     if not 0 < config.meta_fraction < 1:
         raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")

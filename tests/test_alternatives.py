@@ -19,29 +19,28 @@ def gradients(n, k, d, seed, noise=0.3):
 
 @HYPOTHESIS
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(1, 5), st.integers(0, 1000))
-def test_random_groupings_have_the_sizes_and_follow_the_generator(sizes, draws, seed):
-    rows = random_groupings(np.random.default_rng(seed), sizes, draws)
+def test_random_groupings_have_the_sizes_and_follow_the_key(sizes, draws, seed):
+    rows = random_groupings(np.array([0, seed]), sizes, draws)
     assert rows.shape == (draws, sum(sizes))
     for row in rows:
         assert np.array_equal(canonical(row), row)
         assert sorted(group_sizes(row).tolist()) == sorted(sizes)
-    assert np.array_equal(rows, random_groupings(np.random.default_rng(seed), sizes, draws))
+    assert np.array_equal(rows, random_groupings(np.array([0, seed]), sizes, draws))
 
 
 def test_random_groupings_are_uniform():
-    rows = random_groupings(np.random.default_rng(0), [2, 2], 3000)
+    rows = random_groupings(np.array([0, 0]), [2, 2], 3000)
     _, count = np.unique(rows, axis=0, return_counts=True)
     assert len(count) == 3 and np.all(np.abs(count - 1000) < 130)  # 5 standard deviations
-    rows = random_groupings(np.random.default_rng(1), [1, 3], 4000)
+    rows = random_groupings(np.array([0, 1]), [1, 3], 4000)
     _, count = np.unique(rows, axis=0, return_counts=True)
     assert len(count) == 4 and np.all(np.abs(count - 1000) < 140)
 
 
 def test_random_groupings_refuse_empty_groups():
-    rng = np.random.default_rng(0)
     for sizes, draws in (([2, 0], 1), ([], 1), ([2], 0)):
         with pytest.raises(ConfigError, match="at least 1"):
-            random_groupings(rng, sizes, draws)
+            random_groupings(np.array([0, 0]), sizes, draws)
 
 
 @HYPOTHESIS
@@ -120,6 +119,6 @@ def test_agreement_against_hand_computed_values():
     expected = 12 * 12 / 45
     assert ari(truth, moved) == pytest.approx((9 - expected) / (12 - expected))
     assert 0 < nmi(truth, moved) < 1 and not exact(truth, moved)
-    draws = random_groupings(np.random.default_rng(0), [4, 3, 3], 400)
+    draws = random_groupings(np.array([0, 0]), [4, 3, 3], 400)
     assert np.mean([ari(truth, row) for row in draws]) == pytest.approx(0, abs=0.03)
     assert np.mean([nmi(truth, row) for row in draws]) == pytest.approx(0.27, abs=0.03)

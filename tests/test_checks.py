@@ -51,6 +51,12 @@ def test_sound_families_pass(family):
     check_family(family)
 
 
+def test_observations_must_be_boxes_that_hold_something():
+    for space in (spaces.Discrete(3), spaces.Dict(), spaces.Box(0, 1, (2, 0)), None):
+        with pytest.raises(ConfigError, match="is not a Box that holds anything; flatten it"):
+            broken(observation_space=space)
+
+
 @pytest.mark.parametrize("name", [name for name in families() if not name.startswith("ant-")])
 def test_registered_families_pass(name):
     check_family(make_family(name))

@@ -18,7 +18,7 @@ from pgx_jax import Config, EstimateConfig, PolicyConfig, run
 from pgx_jax.compare.results import to_plain
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, init_agents, make_policy, take, train
-from pgx_jax.learn.work import fingerprint
+from pgx_jax.learn.work import described, fingerprint
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.saved import resume
 from pgx_jax.runs.store import RunStore
@@ -266,3 +266,9 @@ def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
     whole, same = (to_plain(run(family, config).results) for _ in range(2))
     assert whole.pop("timings") and same.pop("timings")
     assert str(whole) == str(same)  # without a stop, equal seeds give equal results
+
+
+def test_long_arrays_are_described_whole():
+    one, other = np.zeros(2000), np.zeros(2000)
+    other[1000] = 1
+    assert described((1, one)) != described((1, other)) and described(one) == described(one.copy())

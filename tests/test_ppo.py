@@ -205,7 +205,7 @@ def test_returns_and_discounted_sums_of_episodes():
 
 
 def test_the_learning_rate_is_annealed_to_nothing():
-    config = PPO(num_envs=4, num_steps=4, epochs=1, minibatches=2, final_learning_rate=0.0)
+    config = PPO(num_envs=4, num_steps=4, epochs=1, minibatches=1, final_learning_rate=0.0)
     family = tabular_family([table(reward={(0, 0): 1.0}), table(reward={(0, 1): 1.0})])
     policy = make_policy(family, hidden=(4,))
     problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
@@ -225,7 +225,7 @@ def test_the_learning_rate_is_annealed_to_nothing():
 
     assert moved(8) == 0.0
     assert moved(0) > 0.0
-    assert moved(6) == pytest.approx(moved(0) / 4, rel=0.3)
+    assert moved(6) == pytest.approx(moved(0) / 4, rel=0.01)  # Adam's first step has the length of its rate
 
 
 def test_epochs_see_every_transition_once():

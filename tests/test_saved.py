@@ -121,7 +121,7 @@ def test_a_saved_policy_loads_and_acts(small_run, no_training):
     assert family.action_space.contains(action.astype(np.float32))
     goal = np.asarray(family.tasks.goal[4])
     assert action @ goal / np.linalg.norm(action) / np.linalg.norm(goal) > 0.5  # it sets out for its goal
-    drawn = [run.policy.act(agent, obs, key=jax.random.PRNGKey(i)) for i in range(8)]
+    drawn = [run.policy.act(run.meta, obs, key=jax.random.PRNGKey(i)) for i in range(8)]
     assert len(np.unique(drawn, axis=0)) > 1
     with pytest.raises(ConfigError, match="no task 'nobody'"):
         run.agent_for("nobody")

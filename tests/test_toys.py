@@ -11,7 +11,7 @@ from toys import Meta, PerTask, Reinforce
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import LEARNERS, PPO, Learner, collect, evaluate, make_policy, take, train
-from pgx_jax.learn.learner import check_ranges
+from pgx_jax.learn.learner import COUNT, check_ranges
 from pgx_jax.learn.ppo import Batch
 from pgx_jax.learn.updating import row_tasks
 from pgx_jax.types import Rows
@@ -176,7 +176,7 @@ def test_settings_that_cannot_work(change, message):
 def test_ranges_of_settings_are_those_of_the_table():
     """A range that there is not is no other one."""
     for words, good, bad in (
-        ("between 0 and 1", 1, 1.01), ("positive", 0.1, 0), ("0 or more", 0, -0.1), ("at least 1", 1, 0.5),
+        ("between 0 and 1", 1, 1.01), ("positive", 0.1, 0), ("0 or more", 0, -0.1), (COUNT, 1, 0.5),
     ):  # fmt: skip
         check_ranges(Reinforce(gamma=good), "mine", {words: ("gamma",)})
         for value in (bad, np.nan, np.inf):

@@ -119,9 +119,8 @@ def _one_policy_a_task(contest: Contest) -> Methods:
 
 
 def _random_groups(contest: Contest) -> Methods:
-    rng = np.random.default_rng(np.asarray(contest.config.stream("random")))
-    sizes = grouping.group_sizes(contest.labels)
-    draws = grouping.random_groupings(rng, sizes, contest.config.random_draws)
+    sizes, key = grouping.group_sizes(contest.labels), contest.config.stream("random")
+    draws = grouping.random_groupings(key, sizes, contest.config.random_draws)
     return {"random": [method(contest, draw, contest.budget.total) for draw in draws]}
 
 

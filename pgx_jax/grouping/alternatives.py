@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.grouping.rounding import canonical
+from pgx_jax.types import Key
 
 
 def group_sizes(labels: ArrayLike) -> Int[np.ndarray, "k"]:
@@ -22,11 +23,11 @@ def group_sizes(labels: ArrayLike) -> Int[np.ndarray, "k"]:
     return np.bincount(canonical(labels))
 
 
-def random_groupings(rng: np.random.Generator, sizes: ArrayLike, draws: int) -> Int[np.ndarray, "draws n"]:
+def random_groupings(key: Key, sizes: ArrayLike, draws: int) -> Int[np.ndarray, "draws n"]:
     """Uniformly random partitions with given group sizes.
 
     Args:
-        rng: source of randomness.
+        key: raw PRNG key.
         sizes: int [k], each at least 1; `group_sizes` gives those of a labelling.
         draws: number of partitions, drawn independently.
 
@@ -39,7 +40,7 @@ def random_groupings(rng: np.random.Generator, sizes: ArrayLike, draws: int) -> 
     sizes = np.asarray(sizes)
     if sizes.ndim != 1 or not len(sizes) or sizes.min() < 1 or draws < 1:
         raise ConfigError(f"random groupings need sizes and draws of at least 1, got {sizes} and {draws}")
-    labels = np.repeat(np.arange(len(sizes)), sizes)
+    labels, rng = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(np.asarray(key))
     return np.stack([canonical(rng.permutation(labels)) for _ in range(draws)])
 
 

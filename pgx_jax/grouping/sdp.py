@@ -178,7 +178,7 @@ class PartitionSDP:
 
     def _attempt(self, problem: cp.Problem, solver: str, k: int | None) -> tuple[np.ndarray | None, str]:
         """Solve once; return (X, "") or (None, reason)."""
-        import cvxpy as cp
+        import cvxpy as cp  # as above
 
         try:
             with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn.learner import Learner, Learning, RowTasks
+from pgx_jax.learn.learner import COUNT, Learner, Learning, RowTasks
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.tasks import TaskFamily
@@ -39,6 +40,8 @@ def check_form(learner: Learner, name: str) -> None:
         raise ConfigError(f"{who} has no {', '.join(lacking)}; derive it from pgx_jax.learn.Learner")
     if not dataclasses.is_dataclass(learner) or jax.tree_util.all_leaves([learner]):
         raise ConfigError(f"{who} must be a flax.struct.dataclass; decorate its class")
+    if not isinstance(learner.phases, Integral) or learner.phases < 1:
+        raise ConfigError(f"{who}: its phases = {learner.phases!r} must be {COUNT}")
     for field in dataclasses.fields(learner):
         setting, value = field.name, getattr(learner, field.name)
         traced = field.metadata.get("pytree_node", True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 from pgx_jax.errors import ConfigError
@@ -179,23 +180,27 @@ def _kind(value: Any) -> str:
 
 def check_slots(learner: Learner, n: int, name: str) -> None:
     """Refuse numbers of slots, steps and discounts with which no learner can work for n tasks."""
-    check_ranges(learner, name, {"between 0 and 1": ("gamma",), "at least 1": ("num_envs", "num_steps")})
+    check_ranges(
+        learner, name, {"between 0 and 1": ("gamma",), COUNT: ("num_envs", "num_steps", "adaptation_envs")}
+    )
     if learner.num_envs < n:
         raise ConfigError(
             f"{name}.num_envs = {learner.num_envs} environments for {n} tasks; use at least {n}"
         )
     steps, envs = learner.adaptation_steps, learner.adaptation_envs
-    if steps < 0 or envs < 1 or steps % envs:
+    if not isinstance(steps, Integral) or steps < 0 or steps % envs:
         raise ConfigError(
             f"{name}.adaptation_steps = {steps} must be a multiple of {name}.adaptation_envs = {envs}"
         )
 
 
+COUNT = "a whole number of at least 1"
+
 RANGES: dict[str, Callable[[float], bool]] = {
     "between 0 and 1": lambda value: 0 <= value <= 1,
     "positive": lambda value: 0 < value < math.inf,
     "0 or more": lambda value: 0 <= value < math.inf,
-    "at least 1": lambda value: 1 <= value < math.inf,
+    COUNT: lambda value: isinstance(value, Integral) and value >= 1,
 }
 """Ranges of settings, by the words that messages have for them."""
 
@@ -209,5 +214,9 @@ def check_ranges(learner: Learner, name: str, ranges: Mapping[str, tuple[str, ..
     for words, settings in ranges.items():
         for setting in settings:
             value = getattr(learner, setting)
-            if not RANGES[words](value):
-                raise ConfigError(f"{name}.{setting} = {value} must be {words}")
+            try:
+                good = RANGES[words](value)
+            except TypeError:  # no number
+                good = False
+            if not good:
+                raise ConfigError(f"{name}.{setting} = {value!r} must be {words}")

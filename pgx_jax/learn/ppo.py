@@ -11,7 +11,7 @@ from flax import struct
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.advantages import gae
-from pgx_jax.learn.learner import LEARNERS, Learner, Learning, RowTasks, check_ranges, check_slots
+from pgx_jax.learn.learner import COUNT, LEARNERS, Learner, Learning, RowTasks, check_ranges, check_slots
 from pgx_jax.learn.moments import per_task
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
@@ -22,7 +22,7 @@ _RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
     "0 or more": ("final_learning_rate", "entropy", "value"),
-    "at least 1": ("num_envs", "num_steps", "epochs", "minibatches"),
+    COUNT: ("num_envs", "num_steps", "epochs", "minibatches"),
 }
 
 

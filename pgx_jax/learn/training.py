@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn.checks import check_form
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -42,11 +43,12 @@ def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
 
 
 def check_rows(learner: Learner, family: TaskFamily, rows: Rows) -> None:
-    """Refuse rows that cannot be trained, before any work.
+    """Refuse what is no learner, and rows that cannot be trained, before any work.
 
     Raises:
-        ConfigError: naming the row and the remedy.
+        ConfigError: naming the row (or what the learner lacks) and the remedy.
     """
+    check_form(learner, type(learner).__name__)
     member, steps = np.asarray(rows.member), np.asarray(rows.steps)
     if member.ndim != 2 or member.shape[1] != family.n:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -102,8 +103,10 @@ FORMAT = 2
 
 
 def described(what: Any) -> str:
-    """Its `repr` without addresses in memory, which are others in another process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(what))
+    """Its `repr`, long arrays whole, without addresses in memory, which are others in another process. So
+    functions are told apart by their names alone."""
+    with np.printoptions(threshold=sys.maxsize):
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(what))
 
 
 def fingerprint(policy: Policy, learner: Learner, family: TaskFamily, rows: Rows, agents: Agent) -> str:

@@ -178,6 +178,11 @@ class TaskFamily:
                 f"family {self.name!r}: action space {self.action_space} is neither Discrete, MultiDiscrete "
                 f"nor Box"
             )
+        if not isinstance(self.observation_space, spaces.Box) or 0 in self.observation_space.shape:
+            raise ConfigError(
+                f"family {self.name!r}: observation space {self.observation_space} is not a Box that "
+                f"holds anything; flatten it to one (gymnasium.spaces.flatten_space)"
+            )
         pick(METRICS, self.metric, f"family {self.name!r}: metric")
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
             if np.shape(leaf)[:1] != (n,):
