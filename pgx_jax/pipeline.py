@@ -136,7 +136,7 @@ class Scored(NamedTuple):
     surrogates: Surrogates
     """Those that were fitted on FIT."""
     scores: Scores
-    steps: np.ndarray
+    steps: Int[np.ndarray, ""]
     """int []: environment steps that scoring took."""
 
 

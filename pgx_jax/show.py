@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostCopy, TaskFamily
-from pgx_jax.types import Array, PyTree
+from pgx_jax.types import Array, Key, PyTree
 
 ENDINGS = (".gif", ".png")
 MOMENTS = 8
@@ -24,9 +25,9 @@ MOMENTS = 8
 DURATION = 50
 """Milliseconds that a GIF shows a frame."""
 
-Act = Callable[[Array, Array], Array]
+Act = Callable[[Float[Array, "..."], Key], Num[Array, "..."]]
 """(obs, key) -> a legal action."""
-Played = tuple[list[np.ndarray], np.ndarray, np.ndarray]
+Played = tuple[list[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "T"], Bool[np.ndarray, "T"]]
 """T pictures; float [T], the rewards of the steps after them; bool [T], whether an episode ended there."""
 
 
@@ -34,11 +35,11 @@ class Picture(NamedTuple):
     """T drawn steps of one task."""
 
     title: str
-    frames: list[np.ndarray]
+    frames: list[UInt8[np.ndarray, "H W 3"]]
     """T pictures uint8 [H, W, 3], each drawn before its step."""
-    step: np.ndarray
+    step: Int[np.ndarray, "T"]
     """int [T]: steps since the reset."""
-    total: np.ndarray
+    total: Float[np.ndarray, "T"]
     """float [T]: return since the reset."""
     name: str
     """A file name without its ending."""

@@ -70,9 +70,9 @@ class Rows(NamedTuple):
 class Moments(NamedTuple):
     """Running mean and variance of a stream of values."""
 
-    mean: Array
-    var: Array
-    count: Array  # type: ignore[assignment]  # hides the method of tuples, which nobody calls here
+    mean: Float[Array, "*shape"]
+    var: Float[Array, "*shape"]
+    count: Float[Array, "*shape"]  # type: ignore[assignment]  # hides the method of tuples, which nobody calls here
 
 
 class Agent(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from msgspec import UNSET
 
 from pgx_jax import learn
@@ -21,9 +22,9 @@ from pgx_jax.tasks import TaskFamily
 class Played(NamedTuple):
     """Episodes of every pooled row on its tasks: (row, task) -> values [episodes]."""
 
-    values: dict[tuple[Row, int], np.ndarray]
+    values: dict[tuple[Row, int], Float[np.ndarray, "episodes"]]
 
-    def of(self, m: Method) -> np.ndarray:
+    def of(self, m: Method) -> Float[np.ndarray, "n episodes"]:
         """Episodes [n, episodes] of a method: every task by its own policy."""
         return np.stack([self.values[m.rows[g], task] for task, g in enumerate(m.labels)])
 
@@ -86,6 +87,6 @@ def method_result(
     )
 
 
-def named_groups(labels: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+def named_groups(labels: Int[np.ndarray, "n"], names: Sequence[str]) -> list[list[str]]:
     """The groups as lists of task names."""
     return [[names[i] for i in np.flatnonzero(labels == g).tolist()] for g in range(labels.max() + 1)]

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, UInt32
 
 from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Rows
+from pgx_jax.types import Agent, Array, Key, Rows
 
 BASE = "base"
 """Name of the policy that a run's settings describe (or of one's own networks)."""
@@ -36,7 +37,7 @@ class Pool(NamedTuple):
 
     rows: tuple[Row, ...]
     agents: tuple[Agent, ...]
-    returns: tuple[np.ndarray, ...]
+    returns: tuple[Float[np.ndarray, "updates n"], ...]
     """float [updates, n] each."""
 
     def joined(self, other: Pool) -> Pool:
@@ -59,7 +60,7 @@ def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
     return found
 
 
-def row_keys(key: Array, member: np.ndarray) -> np.ndarray:
+def row_keys(key: Key, member: Bool[np.ndarray, "R n"]) -> UInt32[np.ndarray, "R 2"]:
     """Keys uint32 [R, 2] of rows: they depend on the run's key and the row's own tasks alone, so that
     equal groups of different methods train alike (their difference is paired)."""
     words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little")

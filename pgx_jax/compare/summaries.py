@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from pgx_jax.compare.methods import Method
@@ -12,7 +13,7 @@ from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Curve, Interval
 
 
-def stratified(episodes: np.ndarray) -> Interval:
+def stratified(episodes: Float[np.ndarray, "n E"]) -> Interval:
     """Mean over tasks and its normal 95% interval from the spread of episodes [n, E] within tasks.
 
     It tells the noise of the evaluation, not that of training with another seed; one episode a task
@@ -33,7 +34,7 @@ def over_draws(means: Sequence[float]) -> Interval:
     return Interval(mean, (mean - half, mean + half))
 
 
-def summarise(episodes: Sequence[np.ndarray]) -> Interval:
+def summarise(episodes: Sequence[Float[np.ndarray, "n E"]]) -> Interval:
     """Mean and 95% interval of one method's episodes [n, E], or of the means of several draws."""
     return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
 
@@ -44,7 +45,9 @@ def learning_curve(methods: Sequence[Method], pool: Pool, points: int = 40) -> C
     return Curve(steps.tolist(), [float(x) if np.isfinite(x) else None for x in returns])
 
 
-def _curve(m: Method, pool: Pool, points: int) -> tuple[np.ndarray, np.ndarray]:
+def _curve(
+    m: Method, pool: Pool, points: int
+) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
     """Steps and mean returns over tasks [points] of one draw."""
     curves, grid = [], (np.arange(points) + 1) / points
     for task, g in enumerate(m.labels):

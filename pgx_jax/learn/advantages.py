@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from pgx_jax.types import Array
 
 
 def gae(
-    reward: Array,
-    value: Array,
-    next_value: Array,
-    terminated: Array,
-    done: Array,
+    reward: Float[Array, "T *lead"],
+    value: Float[Array, "T *lead"],
+    next_value: Float[Array, "T *lead"],
+    terminated: Bool[Array, "T *lead"],
+    done: Bool[Array, "T *lead"],
     gamma: float,
     gae_lambda: float,
-) -> Array:
+) -> Float[Array, "T *lead"]:
     """Advantages [T, ...] of T consecutive steps.
 
     Args:

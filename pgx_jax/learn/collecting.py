@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int, Int8
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn.advantages import gae
@@ -16,7 +17,7 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Seen, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Seen, Transitions
 
 
 @partial(compiled, static_argnames=("policy", "critic"))
@@ -67,7 +68,7 @@ def collect(
     policy: Policy,
     family: TaskFamily,
     agent: Agent,
-    key: Array,
+    key: Key,
     *,
     steps: int = 2048,
     num_envs: int = 16,
@@ -158,7 +159,9 @@ def _check_rewarded(family: TaskFamily, reward: np.ndarray) -> None:
         )
 
 
-def split_by_trajectory(done: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def split_by_trajectory(
+    done: Bool[np.ndarray, "U E T"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "U N"], Int8[np.ndarray, "U N"]]:
     """Number the trajectories of each source and deal them to FIT, SCORE and SELECT.
 
     Each trajectory, in random order, goes to the part that is furthest below its share of steps

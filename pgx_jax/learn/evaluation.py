@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import DataError, pick
 from pgx_jax.learn.engine import engine_of
@@ -14,22 +15,22 @@ from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, PyTree
+from pgx_jax.types import Agent, Key, PyTree
 
 
 class Evaluation(NamedTuple):
     """Episodes of P (policy, task) pairs."""
 
-    returns: np.ndarray
+    returns: Float[np.ndarray, "P episodes"]
     """float [P, episodes]."""
-    success: np.ndarray
+    success: Bool[np.ndarray, "P episodes"]
     """bool [P, episodes]: success in any step of the episode."""
-    steps: np.ndarray
+    steps: Int[np.ndarray, "P episodes"]
     """int [P, episodes]: length of the episodes."""
-    adaptation_steps: np.ndarray
+    adaptation_steps: Int[np.ndarray, "P"]
     """int [P]: environment steps that the policy took before, to adapt to the task."""
 
-    def judged_by(self, metric: str) -> np.ndarray:
+    def judged_by(self, metric: str) -> Float[np.ndarray, "P episodes"]:
         """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`)."""
         return np.asarray(pick({"return": self.returns, "success": self.success}, metric, "metric"), float)
 
@@ -38,9 +39,9 @@ def evaluate(
     policy: Policy,
     family: TaskFamily,
     agents: Agent,
-    row: np.ndarray,
-    task: np.ndarray,
-    key: Array,
+    row: Int[np.ndarray, "P"],
+    task: Int[np.ndarray, "P"],
+    key: Key,
     *,
     learner: Learner | None = None,
     episodes: int = 64,

@@ -15,22 +15,24 @@ from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
+from jaxtyping import Bool, Float, Int
+
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.types import Agent, Array, PyTree
+from pgx_jax.types import Agent, Array, Key, PyTree
 
 
 class RowTasks(NamedTuple):
     """What one row trains on, the same in all its updates."""
 
-    context: Array
+    context: Float[Array, "n C"]
     """float [n, C]: context vectors of the family's tasks."""
-    member: Array
+    member: Bool[Array, "n"]
     """bool [n]: the row's tasks."""
-    slot_task: Array
+    slot_task: Int[Array, "E"]
     """int [E]: the task of every slot; slots go round the row's tasks in turn."""
-    total: Array
+    total: Int[Array, ""]
     """int []: updates of the row's whole budget."""
 
 
@@ -40,7 +42,7 @@ class Learning(NamedTuple):
     agent: Agent
     memory: PyTree
     """What the learner keeps between updates (`Learner.begin`), such as the state of an optimiser."""
-    update: Array
+    update: Int[Array, ""]
     """int []: updates done."""
 
 
@@ -105,7 +107,7 @@ class Learner(Protocol):
         raise NotImplementedError
 
     def learn(
-        self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
+        self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Key
     ) -> Learning:
         """Learn from the phase that was just acted out; changes actor, critic and memory.
 
@@ -118,7 +120,9 @@ class Learner(Protocol):
         """
         ...
 
-    def adapt(self, policy: Policy, agent: Agent, context: Array, steps: Steps, key: Array) -> Agent:
+    def adapt(
+        self, policy: Policy, agent: Agent, context: Float[Array, "C"], steps: Steps, key: Key
+    ) -> Agent:
         """The agent as it is after adapting to one task, if ``adaptation_steps`` are taken for that
         (REINFORCE and MAML: a few gradient steps).
 

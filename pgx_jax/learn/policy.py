@@ -13,13 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Num
 
 from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Moments, Named, PyTree, Seen
+from pgx_jax.types import Agent, Array, Key, Moments, Named, PyTree, Seen
 
 
 def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
@@ -27,7 +28,7 @@ def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
     return (inputs.obs, inputs.context) if isinstance(inputs, Seen) else (inputs, None)
 
 
-def apply(network: nn.Module, params: PyTree, inputs: Array | Seen) -> PyTree:
+def apply(network: nn.Module, params: PyTree, inputs: Float[Array, "..."] | Seen) -> PyTree:
     """What a network returns for one observation: ``network(obs, context)``."""
     return network.apply(params, *_arguments(inputs))
 
@@ -72,7 +73,7 @@ class Policy:
                     f"what is a list or a dict among its fields as a tuple"
                 ) from None
 
-    def init(self, key: Array, observation_shape: tuple[int, ...], context: Array) -> Agent:
+    def init(self, key: Key, observation_shape: tuple[int, ...], context: Float[Array, "n C"]) -> Agent:
         """A fresh agent for one row.
 
         Args:
@@ -86,17 +87,19 @@ class Policy:
         critic = self.critic.init(critic_key, *_arguments(self.critic_input(obs, context[0])))
         return Agent(actor, critic, initial_moments(observation_shape), initial_moments((len(context),)))
 
-    def normalise(self, agent: Agent, obs: Array) -> Array:
+    def normalise(self, agent: Agent, obs: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Observations as both networks see them."""
         return self.normalise_by(agent.observation, obs)
 
-    def normalise_by(self, moments: Moments, obs: Array) -> Array:
+    def normalise_by(self, moments: Moments, obs: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Observations as both networks see them, by moments of observations."""
         if self.normalise_observations:
             return normalise(moments, obs)
         return obs if self.scale == 1.0 else obs * self.scale
 
-    def actor_input(self, obs: Array, context: Array | None) -> Array | Seen:
+    def actor_input(
+        self, obs: Float[Array, "..."], context: Float[Array, "*batch C"] | None
+    ) -> Float[Array, "..."] | Seen:
         """What the actor sees of normalised observations and their tasks' contexts (None will do where it is
         not told its task)."""
         if not self.conditioned_actor:
@@ -105,25 +108,33 @@ class Policy:
             raise ConfigError("this policy is conditioned on the task: pass the task's context vector")
         return Seen(obs, context)
 
-    def critic_input(self, obs: Array, context: Array) -> Array | Seen:
+    def critic_input(
+        self, obs: Float[Array, "..."], context: Float[Array, "*batch C"]
+    ) -> Float[Array, "..."] | Seen:
         """What the critic sees of normalised observations and their tasks' contexts."""
         return Seen(obs, context) if self.conditioned_critic else obs
 
-    def params(self, actor: PyTree, inputs: Array | Seen) -> PyTree:
+    def params(self, actor: PyTree, inputs: Float[Array, "..."] | Seen) -> PyTree:
         """Parameters of the action distribution, for one observation (`actor_input`)."""
         return apply(self.actor, actor, inputs)
 
-    def value(self, critic: PyTree, inputs: Array | Seen) -> Array:
+    def value(self, critic: PyTree, inputs: Float[Array, "..."] | Seen) -> Float[Array, ""]:
         """V(s) in units of scaled reward, for one observation (`critic_input`)."""
         return apply(self.critic, critic, inputs)
 
-    def log_prob(self, actor: PyTree, inputs: Array | Seen, action: Array) -> Array:
+    def log_prob(
+        self, actor: PyTree, inputs: Float[Array, "..."] | Seen, action: Num[Array, "..."]
+    ) -> Float[Array, ""]:
         """log pi(action | inputs): the one function that estimation needs of a policy."""
         return self.distribution.log_prob(self.params(actor, inputs), action)
 
     def act(
-        self, agent: Agent, obs: Array, context: Array | None = None, key: Array | None = None
-    ) -> np.ndarray:
+        self,
+        agent: Agent,
+        obs: Num[Array, "..."],
+        context: Float[Array, "C"] | None = None,
+        key: Key | None = None,
+    ) -> Num[np.ndarray, "..."]:
         """A legal action for one raw observation: the mode, or a draw if a key is given."""
         inputs = self.actor_input(self.normalise(agent, jnp.asarray(obs)), context)
         params = self.params(agent.actor, inputs)

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 import jax
 import numpy as np
 from gymnasium import spaces
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from pgx_jax.errors import ConfigError, pick
-from pgx_jax.types import Array, PyTree
+from pgx_jax.types import Array, Key, PyTree
 
 METRICS = {
     "return": "the sum of an episode's rewards",
@@ -28,13 +29,13 @@ class Step(NamedTuple):
     """
 
     state: PyTree
-    obs: Array
-    reward: Array
-    terminated: Array
-    success: Array | bool = False
+    obs: Float[Array, "..."]
+    reward: Float[Array, "*lead"]
+    terminated: Bool[Array, "*lead"]
+    success: Bool[Array, "*lead"] | bool = False
     """bool []: whether the task is solved in this step; only families whose metric is
     "success" report it."""
-    objectives: Array | None = None
+    objectives: Float[Array, "*lead K"] | None = None
     """float [K]: the vector reward, where tasks are weightings of one; ``reward`` is its product with
     the task's own weights (which are in ``task``), and it must not depend on them itself."""
 
@@ -44,10 +45,10 @@ class DeviceEnv(Protocol):
     equal environments share one compiled program; everything that varies between tasks is in
     ``task``, a pytree of arrays without a leading axis."""
 
-    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
+    def reset(self, key: Key, task: PyTree) -> tuple[PyTree, Float[Array, "..."]]:
         """Return an initial (state, obs)."""
 
-    def step(self, key: Array, state: PyTree, action: Array, task: PyTree) -> Step:
+    def step(self, key: Key, state: PyTree, action: Num[Array, "..."], task: PyTree) -> Step:
         """Advance by one action; no time limit, no reset. Any action must be safe."""
 
 
@@ -55,16 +56,16 @@ class HostStep(NamedTuple):
     """What one step of a host environment returns: plain numbers and NumPy arrays, or arrays with
     a leading axis E from a `HostVector`."""
 
-    obs: np.ndarray
+    obs: Num[np.ndarray, "..."]
     """The observation that the action led to, before any reset (but see `HostVector.autoreset`)."""
     reward: float
     terminated: bool
     truncated: bool = False
     """Cut by the environment's own time limit; the family's horizon cuts as well."""
     success: bool = False
-    objectives: np.ndarray | None = None
+    objectives: Float[np.ndarray, "*lead K"] | None = None
     """float [K]: the vector reward, as ``Step.objectives``."""
-    final_obs: np.ndarray | None = None
+    final_obs: Num[np.ndarray, "E ..."] | None = None
     """Of vectors that reset in the same step: float [E, *observation shape], the last observation
     of the episodes that ended; other rows are not read."""
 
@@ -72,13 +73,13 @@ class HostStep(NamedTuple):
 class HostCopy(Protocol):
     """One running copy of an environment in plain Python."""
 
-    def reset(self, seed: int, task: PyTree) -> np.ndarray:
+    def reset(self, seed: int, task: PyTree) -> Num[np.ndarray, "..."]:
         """Start an episode of a task, which may be another one than before; returns obs."""
 
-    def step(self, action: np.ndarray | int) -> HostStep:
+    def step(self, action: Num[np.ndarray, "..."] | int) -> HostStep:
         """Advance by one action; never resets. Any action of the space must be safe."""
 
-    def render(self) -> np.ndarray:
+    def render(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, uint8 [H, W, 3]."""
 
     def close(self) -> None:
@@ -97,11 +98,11 @@ class HostVector(Protocol):
     returns the first observation of the next episode.
     Vectors of the last two kinds must end episodes at the family's horizon themselves."""
 
-    def reset(self, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def reset(self, seeds: Int[np.ndarray, "E"], mask: Bool[np.ndarray, "E"]) -> Num[np.ndarray, "E ..."]:
         """Start episodes in the slots of ``mask`` [E] (all, but for "disabled") with ``seeds`` [E];
         returns obs [E, ...], of which the rows of the mask are read."""
 
-    def step(self, actions: np.ndarray) -> HostStep:
+    def step(self, actions: Num[np.ndarray, "E ..."]) -> HostStep:
         """Advance all slots; every leaf has a leading axis E."""
 
     def close(self) -> None:
@@ -158,14 +159,14 @@ class TaskFamily:
     observation_space: spaces.Box
     action_space: spaces.Box | spaces.Discrete[Any] | spaces.MultiDiscrete
     horizon: int
-    context: np.ndarray = None  # type: ignore[assignment]  # one-hot if it is not given
-    sample_test_tasks: Callable[[Array, int], PyTree] | None = None
-    true_groups: np.ndarray | None = None
+    context: Float[np.ndarray, "n C"] = None  # type: ignore[assignment]  # one-hot if it is not given
+    sample_test_tasks: Callable[[Key, int], PyTree] | None = None
+    true_groups: Int[np.ndarray, "n"] | None = None
     metric: Literal["return", "success"] = "return"
     settings: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
-    objectives: np.ndarray | None = None
-    draw: Callable[[PyTree, PyTree], np.ndarray] | None = None
+    objectives: Float[np.ndarray, "n K"] | None = None
+    draw: Callable[[PyTree, PyTree], UInt8[np.ndarray, "H W 3"]] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.task_names)
