@@ -99,8 +99,17 @@ def test_cost_tables_show_what_was_measured():
     solver = {"solver": "newton-cg", "dtype": "float32", "gap": 2e-5}
     times = {"ours": [1.0, 1.2, 1.4], "sklearn": [12.0, 13.0, 14.0], "speedup": 10.8}
     one = {"cell": {"l2": 0.01, "platform": "gpu"}, "gap": 3e-5, "sklearn": solver, "timings": times}
+    steps = [
+        {"iterations": n, "gap": gap, "timings": {"seconds": t}}
+        for n, gap, t in ((1, 4e-3, 0.1), (5, 1e-8, 0.3))
+    ]
+    one |= {"newton": steps}
     text = cost_tables.surrogates({"cells": [one | {"subsets": 200, "rows": 20480, "dim": 400}]})
-    assert "| gpu, 0.01 u | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |" in text
+    assert (
+        "| gpu, 0.01 u | 0.10 s | 4.0e-03 | 1.2 s | 3.0e-05 | 13.0 s | 2.0e-05 | newton-cg, float32 | 10.8× |"
+        in text
+    )
+    assert "(`--estimate.iterations 5`) take 0.30 s at 0.01 u and leave a gap of 1.0e-08" in text
     times = {"transitions_per_second": 812.4, "rate": 65e9, "share": 0.71, "peak_memory": 3 << 30}
     cell = {"cell": {"dim": 400, "transitions": 4096, "platform": "gpu"}, "p": 100_123, "timings": times}
     text = cost_tables.features({"cells": [cell]})
