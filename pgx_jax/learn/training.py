@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, UInt32
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.checks import check_form
@@ -25,14 +26,14 @@ class Trained(NamedTuple):
 
     agents: Agent
     """Every leaf with a leading axis R."""
-    returns: np.ndarray
+    returns: Float[np.ndarray, "R updates n"]
     """float [R, updates, n]: mean return of the episodes that ended in each update, per task;
     NaN where none ended and beyond a row's budget."""
-    steps: np.ndarray
+    steps: Int[np.ndarray, "R"]
     """int [R]: environment steps that were taken."""
 
 
-def init_agents(policy: Policy, family: TaskFamily, keys: Array) -> Agent:
+def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) -> Agent:
     """Fresh agents, one for each key [R, 2]; every leaf (of NumPy) gets a leading axis R.
 
     One after the other and not compiled as a whole: initialisers are many small programs of equal
