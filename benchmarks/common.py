@@ -86,6 +86,12 @@ def text(data: Mapping) -> str:
     return f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
 
 
+def uncached(**env: str) -> dict[str, str]:
+    """Environment of a process that finds no programs of an earlier one, with some more variables."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    return known | {"PGX_JAX_CACHE": "off"} | env
+
+
 def timed(args: Sequence[str], **env: str) -> tuple[dict, subprocess.CompletedProcess]:
     """Run Python in a process of its own, without a compilation cache: "wall" and "cpu" seconds, and the
     process that ended.
@@ -93,10 +99,8 @@ def timed(args: Sequence[str], **env: str) -> tuple[dict, subprocess.CompletedPr
     Raises:
         PgxError: it failed.
     """
-    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-    known |= {"PGX_JAX_CACHE": "off"}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.run([sys.executable, *args], env=known | env, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, *args], env=uncached(**env), capture_output=True, text=True)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         shown, end = " ".join(args), process.stderr[-2000:]

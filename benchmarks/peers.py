@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import ROOT, Preset, ResultFile, result_path, says_errors
+from common import ROOT, Preset, ResultFile, result_path, says_errors, uncached
 
 from pgx_jax.errors import PgxError
 
@@ -108,8 +108,8 @@ class Worker:
         Raises:
             PgxError: it ended, or has other settings.
         """
-        env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-        env |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), path))), "JAX_PLATFORMS": "cpu"}
+        found = os.pathsep.join(filter(None, (str(HERE), path)))
+        env = uncached(PYTHONPATH=found, JAX_PLATFORMS="cpu")
         self.process = subprocess.Popen(
             [str(python), str(HERE / script), json.dumps(wanted)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,

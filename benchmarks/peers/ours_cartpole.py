@@ -1,6 +1,7 @@
 """Our PPO on CartPole-v1: SETTINGS as JSON. A family needs two tasks, so the environment stands twice in
 it, and rows train on one of the two."""
 
+import dataclasses
 import json
 import sys
 
@@ -15,9 +16,8 @@ from pgx_jax.learn import PPO, make_policy, train  # noqa: E402
 from pgx_jax.types import Rows  # noqa: E402
 
 wanted = json.loads(sys.argv[1])
-given = ("learning_rate", "num_envs", "num_steps", "epochs", "minibatches", "gamma", "gae_lambda", "clip")
-more = ("entropy", "value", "max_grad_norm")
-learner = PPO(**{name: wanted[name] for name in (*given, *more)})
+own = {field.name for field in dataclasses.fields(PPO)}
+learner = PPO(**{name: value for name, value in wanted.items() if name in own})
 family = gymnax_family("CartPole-v1", n_tasks=2)
 policy = make_policy(family, hidden=tuple(wanted["hidden"]))
 count, steps = wanted["seeds"], wanted["updates"] * learner.steps_per_update
