@@ -31,4 +31,10 @@ def one_round(number):
     return {"return": float(np.nanmean(done.returns[:, -1]))}
 
 
-serve(wanted, steps * count, one_round, ["jax", "flax", "gymnax", "pgx-jax"])
+settings = {name: getattr(learner, name) for name in own & set(wanted)}
+settings |= {
+    "hidden": list(policy.actor.hidden),
+    "updates": steps // learner.steps_per_update,
+    "seeds": count,
+}
+serve(settings, steps * count, one_round, ["jax", "flax", "gymnax", "pgx-jax"])

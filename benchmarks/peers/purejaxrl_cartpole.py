@@ -26,7 +26,7 @@ config = {
     "ENT_COEF": wanted["entropy"],
     "VF_COEF": wanted["value"],
     "MAX_GRAD_NORM": wanted["max_grad_norm"],
-    "ACTIVATION": "tanh",  # of two layers of 64
+    "ACTIVATION": "tanh",
     "ENV_NAME": "CartPole-v1",
     "ANNEAL_LR": False,
     "DEBUG": False,
@@ -41,4 +41,12 @@ def one_round(number):
     return {"return": float(returns[:, -1].mean())}
 
 
-serve(wanted, config["TOTAL_TIMESTEPS"] * wanted["seeds"], one_round, ["jax", "flax", "gymnax", "distrax"])
+keys = jax.random.split(jax.random.PRNGKey(0), wanted["seeds"])
+layers = jax.eval_shape(train, keys)["runner_state"][0].params["params"]
+hidden = [layers[f"Dense_{i}"]["kernel"].shape[-1] for i in range(2)]  # which it does not let one set
+serve(
+    wanted | {"hidden": hidden, "updates": config["NUM_UPDATES"]},
+    config["TOTAL_TIMESTEPS"] * wanted["seeds"],
+    one_round,
+    ["jax", "flax", "gymnax", "distrax"],
+)

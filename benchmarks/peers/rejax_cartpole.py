@@ -39,4 +39,19 @@ def one_round(number):
     return {}
 
 
-serve(wanted, total * wanted["seeds"], one_round, ["jax", "flax", "gymnax", "rejax"])
+same = ("num_envs", "num_steps", "gamma", "gae_lambda", "learning_rate", "max_grad_norm")
+other = {
+    "epochs": "num_epochs",
+    "minibatches": "num_minibatches",
+    "clip": "clip_eps",
+    "entropy": "ent_coef",
+    "value": "vf_coef",
+}
+names = {name: name for name in same} | other
+settings = {ours: getattr(algorithm, theirs) for ours, theirs in names.items()}
+settings |= {
+    "hidden": list(algorithm.actor.hidden_layer_sizes),
+    "updates": algorithm.total_timesteps // algorithm.iteration_size,
+    "seeds": wanted["seeds"],
+}
+serve(settings, total * wanted["seeds"], one_round, ["jax", "flax", "gymnax", "rejax"])
