@@ -1,4 +1,4 @@
-"""Results that do not depend on the number of cores: sums in an order that threads do not change.
+"""How programs are compiled: with results that do not depend on the number of cores, and soon.
 
 On the CPU three things split a sum by the number of threads, which changes its last bits, and training
 makes large differences of them:
@@ -11,6 +11,10 @@ makes large differences of them:
 
 Other platforms, and versions of jaxlib without YNNPACK, compile as ever. Gradients of convolutions
 (policies on images) are left to Eigen as they are: they may still differ in their last bits.
+
+What a program costs to compile goes by its loops of kernels there, so random bits, which JAX draws in
+loops of short kernels on the CPU, are drawn in one; and programs that hardly run (or do little but
+products, which are library calls) can be compiled with little optimisation: ``compiled(…, quick=True)``.
 """
 
 from __future__ import annotations
@@ -21,8 +25,17 @@ from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
-from jax.extend.core.primitives import dot_general_p
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var
+from jax.extend.core.primitives import (
+    dot_general_p,
+    random_bits_p,
+    random_fold_in_p,
+    random_split_p,
+    threefry2x32_p,
+)
+from jax.extend.random import threefry_prng_impl
 from threadpoolctl import threadpool_limits
 
 P = ParamSpec("P")
@@ -31,17 +44,28 @@ R = TypeVar("R")
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """Of what XLA may leave to YNNPACK, products alone."""
 
+QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+"""Half of the time to compile, a fifth more to run."""
+
 
 @functools.cache
-def _options() -> dict[str, str] | None:
+def _options(quick: bool) -> dict[str, Any] | None:
     """The compiler's options where they matter and are known, else None."""
     if jax.default_backend() != "cpu":
         return None
+    if quick:
+        steady = _options(False)
+        return steady if steady is None else _known(steady | QUICK) or steady
+    return _known(OPTIONS)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any] | None:
+    """The options, None if this version of the compiler lacks one of them."""
     try:
-        jax.jit(lambda: 0, compiler_options=OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return None
-    return OPTIONS
+    return options
 
 
 class Compiled(Generic[P, R]):
@@ -50,9 +74,9 @@ class Compiled(Generic[P, R]):
     Within another compiled function it is a part of that one: the outermost decides how all is compiled.
     """
 
-    def __init__(self, function: Callable[P, R], **settings: Any):
+    def __init__(self, function: Callable[P, R], *, quick: bool = False, **settings: Any):
         functools.update_wrapper(self, function)
-        self.function, self.settings = function, settings
+        self.function, self.quick, self.settings = function, quick, settings
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
@@ -66,7 +90,7 @@ class Compiled(Generic[P, R]):
 
     @functools.cached_property
     def _outermost(self) -> Any:
-        options = _options()
+        options = _options(self.quick)
         if options is None:
             return self._inner
         return jax.jit(in_order(self.function), compiler_options=options, **self.settings)
@@ -77,9 +101,12 @@ class Compiled(Generic[P, R]):
         return int(self._outermost._cache_size())
 
 
-def compiled(function: Callable[P, R], **settings: Any) -> Compiled[P, R]:
-    """A decorator: see `Compiled`; the settings are those of `jax.jit`."""
-    return Compiled(function, **settings)
+def compiled(function: Callable[P, R], *, quick: bool = False, **settings: Any) -> Compiled[P, R]:
+    """A decorator: see `Compiled`; the settings are those of `jax.jit`.
+
+    ``quick`` is for programs whose time to compile weighs more than that to run.
+    """
+    return Compiled(function, quick=quick, **settings)
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
@@ -98,7 +125,8 @@ def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def in_order(function: Callable[P, R]) -> Callable[P, R]:
-    """The function (to be traced) with every product's left factor laid out along what is summed."""
+    """The function (to be traced) with every product's left factor laid out along what is summed, and
+    random bits drawn without loops."""
 
     @functools.wraps(function)
     def ordered(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,7 +148,8 @@ def in_order(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
-    """What a traced program computes, with its products rewritten, those of inner programs too."""
+    """What a traced program computes, with its products and random bits rewritten, those of inner programs
+    too."""
     jaxpr = program.jaxpr
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
@@ -131,6 +160,10 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
         primitive, values = equation.primitive, [read(x) for x in equation.invars]
         if primitive is dot_general_p:
             found = _product(*values, **equation.params)
+        elif primitive in RANDOM and jax.random.key_impl(values[0]) == THREEFRY:
+            found = _random(primitive, *values, **equation.params)
+        elif primitive is threefry2x32_p:
+            found = _threefry(*values)
         else:
             params = {name: _rewritten(value) for name, value in equation.params.items()}
             bound = primitive.get_bind_params(params)
@@ -170,3 +203,41 @@ def _product(
     left = jax.lax.optimization_barrier(jax.lax.transpose(left, order))
     product = dot_general_p.bind(left, right, dimension_numbers=numbers, **params)
     return jax.lax.optimization_barrier(product)
+
+
+def _random(primitive: Primitive, keys: jax.Array, *others: jax.Array, **params: Any) -> jax.Array:
+    """What a primitive of `RANDOM` makes of keys (and arrays that go with them), by `_threefry`."""
+    shape = jnp.broadcast_shapes(keys.shape, *(x.shape for x in others))
+    numbers = [jnp.broadcast_to(jax.random.key_data(keys), (*shape, 2))]
+    numbers += [jnp.broadcast_to(x, shape) for x in others]
+    function = functools.partial(RANDOM[primitive], **params)
+    for _ in shape:
+        function = jax.vmap(function)
+    (found,) = _evaluate(jax.make_jaxpr(function)(*numbers), *numbers)
+    return found if primitive is random_bits_p else jax.random.wrap_key_data(found, impl=THREEFRY)
+
+
+THREEFRY = "threefry2x32"
+
+RANDOM: dict[Primitive, Callable[..., jax.Array]] = {
+    random_bits_p: lambda key, bit_width, shape, **_: threefry_prng_impl.random_bits(key, bit_width, shape),
+    random_split_p: lambda key, shape, **_: threefry_prng_impl.split(key, shape),
+    random_fold_in_p: lambda key, message: threefry_prng_impl.fold_in(key, message),
+}
+"""What JAX does with keys, for the numbers [2] of one."""
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+"""Of Threefry-2x32's rounds, four by four in turns."""
+
+
+def _threefry(key0: jax.Array, key1: jax.Array, x0: jax.Array, x1: jax.Array) -> list[jax.Array]:
+    """Threefry-2x32 of 20 rounds (Salmon et al., 2011), bit by bit what the primitive computes."""
+    keys = (key0, key1, key0 ^ key1 ^ np.uint32(0x1BD11BDA))
+    x0, x1 = x0 + keys[0], x1 + keys[1]
+    for block in range(5):
+        for rotation in ROTATIONS[block % 2]:
+            x0 = x0 + x1
+            x1 = x0 ^ ((x1 << np.uint32(rotation)) | (x1 >> np.uint32(32 - rotation)))
+        x0 = x0 + keys[(block + 1) % 3]
+        x1 = x1 + keys[(block + 2) % 3] + np.uint32(block + 1)
+    return [x0, x1]

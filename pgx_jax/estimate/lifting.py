@@ -52,7 +52,7 @@ def _task_duals(
     return jnp.where(linear, weights / 2 - jnp.abs(weights) * z / 4, exact)
 
 
-@compiled
+@functools.partial(compiled, quick=True)
 def _source_duals(
     member: Bool[Array, "n"],
     delta: Float[Array, "d"],
@@ -108,7 +108,7 @@ def duals(
     )
 
 
-@functools.partial(compiled, static_argnames="log_prob")
+@functools.partial(compiled, quick=True, static_argnames="log_prob")
 def _lift_one(
     log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, alpha: Float[Array, "U N"]
 ) -> PyTree:
@@ -197,7 +197,7 @@ def _norms(tree: PyTree) -> Array:
     return jnp.sqrt(sum(squares))
 
 
-@compiled
+@functools.partial(compiled, quick=True)
 def relative_distance(delta_params: PyTree, params: PyTree) -> Float[Array, "m"]:
     """|Delta| / |theta*| of every row: float [m]."""
     return _norms(delta_params) / _norms(jax.tree.map(lambda x: x[None], params))

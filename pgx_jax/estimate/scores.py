@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ def _loss_change(z: Array, a: Array) -> Array:
     return jnp.abs(a) * (jnp.log(2.0) - jax.nn.softplus(-jnp.sign(a) * z))
 
 
-@compiled
+@partial(compiled, quick=True)
 def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -36,7 +37,7 @@ def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     return jax.lax.map(of_task, (data.a, data.source)).T
 
 
-@compiled
+@partial(compiled, quick=True)
 def _importance(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -146,7 +147,7 @@ def require_held_out(name: str, reason: str) -> None:
         raise ConfigError(f"{reason}: choose estimate.score {' or '.join(others)}")
 
 
-@compiled
+@partial(compiled, quick=True)
 def _transition_gains(data: Data, delta: Float[Array, "n d"]) -> Float[Array, "n M"]:
     def of_task(batch: tuple[Array, Array, Array]) -> Array:
         a, source, delta = batch

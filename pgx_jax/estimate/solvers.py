@@ -79,7 +79,7 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
     return x, jnp.sqrt(jnp.abs(rho) / jnp.maximum(start, TINY))
 
 
-@compiled
+@partial(compiled, quick=True)
 def newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:

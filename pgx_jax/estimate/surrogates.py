@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def select_rows(
     return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
 
 
-@compiled
+@partial(compiled, quick=True)
 def _statistics(data: Data) -> TaskStatistics:
     def curvature(task: tuple[Array, Array]) -> Array:
         a, source = task

@@ -20,7 +20,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Seen, Transitions
 
 
-@partial(compiled, static_argnames=("policy", "critic"))
+@partial(compiled, quick=True, static_argnames=("policy", "critic"))
 def _judge(
     policy: Policy,
     agent: Agent,

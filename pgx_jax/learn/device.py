@@ -116,7 +116,7 @@ def _segment(
     return jax.lax.fori_loop(0, count, body, (state, curve))
 
 
-_start = compiled(start, static_argnames=("policy", "env"))
+_start = compiled(start, quick=True, static_argnames=("policy", "env"))
 
 
 @partial(compiled, static_argnames=("width",))
@@ -124,7 +124,7 @@ def _fill(row: RowState, width: int) -> RowState:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
 
 
-@partial(compiled, donate_argnames=("state",))
+@partial(compiled, quick=True, donate_argnames=("state",))
 def _put(state: RowState, row: RowState, slot: int) -> RowState:
     return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
 
@@ -197,7 +197,7 @@ def _like(plain: np.ndarray, x: Array) -> Array:
     return jax.random.wrap_key_data(jnp.asarray(plain), impl=jax.random.key_impl(x)) if typed else plain
 
 
-@partial(compiled, static_argnames=("policy", "env"))
+@partial(compiled, quick=True, static_argnames=("policy", "env"))
 def _first_log_probs(
     policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks: PyTree, context: Array
 ) -> Array:
