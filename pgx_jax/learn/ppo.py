@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.advantages import gae
@@ -72,8 +73,8 @@ class PPO(Learner):
             raise ConfigError(f"{name}.minibatches = {count} of a batch of {batch} steps; use fewer")
 
     def begin(self, policy: Policy, agent: Agent) -> PyTree:
-        """The state of Adam."""
-        return self.optimiser().init((agent.actor, agent.critic))
+        """The state of Adam, for all parameters in one vector."""
+        return self.optimiser().init(ravel_pytree((agent.actor, agent.critic))[0])
 
     def learn(
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
@@ -167,26 +168,29 @@ def make_batch(
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
 
-Fitted = tuple[tuple[PyTree, PyTree], PyTree]
-"""What gradient steps change: (actor, critic), and the state of Adam."""
+Fitted = tuple[Array, PyTree]
+"""What gradient steps change: the parameters of actor and critic, and the state of Adam."""
 
 
 def fit_batch(
     policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array, rate: Array
 ) -> Learning:
-    """Epochs of minibatch Adam on one batch."""
+    """Epochs of minibatch Adam on one batch.
+
+    The parameters are one vector here: Adam is a few long loops instead of several for each leaf.
+    """
     optimiser, size = config.optimiser(), batch.weight.shape[0]
-    width = size // config.minibatches
+    width, agent = size // config.minibatches, learning.agent
+    flat, unravel = ravel_pytree((agent.actor, agent.critic))
 
     def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
-        params, opt = carry
+        flat, opt = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        grads = config.gradients(policy, row, params, part)
-        updates, opt = optimiser.update(grads, opt)
-        return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt), None
+        gradients, _ = ravel_pytree(config.gradients(policy, row, unravel(flat), part))
+        updates, opt = optimiser.update(gradients, opt)
+        return (flat - rate * updates, opt), None
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches]
-    agent = learning.agent
-    carry = ((agent.actor, agent.critic), learning.memory)
-    ((actor, critic), opt), _ = jax.lax.scan(minibatch, carry, shuffled.reshape(-1, width))
+    (flat, opt), _ = jax.lax.scan(minibatch, (flat, learning.memory), shuffled.reshape(-1, width))
+    actor, critic = unravel(flat)
     return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=opt)

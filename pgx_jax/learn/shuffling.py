@@ -1,4 +1,4 @@
-"""Orders in which a batch is gone through, several times, for the price of one sort."""
+"""Orders in which a batch is gone through, without sorting."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from jaxtyping import Int
 
 from pgx_jax.types import Key
 
+ROUNDS = 2
+"""Of an affine map and a fixed permutation."""
+
 
 def orders(key: Key, size: int, epochs: int) -> Int[jax.Array, "epochs size"]:
     """A permutation of ``size`` transitions for each epoch.
 
-    One random permutation p is drawn by sorting; epoch e takes p(a_e i + b_e mod size) in the place i, with
-    a_e drawn from the numbers that have no divisor in common with ``size``, and b_e at random. So two
-    transitions share a minibatch by chance alone, in every epoch anew, as after a sort an epoch.
+    A place i becomes p(a i + b mod size), twice: p is a fixed permutation, a is drawn for every epoch and
+    round from the numbers that have no divisor in common with ``size``, and b at random. Neighbours are
+    strangers after the first round, and the second one parts those that it kept at the same distance. So
+    two transitions share a minibatch by chance alone, in every epoch anew, as after a sort an epoch.
     """
-    base_key, *own = jax.random.split(key, 3)
-    base = jnp.argsort(jax.random.bits(base_key, (size,)))
     units = multipliers(size)
-    a = jnp.asarray(units)[jax.random.randint(own[0], (epochs,), 0, len(units))]
-    b = jax.random.randint(own[1], (epochs,), 0, size, np.uint32)
-    places = (a[:, None] * jnp.arange(size, dtype=np.uint32) + b[:, None]) % size
-    return base[places]
+    fixed = jnp.asarray(np.random.default_rng(0).permutation(size).astype(np.uint32))
+    which, offset = jax.random.bits(key, (2, ROUNDS, epochs, 1))
+    factor, offset = jnp.asarray(units)[which % len(units)], offset % size
+    places = jnp.arange(size, dtype=np.uint32)
+    for a, b in zip(factor, offset, strict=True):
+        places = fixed[(a * places + b) % size]
+    return places.astype(jnp.int32)
 
 
 def multipliers(size: int) -> Int[np.ndarray, " units"]:

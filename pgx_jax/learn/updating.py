@@ -77,21 +77,21 @@ def learn_from(
     next_key, _, learn_keys = update_keys(state.key, learner.phases)
     one_hot = jax.nn.one_hot(row.slot_task, row.member.shape[0])
     agent = state.learning.agent
-    agent = agent._replace(reward=_with_rewards(agent.reward, steps[-1], one_hot))
-    acted = state.learning._replace(agent=agent)
-    # After a non-finite reward or observation the policy stands still, so that its task can be named.
-    sane = jnp.isfinite(agent.reward.var).all()
-
-    def unless_spoilt(new: PyTree, old: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, y: jnp.where(sane, x, y), new, old)
-
-    learnt = learner.learn(policy, row, acted, steps, learn_keys[len(steps) - 1])
-    state = state._replace(learning=unless_spoilt(learnt, acted))
+    reward = _with_rewards(agent.reward, steps[-1], one_hot)
+    # After a non-finite reward or observation the row learns from zeros in the place of steps, so that it
+    # stays finite and goes on acting: the task whose moments are not finite can be named.
+    sane = jnp.isfinite(reward.var).all()
+    known = jax.tree.map(lambda x: jnp.where(sane, x, jnp.zeros_like(x)), steps)
+    scale = jax.tree.map(lambda x: jnp.where(sane, x, jnp.ones_like(x)), reward)
+    acted = state.learning._replace(agent=agent._replace(reward=scale))
+    learnt = learner.learn(policy, row, acted, known, learn_keys[len(steps) - 1])
+    agent = learnt.agent._replace(reward=reward)
+    state = state._replace(learning=learnt._replace(agent=agent))
     if len(steps) == learner.phases:
-        agent, moments = state.learning.agent, state.learning.agent.observation
-        for of_phase in steps:
+        moments = agent.observation
+        for of_phase in known:
             moments = _with_observations(moments, of_phase)
-        agent = agent._replace(observation=unless_spoilt(moments, agent.observation))
+        agent = agent._replace(observation=moments)
         state = state._replace(
             learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key
         )
