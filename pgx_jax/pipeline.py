@@ -11,7 +11,7 @@ enter there (see `group_transitions`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -204,7 +204,8 @@ class HeldOut:
     """Scores partitions on trajectories that their groups' surrogates have not seen.
 
     Cross-fitted: surrogates of every two of the three parts are judged on the third, so that all
-    trajectories count. (The affinity that proposed the partitions has seen two of the parts.)
+    trajectories count. (The affinity that proposed the partitions has seen two of the parts.) Groups are
+    remembered: what several partitions, or ways of grouping, have in common is solved once.
     """
 
     def __init__(
@@ -217,30 +218,40 @@ class HeldOut:
     ):
         """Arrange the data; nothing is fitted yet. ``key`` is that of how shared sources are dealt."""
         self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
-        self.ways = []
+        a, self.ways = estimate.signed_weights(transitions, names), []
         for judge in (SELECT, FIT, SCORE):
             parts = tuple(part for part in (FIT, SCORE, SELECT) if part != judge)
             share = estimate.deal(key, transitions, config.source_multiple, parts)
-            self.ways.append((parts, share, estimate.TrajectoryGains(feats, transitions, judge)))
+            fitted = {
+                "parts": parts,
+                "share": share,
+                "stats": estimate.task_statistics(feats, transitions, a, parts, share),
+            }
+            self.ways.append((fitted, estimate.TrajectoryGains(feats, transitions, judge)))
+        self.solved: dict[tuple[bool, ...], list[np.ndarray]] = {}
+        """Solutions [d] of the groups that have been met, one a way."""
 
     def __call__(self, partitions: Int[np.ndarray, "c n"]) -> Callable[[np.ndarray], Gains]:
-        """Solve all distinct groups of ``partitions`` [c, n], in one call a way; returns the score."""
-        member, index = grouping.distinct_groups(partitions)
-        solved = [
-            fit_subsets(
-                self.feats, self.transitions, member, self.config,
-                names=self.names, parts=parts, share=share,
-            ).delta
-            for parts, share, _ in self.ways
-        ]  # fmt: skip
-        place = dict(zip(map(tuple, np.asarray(partitions).tolist()), index, strict=True))
+        """Solve all groups of ``partitions`` [c, n] that are new, in one call a way; returns the score."""
+        groups = map(tuple, grouping.distinct_groups(partitions)[0].tolist())
+        new = [group for group in groups if group not in self.solved]
+        if new:
+            deltas = [np.asarray(self._fit(np.array(new), fitted).delta) for fitted, _ in self.ways]
+            self.solved |= zip(new, map(list, zip(*deltas, strict=True)), strict=True)
+        return self._score
 
-        def score(labels: np.ndarray) -> Gains:
-            groups = place[tuple(np.asarray(labels).tolist())]
-            judged = [gains(delta, groups) for (*_, gains), delta in zip(self.ways, solved, strict=True)]
-            return Gains(*map(np.concatenate, zip(*judged, strict=True)))
+    def _fit(self, member: Bool[np.ndarray, "m n"], fitted: Mapping[str, Any]) -> Surrogates:
+        return fit_subsets(self.feats, self.transitions, member, self.config, names=self.names, **fitted)
 
-        return score
+    def _score(self, labels: Int[np.ndarray, "n"]) -> Gains:
+        """The held-out gains of one of the partitions that have been solved."""
+        same = np.equal.outer(labels, labels).tolist()
+        solved = [self.solved[tuple(group)] for group in same]  # of every task
+        judged = [
+            gains(np.stack([of_task[way] for of_task in solved]), np.arange(len(solved)))
+            for way, (_, gains) in enumerate(self.ways)
+        ]
+        return Gains(*map(np.concatenate, zip(*judged, strict=True)))
 
 
 def choose_groups(

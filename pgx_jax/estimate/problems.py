@@ -54,13 +54,18 @@ class TaskStatistics(NamedTuple):
     """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
 
 
+SUBSET_MULTIPLE, SLOT_MULTIPLE = 16, 8
+"""Problems, and the slots of a task, are padded to a multiple of these, so that similar designs share one
+compiled program."""
+
+
 class Problems(NamedTuple):
-    """m subsets, listed by task."""
+    """m subsets, listed by task; the last may be empty ones, whose solution is 0."""
 
     slots: Int[Array, "n c"]
     """int [n, c]: the subsets that contain each task; m where there are no more."""
     size: Int[Array, "m"]
-    """int [m]: number of tasks of each subset."""
+    """int [m]: number of tasks of each subset (1 of an empty one)."""
 
     def spread(self, x: Float[Array, "m *shape"]) -> Float[Array, "n c *shape"]:
         """[m, ...] per problem -> [n, c, ...] per slot (0 in empty slots)."""
@@ -74,14 +79,15 @@ class Problems(NamedTuple):
 
 
 def make_problems(member: Bool[Array, "m n"]) -> Problems:
-    """List bool member [m, n] by task."""
+    """List bool member [m, n] by task, and empty problems after them."""
     member = np.asarray(member, bool)
-    m, n = member.shape
-    slots = np.full((n, max(1, member.sum(0).max())), m, np.int32)
+    count, width = -len(member) % SUBSET_MULTIPLE, max(1, member.sum(0).max())
+    m, n = len(member) + count, member.shape[1]
+    slots = np.full((n, width + -width % SLOT_MULTIPLE), m, np.int32)
     for task in range(n):
         subsets = np.flatnonzero(member[:, task])
         slots[task, : len(subsets)] = subsets
-    return Problems(jnp.asarray(slots), jnp.asarray(member.sum(1)))
+    return Problems(jnp.asarray(slots), jnp.asarray(np.pad(member.sum(1), (0, count), constant_values=1)))
 
 
 def logits(theta: Float[Array, "m d"], data: Data, problems: Problems) -> Float[Array, "n c M"]:

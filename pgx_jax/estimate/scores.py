@@ -195,7 +195,7 @@ class TrajectoryGains:
             Gains, in the same order of tasks and trajectories in every call, so that two partitions can
             be compared pair by pair. Tasks that share a source share its trajectories.
         """
-        chosen = jnp.asarray(delta)[np.asarray(labels)]
+        chosen = np.asarray(delta)[np.asarray(labels)]
         per_transition = np.asarray(_transition_gains(self.data, chosen), np.float64)
         gains = [
             np.bincount(inverse, gain[: len(inverse)]) * count  # the weights are divided by transitions

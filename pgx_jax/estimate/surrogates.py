@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError, DataError, SolverError, pick
 from pgx_jax.estimate.precision import full_precision
@@ -103,8 +103,14 @@ def select_rows(
     weights = np.take_along_axis(np.asarray(a) * read, index[source], 1) / read.sum(1, keepdims=True)
     values = jnp.asarray(features.values)
     if not keep.all():  # else the order is as it was
-        values = jnp.take_along_axis(values, jnp.asarray(index)[..., None], axis=1)
+        values = _take(values, index)
     return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
+
+
+@partial(compiled, quick=True)
+def _take(values: Float[Array, "U N d"], index: Int[Array, "U M"]) -> Float[jax.Array, "U M d"]:
+    """The rows ``index`` of every source."""
+    return jax.vmap(lambda rows, own: rows[own])(values, index)
 
 
 @partial(compiled, quick=True)
@@ -120,7 +126,11 @@ def _statistics(data: Data) -> TaskStatistics:
 
 @full_precision
 def task_statistics(
-    features: Features, transitions: Transitions, a: Float[Array, "n N"], parts: Sequence[int] = (FIT,)
+    features: Features,
+    transitions: Transitions,
+    a: Float[Array, "n N"],
+    parts: Sequence[int] = (FIT,),
+    share: Bool[Array, "n N"] | None = None,
 ) -> TaskStatistics:
     """Gradient and curvature of every task's loss at theta* over some parts of its data.
 
@@ -129,11 +139,12 @@ def task_statistics(
         transitions: split and sources.
         a: float [n, N], from ``signed_weights``.
         parts: which of FIT, SCORE, SELECT.
+        share: bool [n, N], the transitions of them that each task reads (see `deal`).
 
     Returns:
         TaskStatistics with b [n, d] and h [n, d, d].
     """
-    return _statistics(select_rows(features, transitions, a, parts))
+    return _statistics(select_rows(features, transitions, a, parts, share))
 
 
 def ridge_unit(stats: TaskStatistics) -> float:
@@ -202,8 +213,9 @@ def fit(
     deltas, used = [], 1 if quadratic else 2
     for start in range(0, len(member), CHUNK):
         chunk = member[start : start + CHUNK]
-        problems = make_problems(chunk)
+        problems, own = make_problems(chunk), slice(len(chunk))
         solved = chosen.solve(None if quadratic else data, stats, problems, ridge, tolerance, iterations)
+        solved = solved._replace(delta=solved.delta[own], error=solved.error[own])
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
         used = max(used, solved.iterations)
         deltas.append(solved.delta)
@@ -247,7 +259,7 @@ def _require_solved(
 
 
 def _require_finite(delta: Array, member: np.ndarray, l2: float, names: Sequence[str] | None) -> None:
-    finite = np.asarray(jnp.isfinite(delta).all(-1))
+    finite = np.isfinite(np.asarray(delta)).all(-1)
     if not finite.all():
         subset = int(np.argmin(finite))
         raise SolverError(
