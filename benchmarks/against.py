@@ -1,7 +1,8 @@
 """This code against another checkout of it: `python benchmarks/against.py CHECKOUT`.
 
 Whole processes in turns, without a compilation cache: two runs of the command line (compilations counted,
-their results.json compared) and the estimation of `estimation.py`, each with its own checkout's code.
+their results.json compared), the estimation of `estimation.py`, and PPO's learning curves over seeds, each
+with its own checkout's code.
 """
 
 from __future__ import annotations
@@ -41,6 +42,31 @@ import estimation
 settings = estimation.Settings()
 print(json.dumps(estimation.estimation(estimation.make_run(settings), settings.repeats)["timings"]))
 """
+LEARN = """
+import json, sys
+import jax, numpy as np
+from pgx_jax import make_family
+from pgx_jax.config import config_for
+from pgx_jax.learn import make_policy, train
+from pgx_jax.types import Rows
+name, seeds, updates, parts = sys.argv[2], *map(int, sys.argv[3:])
+family = make_family(name)
+config = config_for(family)
+policy = make_policy(family, hidden=config.policy.hidden)
+member = np.eye(family.n, dtype=bool)[np.arange(seeds) % family.n]
+keys = np.asarray(jax.random.split(jax.random.PRNGKey(1), seeds))
+steps = np.full(seeds, updates * config.ppo.num_envs * config.ppo.num_steps)
+returns = np.nanmax(train(policy, config.ppo, family, Rows(member, steps, keys)).returns, 2)  # one task each
+means = [np.nanmean(part, 1).tolist() for part in np.array_split(returns, parts, 1)]
+print(json.dumps({"returns": means}))
+"""
+SEEDS, UPDATES, PARTS = 20, 40, 4
+"""Of learning curves: policies of a task each, their updates, and the parts over which returns are means."""
+SCRIPTS = {ESTIMATION: (ESTIMATE,)} | {
+    f"PPO on single tasks of {name}": (LEARN, name, str(SEEDS), str(UPDATES), str(PARTS))
+    for name in ("cartpole-goals", "points-hard", "reacher-targets")
+}
+"""What is measured -> the script, which gets the folder of its benchmarks first, and its arguments."""
 SMALL_CELL = cell("cartpole-goals", SMALL_FAMILY, config=merge(SMALL_CONFIG, {"compare": "none"}))
 
 
@@ -58,12 +84,14 @@ class Settings:
     """File of the results."""
 
 
-def one(checkout: Path, args: Sequence[str] | None) -> tuple[dict, dict]:
-    """One process, a run of the command line or (without arguments) the estimation: times, and results."""
+def one(checkout: Path, subject: str, args: Sequence[str]) -> tuple[dict, dict]:
+    """One process, a script or a run of the command line: times, and results."""
     env = {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1", "JAX_LOG_COMPILES": "1"}
-    if args is None:
-        timings, process = timed(("-c", ESTIMATE, str(checkout / "benchmarks")), **env)
-        return timings | json.loads(process.stdout.splitlines()[-1]), {}
+    if subject in SCRIPTS:
+        script, *more = args
+        timings, process = timed(("-c", script, str(checkout / "benchmarks"), *more), **env)
+        told = json.loads(process.stdout.splitlines()[-1])
+        return (timings, told) if "returns" in told else (timings | told, {})
     with tempfile.TemporaryDirectory() as folder:
         timings, process = timed(("-m", "pgx_jax", *args, "--out", f"{folder}/run"), **env)
         results = json.loads(Path(folder, "run", "results.json").read_text())  # of any version
@@ -71,13 +99,14 @@ def one(checkout: Path, args: Sequence[str] | None) -> tuple[dict, dict]:
     return timings | {"compilations": process.stderr.count(COMPILED)}, results
 
 
-def compute(c: Mapping, checkouts: Mapping[str, Path], args: Sequence[str] | None) -> dict:
+def compute(c: Mapping, checkouts: Mapping[str, Path], args: Sequence[str]) -> dict:
     """One process of each side, in every second round the other one first."""
     order = list(checkouts)[:: -1 if c["round"] % 2 else 1]
-    found = {side: one(checkouts[side], args) for side in order}
+    found = {side: one(checkouts[side], c["subject"], args) for side in order}
     before, now = (found[side][1] for side in SIDES)
-    return {
-        "differences": differences(before, now),
+    compared = {"returns": {side: found[side][1]["returns"] for side in SIDES}} if "returns" in now else {}
+    return compared | {
+        "differences": differences({}, {}) if compared else differences(before, now),
         "timings": {side: found[side][0] for side in SIDES},
     }
 
@@ -131,7 +160,7 @@ def main(args: list[str] | None = None) -> int:
     other = settings.checkout.resolve()
     git = subprocess.run(["git", "-C", other, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     small = settings.preset == "small"
-    subjects = {"a short run": command_line(SMALL_CELL)} if small else RUNS | {ESTIMATION: None}
+    subjects = {"a short run": command_line(SMALL_CELL)} if small else RUNS | SCRIPTS
     results = ResultFile(
         result_path("against", settings.preset, settings.out),
         name="against", command="python benchmarks/against.py CHECKOUT",
@@ -139,7 +168,8 @@ def main(args: list[str] | None = None) -> int:
     )  # fmt: skip
     checkouts = dict(zip(SIDES, (other, ROOT), strict=True))
     rounds = 1 if small else settings.rounds
-    cells = [{"subject": name, "round": i} for name in subjects for i in range(rounds)]
+    once = set(SCRIPTS) - {ESTIMATION}  # other rounds would be the same
+    cells = [{"subject": name, "round": i} for name in subjects for i in range(1 if name in once else rounds)]
     results.run(cells, lambda c: compute(c, checkouts, subjects[c["subject"]]))
     for row in summary(results.cells):
         seconds = f"{row['before']:.2f} s, now {row['now']:.2f} s"

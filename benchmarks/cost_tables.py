@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from tables import plural, table
+from tables import over_runs, plural, table
 
 from pgx_jax.compare.results import OURS
 from pgx_jax.learn.device import ROWS_PER_CALL
@@ -181,7 +181,26 @@ def against(data: Mapping) -> str:
         body.append([f"{row['subject']}: {what}", *both, *counts])
     earlier = f"at {data['settings']['before']}"
     head = ["", earlier, "now", "ratio", f"compilations {earlier}", "now"]
-    return "\n\n".join([table(head, body), *filter(None, map(_differences, data["cells"]))])
+    told = [*map(_differences, data["cells"]), _curves([c for c in data["cells"] if "returns" in c])]
+    return "\n\n".join([table(head, body), *filter(None, told)])
+
+
+def _curves(cells: Sequence[Mapping]) -> str:
+    """Mean returns over parts of the training of both sides, and the differences of equal seeds."""
+    if not cells:
+        return ""
+    body = []
+    for c in cells:
+        before, now = (np.array(c["returns"][side]) for side in ("before", "now"))  # [parts, seeds]
+        told = map(over_runs, now - before)
+        values = [
+            f"{x.mean():.1f}, {y.mean():.1f} ({d.mean:+.1f} [{d.ci95[0]:+.1f}, {d.ci95[1]:+.1f}])"
+            for x, y, d in zip(before, now, told, strict=True)
+        ]
+        body.append([f"{c['cell']['subject']}, {plural(len(now.T), 'seed')}", *values])
+    parts = [f"part {i + 1} of {len(body[0]) - 1}" for i in range(len(body[0]) - 1)]
+    head = ["mean return while training: before, now (difference)", *parts]
+    return table(head, body) + "\n\nIntervals: 95%, over seeds, which are the same on both sides."
 
 
 def _differences(cell: Mapping) -> str:

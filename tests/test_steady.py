@@ -156,3 +156,44 @@ def test_one_core_and_two_give_equal_results(small_settings, tmp_path):
     one, two = (process.communicate()[0].splitlines()[-1] for process in found)
     assert json.loads(one)["methods"]
     assert one == two
+
+
+def drawn(key, number):
+    """Bits, keys and what is made of them, of single keys and of arrays of keys."""
+    keys = jax.random.split(key, (5, 2))
+    folded = jax.vmap(jax.random.fold_in)(keys[:, 0], jnp.arange(5) + number)
+    numbered = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(3))
+    typed = jax.random.fold_in(jax.random.key(7), number)
+    return (
+        folded,
+        numbered,
+        jax.random.key_data(typed),
+        jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (3,))))(keys),
+        jax.random.randint(keys[0, 0], (7,), 0, 5),
+        jax.random.bits(keys[1, 0], (3,), "uint8"),
+        jax.random.permutation(key, 9),
+        jax.random.uniform(typed, (4,)),
+        jax.random.uniform(jax.random.key(1, impl="rbg"), (3,)),
+    )
+
+
+def test_random_bits_are_those_of_jax_without_its_loops():
+    key = jax.random.PRNGKey(3)
+    plain, program = drawn(key, 2), jax.jit(in_order(drawn))
+    for x, y in zip(plain, program(key, 2), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+    def loops(function):
+        return jax.jit(function).lower(key, 2).compile().as_text().count(" while(")
+
+    assert loops(in_order(drawn)) == 0
+    assert loops(drawn) > 0 or jax.default_backend() != "cpu"
+
+
+def test_programs_compiled_quickly_compute_the_same():
+    for x, y in zip(
+        compiled(products)(jax.random.PRNGKey(0)),
+        compiled(products, quick=True)(jax.random.PRNGKey(0)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(x, y, atol=1e-5)

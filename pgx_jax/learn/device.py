@@ -227,7 +227,7 @@ def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> Non
         )
 
 
-@partial(compiled, static_argnames=("policy", "env", "horizon", "length"))
+@partial(compiled, quick=True, static_argnames=("policy", "env", "horizon", "length"))
 def _play(
     policy: Policy,
     env: DeviceEnv,
