@@ -14,7 +14,7 @@ import pytest
 
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.learn import PPO, make_policy, stack, take, train
+from pgx_jax.learn import PPO, lane, make_policy, stack, take, train
 from pgx_jax.types import Rows
 
 train_module = importlib.import_module("pgx_jax.learn.training")
@@ -114,7 +114,7 @@ def test_no_update_is_wasted(monkeypatch):
 
 
 def test_new_contents_compile_nothing(together):
-    programs = [device._segment, device._start, device._fill, device._put]
+    programs = [device._segment, device._start, lane.fill, lane.put, lane._pick]
     before = [f.programs for f in programs]
     config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
     family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)
