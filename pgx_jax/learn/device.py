@@ -123,7 +123,25 @@ def _segment(
     return state, Outcome(curve, *jax.vmap(updating.soundness)(state.learning.agent))
 
 
-_start = compiled(start, quick=True, static_argnames=("policy", "env"))
+@partial(compiled, quick=True, static_argnames=("policy", "env"))
+def _enter(
+    policy: Policy,
+    env: DeviceEnv,
+    learner: Learner,
+    problem: Problem,
+    member: Array,
+    agent: Agent,
+    key: Array,
+) -> tuple[RowState, Array]:
+    """A row at the start of its training, and log-probabilities [E] of its most probable first actions."""
+    state = start(policy, env, learner, problem, member, agent, key)
+    context = problem.context[updating.slot_tasks(member, learner.num_envs)]
+
+    def log_prob(obs: Array, context: Array) -> Array:
+        params = policy.params(agent.actor, policy.actor_input(policy.normalise(agent, obs), context))
+        return policy.distribution.log_prob(params, policy.distribution.mode(params))
+
+    return state, jax.vmap(log_prob)(state.slots.obs, context)
 
 
 class DeviceLane:
@@ -154,9 +172,28 @@ class DeviceLane:
         return self.state
 
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
-        """Put a row at the start of its training into a slot; the first one fills all slots."""
-        fresh = _start(self.policy, self.family.device_env, self.learner, self.problem, member, agent, key)
-        self.state = fill(fresh, self.width) if self.state is None else put(self.state, fresh, slot)
+        """Put a row at the start of its training into a slot; the first one fills all slots.
+
+        Raises:
+            DataError: the first row's agent cannot act (later ones are not waited for here).
+        """
+        fresh, told = _enter(
+            self.policy, self.family.device_env, self.learner, self.problem, member, agent, key
+        )
+        if self.state is None:
+            self._check_first_actions(np.asarray(told), member)
+        filled = self.state is None or self.width == 1
+        self.state = fill(fresh, self.width) if filled else put(self.rows, fresh, slot)
+
+    def _check_first_actions(self, log_probs: np.ndarray, member: np.ndarray) -> None:
+        """Refuse log-probabilities [E] of first actions that are not finite, naming the task."""
+        bad = ~np.isfinite(log_probs)
+        if bad.any():
+            task = updating.slot_tasks(jnp.asarray(member), self.learner.num_envs)[int(np.argmax(bad))]
+            raise DataError(
+                f"the policy gives non-finite log-probabilities in the first step of task "
+                f"{self.family.task_names[int(task)]!r}; check what its actor returns and its parameters"
+            )
 
     def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
         """Begin ``count`` updates of all slots."""
@@ -181,36 +218,6 @@ class DeviceLane:
 
     def close(self) -> None:
         """Nothing to free."""
-
-
-@partial(compiled, quick=True, static_argnames=("policy", "env"))
-def _first_log_probs(
-    policy: Policy, env: DeviceEnv, agent: Agent, key: Array, tasks: PyTree, context: Array
-) -> Array:
-    """Log-probabilities [n] of one action in the first step of every task."""
-
-    def of_task(key: Array, task: PyTree, context: Array) -> Array:
-        obs = policy.normalise(agent, env.reset(key, task)[1])
-        params = policy.params(agent.actor, policy.actor_input(obs, context))
-        return policy.distribution.log_prob(params, policy.distribution.sample(key, params))
-
-    return jax.vmap(of_task)(jax.random.split(key, len(context)), tasks, context)
-
-
-def check_first_actions(policy: Policy, family: TaskFamily, agent: Agent) -> None:
-    """Refuse an agent that cannot act, before it is trained.
-
-    Raises:
-        DataError: its log-probabilities at the beginning of an episode are not finite, naming the task.
-    """
-    tasks, context = jax.tree.map(jnp.asarray, (family.tasks, family.context))
-    told = _first_log_probs(policy, family.device_env, agent, jax.random.PRNGKey(0), tasks, context)
-    bad = ~np.isfinite(np.asarray(told))
-    if bad.any():
-        raise DataError(
-            f"the policy gives non-finite log-probabilities in the first step of task "
-            f"{family.task_names[int(np.argmax(bad))]!r}; check what its actor returns and its parameters"
-        )
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "env", "horizon", "length"))

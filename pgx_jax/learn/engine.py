@@ -20,9 +20,6 @@ class Engine(NamedTuple):
     """One way of running environments."""
 
     lane: type[Lane]
-    check: Callable[[Policy, TaskFamily, Agent], None]
-    """(policy, family, agent) -> None: refuses, before training, an agent that cannot act, as far as that
-    can be told without a lane (DataError)."""
     experience: Callable[[Policy, TaskFamily, Agent, np.ndarray, Array, int], Steps]
     """(policy, family, agent, index [E], key, T) -> `Steps` [T, E, ...] of one agent in fresh slots on the
     tasks ``index``."""
@@ -35,10 +32,8 @@ class Engine(NamedTuple):
 
 
 ENGINES: dict[str, Engine] = {
-    "device": Engine(
-        device.DeviceLane, device.check_first_actions, device.experience, device.play, device.adapt
-    ),
-    "host": Engine(host.HostLane, lambda *_: None, host.experience, host.play, host.adapt),
+    "device": Engine(device.DeviceLane, device.experience, device.play, device.adapt),
+    "host": Engine(host.HostLane, host.experience, host.play, host.adapt),
 }
 """Engines by the name that families have (`TaskFamily.engine`)."""
 

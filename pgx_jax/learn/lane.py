@@ -56,7 +56,11 @@ class Lane(Protocol):
     def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int): ...
 
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
-        """Put a row at the start of its training into a slot; the first one fills all slots."""
+        """Put a row at the start of its training into a slot; the first one fills all slots.
+
+        Raises:
+            DataError: an agent that cannot act, as far as that can be told here.
+        """
 
     def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
         """Begin ``count`` updates of the ``active`` rows.
@@ -89,7 +93,7 @@ def fill(row: PyTree, width: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
 
 
-@partial(compiled, donate_argnames=("rows",))
+@partial(compiled, quick=True, donate_argnames=("rows",))
 def put(rows: PyTree, row: PyTree, slot: int) -> PyTree:
     """The records [C, ...] (given away) with another row in one slot."""
     return jax.tree.map(lambda x, y: x.at[slot].set(y), rows, row)

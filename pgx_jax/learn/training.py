@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt32
 
@@ -18,7 +17,8 @@ from pgx_jax.learn.driving import run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack, take
+from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows
 
@@ -38,14 +38,17 @@ class Trained(NamedTuple):
 def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) -> Agent:
     """Fresh agents, one for each key [R, 2]; every leaf (of NumPy) gets a leading axis R.
 
-    One after the other and not compiled as a whole: initialisers are many small programs of equal
-    shapes, which then are compiled once for all rows and networks. On the CPU, where JAX has it: each
-    would be a round trip to an accelerator.
+    One after the other, on the CPU where JAX has it: so they are the same on all platforms.
     """
     shape, keys = family.observation_space.shape, np.asarray(keys)
     with _on_the_cpu():
-        context = jnp.asarray(family.context)
-        return stack([policy.init(jax.random.fold_in(key, 1), shape, context) for key in keys])
+        return stack([_init(policy, shape, family.context, key) for key in keys])
+
+
+@partial(compiled, quick=True, static_argnames=("policy", "shape"))
+def _init(policy: Policy, shape: tuple[int, ...], context: Array, key: Array) -> Agent:
+    """A fresh agent."""
+    return policy.init(jax.random.fold_in(key, 1), shape, context)
 
 
 def _on_the_cpu() -> AbstractContextManager[object]:
@@ -120,7 +123,6 @@ def train(
     agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
     agents = jax.tree.map(np.asarray, agents)
     engine = engine_of(family)
-    engine.check(policy, family, take(agents, 0))
     lanes = _lanes()
     width = min(rows_per_call or engine.lane.rows_per_call(), -(-len(total) // len(lanes)))
     open_lane = partial(engine.lane, policy, learner, family, width)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from pgx_jax.learn.learner import Learner, Learning, RowTasks
 from pgx_jax.learn.moments import per_task, update_moments
@@ -104,7 +105,7 @@ def soundness(agent: Agent) -> tuple[Array, Array]:
     """Whether all numbers of an agent are finite, bool []; and the tasks bool [n] that gave it rewards or
     observations which are not."""
     numbers = [x for x in jax.tree.leaves(agent) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    finite = jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+    finite = jnp.isfinite(ravel_pytree(numbers)[0]).all()
     return finite, ~jnp.isfinite(agent.reward.var)
 
 
