@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var
 from jax.extend.core.primitives import dot_general_p
 from threadpoolctl import threadpool_limits
 
@@ -119,6 +119,13 @@ def in_order(function: Callable[P, R]) -> Callable[P, R]:
     return ordered
 
 
+def bound(primitive: Primitive, params: dict[str, Any]) -> Callable[..., Any]:
+    """An operation of a traced program, with its parameters, to be applied to other values."""
+    found = primitive.get_bind_params(params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # by version of JAX
+    return functools.partial(primitive.bind, *functions, **params)
+
+
 def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
     """What a traced program computes, with its products rewritten, those of inner programs too."""
     jaxpr = program.jaxpr
@@ -133,9 +140,7 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
             found = _product(*values, **equation.params)
         else:
             params = {name: _rewritten(value) for name, value in equation.params.items()}
-            bound = primitive.get_bind_params(params)
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # by version of JAX
-            found = primitive.bind(*functions, *values, **params)
+            found = bound(primitive, params)(*values)
         known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
     return [read(x) for x in jaxpr.outvars]
 
