@@ -8,6 +8,7 @@ import numpy as np
 from tables import over_runs, plural, table
 
 from pgx_jax.compare.results import OURS
+from pgx_jax.estimate import PRECISIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
 
@@ -102,15 +103,47 @@ def surrogates(data: Mapping) -> str:
 
 
 def features(data: Mapping) -> str:
-    """Throughput and memory of the gradient features."""
+    """Throughput, compilation and memory of the gradient features."""
     rows = []
     for c in data["cells"]:
-        t = c["timings"]
-        size = (c["cell"]["platform"], f"{c['p']:,}", c["cell"]["dim"], f"{c['cell']['transitions']:,}")
+        t, cell = c["timings"], c["cell"]
+        compiling = duration(t["compile"]) if "compile" in t else "–"
+        size = (
+            cell["platform"],
+            f"{c['p']:,}",
+            cell.get("layers", 2),
+            cell["dim"],
+            f"{cell['transitions']:,}",
+        )
         speed = (f"{t['transitions_per_second']:,.0f}", f"{t['rate'] / 1e9:,.0f}", f"{t['share']:.0%}")
-        rows.append([*size, *speed, f"{t['peak_memory'] / 2**30:.2f} GiB"])
-    head = ["on", "p", "d", "N", "transitions/s", "GFLOP/s (2 N p d)", "of its sgemm", "peak memory"]
+        rows.append([*size, *speed, compiling, f"{t['peak_memory'] / 2**30:.2f} GiB"])
+    head = [
+        *("on", "p", "hidden layers", "d", "N"),
+        *("transitions/s", "GFLOP/s (2 N p d)", "of its sgemm", "compiling, CPU time", "peak memory"),
+    ]
     return table(head, rows)
+
+
+def precision(data: Mapping) -> str:
+    """What less precise projections would change; the largest of all seeds."""
+    cells, rows = data["cells"], []
+    for name in PRECISIONS:
+        own = [c["precisions"][name] for c in cells]
+        worst = [
+            f"{max(x[what] for x in own):.1e}"
+            for what in ("features", "inner_products", "affinity", "largest_of_range")
+        ]
+        rows.append([name, *worst, f"{sum(x['same_groups'] for x in own)} of {len(own)}"])
+    head = [
+        *("`estimate.precision`", "features", "their inner products", "affinity"),
+        *("its largest entry's, of the range", "same groups"),
+    ]
+    facts = (
+        f"Relative differences from float64 products (norm of all entries' differences over their norm), the "
+        f"largest of {plural(len(cells), 'seed')}, d = {cells[0]['dim']}, {cells[0]['cell']['family']}. "
+        f"Products of factors that are rounded as on accelerators, worked out on the processor."
+    )
+    return table(head, rows) + "\n\n" + facts
 
 
 def default_command(data: Mapping) -> str:

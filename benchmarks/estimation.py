@@ -29,7 +29,6 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.compare.pool import row_keys
 from pgx_jax.config import Config, override
-from pgx_jax.estimate import features as features_module
 from pgx_jax.estimate import scores as scores_module
 from pgx_jax.estimate import solvers, surrogates
 from pgx_jax.estimate.problems import make_problems
@@ -158,17 +157,15 @@ def count_estimation(run: Run, feats) -> dict:
 
 
 def count_features(run: Run, transitions: Transitions) -> float:
-    """Operations of the features of one source."""
-    params, dim, total = learn.policy_params(run.meta), run.config.estimate.dim, transitions.obs.shape[1]
-    p = sum(np.size(x) for x in jax.tree.leaves(params))
-    block = features_module.default_block(p)
-    chunk = features_module.chunk_size(total, p, block)
-    return operations(
-        lambda params, obs, action, key: features_module._features(
-            run.policy.log_prob, params, obs, action, key, dim, chunk, block
-        ),
-        params, transitions.obs[0], transitions.action[0], run.features.key,
-    )  # fmt: skip
+    """Operations of the features of one source, by their definition."""
+    params, dim = learn.policy_params(run.meta), run.config.estimate.dim
+
+    def features(params, obs, action, key):
+        gradients = jax.vmap(jax.grad(run.policy.log_prob), (None, 0, 0))(params, obs, action)
+        flat = jnp.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(gradients)], 1)
+        return flat @ estimate.gaussian(key, flat.shape[1], dim)
+
+    return operations(features, params, transitions.obs[0], transitions.action[0], run.features.key)
 
 
 def while_trips(function: Callable[[], object]) -> int:

@@ -5,7 +5,8 @@ transitions are drawn at random. The rate counts the useful operations, 2 N p d 
 and divides by the time of the whole call of `estimate.gradient_features`: differentiating, drawing
 the map and checking included, compilation left out. Beside it stands this machine's own sustained
 rate of float32 matrix products, measured in turns with the features: of the fastest of several
-shapes. Medians over the turns are compared.
+shapes. Medians over the turns are compared. Compiling, which does not depend on the number of
+transitions, is measured with a few: processor time of the first call without that of the second.
 
 Every cell runs in a process of its own, whose peak memory is recorded: of the accelerator, or resident
 where there is none. Cells of another platform stand beside those that a file holds.
@@ -35,6 +36,8 @@ from pgx_jax.types import Transitions
 FAMILY = "cartpole-goals"
 SHAPES = ((4096, 4096, 4096), (2048, 8192, 400), (1024, 2048, 2048))
 """Matrix products (M, K, N) whose rates are measured; the fastest counts."""
+FEW = 8
+"""Transitions with which compiling is measured."""
 SMALL_SHAPES = ((256, 256, 256),)
 
 
@@ -44,13 +47,15 @@ class Settings:
 
     preset: Preset = "full"
     """full: what the README shows; small: seconds, for tests."""
-    parameters: tuple[int, ...] = (100_000, 1_000_000)
+    parameters: tuple[int, ...] = (10_000, 100_000, 100_000, 1_000_000)
     """Numbers p of parameters of the policy (met within a few per cent)."""
+    layers: tuple[int, ...] = (2, 2, 8, 2)
+    """Its hidden layers, for each number of parameters."""
     transitions: int = 20_480
     """Transitions N."""
     dim: int = 400
     """Projected dimension d."""
-    repeats: tuple[int, ...] = (3, 1)
+    repeats: tuple[int, ...] = (3, 3, 1, 1)
     """Timings for each number of parameters; the median counts."""
     seed: int = 0
     """Seed of the policy, the transitions and the map."""
@@ -58,18 +63,19 @@ class Settings:
     """File of the results."""
 
 
-def width_for(parameters: int, inputs: int, outputs: int) -> int:
-    """Width of two equal hidden layers, w^2 + (inputs + outputs + 2) w + outputs = parameters."""
-    linear = inputs + outputs + 2
-    return max(1, round((-linear + np.sqrt(linear**2 + 4 * (parameters - outputs))) / 2))
+def width_for(parameters: int, inputs: int, outputs: int, layers: int = 2) -> int:
+    """Width w of equal hidden layers, (layers - 1) w^2 + (inputs + outputs + layers) w + outputs =
+    parameters."""
+    roots = np.roots([layers - 1, inputs + outputs + layers, outputs - parameters])
+    return max(1, round(float(roots.max())))
 
 
 def setup(cell: Mapping) -> tuple[Callable, object, Transitions]:
     """log_prob, parameters and random transitions of a cell."""
-    family = make_family(FAMILY)
+    family, layers = make_family(FAMILY), cell.get("layers", 2)
     inputs, outputs = family.observation_space.shape[0], int(family.action_space.n)
-    width = width_for(cell["parameters"], inputs, outputs)
-    policy = learn.make_policy(family, hidden=(width, width))
+    width = width_for(cell["parameters"], inputs, outputs, layers)
+    policy = learn.make_policy(family, hidden=(width,) * layers)
     key = jax.random.PRNGKey(cell["seed"])
     agent = policy.init(key, family.observation_space.shape, jnp.asarray(family.context))
     rng = np.random.default_rng(cell["seed"])
@@ -107,6 +113,16 @@ def sgemm_rates(shapes, seconds: float) -> dict[str, float]:
     return rates
 
 
+def compile_seconds(features: Callable[..., object], transitions: Transitions) -> float:
+    """Processor time of compiling the features: a first call with a few transitions without a second."""
+    few = transitions._replace(obs=transitions.obs[:, :FEW], action=transitions.action[:, :FEW])
+    began = time.process_time()
+    jax.block_until_ready(features(few, chunk=FEW // 2))
+    first = time.process_time()
+    jax.block_until_ready(features(few, chunk=FEW // 2))
+    return 2 * first - began - time.process_time()
+
+
 def peak_memory() -> int:
     """Peak memory of this process, in bytes: of its accelerator, or resident where it has none."""
     import resource
@@ -123,9 +139,10 @@ def compute(cell: Mapping) -> dict:
     p = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     key = jax.random.PRNGKey(cell["seed"])
 
-    def features():
-        return gradient_features(log_prob, params, transitions, key, cell["dim"]).values
+    def features(some=transitions, **settings):
+        return gradient_features(log_prob, params, some, key, cell["dim"], **settings).values
 
+    compiling = compile_seconds(features, transitions)
     small = cell["transitions"] < 1000
     shapes, sustained = (SMALL_SHAPES, 0.01) if small else (SHAPES, 2.0)
     first = timed(features)  # compiles
@@ -141,7 +158,8 @@ def compute(cell: Mapping) -> dict:
         "p": p,
         "useful_operations": useful,
         "timings": {
-            "first": first, "features": seconds, "rates": rates, "rate": float(np.median(rates)),
+            "compile": compiling, "first": first, "features": seconds,
+            "rates": rates, "rate": float(np.median(rates)),
             "sgemm": sgemm, "sgemm_rate": best, "share": float(np.median(rates)) / best,
             "transitions_per_second": cell["transitions"] / float(np.median(seconds)),
             "peak_memory": memory,
@@ -161,10 +179,12 @@ def cells(settings: Settings) -> list[dict]:
     here = {"platform": jax.default_backend(), "seed": settings.seed}
     if settings.preset == "small":
         return [here | {"parameters": 2000, "transitions": 256, "dim": 20, "repeats": 1}]
-    repeats = (settings.repeats * len(settings.parameters))[: len(settings.parameters)]
+    sizes = zip(settings.parameters, settings.layers, settings.repeats, strict=True)
     return [
-        here | {"parameters": p, "transitions": settings.transitions, "dim": settings.dim, "repeats": count}
-        for p, count in zip(settings.parameters, repeats, strict=True)
+        here
+        | {"parameters": p, "transitions": settings.transitions, "dim": settings.dim, "repeats": count}
+        | ({} if layers == 2 else {"layers": layers})
+        for p, layers, count in sizes
     ]
 
 
@@ -180,7 +200,7 @@ def main(args: list[str] | None = None) -> int:
             f"{done['cell']['platform']}: p = {done['p']:,}: "
             f"{t['transitions_per_second']:,.0f} transitions/s, {t['rate'] / 1e9:.0f} of "
             f"{t['sgemm_rate'] / 1e9:.0f} GFLOP/s ({t['share']:.0%}), peak memory "
-            f"{t['peak_memory'] / 2**30:.2f} GiB"
+            f"{t['peak_memory'] / 2**30:.2f} GiB, compiling {t.get('compile', float('nan')):.1f} s"
         )
     return 0
 

@@ -52,6 +52,7 @@ SECTIONS = (
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     by_script("Gradient features", "features", cost_tables.features),
+    by_script("Precision of the projection", "precision", cost_tables.precision),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
     by_script("Other libraries on one core", "peers", cost_tables.peers),
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),

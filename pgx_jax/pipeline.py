@@ -108,9 +108,11 @@ def features(
 ) -> Features:
     """Projected gradients of log pi of every transition."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
-    key, dim = config.stream("project"), config.estimate.dim
+    key, e = config.stream("project"), config.estimate
     names = names if len(transitions.split) == len(transitions.source) else None  # of sources, not of tasks
-    return estimate.gradient_features(log_prob, params, transitions, key, dim, names=names)
+    return estimate.gradient_features(
+        log_prob, params, transitions, key, e.dim, precision=e.precision, names=names
+    )
 
 
 def fit_subsets(

@@ -147,6 +147,13 @@ def in_order(function: Callable[P, R]) -> Callable[P, R]:
     return ordered
 
 
+def bound(primitive: Primitive, params: dict[str, Any]) -> Callable[..., Any]:
+    """An operation of a traced program, with its parameters, to be applied to other values."""
+    found = primitive.get_bind_params(params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # by version of JAX
+    return functools.partial(primitive.bind, *functions, **params)
+
+
 def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
     """What a traced program computes, with its products and random bits rewritten, those of inner programs
     too."""
@@ -166,9 +173,7 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
             found = _threefry(*values)
         else:
             params = {name: _rewritten(value) for name, value in equation.params.items()}
-            bound = primitive.get_bind_params(params)
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # by version of JAX
-            found = primitive.bind(*functions, *values, **params)
+            found = bound(primitive, params)(*values)
         known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
     return [read(x) for x in jaxpr.outvars]
 

@@ -30,6 +30,7 @@ import estimation  # noqa: E402
 import features  # noqa: E402
 import peers  # noqa: E402
 import ppo  # noqa: E402
+import precision  # noqa: E402
 import rows  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
@@ -202,6 +203,25 @@ def test_surrogates_small_preset(tmp_path):
     assert chosen["timings"]["sum"] == min(t["timings"]["sum"] for t in tried.values() if t["reached"])
 
 
+def test_rounded_numbers_are_those_of_the_formats():
+    x = jax.random.normal(jax.random.PRNGKey(0), (1000,)) * 10.0 ** np.arange(-20, 20).repeat(25)
+    np.testing.assert_array_equal(precision.rounded(x, 8), x.astype(jnp.bfloat16).astype(jnp.float32))
+    bits = np.asarray(x).view(np.uint32)
+    nearest = (bits + 0xFFF + ((bits >> 13) & 1)) & ~np.uint32(0x1FFF)  # 13 of 23 bits are lost
+    np.testing.assert_array_equal(precision.rounded(x, 11), nearest.view(np.float32))
+
+
+def test_precision_small_preset(tmp_path):
+    out = tmp_path / "precision.json"
+    assert precision.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    found = cell["precisions"]
+    for what in ("features", "inner_products", "affinity"):
+        assert 0 < found["float32"][what] < found["bf16x3"][what] < found["tf32"][what] < 1e-2
+    assert found["bf16x3"]["features"] < 2**-15 < found["tf32"]["features"] < 2**-10
+    assert "| bf16x3 |" in cost_tables.precision(common.read(out))
+
+
 def test_features_small_preset(tmp_path):
     out = tmp_path / "features.json"
     assert features.main(["--preset", "small", "--out", str(out)]) == 0
@@ -210,7 +230,16 @@ def test_features_small_preset(tmp_path):
     times = cell["timings"]
     assert times["rate"] == pytest.approx(cell["useful_operations"] / np.median(times["features"]))
     assert times["share"] == pytest.approx(times["rate"] / times["sgemm_rate"])
-    assert times["peak_memory"] > 2**20
+    assert times["peak_memory"] > 2**20 and np.isfinite(times["compile"])
+
+
+def test_hidden_layers_have_the_wanted_number_of_parameters():
+    for layers, parameters in ((2, 1_000_000), (8, 100_000), (1, 5_000)):
+        cell = {"parameters": parameters, "layers": layers, "transitions": 2, "seed": 0}
+        _, params, _ = features.setup(cell)
+        kernels = [x for x in jax.tree.leaves(params) if x.ndim == 2]
+        assert len(kernels) == layers + 1
+        assert sum(x.size for x in jax.tree.leaves(params)) == pytest.approx(parameters, rel=0.03)
 
 
 def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypatch):

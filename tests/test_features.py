@@ -13,7 +13,14 @@ from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import gaussian, gradient_features
-from pgx_jax.estimate.features import _features, split_parameters
+from pgx_jax.estimate.features import (
+    PROCESSOR,
+    _add_block,
+    _features,
+    chunk_size,
+    split_map,
+    split_parameters,
+)
 from pgx_jax.estimate.projection import TILE
 from pgx_jax.types import Seen, Transitions
 
@@ -124,31 +131,145 @@ def shapes_inside(jaxpr):
 
 
 @pytest.mark.parametrize("block", [4096, 20_000])
-def test_a_large_map_is_drawn_once_and_never_held_whole(logged, block):
-    params, dim, chunk = mlp_params(300), 64, 3
+def test_a_large_map_is_drawn_once_and_neither_it_nor_the_gradients_are_held_whole(logged, block):
+    params, dim, sizes = mlp_params(300), 64, PROCESSOR._replace(chunk=3)
     p = sum(x.size for x in jax.tree.leaves(params))
     obs, action = logged.obs[0], logged.action[0]
-    program = jax.make_jaxpr(lambda *x: _features(mlp_log_prob, *x, KEY, dim, chunk, block))
-    shapes = list(shapes_inside(program(params, obs, action).jaxpr))
-    largest = max(math.prod(shape) for shape in shapes)
-    assert largest <= max((block + 2 * TILE) * dim, chunk * p) < p * dim / 3
+    rows = split_map(p, block).step
+    program = jax.make_jaxpr(
+        lambda *x: _add_block.function(mlp_log_prob, *x, rows=rows, sizes=sizes, precision="float32")
+    )(params, obs, action, KEY, jnp.zeros((15, dim)), np.int32(0))
+    shapes = list(shapes_inside(program.jaxpr))
     drawn = sum(math.prod(shape) // dim for shape in shapes if shape[2:] == (dim,) and shape[1] == TILE)
-    assert p <= drawn <= p + 2 * TILE * -(-p // block)
+    assert min(rows, p) <= drawn <= rows + 2 * PROCESSOR.piece
+    assert max(math.prod(shape) for shape in shapes) <= drawn * dim < p * dim / 2
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+def compiled_memory(logged, params, chunk):
+    """Bytes that the compiled program works with."""
+    args = (params, logged.obs[0], logged.action[0], KEY, jnp.zeros((15, 8)), np.int32(0))
+    settings = {"rows": 2 * TILE, "sizes": PROCESSOR._replace(chunk=chunk), "precision": "float32"}
+    lowered = jax.jit(_add_block.function, static_argnums=0, static_argnames=settings).lower(
+        mlp_log_prob, *args, **settings
+    )
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def test_outer_products_are_made_piece_by_piece(logged):
+    params = mlp_params(1000)  # whose gradients take 4 MB a transition
+    once, more = (compiled_memory(logged, params, chunk) for chunk in (1, 15))
+    assert more - once < 15 * 4 * (PROCESSOR.piece + 10 * 1000) * 2 < 15 * 4 * 10**6 / 8
+
+
+def test_one_program_does_for_all_blocks(logged):
+    params = mlp_params(150)
+    p = sum(x.size for x in jax.tree.leaves(params))
+
+    def log_prob(*x):  # of its own, which nothing was compiled for
+        return mlp_log_prob(*x)
+
+    for block, calls in ((4 * TILE, 6), (TILE, 24)):
+        assert len(split_map(p, block)) == calls
+        before = _add_block.programs
+        gradient_features(log_prob, params, logged, KEY, 6, block=block)
+        assert _add_block.programs == before + 1
+
+
+def reference(log_prob, params, obs, action, dim):
+    """Transition after transition, the whole gradient times the whole map in float64."""
+    gradient = jax.jit(jax.grad(log_prob))
+    flat = [
+        np.asarray(ravel_pytree(gradient(params, o, a))[0], np.float64)
+        for o, a in zip(obs, action, strict=True)
+    ]
+    return np.stack(flat) @ np.asarray(gaussian(KEY, flat[0].size, dim), np.float64)
+
+
+def any_log_prob(params, obs, action):
+    """Of leaves of any shapes: each enters by products, as it is, shared, masked, or through a compiled
+    function."""
+    found = action * 0.1
+    for i, leaf in enumerate(jax.tree.leaves(params)):
+        flat = leaf.reshape(-1) if leaf.ndim < 2 else leaf.reshape(len(leaf), math.prod(leaf.shape[1:]))
+        if flat.ndim == 1:
+            found = found + jnp.sum(jnp.sin(flat * obs[0] + i))
+        else:
+            x = jnp.cos(jnp.arange(len(flat)) + obs[i % 3])
+            y = jax.jit(lambda x, w: jnp.tanh(x @ w))(x, flat)
+            z = (flat * (1.0 + jnp.arange(flat.shape[1]) % 2)) @ y + (flat.T @ x).mean()
+            found = found + jnp.sum(jnp.tanh(z) * obs[1])
+    return found
+
+
+SHAPES = st.lists(st.integers(1, 9), max_size=4).map(tuple)
+
+
+@settings(derandomize=True, deadline=None, max_examples=10)
 @given(
-    st.lists(st.lists(st.integers(1, 7), max_size=3).map(tuple), min_size=1, max_size=6), st.integers(1, 60)
+    st.lists(
+        st.one_of(SHAPES, st.sampled_from([(0, 3), (1500,), (3, 700), (2, 1100, 1)])), min_size=1, max_size=4
+    ),
+    st.integers(1, 6),
+    st.integers(1, 5000),
+    st.sampled_from([1, 7, 64, 2048]),
 )
-def test_blocks_cut_the_flattened_parameters_in_order(shapes, block):
-    blocks = split_parameters(shapes, block)
-    leaves = np.split(np.arange(sum(map(math.prod, shapes))), np.cumsum([math.prod(s) for s in shapes])[:-1])
-    batch = [leaf.reshape(1, *shape) for leaf, shape in zip(leaves, shapes, strict=True)]
-    sizes = [sum(piece.stop - piece.start for piece in pieces) for pieces in blocks]
-    assert 0 < min(sizes)
-    assert max(sizes) <= block
-    cut = np.concatenate([piece.of(batch)[0] for pieces in blocks for piece in pieces])
-    np.testing.assert_array_equal(cut, np.concatenate(leaves))
+def test_leaves_of_any_shape_in_any_chunks_blocks_and_pieces(shapes, chunk, block, piece):
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    obs, action = rng.normal(size=(5, 3)).astype(np.float32), rng.integers(0, 4, 5)
+    sizes = PROCESSOR._replace(chunk=chunk, piece=piece)
+    got = _features(any_log_prob, params, obs, action, KEY, 10, block, sizes, "float32")
+    np.testing.assert_allclose(got, reference(any_log_prob, params, obs, action, 10), rtol=2e-4, atol=2e-4)
+
+
+def test_convolutions_and_scans_have_gradients_too(logged):
+    rng = np.random.default_rng(3)
+    params = {
+        "conv": rng.normal(size=(3, 3, 1, 5)).astype(np.float32),
+        "dense": rng.normal(size=(2, 5, 5)).astype(np.float32) / 3,
+        "scale": np.float32(0.7),
+    }
+
+    def log_prob(params, obs, action):
+        image = jnp.outer(jnp.tile(obs, 3), jnp.tile(obs, 3))[None, :, :, None]
+        dims = ("NHWC", "HWIO", "NHWC")
+        h = jax.lax.conv_general_dilated(image, params["conv"], (2, 2), "SAME", dimension_numbers=dims)
+        h = jnp.tanh(h).mean((0, 1, 2))
+        h = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, params["dense"])[0]
+        return jax.nn.log_softmax(h * params["scale"])[action]
+
+    got = gradient_features(log_prob, params, logged, KEY, 10, chunk=4).values.reshape(-1, 10)
+    obs, action = logged.obs.reshape(-1, 3), logged.action.reshape(-1)
+    np.testing.assert_allclose(got, reference(log_prob, params, obs, action, 10), rtol=1e-4, atol=1e-5)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(
+    st.lists(st.lists(st.integers(0, 7), max_size=3).map(tuple), min_size=1, max_size=6), st.integers(1, 60)
+)
+def test_pieces_cut_the_flattened_parameters_in_order(shapes, piece):
+    sizes = [math.prod(shape) for shape in shapes]
+    leaves = np.split(np.arange(1, 1 + sum(sizes)), np.cumsum(sizes)[:-1])
+    cut = np.zeros(sum(sizes), int)
+    for leaf, shape, part in zip(leaves, shapes, split_parameters(shapes, piece), strict=True):
+        assert part.each * part.width <= piece and part.rows * part.width == len(leaf)
+        for turn, place in enumerate(part.places if part.rows else []):
+            own = np.asarray(part.piece(jnp.asarray(leaf.reshape(1, *shape)), turn)[0])
+            cut[place : place + len(own)] += own
+    np.testing.assert_array_equal(cut, np.arange(1, 1 + sum(sizes)))
+
+
+@pytest.mark.parametrize(("p", "block"), [(0, 5), (1, 1), (5000, 2048), (300_000, 262_144), (10**6, 1000)])
+def test_blocks_are_nearly_equal_and_cover_the_map(p, block):
+    blocks = split_map(p, block)
+    assert blocks.step % TILE == 0 and blocks.step <= max(TILE, block + TILE - 1)
+    assert len(blocks) * blocks.step >= p and len(blocks) == -(-p // (-(-block // TILE) * TILE))
+
+
+def test_chunks_are_smaller_where_gradients_are_no_outer_products():
+    assert chunk_size(20_480, 4000, PROCESSOR) == 512 and chunk_size(1000, 4000, PROCESSOR) == 500
+    small = chunk_size(20_480, 10**6, PROCESSOR)
+    assert 4 * small * 10**6 <= PROCESSOR.memory and chunk_size(5, 10**12, PROCESSOR) == 1
 
 
 def test_several_objectives_share_the_features_of_their_source(logged):

@@ -113,7 +113,21 @@ def test_cost_tables_show_what_was_measured():
     times = {"transitions_per_second": 812.4, "rate": 65e9, "share": 0.71, "peak_memory": 3 << 30}
     cell = {"cell": {"dim": 400, "transitions": 4096, "platform": "gpu"}, "p": 100_123, "timings": times}
     text = cost_tables.features({"cells": [cell]})
-    assert "| gpu | 100,123 | 400 | 4,096 | 812 | 65 | 71% | 3.00 GiB |" in text
+    assert "| gpu | 100,123 | 2 | 400 | 4,096 | 812 | 65 | 71% | – | 3.00 GiB |" in text
+    measured = cell | {"cell": cell["cell"] | {"layers": 8}, "timings": times | {"compile": 1.25}}
+    assert "| 8 | 400 | 4,096 | 812 | 65 | 71% | 1.2 s | 3.00 GiB |" in cost_tables.features(
+        {"cells": [measured]}
+    )
+
+
+def test_the_worst_seed_stands_in_the_table_of_precisions():
+    def cell(affinity, same):
+        own = {"features": 2e-4, "inner_products": 1e-4, "affinity": affinity, "largest_of_range": 3e-4}
+        found = {name: own | {"same_groups": same} for name in ("float32", "bf16x3", "tf32")}
+        return {"cell": {"family": "points", "seed": 0}, "dim": 400, "k": 3, "precisions": found}
+
+    text = cost_tables.precision({"cells": [cell(5e-4, True), cell(7e-4, False)]})
+    assert "| tf32 | 2.0e-04 | 1.0e-04 | 7.0e-04 | 3.0e-04 | 1 of 2 |" in text and "of 2 seeds" in text
 
 
 def test_rows_are_told_apart_by_how_they_were_timed():

@@ -2,7 +2,8 @@
 
 from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.estimate.config import EstimateConfig
-from pgx_jax.estimate.features import LogProb, gradient_features
+from pgx_jax.estimate.features import gradient_features
+from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.estimate.lifting import (
     LIFTS,
     Lift,
@@ -14,6 +15,7 @@ from pgx_jax.estimate.lifting import (
     rescale,
 )
 from pgx_jax.estimate.pairs import AFFINITIES, affinity, affinity_interval
+from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.problems import TaskStatistics
 from pgx_jax.estimate.projection import gaussian, lift
 from pgx_jax.estimate.scores import (
@@ -34,6 +36,7 @@ from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_st
 __all__ = [
     "AFFINITIES",
     "LIFTS",
+    "PRECISIONS",
     "SCORES",
     "SOLVERS",
     "EstimateConfig",

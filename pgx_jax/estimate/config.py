@@ -10,6 +10,7 @@ from typing import Any
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.lifting import LIFTS
 from pgx_jax.estimate.pairs import AFFINITIES
+from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.solvers import SOLVERS
 from pgx_jax.estimate.surrogates import MIN_L2
@@ -33,6 +34,9 @@ class EstimateConfig:
     little. Without a critic that the learner trains it is 1."""
     dim: int = 400
     """Projected dimension d of the gradient features."""
+    precision: Named[str, PRECISIONS] = "float32"
+    """Of the products that project the gradients, on accelerators: in float32, or faster with factors of
+    about 16 bits (bf16x3) or 11 (tf32), summed in float32. A processor multiplies in float32 regardless."""
     subset_size: int | None = None
     """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
     subsets: int | None = None
@@ -71,6 +75,7 @@ class EstimateConfig:
         }
         for name, table in tables.items():
             pick(table, getattr(self, name), f"estimate.{name}")
+        check_precision(self.precision)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
         if self.dim < 1:

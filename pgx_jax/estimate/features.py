@@ -4,88 +4,103 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.projection import TILE, gaussian
+from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
+from pgx_jax.estimate.precision import check_precision, full_precision, product
+from pgx_jax.estimate.projection import TILE, draw_tiles
 from pgx_jax.steady import compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
-LogProb = Callable[[PyTree, PyTree, Array], Array]
-"""(params, obs, action) of one transition -> log pi(action | obs), a scalar."""
 
-SMALL_BLOCK, LARGE_BLOCK = 16 * TILE, 256 * TILE
-"""By default half of the map is held at a time, but so many rows at least and at most."""
-PIECE = 2048
-"""Gradients by so many parameters are projected at a time: they stay in a processor's cache."""
-CHUNK = 512
-"""Transitions differentiated at a time on a processor, at least as many on an accelerator."""
-GRADIENT_BYTES = 1 << 30
-"""Memory for a chunk's gradients by the parameters of one block on an accelerator."""
+class Sizes(NamedTuple):
+    """How much is worked on at a time, at most."""
 
-
-class Piece(NamedTuple):
-    """Entries [start, stop) of a flattened leaf of the parameters."""
-
-    leaf: int
-    start: int
-    stop: int
-
-    def of(self, leaves: Sequence[Array]) -> Num[Array, "c entries"]:
-        """Gradients by these parameters: [c, stop - start] of leaves [c, ...]."""
-        x = leaves[self.leaf]
-        width = math.prod(x.shape[2:])
-        if self.start % width or self.stop % width:
-            return x.reshape(len(x), -1)[:, self.start : self.stop]
-        # Whole rows of a kernel: the compiler then makes this part of the outer product alone.
-        x = x.reshape(len(x), -1, width)[:, self.start // width : self.stop // width]
-        return x.reshape(len(x), -1)
+    chunk: int
+    """Transitions that are differentiated."""
+    piece: int
+    """Parameters by which their gradients are projected."""
+    memory: int
+    """Bytes for what a chunk holds, which makes chunks smaller where gradients are no outer products."""
 
 
-def default_block(p: int) -> int:
-    """Rows of the map to hold at a time."""
-    return min(max(SMALL_BLOCK, -(-p // 2)), LARGE_BLOCK)
+PROCESSOR = Sizes(chunk=512, piece=2 * TILE, memory=1 << 29)
+"""Pieces that stay in a processor's cache."""
+ACCELERATOR = Sizes(chunk=4096, piece=64 * TILE, memory=1 << 30)
+"""Products that fill an accelerator."""
+BLOCK = 256 * TILE
+"""Rows of the map that are held at a time by default, at most."""
 
 
-def chunk_size(total: int, p: int, block: int, chunk: int | None = None) -> int:
-    """Of ``total`` transitions, how many to differentiate at a time: ``chunk`` or the default at most,
-    in chunks of nearly the same size."""
-    if chunk is None:
-        chunk = CHUNK
-        if jax.default_backend() != "cpu":
-            chunk = max(CHUNK, GRADIENT_BYTES // (4 * min(p, block)))
-    return -(-total // -(-total // min(total, chunk)))
+def default_sizes() -> Sizes:
+    """The sizes that suit the platform."""
+    return PROCESSOR if jax.default_backend() == "cpu" else ACCELERATOR
 
 
-def split_parameters(shapes: Sequence[tuple[int, ...]], block: int) -> list[tuple[Piece, ...]]:
-    """Cut the flattened parameters, leaf after leaf, into blocks of at most ``block`` entries.
+def equal_parts(total: int, most: int) -> int:
+    """The size of parts of ``total``, nearly equal and of at most ``most``."""
+    return -(-total // -(-total // most)) if total else 0
 
-    A block is a sequence of pieces: whole rows of a leaf where they fit, about ``PIECE`` entries each.
+
+def chunk_size(total: int, held: int, sizes: Sizes) -> int:
+    """Of ``total`` transitions, how many to differentiate at a time if each holds so many numbers."""
+    return equal_parts(total, max(1, min(sizes.chunk, sizes.memory // (4 * (held + sizes.piece)))))
+
+
+class Leaf(NamedTuple):
+    """A leaf of the parameters as so many rows of ``width`` entries, ``each`` of which are a piece.
+
+    The last piece is shifted back where they don't divide: one shape for all.
     """
-    blocks: list[tuple[Piece, ...]] = []
-    current: list[Piece] = []
-    room = block
-    for leaf, shape in enumerate(shapes):
-        size, width, start = math.prod(shape), math.prod(shape[1:]), 0
-        while start < size:
-            fits = room - room % width if width <= block else room
-            take = min(size - start, max(width, PIECE - PIECE % width), fits)
-            if take:
-                current.append(Piece(leaf, start, start + take))
-                start, room = start + take, room - take
-            if not take or not room:
-                blocks, current, room = [*blocks, tuple(current)], [], block
-    return [*blocks, tuple(current)] if current else blocks
+
+    start: int
+    """Place of the leaf among the flattened parameters."""
+    rows: int
+    width: int
+    each: int
+
+    @property
+    def places(self) -> Int[np.ndarray, "pieces"]:
+        """Where every piece begins among the flattened parameters."""
+        begins = np.minimum(np.arange(0, self.rows, self.each), self.rows - self.each)
+        return np.asarray(self.start + begins * self.width, np.int32)
+
+    def piece(self, gradient: Num[Array, "c *shape"], turn: Array | int) -> Num[Array, "c entries"]:
+        """Of gradients by the leaf, those by one piece; 0 where an earlier piece has them."""
+        x = jnp.reshape(gradient, (len(gradient), self.rows, self.width))
+        begin = jnp.minimum(turn * self.each, self.rows - self.each)
+        new = begin + jnp.arange(self.each) >= turn * self.each
+        x = jnp.where(new[:, None], jax.lax.dynamic_slice_in_dim(x, begin, self.each, 1), 0)
+        return jnp.reshape(x, (len(gradient), self.each * self.width))
 
 
-@functools.partial(compiled, static_argnames=("log_prob", "chunk", "pieces", "offset"))
+def split_parameters(shapes: Sequence[tuple[int, ...]], piece: int) -> list[Leaf]:
+    """Every leaf as rows of at most ``piece`` entries, along its first axes, and as many as fit a piece."""
+    sizes = [math.prod(shape) for shape in shapes]
+    starts = np.cumsum([0, *sizes])
+    found = []
+    for shape, size, start in zip(shapes, sizes, starts[:-1], strict=True):
+        widths = (math.prod(shape[axis:]) for axis in range(len(shape) + 1))
+        width = max(1, next(width for width in widths if width <= piece))
+        rows = size // width
+        found.append(Leaf(int(start), rows, width, max(1, equal_parts(rows, piece // width))))
+    return found
+
+
+def split_map(p: int, block: int) -> range:
+    """First rows of the blocks of a map of height p: nearly equal, of whole tiles and about ``block`` rows at
+    most, which are the step of the range."""
+    return range(0, p, max(1, equal_parts(-(-p // TILE), -(-block // TILE))) * TILE)
+
+
+@functools.partial(compiled, static_argnames=("log_prob", "rows", "sizes", "precision"))
 def _add_block(
     log_prob: LogProb,
     params: PyTree,
@@ -93,20 +108,40 @@ def _add_block(
     action: Array,
     key: Key,
     features: Float[jax.Array, "N d"],
-    chunk: int,
-    pieces: tuple[Piece, ...],
-    offset: int,
+    start: Array,
+    rows: int,
+    sizes: Sizes,
+    precision: str,
 ) -> Float[jax.Array, "N d"]:
-    """Add what one block of parameters, the pieces from ``offset`` on, contributes to the features [N, d]."""
+    """Add to the features [N, d] what the parameters of a block contribute: of the pieces that begin in
+    ``rows`` rows of the map from row ``start`` on, both whole tiles."""
     total, dim = features.shape
-    p = sum(leaf.size for leaf in jax.tree.leaves(params))
-    ends = np.cumsum([piece.stop - piece.start for piece in pieces])
-    rows = jnp.split(gaussian(key, p, dim, offset, int(ends[-1])), ends[:-1])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    height = -(-sum(map(math.prod, shapes)) // TILE)
+    tiles = min(height, -(-(rows + sizes.piece) // TILE))  # the last piece may reach beyond the block
+    first = jnp.minimum(start // TILE, height - tiles)
+    drawn = draw_tiles(key, first, tiles, dim)
 
-    def chunk_features(start: Array) -> Any:
+    def add_leaf(found: jax.Array, leaf: Leaf, gradient: Gradient) -> jax.Array:
+        places = jnp.asarray(leaf.places)
+
+        def add(turn: Array, found: jax.Array) -> jax.Array:
+            x = leaf.piece(gradient.at(turn), turn)
+            part = jax.lax.dynamic_slice_in_dim(drawn, places[turn] - first * TILE, x.shape[1])
+            return found + product(x, part, precision)
+
+        return jax.lax.fori_loop((places < start).sum(), (places < start + rows).sum(), add, found)
+
+    chunk = chunk_size(total, held_entries(log_prob, params, obs, action), sizes)
+
+    def chunk_features(start: Array) -> jax.Array:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), (obs, action))
-        leaves = jax.tree.leaves(jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, *batch))
-        return sum(piece.of(leaves) @ part for piece, part in zip(pieces, rows, strict=True))
+        found = jnp.zeros((chunk, dim))
+        leaves = split_parameters(shapes, sizes.piece)
+        for leaf, gradient in zip(leaves, gradients(log_prob, params, *batch), strict=True):
+            if leaf.rows:
+                found = add_leaf(found, leaf, gradient)
+        return found
 
     # The last chunk is shifted back instead of padded: one shape for all.
     count = -(-total // chunk)
@@ -126,21 +161,28 @@ def _log_probs(
 
 
 def _features(
-    log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, key: Key, dim: int, chunk: int, block: int
+    log_prob: LogProb,
+    params: PyTree,
+    obs: PyTree,
+    action: Array,
+    key: Key,
+    dim: int,
+    block: int,
+    sizes: Sizes,
+    precision: str,
 ) -> Float[Array, "N d"]:
     """Features [N, d] of transitions obs (leaves [N, ...]), action [N, ...].
 
     Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
-    chunk by the parameters of a piece never leave the cache. What a block does not need of the
-    gradients is not computed, so another block costs a backward pass, but no other outer products.
+    chunk by the parameters of a piece never leave the cache. All blocks are one program.
     """
-    features, offset = jnp.zeros((len(action), dim)), 0
-    block = -(-block // TILE) * TILE
-    for pieces in split_parameters([leaf.shape for leaf in jax.tree.leaves(params)], block):
+    features = jnp.zeros((len(action), dim))
+    blocks = split_map(sum(leaf.size for leaf in jax.tree.leaves(params)), block)
+    for start in blocks:
         features = _add_block(
-            log_prob, params, obs, action, key, features, chunk=chunk, pieces=pieces, offset=offset
-        )
-        offset += sum(piece.stop - piece.start for piece in pieces)
+            log_prob, params, obs, action, key, features, np.array(start, np.int32),
+            rows=blocks.step, sizes=sizes, precision=precision,
+        )  # fmt: skip
     return features
 
 
@@ -154,6 +196,7 @@ def gradient_features(
     *,
     chunk: int | None = None,
     block: int | None = None,
+    precision: str = "float32",
     names: Sequence[str] | None = None,
 ) -> Features:
     """Project the gradient of log pi of every transition: g~ = P^T grad log pi(a|s).
@@ -165,17 +208,19 @@ def gradient_features(
         transitions: what the policy experienced; obs (leaves [U, N, ...]) and action [U, N, ...].
         key: raw PRNG key of the map P.
         dim: projected dimension d.
-        chunk: transitions differentiated at a time. It does not change the features.
-        block: rows of P held at a time, rounded up to whole tiles; all of a small P and half of a
-            larger one by default, 262,144 at most. Each block costs a backward pass and a
-            compilation: hold more where they are dear. It does not change the features.
+        chunk: transitions differentiated at a time, at most. It does not change the features.
+        block: rows of P held at a time, at most, in whole tiles; 262,144 by default. Each block costs a
+            backward pass without its outer products. It does not change the features.
+        precision: of the products with P, a name in ``PRECISIONS``. A processor multiplies in float32
+            whatever it is.
         names: names of the U sources, for messages.
 
     Returns:
         Features with values [U, N, d].
 
     Raises:
-        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive, or ``log_prob`` no scalar.
+        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive, ``log_prob`` no scalar, or the
+            platform lacks the precision.
         DataError: if a log-probability or a gradient is not finite, naming the source.
     """
     sources, count = transitions.action.shape[:2]
@@ -183,17 +228,17 @@ def gradient_features(
     for name, value in (("dim", dim), ("chunk", chunk), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}; it must be at least 1")
-    p = sum(leaf.size for leaf in jax.tree.leaves(params))
-    block = default_block(p) if block is None else block
-    chunk = chunk_size(total, p, block, chunk)
+    check_precision(precision)
+    sizes = default_sizes() if chunk is None else default_sizes()._replace(chunk=chunk)
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
     told = jax.eval_shape(log_prob, params, *jax.tree.map(lambda x: x[0], (obs, action)))
     if getattr(told, "shape", None) != ():
         raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
-    log_probs = _log_probs(log_prob, params, obs, action, chunk)
+    log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
-    values = _features(log_prob, params, obs, action, key, dim, chunk, block).reshape(sources, count, dim)
+    values = _features(log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision)
+    values = values.reshape(sources, count, dim)
     _require_finite(values.sum(-1), "gradients of the log-probability", names)
     return Features(values, jnp.asarray(key))
 

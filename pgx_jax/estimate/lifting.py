@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import projection
-from pgx_jax.estimate.features import LogProb
+from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.surrogates import signed_weights
 from pgx_jax.steady import compiled
