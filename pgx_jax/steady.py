@@ -20,7 +20,7 @@ products, which are library calls) can be compiled with little optimisation: ``c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -93,7 +93,8 @@ class Compiled(Generic[P, R]):
         options = _options(self.quick)
         if options is None:
             return self._inner
-        return jax.jit(in_order(self.function), compiler_options=options, **self.settings)
+        function = in_order(self.function, unrolled=not self.quick)  # with few optimisations, loops are short
+        return jax.jit(function, compiler_options=options, **self.settings)
 
     @property
     def programs(self) -> int:
@@ -124,9 +125,14 @@ def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def in_order(function: Callable[P, R]) -> Callable[P, R]:
+Rewriting = Callable[..., Any]
+"""(values, parameters) of a primitive -> what takes the place of its results."""
+
+
+def in_order(function: Callable[P, R], *, unrolled: bool = True) -> Callable[P, R]:
     """The function (to be traced) with every product's left factor laid out along what is summed, and
-    random bits drawn without loops."""
+    with random bits drawn without loops if they are ``unrolled``."""
+    rewritings = PRODUCTS | RANDOM if unrolled else PRODUCTS
 
     @functools.wraps(function)
     def ordered(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -142,7 +148,7 @@ def in_order(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
         program, shape = jax.make_jaxpr(of_traced, return_shape=True)(*traced)
-        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(program, *traced))
+        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(rewritings, program, *traced))
 
     return ordered
 
@@ -154,9 +160,10 @@ def bound(primitive: Primitive, params: dict[str, Any]) -> Callable[..., Any]:
     return functools.partial(primitive.bind, *functions, **params)
 
 
-def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
-    """What a traced program computes, with its products and random bits rewritten, those of inner programs
-    too."""
+def _evaluate(
+    rewritings: Mapping[Primitive, Rewriting], program: ClosedJaxpr, *args: jax.Array
+) -> Sequence[jax.Array]:
+    """What a traced program computes, some of its primitives rewritten, in inner programs too."""
     jaxpr = program.jaxpr
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
 
@@ -165,31 +172,26 @@ def _evaluate(program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
 
     for equation in jaxpr.eqns:
         primitive, values = equation.primitive, [read(x) for x in equation.invars]
-        if primitive is dot_general_p:
-            found = _product(*values, **equation.params)
-        elif primitive in RANDOM and jax.random.key_impl(values[0]) == THREEFRY:
-            found = _random(primitive, *values, **equation.params)
-        elif primitive is threefry2x32_p:
-            found = _threefry(*values)
+        if primitive in rewritings:
+            found = rewritings[primitive](*values, **equation.params)
         else:
-            params = {name: _rewritten(value) for name, value in equation.params.items()}
+            params = {name: _rewritten(rewritings, value) for name, value in equation.params.items()}
             found = bound(primitive, params)(*values)
         known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
     return [read(x) for x in jaxpr.outvars]
 
 
-def _rewritten(value: Any) -> Any:
+def _rewritten(rewritings: Mapping[Primitive, Rewriting], value: Any) -> Any:
     """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
+    again = functools.partial(_rewritten, rewritings)
     if isinstance(value, tuple):
-        return (
-            tuple(map(_rewritten, value)) if any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value) else value
-        )
+        return tuple(map(again, value)) if any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value) else value
     if isinstance(value, Jaxpr):
-        return _rewritten(ClosedJaxpr(value, ())).jaxpr
+        return again(ClosedJaxpr(value, ())).jaxpr
     if not isinstance(value, ClosedJaxpr):
         return value
     inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]
-    return jax.make_jaxpr(functools.partial(_evaluate, value))(*inputs)
+    return jax.make_jaxpr(functools.partial(_evaluate, rewritings, value))(*inputs)
 
 
 def _product(
@@ -210,26 +212,8 @@ def _product(
     return jax.lax.optimization_barrier(product)
 
 
-def _random(primitive: Primitive, keys: jax.Array, *others: jax.Array, **params: Any) -> jax.Array:
-    """What a primitive of `RANDOM` makes of keys (and arrays that go with them), by `_threefry`."""
-    shape = jnp.broadcast_shapes(keys.shape, *(x.shape for x in others))
-    numbers = [jnp.broadcast_to(jax.random.key_data(keys), (*shape, 2))]
-    numbers += [jnp.broadcast_to(x, shape) for x in others]
-    function = functools.partial(RANDOM[primitive], **params)
-    for _ in shape:
-        function = jax.vmap(function)
-    (found,) = _evaluate(jax.make_jaxpr(function)(*numbers), *numbers)
-    return found if primitive is random_bits_p else jax.random.wrap_key_data(found, impl=THREEFRY)
+PRODUCTS: dict[Primitive, Rewriting] = {dot_general_p: _product}
 
-
-THREEFRY = "threefry2x32"
-
-RANDOM: dict[Primitive, Callable[..., jax.Array]] = {
-    random_bits_p: lambda key, bit_width, shape, **_: threefry_prng_impl.random_bits(key, bit_width, shape),
-    random_split_p: lambda key, shape, **_: threefry_prng_impl.split(key, shape),
-    random_fold_in_p: lambda key, message: threefry_prng_impl.fold_in(key, message),
-}
-"""What JAX does with keys, for the numbers [2] of one."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """Of Threefry-2x32's rounds, four by four in turns."""
@@ -246,3 +230,40 @@ def _threefry(key0: jax.Array, key1: jax.Array, x0: jax.Array, x1: jax.Array) ->
         x0 = x0 + keys[(block + 1) % 3]
         x1 = x1 + keys[(block + 2) % 3] + np.uint32(block + 1)
     return [x0, x1]
+
+
+THREEFRY = "threefry2x32"
+
+
+def _drawn(primitive: Primitive, of_key: Callable[..., jax.Array]) -> Rewriting:
+    """What a primitive makes of keys (and arrays that go with them), drawn by `_threefry`.
+
+    ``of_key`` is what JAX's implementation makes of the numbers [2] of one key.
+    """
+
+    def draw(keys: jax.Array, *others: jax.Array, **params: Any) -> jax.Array:
+        if jax.random.key_impl(keys) != THREEFRY:
+            return primitive.bind(keys, *others, **params)
+        shape = jnp.broadcast_shapes(keys.shape, *(x.shape for x in others))
+        numbers = [jnp.broadcast_to(jax.random.key_data(keys), (*shape, 2))]
+        numbers += [jnp.broadcast_to(x, shape) for x in others]
+        function: Callable[..., jax.Array] = functools.partial(of_key, **params)
+        for _ in shape:
+            function = jax.vmap(function)
+        (found,) = _evaluate(RANDOM, jax.make_jaxpr(function)(*numbers), *numbers)
+        return found if primitive is random_bits_p else jax.random.wrap_key_data(found, impl=THREEFRY)
+
+    return draw
+
+
+RANDOM: dict[Primitive, Rewriting] = {
+    threefry2x32_p: _threefry,
+    random_bits_p: _drawn(
+        random_bits_p,
+        lambda key, bit_width, shape, **_: threefry_prng_impl.random_bits(key, bit_width, shape),
+    ),
+    random_split_p: _drawn(random_split_p, lambda key, shape, **_: threefry_prng_impl.split(key, shape)),
+    random_fold_in_p: _drawn(
+        random_fold_in_p, lambda key, message, **_: threefry_prng_impl.fold_in(key, message)
+    ),
+}
