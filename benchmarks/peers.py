@@ -53,10 +53,10 @@ SMALL = {
     "reacher": {"updates": 1, "num_envs": 8, "num_steps": 5, "hidden": [8]},
     "lunarlander": {"updates": 1, "num_envs": 4, "num_steps": 16, "minibatches": 4, "hidden": [8]},
     "features": {
-        "parameters": 1000, "p": 1054, "layers": [[4, 29], [29, 29], [29, 2]], "dim": 20,
+        "parameters": 1000, "p": 1010, "layers": [[4, 28], [28, 28], [28, 2]], "dim": 20,
         "transitions": 64,
     },
-    "surrogates": {"preset": "small", "transitions": 512, "dim": 50, "subsets": 6, "size": 2},
+    "surrogates": {"preset": "small", "transitions": 1024, "dim": 40, "subsets": 6, "size": 2},
 }  # fmt: skip
 
 

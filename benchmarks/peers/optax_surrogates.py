@@ -1,8 +1,8 @@
 """optax.lbfgs, vmapped over the surrogates: SETTINGS as JSON.
 
 All share one matrix of features, and have weights of their own, zero where a row is none of theirs: the
-compiler makes one matrix product of it. Both of optax's line searches are tried, at the loosest norm of
-the gradient that reaches the gap, and the fastest solves all.
+compiler makes one matrix product of it. Both of optax's line searches are tried on a few, at the loosest
+norm of the gradient that reaches the gap, and the fastest solves all.
 """
 
 import functools
@@ -18,6 +18,8 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 from problems import Problems  # noqa: E402
 
+TRIED = 8
+TOLERANCES = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
 LIMIT = 1000
 SEARCHES = {
     "zoom": lambda: optax.scale_by_zoom_linesearch(max_linesearch_steps=20),
@@ -61,16 +63,16 @@ def solve_all(search, x, weights, tolerance):
     return jax.vmap(one)(weights)
 
 
-def run(search, tolerance):
-    """All solutions."""
-    return solve_all(search, x, weights, tolerance).block_until_ready()
+def run(search, tolerance, count=None):
+    """Solutions of all, or of the first ones."""
+    return solve_all(search, x, weights[:count], tolerance).block_until_ready()
 
 
-ways = {}
+ways, few = {}, problems.first(TRIED)
 for search in SEARCHES:
-    for tolerance in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5):
-        if problems.gap(run(search, tolerance)) <= wanted["gap"]:
-            ways[search, tolerance] = functools.partial(run, search, tolerance)
+    for tolerance in TOLERANCES:
+        if few.gap(run(search, tolerance, TRIED)) <= wanted["gap"]:
+            ways[search, tolerance] = functools.partial(run, search, tolerance, TRIED)
             break
 chosen = fastest(ways)
-serve(wanted | problems.told(), len(weights), lambda _: run(*chosen), ["jax", "optax"], problems.gap)
+serve(wanted | problems.told(), len(weights), lambda _: run(*chosen), ["optax"], problems.gap)

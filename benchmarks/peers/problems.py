@@ -31,6 +31,11 @@ class Problems:
         single = [Regression(features, a, row, float(l2)) for row in member]
         return cls(features, a, member, float(l2), single, [one.optimum() for one in single])
 
+    def first(self, count):
+        """The first ones alone."""
+        few = (self.member[:count], self.l2, self.single[:count], self.optima[:count])
+        return Problems(self.features, self.a, *few)
+
     def told(self):
         """What must be equal for all."""
         return {
