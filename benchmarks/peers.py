@@ -1,7 +1,8 @@
 """Our speed against that of peers, each in an environment of its own: `python benchmarks/peers.py`.
 
 Rounds in turns on one pinned core, process time, equal settings. Peers and their versions stand in
-peers/peers.toml; what cannot be installed here is left out with a message.
+peers/peers.toml; what cannot be installed here is left out with a message. What each is given, and what
+differs from ours, its script in peers/ says.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ costs the same: an episode of the reacher lasts as long whatever the policy.
 
 What differs from ours: a minibatch holds whole stretches of an environment's steps, whose advantages are
 computed anew in it; an episode's end goes back to the environment's first state, where ours draws a new
-one; the deviation of the actions depends on the state, where ours is a parameter.
+one; the deviation of the actions depends on the state, where ours is a parameter. The one function that
+it misses in today's JAX is given to it; it runs before training alone.
 """
 
 import functools
