@@ -137,8 +137,8 @@ def peers(data: Mapping) -> str:
     """How much ours does a second, and how many times as much as every peer; a row each."""
     from peers import OURS, SUBJECTS, ratios
 
-    body, missing = [], []
-    for c in data["cells"]:
+    body, missing, order = [], [], list(SUBJECTS)
+    for c in sorted(data["cells"], key=lambda c: order.index(c["cell"]["subject"])):
         subject, unit = c["cell"]["subject"], SUBJECTS[c["cell"]["subject"]].unit
         rate = {name: np.median(found) for name, found in c["timings"].items() if name in c["versions"]}
         for name, ratio in ratios(c).items():
