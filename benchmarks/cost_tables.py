@@ -167,29 +167,25 @@ def default_command(data: Mapping) -> str:
 
 
 def peers(data: Mapping) -> str:
-    """Steps a second of ours, and how many times those of every peer."""
-    from peers import OURS, ratios
+    """How much ours does a second, and how many times as much as every peer; a row each."""
+    from peers import OURS, SUBJECTS, ratios
 
-    cells = data["cells"]
-    names = list(
-        dict.fromkeys(name for c in cells for name in (*c["versions"], *c["missing"]) if name != OURS)
-    )
-    body = []
-    for c in cells:
-        found = ratios(c)
-        told = [
-            f"{np.median(found[n]):.2f}× [{found[n].min():.2f}, {found[n].max():.2f}]" if n in found else "–"
-            for n in names
-        ]
-        body.append([c["cell"]["subject"], f"{np.median(c['timings'][OURS]):,.0f}", *told])
-    versions = {n: v for c in cells for own in c["versions"].values() for n, v in own.items()}
-    equal = ", ".join(f"{n} {v}" for n, v in sorted(versions.items()) if n not in ("jax", "pgx-jax"))
-    missing = [f" {n} could not be installed: {why}." for c in cells for n, why in c["missing"].items()]
+    body, missing, order = [], [], list(SUBJECTS)
+    for c in sorted(data["cells"], key=lambda c: order.index(c["cell"]["subject"])):
+        subject, unit = c["cell"]["subject"], SUBJECTS[c["cell"]["subject"]].unit
+        rate = {name: np.median(found) for name, found in c["timings"].items() if name in c["versions"]}
+        for name, ratio in ratios(c).items():
+            versions = c["versions"][name].items()
+            told = ", ".join(f"{n} {v}" for n, v in versions if n not in ("jax", "flax", "numpy"))
+            both = (f"{rate[OURS]:,.0f} {unit}/s", f"{rate[name]:,.0f}")
+            spread = f"[{ratio.min():.2f}, {ratio.max():.2f}]"
+            body.append([subject, name, told, *both, f"{np.median(ratio):.2f}× {spread}"])
+        missing += [f" {n} could not be installed: {why}." for n, why in c["missing"].items()]
     facts = (
         "Medians and ranges of the rounds' ratios, in turns on one pinned core, process time, compilation "
-        f"left out; equal settings of PPO and networks. With {equal}."
+        "left out; equal settings, networks and data. What differs stands in `benchmarks/peers/`."
     )
-    head = ["", "ours, steps/s", *(f"ours / {name}" for name in names)]
+    head = ["", "peer", "with", "ours", "peer", "ours / peer"]
     return table(head, body) + "\n\n" + facts + "".join(dict.fromkeys(missing))
 
 

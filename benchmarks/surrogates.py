@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,8 +26,7 @@ import jax
 import numpy as np
 import tyro
 from common import Preset, ResultFile, result_path
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from regressions import Regression, choose
 from study import SMALL_CONFIG
 
 from pgx_jax import estimate
@@ -39,19 +37,8 @@ from pgx_jax.types import FIT, SCORE, SELECT
 
 FAMILY = "cartpole-goals"
 ALL = (FIT, SCORE, SELECT)
-SOLVERS = (
-    *(
-        (solver, dtype)
-        for solver in ("newton-cg", "newton-cholesky", "lbfgs")
-        for dtype in ("float32", "float64")
-    ),
-    ("liblinear", "float64"),  # it knows no other
-    *((solver, dtype) for solver in ("sag", "saga") for dtype in ("float32", "float64")),
-)
-"""All of scikit-learn's; the likely ones first, since a slower one is given up early."""
 COLLECTED = {"estimate": {"steps": 2048, "num_envs": 16}}
 """Ten tasks make N = 20,480 transitions."""
-TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -76,37 +63,6 @@ class Settings:
     """Seed of the run that supplies the data, and of the choice of subsets."""
     out: Path | None = None
     """File of the results."""
-
-
-class Regression:
-    """One surrogate in float64: rows, labels, weights, and its loss."""
-
-    def __init__(self, features: np.ndarray, a: np.ndarray, row: np.ndarray, l2: float):
-        """Arrange the rows of features [n, N, d] and signed weights [n, N] of the tasks in row [n]."""
-        self.x = np.concatenate(features[row]).astype(np.float64)
-        signed = np.concatenate(a[row]).astype(np.float64)
-        self.y, self.weight, self.l2 = np.sign(signed), np.abs(signed) / len(signed), l2
-
-    def loss(self, delta: np.ndarray) -> float:
-        """L(delta)."""
-        margin = self.y * (self.x @ delta)
-        return float(self.weight @ np.logaddexp(0, -margin) + self.l2 / 2 * delta @ delta)
-
-    def solve(self, solver: str, dtype: str, tolerance: float) -> tuple[np.ndarray, float]:
-        """Solution and seconds of scikit-learn (C = 1 / l2 makes it minimise L / l2)."""
-        x, y, weight = (v.astype(dtype) for v in (self.x, self.y, self.weight))
-        model = LogisticRegression(
-            C=1 / self.l2, fit_intercept=False, solver=solver, tol=tolerance, max_iter=1000
-        )
-        began = time.perf_counter()
-        model.fit(x, y, sample_weight=weight)
-        return model.coef_[0].astype(np.float64), time.perf_counter() - began
-
-    def gap(self, delta: np.ndarray, optimum: float) -> float:
-        """(L - L*) / (L(0) - L*)."""
-        return (self.loss(np.asarray(delta, np.float64)) - optimum) / (
-            self.loss(np.zeros(self.x.shape[1])) - optimum
-        )
 
 
 class Data:
@@ -136,49 +92,16 @@ class Data:
         return found, time.perf_counter() - began
 
 
-def trials(problems: list[Regression], optima: list[float], gap: float) -> list[dict]:
-    """Every solver and precision of scikit-learn at its loosest tolerance that reaches the gap.
-
-    One that takes longer than the fastest so far is given up; its ``gap`` and times are of the
-    subsets that it has solved.
-    """
-    out, fastest = [], np.inf
-    for solver, dtype in SOLVERS:
-        for tolerance in TOLERANCES:
-            gaps, seconds = [], []
-            for problem, best in zip(problems, optima, strict=True):
-                delta, spent = problem.solve(solver, dtype, tolerance)
-                gaps.append(problem.gap(delta, best))
-                seconds.append(spent)
-                if sum(seconds) > fastest:
-                    break
-            reached = len(gaps) == len(problems) and max(gaps) <= gap
-            if reached or sum(seconds) > fastest:
-                break
-        fastest = min(fastest, sum(seconds)) if reached else fastest
-        out.append(
-            {
-                "solver": solver, "dtype": dtype, "tolerance": tolerance, "gap": max(gaps),
-                "reached": reached,
-                "timings": {"each": seconds, "sum": float(sum(seconds))},
-            }
-        )  # fmt: skip
-    return out
-
-
 def compute(data: Data, cell: Mapping, settings: Settings) -> dict:
     """Solve all surrogates of one l2 with both."""
     found, _ = data.fit(cell["l2"], solver="lbfgs")  # compiles
     problems = data.regressions(float(found.l2))
-    # The reference solution: Newton's method in float64, to the end.
-    optima = [p.loss(p.solve("newton-cholesky", "float64", 1e-10)[0]) for p in problems]
+    optima = [p.optimum() for p in problems]
 
     def gaps(deltas) -> list[float]:
         return [p.gap(d, best) for p, d, best in zip(problems, np.asarray(deltas), optima, strict=True)]
 
-    tried = trials(problems[: cell["trial"]], optima[: cell["trial"]], settings.gap)
-    fastest = min((t for t in tried if t["reached"]), key=lambda t: t["timings"]["sum"])
-    chosen = (fastest["solver"], fastest["dtype"], fastest["tolerance"])
+    chosen, tried = choose(problems[: cell["trial"]], optima[: cell["trial"]], settings.gap)
     ours, theirs = [], []
     for _ in range(cell["repeats"]):
         found, seconds = data.fit(cell["l2"], solver="lbfgs")
@@ -214,8 +137,6 @@ def compute(data: Data, cell: Mapping, settings: Settings) -> dict:
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="sklearn")
     small = settings.preset == "small"
     data = Data(settings)
     path = result_path("surrogates", settings.preset, settings.out)

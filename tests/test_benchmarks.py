@@ -31,6 +31,7 @@ import features  # noqa: E402
 import peers  # noqa: E402
 import ppo  # noqa: E402
 import precision  # noqa: E402
+import regressions  # noqa: E402
 import rows  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
@@ -197,7 +198,7 @@ def test_surrogates_small_preset(tmp_path):
     (cell,) = common.read(out)["cells"]
     assert cell["subsets"] == 6 and cell["gap"] <= 1e-4 and len(cell["timings"]["sklearn_each"][0]) == 6
     tried = {(t["solver"], t["dtype"]): t for t in cell["sklearn_trials"]}
-    assert list(tried) == list(surrogates.SOLVERS)
+    assert list(tried) == list(regressions.SOLVERS)
     chosen = tried[cell["sklearn"]["solver"], cell["sklearn"]["dtype"]]
     assert chosen["reached"] and chosen["gap"] <= 1e-4
     assert chosen["timings"]["sum"] == min(t["timings"]["sum"] for t in tried.values() if t["reached"])
@@ -252,7 +253,7 @@ def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypa
 
     monkeypatch.setattr(peers, "workers", without_one)
     out = tmp_path / "peers.json"
-    assert peers.main(["--preset", "small", "--out", str(out)]) == 0
+    assert peers.main(["--preset", "small", "--only", "CartPole-v1, 1 seed", "--out", str(out)]) == 0
     data = common.read(out)
     (cell,) = data["cells"]
     assert cell["versions"]["pgx_jax"]["jax"] == jax.__version__ and len(cell["timings"]["pgx_jax"]) == 1
@@ -262,8 +263,26 @@ def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypa
     assert "2.75× [1.50, 4.00]" in cost_tables.peers(data)
 
 
+@pytest.mark.parametrize("subject", ["minibatches of 64", "Gradient features"])
+def test_ours_answers_in_other_subjects(tmp_path, subject):
+    out = tmp_path / "peers.json"
+    assert peers.main(["--preset", "small", "--only", subject, "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert subject in cell["cell"]["subject"] and cell["timings"]["pgx_jax"][0] > 0
+
+
+def test_all_solve_the_same_surrogates_to_the_same_gap(tmp_path):
+    part, _, wanted = peers.SUBJECTS["60 surrogates, ridge u"]
+    wanted = wanted | peers.SMALL[part]
+    for name in ("ours", "sklearn", "optax"):  # ours hands the data on
+        worker = peers.Worker(sys.executable, f"{name}_{part}.py", str(common.ROOT), wanted, tmp_path)
+        assert worker.told["count"] == wanted["subsets"]
+        assert 0 <= worker.round()["came_to"] <= wanted["gap"]
+        worker.close()
+
+
 def test_peers_are_known_with_their_versions():
-    for part in {part for part, _ in peers.SUBJECTS.values()}:
+    for part in {subject.part for subject in peers.SUBJECTS.values()}:
         for name, peer in peers.peers(part).items():
             assert (peers.HERE / peer["script"]).is_file() and peer["requirements"], name
     with pytest.raises(PgxError, match="failed: .*gone"):

@@ -38,7 +38,7 @@ def one_round(number):
     """Train all seeds."""
     out = train(jax.random.split(jax.random.PRNGKey(number), wanted["seeds"]))
     returns = np.asarray(out["metrics"]["returned_episode_returns"])
-    return {"return": float(returns[:, -1].mean())}
+    return float(returns[:, -1].mean())
 
 
 keys = jax.random.split(jax.random.PRNGKey(0), wanted["seeds"])

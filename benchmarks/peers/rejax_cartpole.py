@@ -36,7 +36,6 @@ train = jax.jit(jax.vmap(algorithm.train))
 def one_round(number):
     """Train all seeds."""
     jax.block_until_ready(train(jax.random.split(jax.random.PRNGKey(number), wanted["seeds"])))
-    return {}
 
 
 same = ("num_envs", "num_steps", "gamma", "gae_lambda", "learning_rate", "max_grad_norm")

@@ -182,6 +182,7 @@ def fit_batch(
     optimiser, size = config.optimiser(), batch.weight.shape[0]
     width, agent = size // config.minibatches, learning.agent
     flat, unravel = ravel_pytree((agent.actor, agent.critic))
+    start: Fitted = (jnp.asarray(flat), learning.memory)
 
     def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
         flat, opt = carry
@@ -191,6 +192,6 @@ def fit_batch(
         return (flat - rate * updates, opt), None
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches]
-    (flat, opt), _ = jax.lax.scan(minibatch, (flat, learning.memory), shuffled.reshape(-1, width))
+    (flat, opt), _ = jax.lax.scan(minibatch, start, shuffled.reshape(-1, width))
     actor, critic = unravel(flat)
     return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=opt)
