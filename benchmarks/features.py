@@ -6,7 +6,7 @@ and divides by the time of the whole call of `estimate.gradient_features`: diffe
 the map and checking included, compilation left out. Beside it stands this machine's own sustained
 rate of float32 matrix products, measured in turns with the features: of the fastest of several
 shapes. Medians over the turns are compared. Compiling, which does not depend on the number of
-transitions, is measured with a few: processor time of the first call without that of the second.
+transitions or on d, is measured with few: processor time of the first call without that of the second.
 
 Every cell runs in a process of its own, whose peak memory is recorded: of the accelerator, or resident
 where there is none. Cells of another platform stand beside those that a file holds.
@@ -37,7 +37,7 @@ FAMILY = "cartpole-goals"
 SHAPES = ((4096, 4096, 4096), (2048, 8192, 400), (1024, 2048, 2048))
 """Matrix products (M, K, N) whose rates are measured; the fastest counts."""
 FEW = 8
-"""Transitions with which compiling is measured."""
+"""Transitions, and dimensions of the features, with which compiling is measured."""
 SMALL_SHAPES = ((256, 256, 256),)
 
 
@@ -114,13 +114,14 @@ def sgemm_rates(shapes, seconds: float) -> dict[str, float]:
 
 
 def compile_seconds(features: Callable[..., object], transitions: Transitions) -> float:
-    """Processor time of compiling the features: a first call with a few transitions without a second."""
+    """Processor time of compiling the features: a first call without a second, both with little to do."""
     few = transitions._replace(obs=transitions.obs[:, :FEW], action=transitions.action[:, :FEW])
-    began = time.process_time()
-    jax.block_until_ready(features(few, chunk=FEW // 2))
-    first = time.process_time()
-    jax.block_until_ready(features(few, chunk=FEW // 2))
-    return 2 * first - began - time.process_time()
+    times = [time.process_time()]
+    for _ in range(2):
+        jax.block_until_ready(features(few, dim=FEW, chunk=FEW // 2))
+        times.append(time.process_time())
+    first, second = np.diff(times)
+    return float(first - second)
 
 
 def peak_memory() -> int:
@@ -139,8 +140,8 @@ def compute(cell: Mapping) -> dict:
     p = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     key = jax.random.PRNGKey(cell["seed"])
 
-    def features(some=transitions, **settings):
-        return gradient_features(log_prob, params, some, key, cell["dim"], **settings).values
+    def features(some=transitions, dim=cell["dim"], **settings):
+        return gradient_features(log_prob, params, some, key, dim, **settings).values
 
     compiling = compile_seconds(features, transitions)
     small = cell["transitions"] < 1000

@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
 PROCESSOR = Sizes(chunk=512, piece=2 * TILE, memory=1 << 29)
 """Pieces that stay in a processor's cache."""
 ACCELERATOR = Sizes(chunk=4096, piece=64 * TILE, memory=1 << 30)
-"""Products that fill an accelerator."""
+"""Products that should fill an accelerator (a guess: not measured)."""
 BLOCK = 256 * TILE
 """Rows of the map that are held at a time by default, at most."""
 

@@ -2,7 +2,9 @@
 
 By the kernel of a dense layer, the gradient of one transition is an outer product: of what went into the
 layer and of what comes back to it. Both are short, so a chunk of transitions is differentiated once,
-these factors are held, and every piece of the products is made where it is used up, in a cache.
+these factors are held, and every piece of the products is made where it is used up, in a cache. They are
+found in the traced program: whatever is made of fewer numbers by cheap operations alone waits, and is made
+within the loop that takes a part of it, where the compiler makes that part alone.
 """
 
 from __future__ import annotations
