@@ -77,17 +77,27 @@ def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
 def _restart(env: DeviceEnv, tasks: PyTree, keys: Array, slots: Slots, done: Array) -> Slots:
     """Start a new episode in the slots that are done, bool [E].
 
-    A loop of one round or none, so that steps in which no episode ends pay for no reset (for most
-    physics a good part of a step); a condition would be a selection under ``vmap``, and cost both.
+    In a loop of one round or none, so that steps in which no episode ends pay for no reset (with most
+    physics a good part of a step); a condition would be a selection under ``vmap``, and cost both. On a
+    GPU it is such a selection: there every round of a loop waits for the host, which reads whether to go
+    on, and of many rows side by side some episode ends in nearly every step.
     """
 
-    def choose(fresh: Array, ran: Array) -> Array:
-        return jnp.where(done.reshape((-1,) + (1,) * (fresh.ndim - 1)), fresh, ran)
+    def restart(slots: Slots, keys: Array) -> Slots:
+        def choose(fresh: Array, ran: Array) -> Array:
+            return jnp.where(done.reshape((-1,) + (1,) * (fresh.ndim - 1)), fresh, ran)
 
-    def restart(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
-        return jax.tree.map(choose, reset_slots(env, tasks, keys), carry[0]), jnp.zeros((), bool)
+        return jax.tree.map(choose, reset_slots(env, tasks, keys), slots)
 
-    return jax.lax.while_loop(lambda carry: carry[1], restart, (slots, jnp.any(done)))[0]
+    if jax.default_backend() == "gpu":
+        return restart(slots, keys)
+
+    def of_round(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
+        slots, due = carry
+        # The keys seem to depend on the round, or the compiler would move all of the reset out of the loop.
+        return restart(slots, jnp.where(due, keys, 0)), jnp.zeros((), bool)
+
+    return jax.lax.while_loop(lambda carry: carry[1], of_round, (slots, jnp.any(done)))[0]
 
 
 def unroll(
