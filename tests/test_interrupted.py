@@ -87,10 +87,14 @@ POLICY = make_policy(DEVICE, hidden=(8,), normalise_observations=True)
 ROWS = Rows(MEMBER, np.array([26, 13, 37]) * UNIT, np.asarray(jax.random.split(KEY, 3)))
 
 
-@pytest.fixture(params=[(1, 1), (1, 2), (2, 1)], ids=["one by one", "side by side", "two lanes"])
+@pytest.fixture(
+    params=[(1, 1, 0), (1, 2, 0), (1, 2, 1), (2, 1, 1)],
+    ids=["one by one", "side by side", "unread", "two lanes"],
+)
 def how(request, monkeypatch):
-    """Settings of `train`: lanes, and rows of each."""
-    lanes, width = request.param
+    """Settings of `train`: lanes, rows of each, and segments that are under way when another one begins."""
+    lanes, width, ahead = request.param
+    monkeypatch.setattr(device, "AHEAD", {jax.default_backend(): ahead})
     monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1] * lanes)
     return {"rows_per_call": width}
 
@@ -106,7 +110,7 @@ def stopping(after, error=KeyboardInterrupt):
     return progress
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [1, 3, 4])
 def test_a_stopped_training_ends_as_if_it_had_not_been(how, after):
     whole = train(POLICY, CONFIG, DEVICE, ROWS, **how)
     memory, heard = Memory(every=np.inf), []

@@ -14,7 +14,7 @@ import pytest
 
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.learn import PPO, make_policy, stack, take, train
+from pgx_jax.learn import PPO, lane, make_policy, stack, take, train
 from pgx_jax.types import Rows
 
 train_module = importlib.import_module("pgx_jax.learn.training")
@@ -114,7 +114,7 @@ def test_no_update_is_wasted(monkeypatch):
 
 
 def test_new_contents_compile_nothing(together):
-    programs = [device._segment, device._start, device._fill, device._put]
+    programs = [device._segment, device._start, lane.fill, lane.put, lane._pick]
     before = [f.programs for f in programs]
     config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
     family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)
@@ -179,8 +179,9 @@ def test_more_tasks_than_environments():
         train(POLICY, CONFIG.replace(num_envs=3), FAMILY, ROWS)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_non_finite_rewards_are_traced_to_their_task(bad):
+@pytest.mark.parametrize(("bad", "ahead"), [(np.nan, 0), (np.inf, 1)])
+def test_non_finite_rewards_are_traced_to_their_task(monkeypatch, bad, ahead):
+    monkeypatch.setattr(device, "AHEAD", {jax.default_backend(): ahead})
     scale = FAMILY.tasks.reward_scale.copy()
     scale[3] = bad
     family = dataclasses.replace(FAMILY, tasks=FAMILY.tasks._replace(reward_scale=scale))
@@ -220,6 +221,16 @@ def test_non_finite_parameters_are_reported():
     broken = stack([first, second._replace(critic=jax.tree.map(lambda x: x * np.nan, second.critic))])
     with pytest.raises(DataError, match="row 1 .*non-finite parameters"):
         train(POLICY, CONFIG, FAMILY, Rows(MEMBER[:2], np.full(2, UNIT), KEYS[:2], broken))
+
+
+def test_fresh_agents_are_the_same_where_jax_is_kept_from_the_cpu(monkeypatch):
+    agents = train_module.init_agents(POLICY, FAMILY, KEYS[:2])
+
+    def local_devices(backend=None):
+        raise RuntimeError(f"Unknown backend: {backend!r} requested")
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    close(train_module.init_agents(POLICY, FAMILY, KEYS[:2]), agents, rtol=0, atol=0)
 
 
 class Undecided(nn.Module):

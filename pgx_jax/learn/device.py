@@ -12,11 +12,12 @@ import numpy as np
 
 from pgx_jax.errors import DataError
 from pgx_jax.learn import updating
+from pgx_jax.learn.lane import Outcome, Saved, fill, pick, put, restored_row, saved_rows
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
 from pgx_jax.learn.updating import RowState
-from pgx_jax.learn.work import Saved, take
+from pgx_jax.learn.work import take
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import DeviceEnv, TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
@@ -29,6 +30,11 @@ ROWS_PER_CALL = {"cpu": 1, "gpu": 256, "tpu": 256}
 one the meta-policy, the groups and all comparisons share a single compilation, and the whole default
 command is faster (benchmarks/rows.py measures both). On an H200 all rows of usual runs at once were the
 fastest; a TPU's number is a guess until it is measured there."""
+
+AHEAD = {"cpu": 0, "gpu": 1, "tpu": 1}
+"""Segments of a lane that are under way, unread, when another one begins, by platform. An accelerator would
+idle while the host reads; on the CPU the cores have that to do anyway, and a lane that takes its next row
+early may take it from another one that could begin at once."""
 
 PAIRS_PER_CALL = {"cpu": 16, "gpu": 1024, "tpu": 1024}
 """(policy, task) pairs of one vmapped program, by platform."""
@@ -78,7 +84,7 @@ def update(
             policy,
             env,
             horizon,
-            updating.acting_agent(policy, learner, row, state.learning, steps),
+            updating.acting_agent(policy, learner, row, state, steps),
             tasks,
             context,
             state.slots,
@@ -103,8 +109,8 @@ def _segment(
     total: Array,
     state: RowState,
     count: int,
-) -> tuple[RowState, Array]:
-    """``count`` (traced) updates of C rows; returns the states and the curves [C, SEGMENT, n]."""
+) -> tuple[RowState, Outcome]:
+    """``count`` (traced) updates of C rows; their curves are [C, SEGMENT, n]."""
 
     def body(i: Array, carry: tuple[RowState, jax.Array]) -> tuple[RowState, jax.Array]:
         state, curve = carry
@@ -113,26 +119,22 @@ def _segment(
         return state, curve.at[:, i].set(returns)
 
     curve = jnp.full((member.shape[0], SEGMENT, member.shape[1]), jnp.nan)
-    return jax.lax.fori_loop(0, count, body, (state, curve))
+    state, curve = jax.lax.fori_loop(0, count, body, (state, curve))
+    return state, Outcome(curve, *jax.vmap(updating.soundness)(state.learning.agent))
 
 
 _start = compiled(start, static_argnames=("policy", "env"))
 
 
-@partial(compiled, static_argnames=("width",))
-def _fill(row: RowState, width: int) -> RowState:
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
-
-
-@partial(compiled, donate_argnames=("state",))
-def _put(state: RowState, row: RowState, slot: int) -> RowState:
-    return jax.tree.map(lambda x, y: x.at[slot].set(y), state, row)
-
-
 class DeviceLane:
-    """Rows that train side by side on device environments, in one compiled program (see `work.Lane`)."""
+    """Rows that train side by side on device environments, in one program (see `learn.lane.Lane`)."""
 
     segment = SEGMENT
+
+    @property
+    def ahead(self) -> int:
+        """Segments that may be under way, unread, when another one begins, on this platform."""
+        return AHEAD.get(jax.default_backend(), 1)
 
     @staticmethod
     def rows_per_call() -> int:
@@ -154,47 +156,31 @@ class DeviceLane:
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
         fresh = _start(self.policy, self.family.device_env, self.learner, self.problem, member, agent, key)
-        self.state = _fill(fresh, self.width) if self.state is None else _put(self.state, fresh, slot)
+        self.state = fill(fresh, self.width) if self.state is None else put(self.state, fresh, slot)
 
-    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
-        """``count`` updates of all slots [C]; returns the curves [C, count, n]."""
+    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
+        """Begin ``count`` updates of all slots."""
         del active  # idle slots cost nothing but what the program computes anyway
-        self.state, curve = _segment(
+        self.state, outcome = _segment(
             self.policy, self.family.device_env, self.family.horizon, self.learner, self.problem,
             member, total, self.rows, count,
         )  # fmt: skip
-        return np.asarray(curve)[:, :count]
+        return outcome
+
+    def agents(self, slots: Sequence[int]) -> Agent:
+        """The agents of some slots as they will be, in arrays that the next segment leaves alone."""
+        return pick(self.rows.learning.agent, slots)
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
         """The whole states of some rows, their environments included."""
-        leaves = [np.asarray(_plain(x)) for x in jax.tree.leaves(self.state)]
-        updates = np.asarray(self.rows.learning.update)
-        return [Saved(int(updates[slot]), [np.array(x[slot]) for x in leaves]) for slot in slots]
+        return saved_rows(self.rows, self.rows.learning.update, slots)
 
     def restore(self, slot: int, saved: Saved) -> None:
         """Put a saved state into the slot of a row that has just entered; it goes on as if never stopped."""
-        present, structure = jax.tree.flatten(self.state)
-        pairs = zip(saved.leaves, present, strict=True)
-        self.state = _put(self.rows, jax.tree.unflatten(structure, [_like(x, y) for x, y in pairs]), slot)
-
-    @property
-    def agent(self) -> Agent:
-        """The agents [C, ...] as NumPy arrays."""
-        return jax.tree.map(np.asarray, self.rows.learning.agent)
+        self.state = put(self.rows, restored_row(saved, self.rows), slot)
 
     def close(self) -> None:
         """Nothing to free."""
-
-
-def _plain(x: Array) -> Array:
-    """The array, or the numbers of typed PRNG keys, which environments may have in their states."""
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
-def _like(plain: np.ndarray, x: Array) -> Array:
-    """What `_plain` has made plain, of the type of ``x`` again."""
-    typed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(jnp.asarray(plain), impl=jax.random.key_impl(x)) if typed else plain
 
 
 @partial(compiled, static_argnames=("policy", "env"))

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pgx_jax.learn import device, host
+from pgx_jax.learn.lane import Lane
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Pairs, Steps
-from pgx_jax.learn.work import Lane
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array
 

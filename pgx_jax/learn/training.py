@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int, UInt32
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.checks import check_form
+from pgx_jax.learn.driving import run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -37,10 +39,21 @@ def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) 
     """Fresh agents, one for each key [R, 2]; every leaf (of NumPy) gets a leading axis R.
 
     One after the other and not compiled as a whole: initialisers are many small programs of equal
-    shapes, which then are compiled once for all rows and networks.
+    shapes, which then are compiled once for all rows and networks. On the CPU, where JAX has it: each
+    would be a round trip to an accelerator.
     """
-    shape, context = family.observation_space.shape, jnp.asarray(family.context)
-    return stack([policy.init(jax.random.fold_in(key, 1), shape, context) for key in np.asarray(keys)])
+    shape, keys = family.observation_space.shape, np.asarray(keys)
+    with _on_the_cpu():
+        context = jnp.asarray(family.context)
+        return stack([policy.init(jax.random.fold_in(key, 1), shape, context) for key in keys])
+
+
+def _on_the_cpu() -> AbstractContextManager[object]:
+    """Within it arrays are made on the CPU, unless JAX was told to do without (``JAX_PLATFORMS``)."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return nullcontext()
 
 
 def check_rows(learner: Learner, family: TaskFamily, rows: Rows) -> None:
@@ -112,10 +125,10 @@ def train(
     width = min(rows_per_call or engine.lane.rows_per_call(), -(-len(total) // len(lanes)))
     open_lane = partial(engine.lane, policy, learner, family, width)
     member, key, unit = np.asarray(rows.member, bool), np.asarray(rows.key), learner.steps_per_update
-    work = Work(open_lane, family, member, total, agents, key, unit, progress)
+    work = Work(family, member, total, agents, key, unit, progress)
     if checkpoint is not None:
         work.keep(checkpoint, fingerprint(policy, learner, family, rows, agents))
-    work.run_all(lanes, width)
+    run_all(work, open_lane, lanes, width)
     return Trained(stack(work.finished), work.returns, total * learner.steps_per_update)
 
 

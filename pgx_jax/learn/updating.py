@@ -51,13 +51,13 @@ def update_keys(key: Array, phases: int) -> tuple[Array, list[Array], list[Array
 
 
 def acting_agent(
-    policy: Policy, learner: Learner, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]
+    policy: Policy, learner: Learner, row: RowTasks, state: RowState, steps: tuple[Steps, ...]
 ) -> Agent:
     """The agent that acts in the phase after ``steps``; its actor leads with an axis E where slots have
     parameters of their own."""
     if not learner.per_slot(len(steps)):
-        return learning.agent
-    return learning.agent._replace(actor=learner.acting(policy, row, learning, steps))
+        return state.learning.agent
+    return state.learning.agent._replace(actor=learner.acting(policy, row, state.learning, steps))
 
 
 def learn_from(
@@ -98,6 +98,14 @@ def learn_from(
     done = steps[-1].done
     ended = (done * 1.0).sum(0) @ one_hot
     return state, (done * steps[-1].episode_return).sum(0) @ one_hot / ended
+
+
+def soundness(agent: Agent) -> tuple[Array, Array]:
+    """Whether all numbers of an agent are finite, bool []; and the tasks bool [n] that gave it rewards or
+    observations which are not."""
+    numbers = [x for x in jax.tree.leaves(agent) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    finite = jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+    return finite, ~jnp.isfinite(agent.reward.var)
 
 
 def _with_rewards(moments: Moments, steps: Steps, one_hot: Array) -> Moments:

@@ -7,9 +7,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +15,7 @@ import jax
 import numpy as np
 
 from pgx_jax.errors import DataError
+from pgx_jax.learn.lane import Outcome, Saved
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.tasks import TaskFamily
@@ -49,55 +48,6 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-class Saved(NamedTuple):
-    """All that is needed to go on with one row."""
-
-    update: int
-    """Updates done."""
-    leaves: list[np.ndarray]
-    """Of the row's state (of its agent, once it is done)."""
-
-
-class Lane(Protocol):
-    """C rows that train side by side, one a slot."""
-
-    segment: int
-    """Updates between two looks at the rows."""
-
-    @staticmethod
-    def rows_per_call() -> int:
-        """C where nobody says otherwise, on this platform."""
-
-    def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int): ...
-
-    def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
-        """Put a row at the start of its training into a slot; the first one fills all slots."""
-
-    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
-        """``count`` updates of the ``active`` rows, bool [C]; returns the curves [C, count, n].
-
-        Args:
-            member: bool [C, n].
-            total: int [C], updates of the rows' budgets.
-            count: 1 to ``segment``.
-            active: bool [C]; what comes of the others means nothing.
-        """
-
-    def save(self, slots: Sequence[int]) -> list[Saved]:
-        """What is needed to go on with these rows later, as far as the engine can hold environments: those
-        of the device are saved, those of the host are reset."""
-
-    def restore(self, slot: int, saved: Saved) -> None:
-        """Go on with a saved row, in the slot where it has just entered."""
-
-    @property
-    def agent(self) -> Agent:
-        """The agents [C, ...] as NumPy arrays."""
-
-    def close(self) -> None:
-        """Free what the lane holds."""
-
-
 FORMAT = 2
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
@@ -119,12 +69,27 @@ def fingerprint(policy: Policy, learner: Learner, family: TaskFamily, rows: Rows
     return digest.hexdigest()[:12]
 
 
+class Segment(NamedTuple):
+    """Some updates of the rows of a lane, which may still be under way."""
+
+    rows: dict[int, int]
+    """Slots and their rows."""
+    start: np.ndarray
+    """int: updates that each of these had done before."""
+    length: int
+    """Updates of each."""
+    outcome: Outcome
+    leaving: list[int]
+    """The rows that are done with it."""
+    agents: Agent | None
+    """Theirs, leaves with a leading axis."""
+
+
 class Work:
     """Rows wait in one queue, longest first; lanes take them from it until none is left."""
 
     def __init__(
         self,
-        open_lane: Callable[[], Lane],
         family: TaskFamily,
         member: np.ndarray,
         total: np.ndarray,
@@ -136,7 +101,6 @@ class Work:
         """Queue all rows.
 
         Args:
-            open_lane: makes a lane.
             family: names the tasks.
             member: bool [R, n].
             total: int [R], updates of each row.
@@ -145,10 +109,11 @@ class Work:
             unit: environment steps of an update.
             progress: hears of every segment.
         """
-        self.open_lane, self.family = open_lane, family
+        self.family = family
         self.member, self.total, self.agents, self.key = member, total, agents, key
         self.queue = deque(np.argsort(-total, kind="stable").tolist())
         self.done = np.zeros(len(total), int)
+        """Updates of every row whose outcome is known."""
         self.finished: list[Agent | None] = [None] * len(total)
         self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
         self.unit, self.progress = unit, progress
@@ -176,122 +141,62 @@ class Work:
                 self.finished[row] = jax.tree.unflatten(structure, leaves)
                 self.queue.remove(row)
 
-    def run_all(self, devices: Sequence[jax.Device], width: int) -> None:
-        """Train all rows on the devices, ``width`` at a time on each.
-
-        Whatever stops it, what the lanes have reached by then is in the checkpoint.
-        """
-        self.running = set(range(len(devices)))
-        with ThreadPoolExecutor(len(devices)) as pool:
-            lanes = [pool.submit(self._run, *lane, width) for lane in enumerate(devices)]
-            try:
-                for lane in lanes:
-                    lane.result()
-            except BaseException:
-                self.failed = True
-                raise
-            finally:
-                if self.failed:
-                    for lane in lanes:
-                        lane.exception()
-                    self._save()
-
-    def _run(self, number: int, device: jax.Device, width: int) -> None:
-        """One lane: train rows from the queue until none is left."""
-        lane: Lane | None = None
-        rows: list[int | None] = [None] * width
-        try:
-            with jax.default_device(device):
-                while not self.failed:
-                    for slot in [slot for slot, row in enumerate(rows) if row is None]:
-                        row = self._next()
-                        if row is not None:
-                            lane = lane or self.open_lane()
-                            self._enter(lane, slot, row)
-                            rows[slot] = row
-                    if lane is None or all(row is None for row in rows):
-                        return
-                    self._report(self._advance(lane, rows))
-                    self._keep_when_due(number, lane, rows)
-        except BaseException:
-            self.failed = True
-            raise
-        finally:
-            self._leave(number, lane, rows)
-
-    def _leave(self, number: int, lane: Lane | None, rows: list[int | None]) -> None:
-        """A lane has no more rows, or stops: after a failure, with the last that is whole of its rows."""
-        with self.lock:
-            self.running.discard(number)
-        if lane is None:
-            return
-        try:
-            if self.failed:
-                with suppress(RuntimeError):  # where the state itself broke, what was saved before stands
-                    self._keep(lane, rows)
-        finally:
-            lane.close()
-
-    def _next(self) -> int | None:
+    def next(self) -> int | None:
+        """The next row of the queue."""
         with self.lock:
             return self.queue.popleft() if self.queue else None
 
-    def _enter(self, lane: Lane, slot: int, row: int) -> None:
-        lane.enter(slot, self.member[row], take(self.agents, row), self.key[row])
-        if row in self.saved:
-            lane.restore(slot, self.saved[row])
+    def note(self, segment: Segment) -> None:
+        """Wait for a segment, and take over what it led to of all rows that are still finite."""
+        curve, finite, _ = jax.tree.map(np.asarray, segment.outcome)
+        agents = jax.tree.map(np.asarray, segment.agents)
+        with self.lock:
+            for (slot, row), start in zip(segment.rows.items(), segment.start, strict=True):
+                if not finite[slot] or self.done[row] != start:
+                    continue
+                self.done[row] = end = start + segment.length
+                self.returns[row, start:end] = curve[slot, : segment.length]
+                if row in segment.leaving:
+                    agent = jax.tree.map(np.copy, take(agents, segment.leaving.index(row)))
+                    self.finished[row] = agent
+                    self.saved[row] = Saved(int(end), jax.tree.leaves(agent))
 
-    def _advance(self, lane: Lane, rows: list[int | None]) -> np.ndarray:
-        """One segment of all slots (idle ones repeat an active row's membership, unused); the curves."""
-        active = [row for row in rows if row is not None]
-        index = np.array([active[0] if row is None else row for row in rows])
-        length = int(min(lane.segment, (self.total - self.done)[active].min()))
-        busy = np.array([row is not None for row in rows])
-        curve = lane.advance(self.member[index], self.total[index], length, busy)
-        agents = lane.agent
-        for slot, row in enumerate(rows):
-            if row is None:
-                continue
-            agent = take(agents, slot)
-            check_finite(agent, row, self.member, self.family)
-            with self.lock:
-                self.returns[row, self.done[row] : self.done[row] + length] = curve[slot]
-                self.done[row] += length
-                if self.done[row] == self.total[row]:
-                    self.finished[row], rows[slot] = jax.tree.map(np.copy, agent), None
-                    leaves = jax.tree.leaves(self.finished[row])
-                    self.saved[row] = Saved(int(self.done[row]), leaves)
-        return curve
+    def report(self, segment: Segment) -> None:
+        """Tell of a segment that was noted.
 
-    def _report(self, curve: np.ndarray) -> None:
+        Raises:
+            DataError: a row is not finite; names the row, its tasks and the culprits.
+        """
+        curve, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
+        for slot, row in segment.rows.items():
+            if not finite[slot]:
+                raise not_finite(row, self.member[row], spoilt[slot], self.family)
         with self.lock:
             if self.progress:
+                curve = curve[:, : segment.length]
                 recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
                 self.progress(int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit, recent)
 
-    def _keep_when_due(self, number: int, lane: Lane, rows: list[int | None]) -> None:
-        """Keep a lane's rows if a checkpoint is due; the last lane to do so writes it."""
-        if self.checkpoint is None or time.monotonic() - self.saved_at < self.checkpoint.every:
-            return
-        self._keep(lane, rows)
-        with self.lock:
-            self.ready.add(number)
-            if self.ready >= self.running:
-                self._save()
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return self.checkpoint is not None and time.monotonic() - self.saved_at >= self.checkpoint.every
 
-    def _keep(self, lane: Lane, rows: list[int | None]) -> None:
-        """Remember the states of a lane's rows, but of none that stopped in the middle of a segment: its
-        state and its curve are of different moments."""
-        slots = {slot: row for slot, row in enumerate(rows) if row is not None}
-        if self.checkpoint is None or not slots:
-            return
-        found = lane.save(list(slots))
+    def remember(self, rows: Iterable[int], found: Sequence[Saved]) -> None:
+        """Keep the states of a lane's rows for the checkpoint, but of none that stopped in the middle of a
+        segment: its state and its curve are of different moments."""
         with self.lock:
-            for row, saved in zip(slots.values(), found, strict=True):
+            for row, saved in zip(rows, found, strict=True):
                 if saved.update == self.done[row]:
                     self.saved[row] = saved
 
-    def _save(self) -> None:
+    def save_when_all(self, number: int) -> None:
+        """A lane's rows are remembered; the last lane to come to this writes the checkpoint."""
+        with self.lock:
+            self.ready.add(number)
+            if self.ready >= self.running:
+                self.save()
+
+    def save(self) -> None:
         """Write what is remembered: of every row its state and its curve up to the same update."""
         if self.checkpoint is None or not self.saved:
             return
@@ -312,20 +217,21 @@ class Work:
         self.ready.clear()
 
 
-def check_finite(agent: Agent, row: int, member: np.ndarray, family: TaskFamily) -> None:
-    """Refuse an agent with non-finite numbers.
+def not_finite(row: int, member: np.ndarray, spoilt: np.ndarray, family: TaskFamily) -> DataError:
+    """The error of a row with non-finite numbers.
 
-    Raises:
-        DataError: naming the row, its tasks and the culprits.
+    Args:
+        row: its number.
+        member: bool [n], its tasks.
+        spoilt: bool [n], tasks whose rewards or observations are to blame, if any.
+        family: names the tasks.
     """
-    if all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(agent)):
-        return
-    culprits = [family.task_names[i] for i in np.flatnonzero(~np.isfinite(np.asarray(agent.reward.var)))]
-    tasks = [family.task_names[i] for i in np.flatnonzero(member[row])]
+    culprits = [family.task_names[i] for i in np.flatnonzero(spoilt)]
+    tasks = [family.task_names[i] for i in np.flatnonzero(member)]
     what = (
         f"non-finite rewards or observations from task(s) {culprits}" if culprits else "non-finite parameters"
     )
-    raise DataError(
+    return DataError(
         f"training of row {row} (tasks {tasks}) met {what}; check the environment's rewards and "
         f"observations and, if the networks are your own, that they give finite outputs; or lower the "
         f"learning rate"

@@ -6,7 +6,7 @@ engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -16,14 +16,14 @@ import numpy as np
 from pgx_jax.learn import updating
 from pgx_jax.learn.host.acting import Acting
 from pgx_jax.learn.host.slots import Tasks
+from pgx_jax.learn.lane import Outcome, Saved, fill, pick, put, restored_row, saved_rows
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.updating import RowState
-from pgx_jax.learn.work import Saved
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array
+from pgx_jax.types import Agent, Array, PyTree
 
 ROWS_PER_CALL = {"cpu": 4, "gpu": 16, "tpu": 16}
 """Rows of one lane, by platform: one lane's environments run while another one learns."""
@@ -43,8 +43,9 @@ def _act_keys(keys: Array, phases: int) -> list[Array]:
     return jax.vmap(lambda key: updating.update_keys(key, phases)[1])(keys)
 
 
-@partial(compiled, static_argnames=("policy",))
-def _acting(
+@partial(compiled, static_argnames=("what", "policy"))
+def _of_rows(
+    what: Callable[..., PyTree],
     policy: Policy,
     learner: Learner,
     context: Array,
@@ -52,40 +53,28 @@ def _acting(
     total: Array,
     state: RowState,
     steps: tuple[Steps, ...],
-) -> Agent:
-    """The agents of a phase in which slots have parameters of their own; actors [C, E, ...]."""
+) -> PyTree:
+    """``what(policy, learner, row, state, steps)`` of every row: `updating.acting_agent`, or `learn_from`."""
 
-    def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> Agent:
-        row = updating.row_tasks(learner, context, member, total)
-        return updating.acting_agent(policy, learner, row, state.learning, steps)
-
-    return jax.vmap(one)(member, total, state, steps)
-
-
-@partial(compiled, static_argnames=("policy",))
-def _learn(
-    policy: Policy,
-    learner: Learner,
-    context: Array,
-    member: Array,
-    total: Array,
-    state: RowState,
-    steps: tuple[Steps, ...],
-) -> tuple[RowState, Array]:
-    """The second half of a phase of some rows, from what they did; the states, and mean returns [C, n]."""
-
-    def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> tuple[RowState, Array]:
-        row = updating.row_tasks(learner, context, member, total)
-        return updating.learn_from(policy, learner, row, state, steps)
+    def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> PyTree:
+        return what(policy, learner, updating.row_tasks(learner, context, member, total), state, steps)
 
     return jax.vmap(one)(member, total, state, steps)
+
+
+@compiled
+def _soundness(agents: Agent) -> tuple[Array, Array]:
+    """`updating.soundness` of agents [C, ...]."""
+    return jax.vmap(updating.soundness)(agents)
 
 
 class HostLane:
-    """Rows that train side by side on host environments (see `work.Lane`)."""
+    """Rows that train side by side on host environments (see `learn.lane.Lane`)."""
 
     segment = 1
     """Updates between two looks at the rows."""
+    ahead = 0
+    """Segments that may be under way: the host acts in each, and needs what it has learnt."""
 
     @staticmethod
     def rows_per_call() -> int:
@@ -94,109 +83,83 @@ class HostLane:
 
     def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int):
         """Open slots for ``width`` rows; nothing is started."""
-        self.policy, self.learner, self.family, self.width = policy, learner, family, width
+        self.policy, self.learner, self.family = policy, learner, family
         self.tasks = Tasks.of(family)
         self.acting = Acting(policy, family, width, learner.num_envs)
-        self.state: RowState | None = None
-
-    @property
-    def rows(self) -> RowState:
-        """The states of all slots."""
-        assert self.state is not None, "no row has entered"
-        return self.state
+        together = LEARN_ROWS.get(jax.default_backend(), 256)
+        self.parts = [slice(i, min(i + together, width)) for i in range(0, width, together)]
+        """Slots whose rows learn in one program."""
+        self.states: list[RowState] = []
+        """Theirs, of every part; they stay on the device."""
 
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
         fresh, reset_key = _begin(self.policy, self.learner, agent, key)
+        self.states = self.states or [fill(fresh, part.stop - part.start) for part in self.parts]
         self._put(slot, fresh)
         index = np.asarray(updating.slot_tasks(jnp.asarray(member), self.learner.num_envs))
         context = np.asarray(self.family.context, np.float32)[index]
         self.acting.enter(slot, self.tasks, index, context, reset_key)
 
     def _put(self, slot: int, row: RowState) -> None:
-        row = jax.tree.map(np.asarray, row)
-        if self.state is None:
-            self.state = jax.tree.map(lambda x: np.broadcast_to(x, (self.width, *x.shape)), row)
-        self.state = jax.tree.map(lambda x, y: _with(x, slot, y), self.state, row)
+        i = next(i for i, part in enumerate(self.parts) if slot < part.stop)
+        self.states[i] = put(self.states[i], row, slot - self.parts[i].start)
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
         """The whole states of some rows but for their environments."""
-        leaves, update = jax.tree.leaves(self.rows), self.rows.learning.update
-        return [Saved(int(update[slot]), [np.array(x[slot]) for x in leaves]) for slot in slots]
+        state = _joined(self.states)
+        return saved_rows(state, state.learning.update, slots)
 
     def restore(self, slot: int, saved: Saved) -> None:
         """Put a saved state into the slot of a row that has just entered; its environments are reset, with
         seeds of the update that it goes on from."""
-        row = jax.tree.unflatten(jax.tree.structure(self.state), saved.leaves)
+        row = restored_row(saved, self.states[0])
         self._put(slot, row)
         self.acting.reset(slot, row.key)
 
-    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> np.ndarray:
-        """``count`` updates of the active rows [C]; returns the curves [C, count, n]."""
-        curves = []
-        for _ in range(count):
-            state = self.rows
-            steps: tuple[Steps, ...] = ()
-            for phase, keys in enumerate(_act_keys(state.key, self.learner.phases)):
-                new = self._act(state, member, total, active, steps, phase, keys)
-                steps = (*steps, new)
-                state, curve = self._learn(state, member, total, active, steps)
-            self.state = state
-            curves.append(curve)
-        return np.stack(curves, 1)
+    def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
+        """``count`` updates of the active rows."""
+        curves = [self._update(member, total, active) for _ in range(count)]
+        sound = _joined([_soundness(state.learning.agent) for state in self.states])
+        return Outcome(np.stack(curves, 1), *sound)
 
-    def _act(
-        self,
-        state: RowState,
-        member: np.ndarray,
-        total: np.ndarray,
-        active: np.ndarray,
-        steps: tuple[Steps, ...],
-        phase: int,
-        keys: Array,
-    ) -> Steps:
-        """A phase of the active rows, leaves [C, T, E, ...]; ``steps`` are those of the phases before."""
-        agents, per_slot = state.learning.agent, self.learner.per_slot(phase)
-        if per_slot:
-            context = self.family.context
-            agents = _acting(self.policy, self.learner, context, member, total, state, steps)
-        return self.acting.unroll(
-            agents, np.asarray(keys), self.learner.num_steps,
-            gamma=self.learner.gamma, active=active, per_slot=per_slot,
-        )  # fmt: skip
+    def _update(self, member: np.ndarray, total: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """One update, whole or not at all; returns mean returns [C, n]."""
+        states, keys = list(self.states), _joined([state.key for state in self.states])
+        curves = [np.full(member[part].shape, np.nan, np.float32) for part in self.parts]
+        known = (self.policy, self.learner, self.family.context)
+        steps: tuple[Steps, ...] = ()
+        for phase, act_keys in enumerate(_act_keys(keys, self.learner.phases)):
+            per_slot = self.learner.per_slot(phase)
+            agents = (
+                _of_rows(updating.acting_agent, *known, member, total, _joined(states), steps)
+                if per_slot
+                else _joined([state.learning.agent for state in states])
+            )
+            new = self.acting.unroll(
+                agents, np.asarray(act_keys), self.learner.num_steps,
+                gamma=self.learner.gamma, active=active, per_slot=per_slot,
+            )  # fmt: skip
+            steps = (*steps, new)
+            for i, part in enumerate(self.parts):
+                if active[part].any():
+                    own = jax.tree.map(lambda x, part=part: x[part], steps)
+                    learn = (updating.learn_from, *known, member[part], total[part], states[i], own)
+                    states[i], curves[i] = _of_rows(*learn)
+        self.states = states
+        return _joined(curves)
 
-    def _learn(
-        self,
-        state: RowState,
-        member: np.ndarray,
-        total: np.ndarray,
-        active: np.ndarray,
-        steps: tuple[Steps, ...],
-    ) -> tuple[RowState, np.ndarray]:
-        """What the active rows make of it, some rows at a time; the states and mean returns [C, n]."""
-        learnt: list[tuple[RowState, Array]] = []
-        width = LEARN_ROWS.get(jax.default_backend(), 256)
-        for start in range(0, self.width, width):
-            part = slice(start, start + width)
-            some = jax.tree.map(lambda x, part=part: x[part], (state, steps))
-            if not active[part].any():
-                learnt.append((some[0], np.full(member[part].shape, np.nan)))
-                continue
-            known = (self.policy, self.learner, self.family.context, member[part], total[part])
-            learnt.append(_learn(*known, *some))
-        return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *learnt)
-
-    @property
-    def agent(self) -> Agent:
-        """The agents [C, ...] as NumPy arrays."""
-        return self.rows.learning.agent
+    def agents(self, slots: Sequence[int]) -> Agent:
+        """The agents of some slots."""
+        return pick(_joined([state.learning.agent for state in self.states]), slots)
 
     def close(self) -> None:
         """Close the environments."""
         self.acting.close()
 
 
-def _with(x: np.ndarray, slot: int, value: np.ndarray) -> np.ndarray:
-    x = np.array(x)
-    x[slot] = value
-    return x
+def _joined(parts: Sequence[PyTree]) -> PyTree:
+    """The records of all slots: where they are, if there is one part, else on the host."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *parts)
