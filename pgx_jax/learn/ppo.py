@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class PPO(Learner):
 
     def begin(self, policy: Policy, agent: Agent) -> PyTree:
         """The state of Adam, for all parameters in one vector."""
-        return self.optimiser().init(ravel_pytree((agent.actor, agent.critic))[0])
+        return self.optimiser().init(_vector((agent.actor, agent.critic)))
 
     def learn(
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
@@ -168,7 +168,12 @@ def make_batch(
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
 
-Fitted = tuple[Array, PyTree]
+def _vector(params: PyTree) -> Any:
+    """All numbers in one vector."""
+    return ravel_pytree(params)[0]
+
+
+Fitted = tuple[Any, PyTree]
 """What gradient steps change: the parameters of actor and critic, and the state of Adam."""
 
 
@@ -181,17 +186,16 @@ def fit_batch(
     """
     optimiser, size = config.optimiser(), batch.weight.shape[0]
     width, agent = size // config.minibatches, learning.agent
-    flat, unravel = ravel_pytree((agent.actor, agent.critic))
-    start: Fitted = (jnp.asarray(flat), learning.memory)
+    start, unravel = ravel_pytree((agent.actor, agent.critic))
 
     def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
-        flat, opt = carry
+        vector, opt = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        gradients, _ = ravel_pytree(config.gradients(policy, row, unravel(flat), part))
+        gradients = _vector(config.gradients(policy, row, unravel(vector), part))
         updates, opt = optimiser.update(gradients, opt)
-        return (flat - rate * updates, opt), None
+        return (vector - rate * updates, opt), None
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches]
-    (flat, opt), _ = jax.lax.scan(minibatch, start, shuffled.reshape(-1, width))
-    actor, critic = unravel(flat)
+    (vector, opt), _ = jax.lax.scan(minibatch, (start, learning.memory), shuffled.reshape(-1, width))
+    actor, critic = unravel(vector)
     return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=opt)
