@@ -267,3 +267,4 @@ def no_training(monkeypatch):
         raise AssertionError("something was trained")
 
     monkeypatch.setattr(pgx_jax.learn, "train", refuse)
+    monkeypatch.setattr(pgx_jax.learn, "train_all", refuse)

@@ -10,7 +10,7 @@ import pytest
 from envs.points import points
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, make_policy, take, train
-from pgx_jax.learn.driving import run_all
+from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.lane import Outcome, Saved, pick
 from pgx_jax.learn.updating import soundness
 from pgx_jax.learn.work import Work
@@ -96,7 +96,8 @@ def drive(total, width, ahead, breaks=None, checkpoint=None):
     work = Work(FAMILY, MEMBER[: len(total)], total, agents, np.zeros((len(total), 2)))
     if checkpoint is not None:
         work.keep(checkpoint, "counting")
-    run_all(work, lambda: Counting(width, ahead, events, breaks or {}), jax.devices()[:1], width)
+    job = Job(work, lambda: Counting(width, ahead, events, breaks or {}), width)
+    run_all([job], jax.devices()[:1])
     return work, list(dict.fromkeys(events))
 
 

@@ -97,20 +97,18 @@ def train_pool(
         checkpoint: keeps what long training has reached (see `learn.train`).
     """
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
-    total, before, pool = sum(row.steps for row in todo), 0, EMPTY
-    for (policy, learner), index in by_name(todo).items():
-        some = [todo[i] for i in index]
-
-        def report(done: int, _: int, recent: float, before: int = before) -> None:
-            if progress:
-                progress(before + done, total, recent)
-
-        trained = learn.train(
-            policies[policy], learners[learner], family, _rows(some, policies[policy], family, config, meta),
-            rows_per_call=config.rows_per_call, progress=report, checkpoint=checkpoint,
-        )  # fmt: skip
-        before += sum(row.steps for row in some)
-        updates = [row.steps // learners[learner].steps_per_update for row in some]
+    alike = [
+        ((policies[p], learners[a]), [todo[i] for i in index]) for (p, a), index in by_name(todo).items()
+    ]
+    calls = [
+        (policy, learner, _rows(some, policy, family, config, meta)) for (policy, learner), some in alike
+    ]
+    found = learn.train_all(
+        calls, family, rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint
+    )
+    pool = EMPTY
+    for ((_, learner), some), trained in zip(alike, found, strict=True):
+        updates = [row.steps // learner.steps_per_update for row in some]
         new = Pool(
             tuple(some),
             tuple(learn.take(trained.agents, i) for i in range(len(some))),

@@ -19,7 +19,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.training import Trained, init_agents, train
+from pgx_jax.learn.training import Trained, init_agents, train, train_all
 from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "stack",
     "take",
     "train",
+    "train_all",
     "with_options",
     "with_policy_params",
 ]

@@ -1,4 +1,4 @@
-"""Lanes at work: each takes rows from the queue, trains them, and hands over what comes of them."""
+"""Lanes at work: each takes rows from queues, trains them, and hands over what comes of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,47 +15,69 @@ from pgx_jax.learn.lane import Lane
 from pgx_jax.learn.work import Segment, Work, take
 
 
-def run_all(work: Work, open_lane: Callable[[], Lane], devices: Sequence[jax.Device], width: int) -> None:
-    """Train all rows on the devices, ``width`` at a time on each.
+class Job(NamedTuple):
+    """Rows that one program can train."""
 
-    Whatever stops it, what the lanes have reached by then is in the checkpoint.
+    work: Work
+    open_lane: Callable[[], Lane]
+    width: int
+    """Rows of a lane."""
+
+
+def run_all(jobs: Sequence[Job], devices: Sequence[jax.Device]) -> None:
+    """Train the rows of all jobs on the devices, job after job on each.
+
+    A device goes on to the next job as soon as no row of the last one waits. Whatever stops it, what the
+    lanes have reached by then is in the checkpoint.
     """
-    work.running = set(range(len(devices)))
+
+    def run(number: int, device: jax.Device) -> None:
+        try:
+            for job in jobs:
+                Driver(job, number).run(device)
+        except BaseException:
+            stop()
+            raise
+
+    def stop() -> None:
+        for job in jobs:
+            job.work.failed = True
+
     with ThreadPoolExecutor(len(devices)) as pool:
-        drivers = [Driver(work, open_lane, number, width) for number in work.running]
-        lanes = [pool.submit(driver.run, device) for driver, device in zip(drivers, devices, strict=True)]
+        lanes = [pool.submit(run, number, device) for number, device in enumerate(devices)]
         try:
             for lane in lanes:
                 lane.result()
         except BaseException:
-            work.failed = True
+            stop()
+            for lane in lanes:
+                lane.exception()
+            for job in jobs:
+                job.work.save()
             raise
-        finally:
-            if work.failed:
-                for lane in lanes:
-                    lane.exception()
-                work.save()
 
 
 class Driver:
-    """One lane, from its first row to its last.
+    """One lane of a job, from its first row to its last.
 
     Budgets alone decide who leaves and when, so a segment can begin before the one before it has been
     read: a device need not wait for its host (`Lane.ahead`).
     """
 
-    def __init__(self, work: Work, open_lane: Callable[[], Lane], number: int, width: int):
-        self.work, self.open_lane, self.number = work, open_lane, number
+    def __init__(self, job: Job, number: int):
+        self.work, self.open_lane, self.number = job.work, job.open_lane, number
         self.lane: Lane | None = None
-        self.rows: list[int | None] = [None] * width
+        self.rows: list[int | None] = [None] * job.width
         """The row in every slot."""
-        self.begun = np.zeros(len(work.total), int)
+        self.begun = np.zeros(len(job.work.total), int)
         """Updates of every row, those under way among them."""
         self.unread: deque[Segment] = deque()
 
     def run(self, device: jax.Device) -> None:
         """Train rows from the queue until none is left, or something fails."""
         work = self.work
+        with work.lock:
+            work.running.add(self.number)
         try:
             with jax.default_device(device):
                 while not work.failed and (lane := self._fill()):

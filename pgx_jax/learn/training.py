@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int, UInt32
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.checks import check_form
-from pgx_jax.learn.driving import run_all
+from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -118,20 +119,63 @@ def train(
         DataError: the policy cannot act, parameters or rewards became non-finite (which row, which
             tasks), or a host environment raised or returned nonsense (which task).
     """
+    (trained,) = train_all(
+        [(policy, learner, rows)], family,
+        rows_per_call=rows_per_call, progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
+    return trained
+
+
+def train_all(
+    calls: Sequence[tuple[Policy, Learner, Rows]],
+    family: TaskFamily,
+    *,
+    rows_per_call: int | None = None,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> list[Trained]:
+    """Train the rows of several policies and learners side by side, as `train` does for each.
+
+    Those with the fewest rows come first, so that no long row is left alone at the end.
+    """
+    works: list[Work] = []
+
+    def heard(_: int, __: int, recent: float) -> None:
+        if progress:
+            done, total = np.sum([work.steps for work in works], 0).tolist()
+            progress(done, total, recent)
+
+    jobs = [
+        _job(*call, family=family, rows_per_call=rows_per_call, progress=heard, checkpoint=checkpoint)
+        for call in calls
+    ]
+    works += [job.work for job in jobs]
+    run_all(sorted(jobs, key=lambda job: len(job.work.total)), _lanes())
+    return [Trained(stack(work.finished), work.returns, work.total * work.unit) for work in works]
+
+
+def _job(
+    policy: Policy,
+    learner: Learner,
+    rows: Rows,
+    *,
+    family: TaskFamily,
+    rows_per_call: int | None,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> Job:
+    """The rows in a queue, and what trains them; see `train`."""
     check_rows(learner, family, rows)
     total = np.asarray(rows.steps) // learner.steps_per_update
     agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
     agents = jax.tree.map(np.asarray, agents)
-    engine = engine_of(family)
-    lanes = _lanes()
-    width = min(rows_per_call or engine.lane.rows_per_call(), -(-len(total) // len(lanes)))
-    open_lane = partial(engine.lane, policy, learner, family, width)
+    lane = engine_of(family).lane
+    width = min(rows_per_call or lane.rows_per_call(), -(-len(total) // len(_lanes())))
     member, key, unit = np.asarray(rows.member, bool), np.asarray(rows.key), learner.steps_per_update
     work = Work(family, member, total, agents, key, unit, progress)
     if checkpoint is not None:
         work.keep(checkpoint, fingerprint(policy, learner, family, rows, agents))
-    run_all(work, open_lane, lanes, width)
-    return Trained(stack(work.finished), work.returns, total * learner.steps_per_update)
+    return Job(work, partial(lane, policy, learner, family, width), width)
 
 
 def _lanes() -> list[jax.Device]:

@@ -141,6 +141,11 @@ class Work:
                 self.finished[row] = jax.tree.unflatten(structure, leaves)
                 self.queue.remove(row)
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Environment steps whose outcome is known, and all."""
+        return int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit
+
     def next(self) -> int | None:
         """The next row of the queue."""
         with self.lock:
@@ -175,7 +180,7 @@ class Work:
             if self.progress:
                 curve = curve[:, : segment.length]
                 recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
-                self.progress(int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit, recent)
+                self.progress(*self.steps, recent)
 
     def is_due(self) -> bool:
         """Whether it is time for the next checkpoint."""
