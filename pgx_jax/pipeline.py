@@ -10,6 +10,7 @@ enter there (see `group_transitions`).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -207,7 +208,7 @@ class HeldOut:
 
     Cross-fitted: surrogates of every two of the three parts are judged on the third, so that all
     trajectories count. (The affinity that proposed the partitions has seen two of the parts.) Groups are
-    remembered: what several partitions, or ways of grouping, have in common is solved once.
+    remembered: what several partitions have in common is solved once.
     """
 
     def __init__(
@@ -232,6 +233,13 @@ class HeldOut:
             self.ways.append((fitted, estimate.TrajectoryGains(feats, transitions, judge)))
         self.solved: dict[tuple[bool, ...], list[np.ndarray]] = {}
         """Solutions [d] of the groups that have been met, one a way."""
+
+    def afresh(self) -> HeldOut:
+        """The same without the groups that it has met: last digits of a solution tell what was solved along
+        with it, and what is worked out now must not depend on what was before."""
+        other = copy.copy(self)
+        other.solved = {}
+        return other
 
     def __call__(self, partitions: Int[np.ndarray, "c n"]) -> Callable[[np.ndarray], Gains]:
         """Solve all groups of ``partitions`` [c, n] that are new, in one call a way; returns the score."""
@@ -282,6 +290,7 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
     Returns:
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
+    held_out = held_out.afresh()
     feats, transitions, names, found = held_out.feats, held_out.transitions, held_out.names, {}
     a = estimate.signed_weights(transitions)
     parts = [estimate.task_statistics(feats, transitions, a, p) for p in ((FIT, SCORE), (FIT,), (SCORE,))]
@@ -300,7 +309,7 @@ def predicted_gain(labels: Int[np.ndarray, "n"], held_out: HeldOut) -> dict[str,
     same trajectories, so that the interval of a k that was given (a plain arg max) is a little hopeful.
     """
     one = np.zeros_like(labels)
-    score = held_out(np.stack([labels, one]))
+    score = held_out.afresh()(np.stack([labels, one]))
     ours, base = score(labels), score(one)
     mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
     return {"mean": mean, "ci95": (mean - 1.96 * error, mean + 1.96 * error)}

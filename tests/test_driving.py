@@ -101,6 +101,31 @@ def drive(total, width, ahead, breaks=None, checkpoint=None):
     return work, list(dict.fromkeys(events))
 
 
+def counting_job(total, row, breaks=None):
+    """A job of rows numbered from ``row`` on, its lanes of one row each, and their events."""
+    count = len(total)
+    agents = {"row": row + np.arange(count), "update": np.zeros(count, int)}
+    work, events = Work(FAMILY, MEMBER[:count], np.array(total), agents, np.zeros((count, 2))), []
+    return Job(work, lambda: Counting(1, 0, events, breaks or {}), 1), events
+
+
+def test_lanes_go_on_to_the_next_job():
+    """One lane trains the row of the first job, meanwhile the other has begun with the second."""
+    (first, _), (second, _) = counting_job([40], 0), counting_job([2, 3, 4], 10)
+    run_all([first, second], jax.devices()[:1] * 2)
+    for job, row in ((first, 0), (second, 10)):
+        ended = [(int(agent["row"]), int(agent["update"])) for agent in job.work.finished]
+        assert ended == [(row + i, total) for i, total in enumerate(job.work.total)]
+        assert not job.work.running
+
+
+def test_a_broken_row_stops_all_jobs():
+    (first, _), (second, events) = counting_job([2], 0, {0: 1}), counting_job([2, 2], 10)
+    with pytest.raises(DataError, match="non-finite"):
+        run_all([first, second], jax.devices()[:1])
+    assert first.work.failed and second.work.failed and not events
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_all_rows_are_trained_to_their_budgets(width, ahead):

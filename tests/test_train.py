@@ -14,7 +14,7 @@ import pytest
 
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.learn import PPO, lane, make_policy, stack, take, train
+from pgx_jax.learn import PPO, lane, make_policy, stack, take, train, train_all
 from pgx_jax.types import Rows
 
 train_module = importlib.import_module("pgx_jax.learn.training")
@@ -55,6 +55,18 @@ def test_steps_and_curves(together):
         ends = np.isfinite(curve[1:updates][:, member])
         assert ends.all() if updates < 6 else ends.mean() > 0.75
     assert all(leaf.shape[0] == 5 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(together.agents))
+
+
+def test_several_policies_train_as_each_alone(together):
+    other, steps = make_policy(FAMILY, hidden=(4,)), []
+    few = Rows(MEMBER[:1], UPDATES[:1] * UNIT, KEYS[:1])
+    calls = [(POLICY, CONFIG, ROWS), (other, CONFIG, few)]
+    first, second = train_all(calls, FAMILY, progress=lambda done, total, _: steps.append((done, total)))
+    close(first.agents, together.agents, rtol=0, atol=0)
+    close(second.agents, train(other, CONFIG, FAMILY, few).agents, rtol=0, atol=0)
+    total = (UPDATES.sum() + UPDATES[0]) * UNIT
+    assert steps[-1] == (total, total) and {t for _, t in steps} == {total}
+    assert train_all([], FAMILY) == []
 
 
 def test_a_row_trains_the_same_alone(together):

@@ -11,7 +11,7 @@ import features  # noqa: E402
 import jax  # noqa: E402
 
 wanted = json.loads(sys.argv[1])
-log_prob, params, transitions = features.setup(wanted | {"seed": 0})
+log_prob, params, transitions = features.setup(wanted | {"layers": len(wanted["layers"]) - 1, "seed": 0})
 
 
 def one_round(number):
