@@ -20,7 +20,9 @@ products, which are library calls) can be compiled with little optimisation: ``c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -81,8 +83,15 @@ class Compiled(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
-        inner = traced or jax.config.jax_disable_jit  # type: ignore[attr-defined]  # flags are made late
-        return (self._inner if inner else self._outermost)(*args, **kwargs)
+        if traced or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # flags are made late
+            return self._inner(*args, **kwargs)
+        run = self._rehearse if getattr(_THREAD, "rehearses", False) else self._outermost
+        return run(*args, **kwargs)
+
+    def _rehearse(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        lowered = self._outermost.lower(*args, **kwargs)
+        lowered.compile()
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lowered.out_info)
 
     @functools.cached_property
     def _inner(self) -> Callable[P, R]:
@@ -108,6 +117,20 @@ def compiled(function: Callable[P, R], *, quick: bool = False, **settings: Any) 
     ``quick`` is for programs whose time to compile weighs more than that to run.
     """
     return Compiled(function, quick=quick, **settings)
+
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Within it, and in this thread, compiled functions are compiled but not run: zeros stand for what they
+    return (no typed keys: a TypeError). Later calls with such arguments, in any thread, find the programs."""
+    _THREAD.rehearses = True
+    try:
+        yield
+    finally:
+        _THREAD.rehearses = False
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:

@@ -235,7 +235,7 @@ def test_features_small_preset(tmp_path):
 
 
 def test_hidden_layers_have_the_wanted_number_of_parameters():
-    for layers, parameters in ((2, 1_000_000), (8, 100_000), (1, 5_000)):
+    for layers, parameters in ((2, 30_000), (8, 20_000), (1, 5_000)):
         cell = {"parameters": parameters, "layers": layers, "transitions": 2, "seed": 0}
         _, params, _ = features.setup(cell)
         kernels = [x for x in jax.tree.leaves(params) if x.ndim == 2]

@@ -198,6 +198,15 @@ def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learn
             raise ConfigError(f"baselines: {name!r}: {error}") from None
 
 
+def programs(config: Config, told: bool) -> list[tuple[str, str]]:
+    """Names of the policies and learners that the methods need beside the run's own."""
+    if not BASELINES[config.compare]:
+        return []
+    found = [] if told else [("told", config.learner)]
+    found += [split_name(name) for name in config.baselines]
+    return [pair for pair in dict.fromkeys(found) if pair != (BASE, config.learner)]
+
+
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:
     """The draws of a method, or the first alone where there was nothing to draw (k is 1 or n)."""
     return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods

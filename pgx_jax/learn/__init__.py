@@ -19,7 +19,14 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.training import Trained, init_agents, train, train_all
+from pgx_jax.learn.training import (
+    Trained,
+    init_agents,
+    rehearsable,
+    rehearse_training,
+    train,
+    train_all,
+)
 from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 
 __all__ = [
@@ -47,6 +54,8 @@ __all__ = [
     "make_policy",
     "policies_by_name",
     "policy_params",
+    "rehearsable",
+    "rehearse_training",
     "relabels",
     "stack",
     "take",

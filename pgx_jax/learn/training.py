@@ -178,6 +178,22 @@ def _job(
     return Job(work, partial(lane, policy, learner, family, width), width)
 
 
+def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:
+    """Whether it is known beforehand what programs train single rows, and there is a core to compile them."""
+    width = rows_per_call or engine_of(family).lane.rows_per_call()
+    return family.engine == "device" and width == 1 and len(_lanes()) > 1
+
+
+def rehearse_training(policy: Policy, learner: Learner, family: TaskFamily, agent: Agent) -> None:
+    """An update of a row that holds all tasks; for `steady.rehearsal`, since `train` has threads."""
+    member = np.ones((1, family.n), bool)
+    with jax.default_device(_lanes()[0]):
+        lane = engine_of(family).lane(policy, learner, family, 1)
+        lane.enter(0, member[0], agent, np.zeros(2, np.uint32))
+        lane.advance(member, np.array([1]), 1, np.ones(1, bool))
+        lane.agents([0])
+
+
 def _lanes() -> list[jax.Device]:
     """Where rows run at the same time: all local devices; a lone CPU device once per core."""
     devices = jax.local_devices()
