@@ -180,7 +180,7 @@ def peers(data: Mapping) -> str:
             both = (f"{rate[OURS]:,.0f} {unit}/s", f"{rate[name]:,.0f}")
             spread = f"[{ratio.min():.2f}, {ratio.max():.2f}]"
             body.append([subject, name, told, *both, f"{np.median(ratio):.2f}× {spread}"])
-        missing += [f" {n} could not be installed: {why}." for n, why in c["missing"].items()]
+        missing += [f" {n} is left out of {c['cell']['subject']}: {why}." for n, why in c["missing"].items()]
     facts = (
         "Medians and ranges of the rounds' ratios, in turns on one pinned core, process time, compilation "
         "left out; equal settings, networks and data. What differs stands in `benchmarks/peers/`."

@@ -257,7 +257,7 @@ def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypa
     data = common.read(out)
     (cell,) = data["cells"]
     assert cell["versions"]["pgx_jax"]["jax"] == jax.__version__ and len(cell["timings"]["pgx_jax"]) == 1
-    assert "other could not be installed: no such package." in cost_tables.peers(data)
+    assert "other is left out of PPO on CartPole-v1, 1 seed: no such package." in cost_tables.peers(data)
     cell["versions"]["other"], cell["timings"] = {"jax": "1"}, {"pgx_jax": [3.0, 8.0], "other": [2.0, 2.0]}
     assert peers.ratios(cell)["other"].tolist() == [1.5, 4.0]
     assert "2.75× [1.50, 4.00]" in cost_tables.peers(data)
