@@ -1,6 +1,8 @@
 """Programs that are compiled before they are needed, and not run."""
 
+import importlib
 import threading
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from pgx_jax.runs import ahead
 from pgx_jax.runs.run import Run
 from pgx_jax.steady import compiled, rehearsal
 from pgx_jax.tasks.registry import make_family
+
+run_module = importlib.import_module("pgx_jax.runs.run")
 
 
 @pytest.fixture
@@ -63,13 +67,26 @@ def test_what_later_stages_need_is_compiled_ahead(small_settings, compilations, 
     ours = ("jit(_play)", "jit(_judge)", "jit(_init)", "jit(_enter)", "jit(_segment)", "jit(_evaluate)")
     found = [name for name in compilations() if name in ours]
     assert {*found} == {*ours} and found.count("jit(_evaluate)") == 3  # told, blind, fewer episodes
-    run.compute("transitions")
+    run.compute("transitions")  # begins no rehearsal: it isn't the whole run
     told, row = run.policies_by_name["told"], np.zeros(6, int)
     agents = learn.init_agents(told, run.family, np.zeros((1, 2), np.uint32))
     learn.evaluate(told, run.family, agents, row, np.arange(6), config.stream("trial"), episodes=8)
     compiled_now = [name for name in compilations() if name in ours]
-    join()
     assert sorted(compiled_now) == ["jit(_enter)", "jit(_segment)"]  # of the blind policy
+
+
+def test_a_whole_run_rehearses_and_no_other(small_settings, monkeypatch):
+    family, config = small_settings
+    run, began = Run(make_family("points", **family), config), []
+    monkeypatch.setattr(run_module, "compiling_ahead", lambda run: began.append(run) or nullcontext())
+    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: None}))
+    run.compute("transitions")
+    assert not began
+    run.compute()  # its meta-policy is trained already
+    assert not began
+    again = Run(make_family("points", **family), config)
+    again.compute()
+    assert began == [again]
 
 
 def test_a_rehearsal_fails_in_silence_and_stops_with_the_body(small_settings, monkeypatch, two_cores):

@@ -41,8 +41,8 @@ def compiling_ahead(run: Records) -> Iterator[None]:
 
 
 def _rehearse(run: Records, stopped: threading.Event) -> None:
-    """All parts in the order in which they will be needed. An error ends a part in silence: what it is
-    a rehearsal of will meet them again, and tell them."""
+    """All parts in the order in which they will be needed. An error ends a part in silence: what it is a
+    rehearsal of will meet it again, and tell it."""
     for part in _parts(run):
         if stopped.is_set():
             return
@@ -71,6 +71,11 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
             learner=learner, episodes=episodes, tasks=tasks,
         )  # fmt: skip
 
+    def trial() -> None:
+        assert family.sample_test_tasks is not None
+        tasks = family.sample_test_tasks(config.stream("test_tasks"), config.test_tasks)
+        play(run.policy, run.learner, config.trial_episodes, tasks)
+
     yield collect
     others = methods.programs(config, told=run.policy.conditioned_actor)
     for policy, learner in others:
@@ -78,5 +83,4 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
     for policy, learner in [(BASE, config.learner), *others]:
         yield partial(play, run.policies_by_name[policy], run.learners[learner], config.episodes)
     if family.sample_test_tasks is not None and config.test_tasks and not run.policy.conditioned_actor:
-        tasks = family.sample_test_tasks(config.stream("test_tasks"), config.test_tasks)
-        yield partial(play, run.policy, run.learner, config.trial_episodes, tasks)
+        yield trial

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, PgxError
 from pgx_jax.learn import Learner, Policy
+from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import environment, identity
@@ -41,10 +43,17 @@ class Run(Records):
         if stage not in STAGES:
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
-        for name in needed(stage, compares=compares, own_meta=self.own_meta is not None):
-            if name not in self.records and not self._load(name, remade=True):
-                self._compute(name)
+        names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
+        with compiling_ahead(self) if self._is_whole(names) else nullcontext():
+            for name in names:
+                if name not in self.records and not self._load(name, remade=True):
+                    self._compute(name)
         return self
+
+    def _is_whole(self, names: Sequence[str]) -> bool:
+        """Whether all is to be computed, from the meta-policy to the results."""
+        begun = "meta" in self.records or (self.store is not None and self.store.has("meta"))
+        return EVALUATION in names and "meta" in names and not begun
 
     def write(self) -> Path | None:
         """Write results.json and the report; returns the report's path, None without a folder."""

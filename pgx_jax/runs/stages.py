@@ -13,7 +13,6 @@ from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
 from pgx_jax.pipeline import Scored
-from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.assemble import assemble
 from pgx_jax.runs.records import Records
 from pgx_jax.types import Affinity, Features, Grouping, Scores, Surrogates, Transitions
@@ -33,10 +32,9 @@ class Stage(NamedTuple):
 
 
 def _meta(run: Records) -> Trained:
-    with compiling_ahead(run):
-        return pipeline.meta_train(
-            run.policy, run.learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
-        )
+    return pipeline.meta_train(
+        run.policy, run.learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
+    )
 
 
 def _meta_text(run: Records, trained: Trained) -> str:
