@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pgx_jax import learn
+from pgx_jax.config import override
 from pgx_jax.runs import ahead
 from pgx_jax.runs.run import Run
 from pgx_jax.steady import compiled, rehearsal
@@ -60,6 +61,7 @@ def two_cores(monkeypatch):
 
 def test_what_later_stages_need_is_compiled_ahead(small_settings, compilations, two_cores):
     family, config = small_settings
+    config = override(config, {"policy.hidden": (7, 5)})  # programs that no other test has
     run = Run(make_family("points", **family | {"horizon": 13}), config)
     with ahead.compiling_ahead(run):
         pass
