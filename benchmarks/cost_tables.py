@@ -109,7 +109,7 @@ def features(data: Mapping) -> str:
         t, cell = c["timings"], c["cell"]
         compiling = duration(t["compile"]) if "compile" in t else "–"
         size = (
-            cell["platform"],
+            ", ".join(filter(None, [cell["platform"], cell.get("precision")])),
             f"{c['p']:,}",
             cell.get("layers", 2),
             cell["dim"],
@@ -125,23 +125,26 @@ def features(data: Mapping) -> str:
 
 
 def precision(data: Mapping) -> str:
-    """What less precise projections would change; the largest of all seeds."""
-    cells, rows = data["cells"], []
-    for name in PRECISIONS:
-        own = [c["precisions"][name] for c in cells]
-        worst = [
-            f"{max(x[what] for x in own):.1e}"
-            for what in ("features", "inner_products", "affinity", "largest_of_range")
-        ]
-        rows.append([name, *worst, f"{sum(x['same_groups'] for x in own)} of {len(own)}"])
+    """What less precise projections would change, by platform; the largest of all seeds."""
+    rows = []
+    for platform, cells in by_platform(data["cells"]).items():
+        for name in PRECISIONS:
+            own = [c["precisions"][name] for c in cells]
+            worst = [
+                f"{max(x[what] for x in own):.1e}"
+                for what in ("features", "inner_products", "affinity", "largest_of_range")
+            ]
+            same = f"{sum(x['same_groups'] for x in own)} of {len(own)}"
+            rows.append([f"{platform}, `{name}`", *worst, same])
     head = [
-        *("`estimate.precision`", "features", "their inner products", "affinity"),
+        *("on, `estimate.precision`", "features", "their inner products", "affinity"),
         *("its largest entry's, of the range", "same groups"),
     ]
+    first = data["cells"][0]
     facts = (
         f"Relative differences from float64 products (norm of all entries' differences over their norm), the "
-        f"largest of {plural(len(cells), 'seed')}, d = {cells[0]['dim']}, {cells[0]['cell']['family']}. "
-        f"Products of factors that are rounded as on accelerators, worked out on the processor."
+        f"largest of all seeds, d = {first['dim']}, {first['cell']['family']}. On the CPU: products of factors "
+        f"that are rounded as on accelerators."
     )
     return table(head, rows) + "\n\n" + facts
 

@@ -29,9 +29,9 @@ import tyro
 from common import Preset, ResultFile, result_path
 
 from pgx_jax import learn
-from pgx_jax.estimate import gradient_features
+from pgx_jax.estimate import PRECISIONS, gradient_features
 from pgx_jax.tasks.registry import make_family
-from pgx_jax.types import Transitions
+from pgx_jax.types import Named, Transitions
 
 FAMILY = "cartpole-goals"
 SHAPES = ((4096, 4096, 4096), (2048, 8192, 400), (1024, 2048, 2048))
@@ -57,6 +57,8 @@ class Settings:
     """Projected dimension d."""
     repeats: tuple[int, ...] = (3, 3, 1, 1)
     """Timings for each number of parameters; the median counts."""
+    precision: Named[str, PRECISIONS] = "float32"
+    """Of the products with the map (`estimate.precision`); another one acts on accelerators alone."""
     seed: int = 0
     """Seed of the policy, the transitions and the map."""
     out: Path | None = None
@@ -141,7 +143,8 @@ def compute(cell: Mapping) -> dict:
     key = jax.random.PRNGKey(cell["seed"])
 
     def features(some=transitions, dim=cell["dim"], **settings):
-        return gradient_features(log_prob, params, some, key, dim, **settings).values
+        precision = cell.get("precision", "float32")
+        return gradient_features(log_prob, params, some, key, dim, precision=precision, **settings).values
 
     compiling = compile_seconds(features, transitions)
     small = cell["transitions"] < 1000
@@ -178,6 +181,8 @@ def in_own_process(cell: Mapping) -> dict:
 def cells(settings: Settings) -> list[dict]:
     """One cell a number of parameters."""
     here = {"platform": jax.default_backend(), "seed": settings.seed}
+    if settings.precision != "float32":
+        here["precision"] = settings.precision
     if settings.preset == "small":
         return [here | {"parameters": 2000, "transitions": 256, "dim": 20, "repeats": 1}]
     sizes = zip(settings.parameters, settings.layers, settings.repeats, strict=True)

@@ -1,9 +1,9 @@
 """What less precise projections would change: `python benchmarks/precision.py`.
 
-`estimate.precision` acts on accelerators alone. Here its products are worked out in plain float32 from
-factors that are rounded as theirs are: to 11 significant bits (tf32), or split into two numbers of 8 bits
-each, whose products are added but for that of the two small ones (bf16x3); all to the nearest, and summed in
-float32. A run of the default settings is taken up to its grouping, its features are computed in float64 and
+`estimate.precision` acts on accelerators alone, and is taken there as it is. On a processor its products are
+worked out in plain float32 from factors that are rounded as theirs are: to 11 significant bits (tf32), or
+split into two numbers of 8 bits each, whose products are added but for that of the two small ones (bf16x3);
+all to the nearest, and summed in float32. A run of the default settings is taken up to its grouping, its features are computed in float64 and
 in every precision, and what follows from them is compared: their inner products, the affinity, the groups.
 """
 
@@ -74,17 +74,28 @@ def projections(run: Run) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     rows = estimate.gaussian(run.features.key, p, run.config.estimate.dim)
 
     @jax.jit
+    @jax.default_matmul_precision("float32")
     def gradients(obs, action):
         leaves = jax.tree.leaves(jax.vmap(jax.grad(run.policy.log_prob), (None, 0, 0))(params, obs, action))
         return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], 1)
 
-    multiply = {name: jax.jit(product) for name, product in PRODUCTS.items()}
+    emulated = PRODUCTS if jax.default_backend() == "cpu" else {}
+    multiply = {name: jax.jit(product) for name, product in emulated.items()}
     for obs, action in zip(run.transitions.obs, run.transitions.action, strict=True):
         x = gradients(obs, action)
         exact.append(np.asarray(x, np.float64) @ np.asarray(rows, np.float64))
         for name, product in multiply.items():
             found[name].append(np.asarray(product(x, rows)))
-    return np.stack(exact), {name: np.stack(values) for name, values in found.items()}
+    if emulated:
+        return np.stack(exact), {name: np.stack(values) for name, values in found.items()}
+    return np.stack(exact), {name: real(run, name) for name in PRODUCTS}
+
+
+def real(run: Run, precision: str) -> np.ndarray:
+    """Features of a run's transitions [U, N, d], as an accelerator computes them in a precision."""
+    known = (run.policy.log_prob, learn.policy_params(run.meta), run.transitions, run.features.key)
+    found = estimate.gradient_features(*known, run.config.estimate.dim, precision=precision)
+    return np.asarray(found.values)
 
 
 def estimates(run: Run, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -134,7 +145,8 @@ def main(args: list[str] | None = None) -> int:
     path = result_path("precision", settings.preset, settings.out)
     results = ResultFile(path, name="precision", command="python benchmarks/precision.py")
     seeds = settings.seeds if settings.preset == "full" else settings.seeds[:1]
-    cells = [{"family": estimation.FAMILY, "seed": seed} for seed in seeds]
+    here = {"family": estimation.FAMILY, "platform": jax.default_backend()}
+    cells = [here | {"seed": seed} for seed in seeds]
     results.run(cells, lambda cell: compute(cell, settings.preset))
     for done in results.cells:
         for name, own in done["precisions"].items():
