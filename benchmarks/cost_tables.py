@@ -143,8 +143,8 @@ def precision(data: Mapping) -> str:
     first = data["cells"][0]
     facts = (
         f"Relative differences from float64 products (norm of all entries' differences over their norm), the "
-        f"largest of all seeds, d = {first['dim']}, {first['cell']['family']}. On the CPU: products of factors "
-        f"that are rounded as on accelerators."
+        f"largest of all seeds, d = {first['dim']}, {first['cell']['family']}. On the CPU: products of "
+        f"factors that are rounded as on accelerators."
     )
     return table(head, rows) + "\n\n" + facts
 

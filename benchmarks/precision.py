@@ -3,8 +3,9 @@
 `estimate.precision` acts on accelerators alone, and is taken there as it is. On a processor its products are
 worked out in plain float32 from factors that are rounded as theirs are: to 11 significant bits (tf32), or
 split into two numbers of 8 bits each, whose products are added but for that of the two small ones (bf16x3);
-all to the nearest, and summed in float32. A run of the default settings is taken up to its grouping, its features are computed in float64 and
-in every precision, and what follows from them is compared: their inner products, the affinity, the groups.
+all to the nearest, and summed in float32. A run of the default settings is taken up to its grouping, its
+features are computed in float64 and in every precision, and what follows from them is compared: their inner
+products, the affinity, the groups.
 """
 
 from __future__ import annotations

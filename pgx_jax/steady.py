@@ -9,7 +9,8 @@ makes large differences of them:
 - YNNPACK cuts the sums of reductions: `compiled` leaves these to XLA's own loops.
 - LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one.
 
-Other platforms, and versions of jaxlib without YNNPACK, compile as ever. Gradients of convolutions
+Versions of jaxlib without YNNPACK compile as ever, and so do other platforms but for one thing: a GPU's
+compiler does not try kernels for products in full float32 (`FULL`). Gradients of convolutions
 (policies on images) are left to Eigen as they are: they may still differ in their last bits.
 
 What a program costs to compile goes by its loops of kernels there, so random bits, which JAX draws in
@@ -50,13 +51,21 @@ QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": Fal
 """Half of the time to compile, a fifth more to run."""
 
 
+FULL = {"xla_gpu_autotune_level": 0}
+"""On a GPU, of programs whose products are all in full float32: the compiler takes the kernels that come
+first instead of trying many. The program of the features was compiled in 2.5 s so, and not yet after 100 s
+without (H200, jax 0.11.2), and ran as fast as with the library's kernels."""
+
+
 @functools.cache
-def _options(quick: bool) -> dict[str, Any] | None:
+def _options(platform: str, quick: bool, full: bool) -> dict[str, Any] | None:
     """The compiler's options where they matter and are known, else None."""
-    if jax.default_backend() != "cpu":
+    if platform == "gpu":
+        return _known(FULL) if full else None
+    if platform != "cpu":
         return None
     if quick:
-        steady = _options(False)
+        steady = _options(platform, False, full)
         return steady if steady is None else _known(steady | QUICK) or steady
     return _known(OPTIONS)
 
@@ -79,17 +88,18 @@ class Compiled(Generic[P, R]):
     def __init__(self, function: Callable[P, R], *, quick: bool = False, **settings: Any):
         functools.update_wrapper(self, function)
         self.function, self.quick, self.settings = function, quick, settings
+        self._programs: dict[bool, Any] = {}
+        """Of its own, by whether all products are in full float32."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         if traced or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # flags are made late
             return self._inner(*args, **kwargs)
-        run = self._rehearse if getattr(_THREAD, "rehearses", False) else self._outermost
-        return run(*args, **kwargs)
-
-    def _rehearse(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        lowered = self._outermost.lower(*args, **kwargs)
+        outermost = self._outermost()
+        if not getattr(_THREAD, "rehearses", False):
+            return outermost(*args, **kwargs)
+        lowered = outermost.lower(*args, **kwargs)
         lowered.compile()
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lowered.out_info)
 
@@ -97,18 +107,26 @@ class Compiled(Generic[P, R]):
     def _inner(self) -> Callable[P, R]:
         return jax.jit(self.function, **self.settings)
 
-    @functools.cached_property
     def _outermost(self) -> Any:
-        options = _options(self.quick)
-        if options is None:
-            return self._inner
-        function = in_order(self.function, unrolled=not self.quick)  # with few optimisations, loops are short
+        """The function as a program of its own, as it is compiled on this platform and in this precision."""
+        platform = jax.default_backend()
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        full = platform == "gpu" and precision == "float32"
+        if full not in self._programs:
+            options = _options(platform, self.quick, full)
+            self._programs[full] = self._inner if options is None else self._with_options(platform, options)
+        return self._programs[full]
+
+    def _with_options(self, platform: str, options: dict[str, Any]) -> Any:
+        function = self.function
+        if platform == "cpu":
+            function = in_order(function, unrolled=not self.quick)  # with few optimisations, loops are short
         return jax.jit(function, compiler_options=options, **self.settings)
 
     @property
     def programs(self) -> int:
         """How many programs it has been compiled to, for shapes and settings of its own."""
-        return int(self._outermost._cache_size())
+        return sum(int(program._cache_size()) for program in self._programs.values())
 
 
 def compiled(function: Callable[P, R], *, quick: bool = False, **settings: Any) -> Compiled[P, R]:
@@ -209,12 +227,10 @@ def _rewritten(rewritings: Mapping[Primitive, Rewriting], value: Any) -> Any:
     again = functools.partial(_rewritten, rewritings)
     if isinstance(value, tuple):
         return tuple(map(again, value)) if any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value) else value
-    if isinstance(value, Jaxpr):
-        return again(ClosedJaxpr(value, ())).jaxpr
-    if not isinstance(value, ClosedJaxpr):
-        return value
-    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]
-    return jax.make_jaxpr(functools.partial(_evaluate, rewritings, value))(*inputs)
+    if isinstance(value, ClosedJaxpr):  # by version of JAX, all programs are
+        inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]
+        return jax.make_jaxpr(functools.partial(_evaluate, rewritings, value))(*inputs)
+    return again(ClosedJaxpr(value, ())).jaxpr if isinstance(value, Jaxpr) else value
 
 
 def _product(

@@ -220,7 +220,7 @@ def test_precision_small_preset(tmp_path):
     for what in ("features", "inner_products", "affinity"):
         assert 0 < found["float32"][what] < found["bf16x3"][what] < found["tf32"][what] < 1e-2
     assert found["bf16x3"]["features"] < 2**-15 < found["tf32"]["features"] < 2**-10
-    assert "| bf16x3 |" in cost_tables.precision(common.read(out))
+    assert "| cpu, `bf16x3` |" in cost_tables.precision(common.read(out))
 
 
 def test_features_small_preset(tmp_path):

@@ -11,6 +11,8 @@ from pgx_jax.estimate import PRECISIONS, gradient_features
 from pgx_jax.estimate.precision import check_precision, product
 from pgx_jax.types import Transitions
 
+on_a_processor = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about processors")
+
 
 def test_unknown_precisions_are_refused_before_any_work():
     with pytest.raises(
@@ -23,6 +25,7 @@ def test_unknown_precisions_are_refused_before_any_work():
         gradient_features(None, np.ones(2), logged, jax.random.PRNGKey(0), precision="half")
 
 
+@on_a_processor
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_a_processor_multiplies_in_float32(name):
     a, b = (jax.random.normal(jax.random.PRNGKey(i), shape) for i, shape in enumerate([(8, 500), (500, 3)]))
@@ -31,6 +34,7 @@ def test_a_processor_multiplies_in_float32(name):
     np.testing.assert_allclose(product(a, b, name), np.float64(a) @ np.float64(b), rtol=1e-4, atol=1e-4)
 
 
+@on_a_processor
 def test_elsewhere_the_products_have_the_precision_or_it_is_refused(monkeypatch):
     """On a platform that is a processor underneath, which has no tf32."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

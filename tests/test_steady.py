@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pgx_jax import steady
 from pgx_jax.steady import compiled, in_order, one_blas_thread
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
@@ -56,6 +57,7 @@ def test_the_same_is_computed():
             np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about processors")
 def test_all_products_are_laid_out_along_what_is_summed():
     """The bodies of loops among them: the compiled program has no product that Eigen would split."""
     text = jax.jit(in_order(products)).lower(jax.random.PRNGKey(0)).compile().as_text()
@@ -103,6 +105,23 @@ def test_static_and_donated_arguments_are_those_of_jit():
 
     assert double(jnp.ones(3))["twice"].tolist() == [2, 2, 2]
     assert compiled(power, static_argnames="exponent")(jnp.float32(3), exponent=2) == 9
+
+
+def test_a_gpu_tries_no_kernels_for_products_in_full_float32(monkeypatch):
+    asked, jit = [], jax.jit
+
+    def recorded(function, **settings):
+        asked.append(settings.get("compiler_options"))
+        return jit(function, **settings)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    double = compiled(lambda x: 2 * x)
+    steady._options("gpu", False, True)
+    monkeypatch.setattr(jax, "jit", recorded)
+    assert double(jnp.ones(3)).tolist() == [2, 2, 2] and asked == [None]
+    with jax.default_matmul_precision("float32"):
+        assert double(jnp.ones(3)).tolist() == [2, 2, 2] and asked == [None, steady.FULL]
+    assert double(jnp.ones(3)).tolist() == [2, 2, 2] and len(asked) == 2
 
 
 def test_within_another_program_or_none_it_is_the_function_itself():
