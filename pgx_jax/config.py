@@ -45,14 +45,24 @@ class Config:
     """Seed of everything random but the family."""
     k: int | None = None
     """Number of groups; chosen by held-out data if not given."""
-    steps_per_task: int = 122_880
-    """Environment steps of every method, per task of the family."""
+    steps_per_task: int = 30_720
+    """Environment steps of every method, per task of the family. With many more, tasks need no company; with
+    far fewer, the meta-policy has not learnt enough to be asked (`pgx-jax study budget` shows where)."""
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for."""
+    collect_fraction: float = 0.15
+    """Largest part of all steps that may be spent on transitions to estimate from; ``estimate.steps`` are
+    collected where they are fewer."""
     meta_entropy: float | None = 0.15
     """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
     must not settle: where it has given a task up, so that nothing that it does changes the reward, no
     gradient tells what that task wants."""
+    multitask_entropy: float | None = 0.05
+    """Weight of the entropy bonus of one policy for all (told its task or not), if its learner has one; the
+    learner's own if None."""
+    min_updates: int = 48
+    """Updates that every policy should have at least: a row's environments (``ppo.num_envs``) are halved, up
+    to three times, while its steps give fewer. 1 leaves them as they are."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"
@@ -138,15 +148,25 @@ def check(config: Config, family: TaskFamily) -> None:
     if not isinstance(config.ppo, PPO):
         raise ConfigError(f"ppo must be a pgx_jax.PPO, not a {type(config.ppo).__name__}")
     check_method(config, family.n)
-    if not 0 < config.meta_fraction < 1:
-        raise ConfigError(f"meta_fraction = {config.meta_fraction} must lie between 0 and 1")
-    if config.meta_entropy is not None and not 0 <= config.meta_entropy < math.inf:
-        raise ConfigError(f"meta_entropy = {config.meta_entropy} must not be negative")
+    for name in ("meta_fraction", "collect_fraction"):
+        if not 0 < getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)} must lie between 0 and 1")
+    for name in ("meta_entropy", "multitask_entropy"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ConfigError(f"{name} = {value} must not be negative")
     if config.learner == "ppo" or any(name.endswith("/ppo") for name in config.baselines):
         config.ppo.check(family.n, "ppo")
     if config.test_tasks < 0:
         raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
-    for name in ("steps_per_task", "episodes", "random_draws", "trial_episodes", "rows_per_call"):
+    for name in (
+        "steps_per_task",
+        "min_updates",
+        "episodes",
+        "random_draws",
+        "trial_episodes",
+        "rows_per_call",
+    ):
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
     config.estimate.check_collecting(family.horizon)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgx_jax import estimate, grouping, learn
 from pgx_jax.config import Config, EstimateConfig, check_method
-from pgx_jax.errors import pick
+from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress, Trained
 from pgx_jax.tasks import TaskFamily
@@ -65,13 +65,36 @@ def meta_train(
     )  # fmt: skip
 
 
-def collects(e: EstimateConfig, family: TaskFamily, told: bool) -> tuple[int, int, int]:
-    """Sources U that are collected (one, where it serves all tasks), and each one's transitions N and
-    environments."""
-    if not learn.relabels(family, told):
-        return family.n, e.steps, e.num_envs
-    multiple = min(e.source_multiple, family.n)
-    return 1, multiple * e.steps, multiple * e.num_envs
+class Collecting(NamedTuple):
+    """What is collected to estimate from."""
+
+    sources: int
+    """U: n, or one where it serves all tasks."""
+    steps: int
+    """Transitions N of a source."""
+    num_envs: int
+    """Environments of a source."""
+
+
+def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
+    """Sources, and each one's transitions and environments: those of ``config.estimate``, or fewer
+    transitions where they would take more than ``config.collect_fraction`` of all steps.
+
+    Raises:
+        ConfigError: that leaves too few.
+    """
+    e, n = config.estimate, family.n
+    one = learn.relabels(family, told)
+    sources, multiple = (1, min(e.source_multiple, n)) if one else (n, 1)
+    allowed = int(config.collect_fraction * config.steps_per_task * n) // (sources * multiple)
+    steps = e.steps if allowed >= e.steps else allowed // e.num_envs * e.num_envs
+    if steps < 4 * e.num_envs:
+        raise ConfigError(
+            f"collect_fraction = {config.collect_fraction} of {config.steps_per_task} steps a task leaves "
+            f"{allowed} transitions to estimate from, fewer than four of each of estimate.num_envs = "
+            f"{e.num_envs} environments; raise steps_per_task or collect_fraction, or lower estimate.num_envs"
+        )
+    return Collecting(sources, multiple * steps, multiple * e.num_envs)
 
 
 def collect(
@@ -79,7 +102,7 @@ def collect(
 ) -> Transitions:
     """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
     e = config.estimate
-    _, steps, num_envs = collects(e, family, policy.conditioned_actor)
+    _, steps, num_envs = collects(config, family, policy.conditioned_actor)
     transitions = learn.collect(
         policy, family, agent, config.stream("collect"),
         steps=steps, num_envs=num_envs, gamma=learner.gamma,

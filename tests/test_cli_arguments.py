@@ -11,7 +11,7 @@ from pgx_jax.cli import run as command
 from pgx_jax.cli import saved
 from pgx_jax.cli.families import FamiliesCommand
 from pgx_jax.cli.parsing import parsed, refusal
-from pgx_jax.cli.run import RunCommand, read_with
+from pgx_jax.cli.run import RunCommand
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.learn.host.guard import Guard
@@ -49,7 +49,7 @@ def test_settings_add_up(command, args):
 def test_settings_are_read_once_where_the_family_has_defaults():
     args = ["lunarlander", "--set", "n_groups=2", "--set", "x=1", "--k", "2"]
     default = RunCommand("lunarlander", config=Config(steps_per_task=7))
-    found = read_with(args, default)
+    found = RunCommand.read_with(args, default)
     assert found.settings == (("n_groups=2",), ("x=1",))
     assert (found.config.steps_per_task, found.config.k) == (7, 2)
 

@@ -68,8 +68,8 @@ NOTHING = f"{ONE} nothing is gained by splitting them;"
         (1, FLAT, FLAT, "not_shown", NONE, ["+0.5 [-1.0, 2.0] (held-out"]),
         (1, FLAT, UP, "not_shown", NONE, ["+2.0 [1.0, 3.0]", "a gain of its training)"]),
         (1, FLAT, DOWN, "not_shown", NONE, ["-2.0 [-3.0, -1.0]", "otherwise: a loss of its training)"]),
-        (1, FLAT, ZERO, "no_gain", NOTHING, ["+0.0 [0.0, 0.0] in mean"]),
-        (1, UP, ZERO, "no_gain", NOTHING, ["(held-out surrogate score), too small to be worth a split, and"]),
+        (1, FLAT, ZERO, "not_shown", NONE, ["+0.0 [0.0, 0.0] in mean"]),
+        (1, UP, ZERO, "too_small", f"{ONE} {SMALL}", ["+0.0 [0.0, 0.0] in mean"]),
         (1, DOWN, FLAT, "no_gain", NOTHING, ["is -2.0 [-3.0, -1.0] (held"]),
         (1, UP, FLAT, "too_small", f"{ONE} {SMALL}", ["+2.0 [1.0, 3.0] (held-out", "trained otherwise)"]),
         (1, UP, DOWN, "too_small", f"{ONE} {SMALL}", ["-2.0 [-3.0, -1.0] in mean", "a loss of its training"]),
@@ -88,6 +88,13 @@ def test_the_advice_says_what_was_found(k, predicted, realised, kind, start, par
         assert part in sentence
     assert sentence.startswith("Group") == (kind in ("gain", "predicted"))
     assert ("nothing is gained" in sentence) == (kind == "no_gain")
+
+
+def test_one_group_that_continues_the_meta_policy_is_ours():
+    results = with_gain(1, FLAT, ZERO)
+    same = MethodResult(mean=1.0, metric="return", env_steps=480_000, difference=Interval(0.0, (0.0, 0.0)))
+    results = structs.replace(results, methods=results.methods | {"multitask_continued": same})
+    assert report.advice(results).endswith("and ours is that one policy, so that nothing is gained or lost.")
 
 
 @pytest.mark.parametrize("realised", [UP, DOWN, ZERO, (0.5,), None])

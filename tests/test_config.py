@@ -33,25 +33,31 @@ def contest_of(config, labels, **kw):
     labels=st.lists(st.integers(0, 4), min_size=6, max_size=6),
     steps=st.integers(2500, 9000),
     fraction=st.floats(0.05, 0.6),
-    envs=st.sampled_from([6, 12]),
+    envs=st.sampled_from([6, 12, 48]),
+    min_updates=st.sampled_from([1, 40, 1000]),
 )
-def test_budgets_of_all_methods(labels, steps, fraction, envs):
+def test_budgets_of_all_methods(labels, steps, fraction, envs, min_updates):
     config = pgx_jax.Config(
-        steps_per_task=steps, meta_fraction=fraction, compare="full",
+        steps_per_task=steps, meta_fraction=fraction, compare="full", min_updates=min_updates,
         ppo=PPO(num_envs=envs, num_steps=5, minibatches=1),
         estimate=pgx_jax.EstimateConfig(steps=40, num_envs=10),
     )  # fmt: skip
     contest = contest_of(config, labels, similar={"dot": np.arange(6) % 2}, true_groups=np.arange(6) % 3)
-    mine, budget, unit = ours(contest), contest.budget, config.ppo.steps_per_update
+    mine, budget, most = ours(contest), contest.budget, config.ppo.steps_per_update
     found = {"policygradex": [mine]} | baselines(contest)
     for name, methods in found.items():
         assert len(methods) == (config.random_draws if name == "random" else 1)
         for m in methods:
-            assert all(row.steps % unit == 0 and row.steps >= unit for row in m.rows)
+            for row in m.rows:
+                unit = row.trained_by(contest.learners).steps_per_update
+                assert row.steps % unit == 0 and row.steps >= unit
+                assert row.num_envs in (envs, envs // 2, envs // 4, envs // 8)
+                assert row.num_envs >= sum(row.member)
+                assert row.num_envs == envs or row.steps < (2 * min_updates + 2) * unit
             covered = np.array([m.rows[g].member[task] for task, g in enumerate(m.labels)])
             assert covered.all() and sum(sum(row.member) for row in m.rows) == 6
             if m.equal_steps:
-                assert m.env_steps <= budget.total < m.env_steps + (len(m.rows) + 1) * unit
+                assert m.env_steps <= budget.total < m.env_steps + (len(m.rows) + 1) * most
             else:
                 assert m.env_steps > budget.total and m.label
     assert sorted(map(sum, (row.member for m in found["random"][:1] for row in m.rows))) == sorted(
@@ -79,7 +85,10 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
 def test_what_adapting_takes_is_kept_back_before_anything_is_spent():
     learner = Reinforce(num_envs=6, num_steps=10, adaptation_steps=2400)
     config = pgx_jax.Config(
-        learner="adapts", steps_per_task=6000, estimate=EstimateConfig(score="rollouts", steps=960)
+        learner="adapts",
+        steps_per_task=6000,
+        min_updates=1,
+        estimate=EstimateConfig(score="rollouts", steps=960),
     )
 
     def run(**changes):
@@ -87,20 +96,23 @@ def test_what_adapting_takes_is_kept_back_before_anything_is_spent():
 
     e = dataclasses.replace(config.estimate, rollout_episodes=1)
     budget = run(estimate=e).budget  # 60 pairs of one episode of 60 steps
-    worst = 60 * FAMILY.horizon
-    assert 0 < least(6, learner) <= budget.rest(worst) and least(6, learner) == 6 * (60 + 2400)
+    worst, needed = 60 * FAMILY.horizon, least(6, learner, config)
+    assert 0 < needed <= budget.rest(worst) and needed == 6 * (10 + 2400)  # an environment for each
     mine = ours(Contest(config, budget, {"adapts": learner}, np.arange(6), scoring=worst))
     assert mine.equal_steps and mine.env_steps <= budget.total
-    with pytest.raises(ConfigError, match=r"scoring by roll-outs .* adapting to it \(2400\) takes 14760"):
+    with pytest.raises(ConfigError, match=r"scoring by roll-outs .* adapting to it \(2400\) takes 14460"):
         run(estimate=dataclasses.replace(e, rollout_episodes=4))
 
 
 def test_a_total_without_an_update_for_every_policy_is_refused():
     learner = Reinforce(num_envs=6, num_steps=10, adaptation_steps=100)
     pairs = np.eye(3, dtype=bool).repeat(2, axis=1)
-    assert share(pairs, 600 + 180, learner).tolist() == [60, 60, 60]
-    with pytest.raises(ConfigError, match=r"779 steps are too few .* \(60\).* \(600\), take 780; raise"):
-        share(pairs, 600 + 179, learner)
+    assert share(pairs, 600 + 180, learner, 1).steps.tolist() == [60, 60, 60]
+    with pytest.raises(ConfigError, match=r"689 steps are too few .* \(30\).* \(600\), take 690; raise"):
+        share(pairs, 600 + 89, learner, 1)
+    assert share(pairs, 600 + 180, learner, 1).num_envs.tolist() == [6, 6, 6]
+    smaller = share(pairs, 600 + 180, learner, 2)  # half of the environments: one for each of two tasks
+    assert smaller.num_envs.tolist() == [3, 3, 3] and smaller.steps.tolist() == [60, 60, 60]
     hungry = Reinforce(num_envs=6, num_steps=10, adaptation_steps=200_000)
     config = pgx_jax.Config(baselines=("base/hungry",))
     with pytest.raises(ConfigError, match="baselines: 'base/hungry': .*too few for 1 policies of 6 tasks"):
@@ -174,7 +186,7 @@ def test_a_family_may_ask_for_settings():
     family = dataclasses.replace(FAMILY, defaults={"steps_per_task": 200_000, "ppo.gamma": 0.9})
     config = pgx_jax.config_for(family)
     assert (config.steps_per_task, config.ppo.gamma) == (200_000, 0.9)
-    assert dataclasses.replace(config, steps_per_task=122_880, ppo=PPO()) == pgx_jax.config_for(FAMILY)
+    assert dataclasses.replace(config, steps_per_task=30_720, ppo=PPO()) == pgx_jax.config_for(FAMILY)
     assert Run(family).config == config
     assert Run(family, pgx_jax.Config()).config == pgx_jax.Config()
     with pytest.raises(ConfigError, match="'ppo.gama', which is not a setting"):

@@ -49,9 +49,11 @@ def test_grouping_pays_where_tasks_conflict(small_run):
     assert mean["multitask_conditioned"] > mean["multitask"] + 4
     assert abs(mean["policygradex"] - mean["true_groups"]) < 2
     gain = told(small_run)["gain"]
-    assert gain["realised"] == told(small_run)["methods"]["multitask"]["difference"]
+    assert gain["realised"] == told(small_run)["methods"]["multitask_continued"]["difference"]
     assert gain["predicted"]["ci95"][0] > 0 and gain["realised"]["ci95"][0] > 4
-    assert gain["realised"]["mean"] == pytest.approx(mean["policygradex"] - mean["multitask"], abs=1e-6)
+    assert gain["realised"]["mean"] == pytest.approx(
+        mean["policygradex"] - mean["multitask_continued"], abs=1e-6
+    )
     assert told(small_run)["advice"].startswith("Group")
 
 
@@ -61,7 +63,8 @@ def test_the_schema_of_the_results(small_run):
     assert results["family"] == "points" and results["n_tasks"] == n and results["seed"] == 5
     assert results["task_names"] == names
     assert set(results["methods"]) >= {
-        "policygradex", "multitask", "multitask_conditioned", "single_task", "random", "true_groups",
+        "policygradex", "multitask", "multitask_continued", "multitask_conditioned", "single_task", "random",
+        "true_groups",
         *(f"gradient_similarity_{kind}{k}" for kind in ("dot", "cosine", "whitened") for k in ("", "_our_k")),
     }  # fmt: skip
     ours = results["methods"]["policygradex"]

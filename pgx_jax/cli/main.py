@@ -31,6 +31,10 @@ COMMANDS = {
         "pgx_jax.cli.run:RunCommand",
         "Group the tasks of a family, train one policy a group, and compare at equal steps.",
     ),
+    "study": Command(
+        "pgx_jax.cli.study:StudyCommand",
+        "Run a family at several budgets, and draw what every method earns (`study budget FAMILY`).",
+    ),
     "families": Command(
         "pgx_jax.cli.families:FamiliesCommand", "List the task families, or what one is and its settings."
     ),

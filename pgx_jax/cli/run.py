@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Self
 
 import tyro
 from rich.console import Console
@@ -21,14 +22,59 @@ _Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
-class RunCommand(FamilyArguments):
+class FamilyRun(FamilyArguments):
+    """A command that runs the method on a family."""
+
+    config: Annotated[Config, _Flat] = field(default_factory=Config)
+
+    prog: ClassVar[str]
+    """How the command is called."""
+
+    @classmethod
+    def read(cls, args: list[str]) -> Self:
+        """The command that the arguments make; settings that they leave out are those of its family.
+
+        Raises:
+            ConfigError: an unknown family, or settings that cannot work.
+            SystemExit: help was asked for, or the arguments are not those of the command.
+        """
+        if {"-h", "--help"} & set(args) and (default := cls.default_for_help(args)):
+            return cls.read_with(args, default)
+        command = parsed(lambda: tyro.cli(cls, prog=cls.prog, args=args))
+        family = command.make_family()
+        if family.defaults:
+            return cls.read_with(args, cls(command.family, config=config_for(family)))
+        return command
+
+    @classmethod
+    def read_with(cls, args: list[str], default: Self) -> Self:
+        """The command, with what the arguments leave out taken from ``default``."""
+        words = f"{inspect.getdoc(cls)}\n\nThe defaults are those for {default.family}."
+        return parsed(lambda: tyro.cli(cls, prog=cls.prog, args=args, default=default, description=words))
+
+    @classmethod
+    def default_for_help(cls, args: list[str]) -> Self | None:
+        """The defaults for the first family that the arguments name; None without one that can be built."""
+        known = families()
+        for name in args:
+            if name in known:
+                try:
+                    return cls(name, config=config_for(make_family(name)))
+                except Exception:  # whatever is wrong with the family, there is help
+                    return None
+        return None
+
+
+@dataclass(frozen=True)
+class RunCommand(FamilyRun):
     """Group the tasks of a family, train one policy a group, and compare at equal steps."""
 
     out: Path | None = None
     """Run folder; runs/FAMILY-DATE-TIME by default."""
     overwrite: bool = False
     """Replace an earlier run in the folder."""
-    config: Annotated[Config, _Flat] = field(default_factory=Config)
+
+    prog = "pgx-jax run"
 
     def __call__(self, console: Console) -> None:
         """Run it."""
@@ -38,39 +84,3 @@ class RunCommand(FamilyArguments):
         with resumable(out, new=True), ConsoleListener(console) as listener:
             done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
-
-    @classmethod
-    def read(cls, args: list[str]) -> RunCommand:
-        """The command that the arguments make; settings that they leave out are those of its family.
-
-        Raises:
-            ConfigError: an unknown family, or settings that cannot work.
-            SystemExit: help was asked for, or the arguments are not those of the command.
-        """
-        if {"-h", "--help"} & set(args) and (default := default_for_help(args)):
-            return read_with(args, default)
-        command = parsed(lambda: tyro.cli(cls, prog="pgx-jax run", args=args))
-        family = command.make_family()
-        if family.defaults:
-            return read_with(args, cls(command.family, config=config_for(family)))
-        return command
-
-
-def read_with(args: list[str], default: RunCommand) -> RunCommand:
-    """The command, with what the arguments leave out taken from ``default``."""
-    words = f"{RunCommand.__doc__}\n\nThe defaults are those for {default.family}."
-    return parsed(
-        lambda: tyro.cli(RunCommand, prog="pgx-jax run", args=args, default=default, description=words)
-    )
-
-
-def default_for_help(args: list[str]) -> RunCommand | None:
-    """The defaults for the first family that the arguments name; None without one that can be built."""
-    known = families()
-    for name in args:
-        if name in known:
-            try:
-                return RunCommand(name, config=config_for(make_family(name)))
-            except Exception:  # whatever is wrong with the family, there is help
-                return None
-    return None

@@ -2,11 +2,15 @@
 
 What a method needs before its policies exist comes out of the total, and its policies share the rest
 by their numbers of tasks. All numbers are environment steps.
+
+A batch suits its row: `suited` is the one rule by which the number of environments of a row follows from its
+tasks and its steps, for our policies and all others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +32,8 @@ class Budget:
     """T of every method."""
     meta: int
     """Meta-training; 0 where a meta-policy was given, whose training is not counted."""
+    meta_envs: int
+    """Environments of the meta-training."""
     collect: int
     """Transitions to estimate from."""
 
@@ -50,27 +56,52 @@ def make_budget(
     Raises:
         ConfigError: the total leaves nothing for the groups.
     """
-    unit, n, total = learner.steps_per_update, family.n, config.steps_per_task * family.n
-    meta = 0 if own_meta else max(1, round(config.meta_fraction * total / unit)) * unit
-    sources, steps, _ = pipeline.collects(config.estimate, family, told)
-    budget = Budget(n, total, meta, sources * steps)
-    if budget.rest() < least(n, learner):
+    n, total = family.n, config.steps_per_task * family.n
+    wanted = 0 if own_meta else config.meta_fraction * total
+    trains = suited(learner, n, wanted, config.min_updates)
+    unit = trains.steps_per_update
+    meta = 0 if own_meta else max(1, round(wanted / unit)) * unit
+    sources, steps, _ = pipeline.collects(config, family, told)
+    budget = Budget(n, total, meta, trains.num_envs, sources * steps)
+    if budget.rest() < least(n, learner, config):
         raise ConfigError(
             f"{total} steps in all leave {budget.rest()} for the groups after meta-training ({meta}) and "
-            f"collecting ({budget.collect}); {_least_of(n, learner)}: raise steps_per_task or lower "
+            f"collecting ({budget.collect}); {_least_of(n, learner, config)}: raise steps_per_task or lower "
             f"meta_fraction"
         )
     return budget
 
 
-def least(n: int, learner: Learner) -> int:
+SMALLEST = 8
+"""A row has at least its learner's environments divided by this."""
+
+
+def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:
+    """The learner with the number of environments that suits a row.
+
+    They are halved while ``steps`` give fewer than ``min_updates`` updates: two times at most (see
+    `SMALLEST`), and as long as every task keeps one.
+
+    Args:
+        learner: with the largest number of environments.
+        tasks: of the row.
+        steps: its environment steps.
+        min_updates: `Config.min_updates`.
+    """
+    fewest = max(tasks, learner.num_envs // SMALLEST, 1)
+    while steps < min_updates * learner.steps_per_update and learner.num_envs // 2 >= fewest:
+        learner = replace(learner, num_envs=learner.num_envs // 2)  # type: ignore[type-var]
+    return learner
+
+
+def least(n: int, learner: Learner, config: Config) -> int:
     """What n tasks need however they are grouped: an update for each, and adapting to each."""
-    return n * (learner.steps_per_update + learner.adaptation_steps)
+    return n * (suited(learner, 1, 0, config.min_updates).steps_per_update + learner.adaptation_steps)
 
 
-def _least_of(n: int, learner: Learner) -> str:
+def _least_of(n: int, learner: Learner, config: Config) -> str:
     adapting = f" and adapting to it ({learner.adaptation_steps})" if learner.adaptation_steps else ""
-    return f"one update a task{adapting} takes {least(n, learner)}"
+    return f"one update a task{adapting} takes {least(n, learner, config)}"
 
 
 def check_scoring(budget: Budget, config: Config, family: TaskFamily, learner: Learner) -> None:
@@ -81,31 +112,43 @@ def check_scoring(budget: Budget, config: Config, family: TaskFamily, learner: L
     """
     e, pairs = config.estimate, int(pipeline.subsets(config, family.n).sum())
     worst = pairs * e.rollout_episodes * family.horizon
-    if SCORES[e.score].rolls_out and budget.rest(worst) < least(family.n, learner):
+    if SCORES[e.score].rolls_out and budget.rest(worst) < least(family.n, learner, config):
         raise ConfigError(
             f"scoring by roll-outs takes up to {worst} steps ({pairs} pairs of subset and task, "
             f"{e.rollout_episodes} episodes of {family.horizon} steps) of {budget.total} in all, and "
-            f"{_least_of(family.n, learner)}; raise steps_per_task, or lower estimate.rollout_episodes or "
-            f"estimate.subsets"
+            f"{_least_of(family.n, learner, config)}; raise steps_per_task, or lower "
+            f"estimate.rollout_episodes or estimate.subsets"
         )
 
 
-def share(member: np.ndarray, total: int, learner: Learner) -> np.ndarray:
-    """Training steps int [R] of policies with the tasks ``member`` [R, n] that share ``total``: whole
-    updates of the learner, after what its policies take to adapt to each task.
+class Shares(NamedTuple):
+    """What each of R policies trains with."""
+
+    steps: np.ndarray
+    """int [R]: whole updates."""
+    num_envs: np.ndarray
+    """int [R]."""
+
+
+def share(member: np.ndarray, total: int, learner: Learner, min_updates: int) -> Shares:
+    """Training steps of policies with the tasks ``member`` [R, n] that share ``total``, after what they take
+    to adapt to each task, and the environments that suit them (`suited`).
 
     Raises:
         ConfigError: that leaves some policy without an update.
     """
-    unit, whole, tasks = learner.steps_per_update, int(member.sum()), member.sum(1)
+    whole, tasks = int(member.sum()), member.sum(1)
     adapting = whole * learner.adaptation_steps
-    updates = tasks * (total - adapting) // (whole * unit)
-    if updates.min() < 1:
-        needed = adapting - (-whole * unit // int(tasks.min()))
+    allowed = tasks * (total - adapting) // whole
+    by_row = [suited(learner, int(t), int(s), min_updates) for t, s in zip(tasks, allowed, strict=True)]
+    units = np.array([x.steps_per_update for x in by_row])
+    if (allowed < units).any():
+        worst = int(np.argmax(allowed < units))
+        needed = adapting - (-whole * int(units[worst]) // int(tasks[worst]))
         raise ConfigError(
             f"{total} steps are too few for {len(member)} policies of {whole} tasks by "
-            f"{type(learner).__name__}: an update of each ({unit}), and adapting to every task ({adapting}), "
-            f"take {needed}; raise steps_per_task, or lower the learner's num_envs, num_steps or "
-            f"adaptation_steps"
+            f"{type(learner).__name__}: an update of each ({units[worst]}), and adapting to every task "
+            f"({adapting}), take {needed}; raise steps_per_task, or lower the learner's num_envs, num_steps "
+            f"or adaptation_steps"
         )
-    return updates * unit
+    return Shares(allowed // units * units, np.array([x.num_envs for x in by_row]))

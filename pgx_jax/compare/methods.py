@@ -7,12 +7,13 @@ depends on its tasks alone. The baselines stand in a table: a new one is a funct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pgx_jax import grouping
-from pgx_jax.compare.budget import Budget, share
+from pgx_jax.compare.budget import Budget, share, suited
 from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import SIMILAR
 from pgx_jax.config import COMPARE, Config
@@ -68,6 +69,7 @@ def method(
     continues: bool = False,
     policy: str = BASE,
     learner: str | None = None,
+    entropy: float | None = None,
     **more: Any,
 ) -> Method:
     """A partition whose policies share ``total`` steps by their numbers of tasks.
@@ -79,15 +81,18 @@ def method(
         spent: what it needs before they exist.
         continues: they start from theta* and its critic.
         policy, learner: names of networks and learner; the run's own by default.
+        entropy: weight of the entropy bonus, if the learner has one; the learner's own by default.
         more: further fields of `Method`.
     """
     name = contest.config.learner if learner is None else learner
     known, budget = contest.learners[name], contest.budget
     labels = grouping.canonical(np.asarray(labels))
     member = Grouping(labels).member
-    steps = share(member, total, known)
+    shares = share(member, total, known, contest.config.min_updates)
+    bonus = entropy if hasattr(known, "entropy") else None
     rows = tuple(
-        Row(tuple(map(bool, m)), int(s), continues, policy, name) for m, s in zip(member, steps, strict=True)
+        Row(tuple(map(bool, m)), int(steps), continues, policy, name, int(envs), bonus)
+        for m, steps, envs in zip(member, *shares, strict=True)
     )
     if spent and not budget.meta:
         more |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
@@ -107,11 +112,16 @@ Methods = dict[str, list[Method]]
 
 
 def _one_policy(contest: Contest) -> Methods:
+    """From scratch, told its task, and theta* trained on as our groups are."""
     one, total = np.zeros(contest.budget.n, int), contest.budget.total
+    from_scratch = partial(method, contest, one, total, entropy=contest.config.multitask_entropy)
     if contest.told:
-        return {"multitask": [method(contest, one, total, note="told the task, as all here")]}
-    told = method(contest, one, total, policy="told")
-    return {"multitask": [method(contest, one, total)], "multitask_conditioned": [told]}
+        found = {"multitask": [from_scratch(note="told the task, as all here")]}
+    else:
+        found = {"multitask": [from_scratch()], "multitask_conditioned": [from_scratch(policy="told")]}
+    if contest.config.continue_meta:
+        found["multitask_continued"] = [ours(contest, one)]
+    return found
 
 
 def _one_policy_a_task(contest: Contest) -> Methods:
@@ -161,11 +171,18 @@ def _more_steps(contest: Contest) -> Methods:
     found = {}
     for made, text in ((_one_policy_a_task, "One policy per task"), (_true_groups, "True groups")):
         for name, (base, *_) in list(made(contest).items())[:1]:
-            unit = contest.learners[contest.config.learner].steps_per_update
-            rows = tuple(row._replace(steps=contest.budget.total // unit * unit) for row in base.rows)
+            rows = tuple(_with_steps(contest, row, contest.budget.total) for row in base.rows)
             label = f"{text}, each with the whole total"
             found[f"{name}_more_steps"] = [base._replace(rows=rows, equal_steps=False, label=label)]
     return found
+
+
+def _with_steps(contest: Contest, row: Row, total: int) -> Row:
+    """The row with so many steps, in whole updates of the batch that suits them."""
+    learner, min_updates = contest.learners[row.learner], contest.config.min_updates
+    learner = suited(learner, sum(row.member), total, min_updates)
+    unit = learner.steps_per_update
+    return row._replace(steps=total // unit * unit, num_envs=learner.num_envs)
 
 
 _EQUAL_STEPS = (
@@ -193,18 +210,27 @@ def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learn
     """
     for name in config.baselines:
         try:
-            share(np.ones((1, budget.n), bool), budget.total, learners[split_name(name)[1]])
+            learner = learners[split_name(name)[1]]
+            share(np.ones((1, budget.n), bool), budget.total, learner, config.min_updates)
         except ConfigError as error:
             raise ConfigError(f"baselines: {name!r}: {error}") from None
 
 
-def programs(config: Config, told: bool) -> list[tuple[str, str]]:
-    """Names of the policies and learners that the methods need beside the run's own."""
-    if not BASELINES[config.compare]:
-        return []
-    found = [] if told else [("told", config.learner)]
-    found += [split_name(name) for name in config.baselines]
-    return [pair for pair in dict.fromkeys(found) if pair != (BASE, config.learner)]
+def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told: bool) -> list[Row]:
+    """Rows without tasks that stand for all programs by which the methods may be trained: groups of every
+    size first."""
+
+    def kind(size: int, total: int, policy: str = BASE, name: str = config.learner) -> Row:
+        learner = suited(learners[name], size, size * total // budget.n, config.min_updates)
+        return Row((), 0, False, policy, name, learner.num_envs)
+
+    found = [kind(size, budget.rest()) for size in range(1, budget.n + 1)]
+    if BASELINES[config.compare]:
+        others = [] if told else [("told", config.learner)]
+        others += [split_name(name) for name in config.baselines]
+        found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
+        found += [kind(budget.n, budget.total, *names) for names in others]
+    return list(dict.fromkeys(found))
 
 
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:

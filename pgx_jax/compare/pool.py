@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,16 @@ class Row(NamedTuple):
     """Name of its networks."""
     learner: str = "ppo"
     """Name of its learner."""
+    num_envs: int | None = None
+    """Environments that it trains in; those of its learner if None."""
+    entropy: float | None = None
+    """Weight of its entropy bonus; that of its learner if None."""
+
+    def trained_by(self, learners: Mapping[str, Learner]) -> Learner:
+        """Its learner, as it is set for this row."""
+        own = {"num_envs": self.num_envs, "entropy": self.entropy}
+        changes = {name: value for name, value in own.items() if value is not None}
+        return replace(learners[self.learner], **changes)  # type: ignore[type-var]
 
 
 class Pool(NamedTuple):
@@ -52,11 +63,12 @@ class Pool(NamedTuple):
 EMPTY = Pool((), (), ())
 
 
-def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
-    """Places of the rows that share the names of policy and learner, and so a compiled program."""
-    found: dict[tuple[str, str], list[int]] = {}
+def alike(rows: Sequence[Row]) -> dict[Row, list[int]]:
+    """Places of the rows that differ in tasks, steps and start alone, and so can be trained in one call; by a
+    row that stands for them."""
+    found: dict[Row, list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault((row.policy, row.learner), []).append(i)
+        found.setdefault(row._replace(member=(), steps=0, continues=False), []).append(i)
     return found
 
 
@@ -97,17 +109,18 @@ def train_pool(
         checkpoint: keeps what long training has reached (see `learn.train`).
     """
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
-    alike = [
-        ((policies[p], learners[a]), [todo[i] for i in index]) for (p, a), index in by_name(todo).items()
+    kinds = [
+        ((policies[kind.policy], kind.trained_by(learners)), [todo[i] for i in index])
+        for kind, index in alike(todo).items()
     ]
     calls = [
-        (policy, learner, _rows(some, policy, family, config, meta)) for (policy, learner), some in alike
+        (policy, learner, _rows(some, policy, family, config, meta)) for (policy, learner), some in kinds
     ]
     found = learn.train_all(
         calls, family, rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint
     )
     pool = EMPTY
-    for ((_, learner), some), trained in zip(alike, found, strict=True):
+    for ((_, learner), some), trained in zip(kinds, found, strict=True):
         updates = [row.steps // learner.steps_per_update for row in some]
         new = Pool(
             tuple(some),

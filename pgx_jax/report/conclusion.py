@@ -9,6 +9,7 @@ from pgx_jax.report.wording import method_label, metric_name, ordered_methods, s
 
 _PHRASES = {
     "multitask": "one policy for all",
+    "multitask_continued": "one policy for all (continuing the meta-policy)",
     "multitask_conditioned": "one policy for all that is told its task",
     "single_task": "one policy for each task",
     "true_groups": "the true groups",
@@ -73,7 +74,7 @@ def verdict(results: Results) -> str:
     if results.k == 1:
         if not splits_judged(results):
             return "not_judged"
-        if realised.lo == realised.hi == 0 or _nothing(predicted):
+        if _nothing(predicted):
             return "no_gain"
         return "too_small" if predicted.above_zero else "not_shown"
     if realised.mean is None:
@@ -136,10 +137,8 @@ def _advice_for_one_group(results: Results) -> str:
         "not_shown": "no gain by splitting them is shown",
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
-    hopeful = kind == "no_gain" and predicted_gain(results).above_zero
-    small = ", too small to be worth a split" if hopeful else ""
     joint = "while" if realised_gain(results).mean is None else "and"
-    return _dont_group(n, because, f"{_predicted_clause(results)}{small}, {joint} {realised}")
+    return _dont_group(n, because, f"{_predicted_clause(results)}, {joint} {realised}")
 
 
 def _dont_group(n: int, because: str, evidence: str) -> str:
@@ -182,6 +181,8 @@ def _realised_clause(results: Results) -> str:
     value = realised_gain(results)
     if value.mean is None:
         return "the realised gain was not measured"
+    if results.k == 1 and "multitask_continued" in results.methods:
+        return "ours is that one policy, so that nothing is gained or lost"
     remarks = [
         "not measured with an interval" if value.lo is None else "noise of this run's evaluation alone"
     ]

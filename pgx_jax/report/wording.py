@@ -14,6 +14,7 @@ from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Timin
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
     "multitask": "One policy for all",
+    "multitask_continued": "One policy for all, continuing the meta-policy",
     "multitask_conditioned": "One policy for all, told the task",
     SIMILAR: "Gradient similarity",
     "random": "Random groups",

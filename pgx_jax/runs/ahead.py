@@ -16,7 +16,7 @@ import numpy as np
 
 from pgx_jax import learn, pipeline
 from pgx_jax.compare import methods
-from pgx_jax.compare.pool import BASE
+from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.runs.records import Records
 from pgx_jax.steady import rehearsal
 from pgx_jax.types import Agent
@@ -77,10 +77,12 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
         play(run.policy, run.learner, config.trial_episodes, tasks)
 
     yield collect
-    others = methods.programs(config, told=run.policy.conditioned_actor)
-    for policy, learner in others:
-        yield partial(train, run.policies_by_name[policy], run.learners[learner])
-    for policy, learner in [(BASE, config.learner), *others]:
+    meta = Row((), 0, False, BASE, config.learner, run.budget.meta_envs)
+    kinds = methods.kinds(config, run.budget, run.learners, run.policy.conditioned_actor)
+    for kind in kinds:
+        if kind != meta:
+            yield partial(train, run.policies_by_name[kind.policy], kind.trained_by(run.learners))
+    for policy, learner in dict.fromkeys((kind.policy, kind.learner) for kind in kinds):
         yield partial(play, run.policies_by_name[policy], run.learners[learner], config.episodes)
     if family.sample_test_tasks is not None and config.test_tasks and not run.policy.conditioned_actor:
         yield trial

@@ -22,7 +22,8 @@ def assemble(run: Records) -> results.Results:
     """What results.json holds of a finished run, all but advice and timings."""
     mine, others = run.ours(), run.baselines()
     pool = run.policies.joined(run.comparisons) if others else run.policies
-    family, found, multitask = run.family, run.grouping, others.get("multitask")
+    family, found = run.family, run.grouping
+    multitask = others.get("multitask_continued", others.get("multitask"))
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
     entries = {OURS: judging.method_result([mine], played, family)}
     entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}

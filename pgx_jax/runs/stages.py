@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -32,8 +33,9 @@ class Stage(NamedTuple):
 
 
 def _meta(run: Records) -> Trained:
+    learner = replace(run.learner, num_envs=run.budget.meta_envs)  # type: ignore[type-var]
     return pipeline.meta_train(
-        run.policy, run.learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
+        run.policy, learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
     )
 
 

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from pgx_jax.compare.results import Results
+from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, methods, per_task
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
@@ -18,6 +19,7 @@ __all__ = [
     "DRAWERS",
     "affinity",
     "affinity_of",
+    "by_budget",
     "curves",
     "draw_all",
     "methods",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -25,6 +26,7 @@ _METHOD_STYLE = {
     OURS: (BLUE, "-"),
     "multitask_conditioned": ("#d29a00", "--"),
     "multitask": ("#d55e00", "-"),
+    "multitask_continued": ("#d55e00", ":"),
     "gradient_similarity": ("#159a73", "-."),
     "random": ("#8d95a5", ":"),
     "true_groups": ("#c0609a", "--"),
@@ -97,3 +99,37 @@ def task_labels(groups: Groups, names: list[str]) -> np.ndarray:
     """Group of every task, int [n]; tasks that no group names come last, together."""
     member = {name: i for i, group in enumerate(groups) for name in group}
     return np.array([member.get(name, len(groups)) for name in names])
+
+
+Line = tuple[str, np.ndarray, np.ndarray]
+"""(name of a method, x, y)"""
+
+
+def label_ends(axes: Any, drawn: Sequence[Line], labels: Mapping[str, str]) -> None:
+    """Name every line at its right end, outside the axes, the names moved apart."""
+    low, high = axes.get_ylim()
+    heights = _spread(np.array([y[-1] for _, _, y in drawn]), 0.058 * (high - low))
+    for (name, x, y), height in zip(drawn, heights, strict=True):
+        colour, weight = method_style(name)[0], "bold" if name == OURS else None
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.7, "alpha": 0.7}
+        axes.annotate(
+            labels[name], (x[-1], y[-1]), (1.03, height), textcoords=("axes fraction", "data"), va="center",
+            color=colour, weight=weight, arrowprops=line, annotation_clip=False,
+        )  # fmt: skip
+    axes.set(ylim=(low, high))
+
+
+def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Move heights apart to at least ``gap``, keeping their order and their middle."""
+    order = np.argsort(heights)
+    moved = heights[order].astype(float)
+    for _ in range(200):
+        lack = gap - np.diff(moved)
+        if (lack <= 1e-9 * gap).all():
+            break
+        push = np.maximum(lack, 0) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    placed = np.empty_like(moved)
+    placed[order] = moved
+    return placed

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pgx_jax.compare.results import OURS, Results
 from pgx_jax.report import wording
-from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, method_style, task_labels
+from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, label_ends, method_style, task_labels
 
 
 def curves(results: Results) -> Figure | None:
@@ -35,18 +35,10 @@ def curves(results: Results) -> Figure | None:
         axes.plot(
             x, y, line, color=colour, lw=2.4 if name == OURS else 1.5, marker="o" if len(x) == 1 else None
         )
-    low, high = axes.get_ylim()
-    heights = _spread(np.array([y[-1] for _, _, y in drawn]), 0.058 * (high - low))
     end = max(x[-1] for _, x, _ in drawn)
-    for (name, x, y), height in zip(drawn, heights, strict=True):
-        colour = method_style(name)[0]
-        axes.plot([x[-1], 1.03 * end], [y[-1], height], color=colour, lw=0.7, alpha=0.7, clip_on=False)
-        label = wording.method_label(results.methods, name)
-        axes.text(
-            1.035 * end, height, label, color=colour, va="center", weight="bold" if name == OURS else None
-        )
+    axes.set(xlim=(0, end))
+    label_ends(axes, drawn, {name: wording.method_label(results.methods, name) for name, _, _ in drawn})
     axes.set(xlabel="environment steps, all of a method's policies", ylabel="mean return while training")
-    axes.set(xlim=(0, end), ylim=(low, high))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
     axes.grid(axis="y")
     return figure
@@ -127,22 +119,6 @@ def per_task(results: Results) -> Figure | None:
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper left" if n > 15 else "outside upper center", ncols=3, fontsize=9)
     return figure
-
-
-def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Move heights apart to at least ``gap``, keeping their order and their middle."""
-    order = np.argsort(heights)
-    moved = heights[order].astype(float)
-    for _ in range(200):
-        lack = gap - np.diff(moved)
-        if (lack <= 1e-9 * gap).all():
-            break
-        push = np.maximum(lack, 0) / 2
-        moved[:-1] -= push
-        moved[1:] += push
-    placed = np.empty_like(moved)
-    placed[order] = moved
-    return placed
 
 
 def _short(name: str, length: int = 28) -> str:

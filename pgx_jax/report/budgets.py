@@ -1,0 +1,124 @@
+"""Return against budget: what runs at several totals of steps come to, as a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pgx_jax.compare.results import OURS, SIMILAR, Interval, Results
+from pgx_jax.compare.summaries import over_draws
+from pgx_jax.report import wording
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Point(NamedTuple):
+    """One run at one budget."""
+
+    steps_per_task: int
+    seed: int
+    k: int
+    nmi: float | None
+    """With the planted groups; None where there are none."""
+    methods: wording.Methods
+
+    @classmethod
+    def of(cls, results: Results, steps_per_task: int) -> Point:
+        """The results of a run with so many steps a task."""
+        nmi = results.agreement.nmi if results.agreement else None
+        return cls(steps_per_task, results.seed, results.k, nmi, results.methods)
+
+
+def budgets(points: Sequence[Point]) -> list[int]:
+    """The budgets, in order."""
+    return sorted({point.steps_per_task for point in points})
+
+
+def compared(points: Sequence[Point]) -> list[str]:
+    """Names of the methods that keep the rule and that all runs have, ours first; of the gradient
+    similarities those at their own k."""
+    shared = set.intersection(*(set(point.methods) for point in points))
+    ordered = wording.ordered_methods(points[0].methods, every=True)
+    return [
+        name
+        for name in ordered
+        if name in shared
+        and all(point.methods[name].equal_steps for point in points)
+        and not (name.startswith(SIMILAR) and name.endswith("_our_k"))
+    ]
+
+
+def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
+    """Mean of a method over the runs of one budget, with its 95% t-interval if there are several."""
+    means = [p.methods[name].mean for p in points if p.steps_per_task == steps_per_task]
+    known = [mean for mean in means if mean is not None]
+    if len(known) < 2:
+        return Interval(known[0] if known else None)
+    return over_draws(known)
+
+
+def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
+    """The methods, planted groups apart, that no other one is shown to be better than at one budget: the one
+    that earned most, and those whose paired difference to it over the runs covers zero."""
+    some = [p for p in points if p.steps_per_task == steps_per_task]
+    means = {
+        name: np.array([p.methods[name].mean for p in some], float)
+        for name in compared(points)
+        if not name.startswith("true_groups")
+    }
+    first = max(means, key=lambda name: np.nan_to_num(means[name].mean(), nan=-np.inf))
+
+    def ties(name: str) -> bool:
+        difference = means[first] - means[name]
+        if len(difference) < 2 or (difference == 0).all():
+            return bool((difference == 0).all())
+        low = over_draws(difference.tolist()).lo
+        return low is not None and low <= 0
+
+    return [first, *(name for name in means if name != first and ties(name))]
+
+
+def advice(points: Sequence[Point]) -> str:
+    """Which way of sharing earned most at every budget, in words."""
+    methods = points[0].methods
+    parts = []
+    for budget in budgets(points):
+        names = best(points, budget)
+        told = " or ".join(wording.method_label(methods, name, alone=True) for name in names[:3])
+        parts.append(f"{wording.steps(budget)} steps a task: {told}{' or others' if names[3:] else ''}")
+    runs = len({point.seed for point in points})
+    return f"Earned most ({runs} run{'s' if runs > 1 else ''} a budget): " + "; ".join(parts) + "."
+
+
+def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
+    """The table: its head, and a row a method; mean return (or success) by budget, and the k of ours."""
+    sizes, methods = budgets(points), points[0].methods
+    rows = [
+        [wording.method_label(methods, name, alone=True)]
+        + [wording.with_interval(earned(points, name, budget)) for budget in sizes]
+        for name in compared(points)
+    ]
+    found = [[p for p in points if p.steps_per_task == budget] for budget in sizes]
+    rows.append(["k of ours", *(", ".join(str(k) for k in sorted({p.k for p in some})) for some in found)])
+    if points[0].nmi is not None:
+        nmi = [np.mean([p.nmi for p in some if p.nmi is not None]) for some in found]
+        rows.append(["NMI of ours with the planted groups", *(f"{x:.2f}" for x in nmi)])
+    return ["steps a task", *(wording.steps(budget) for budget in sizes)], rows
+
+
+def terminal_table(points: Sequence[Point], family: str) -> Table:
+    """The table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    head, rows = cells(points)
+    table = Table(title=Text(f"{family}: {wording.metric_name(points[0].methods)} by budget"))
+    for i, column in enumerate(head):
+        table.add_column(column, justify="right" if i else "left")
+    ours = wording.method_label(points[0].methods, OURS)
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold" if row[0] == ours else None)
+    return table
