@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from tables import best_similarity, has, means, methods_of, over_runs, paired
+from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
 
 from pgx_jax.compare.results import OURS, SIMILAR, AffinityResult
 from pgx_jax.report import figures
@@ -17,6 +17,7 @@ TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
     "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
     "ppo_curves": "Learning curves of PPO on stock environments",
+    "budget_goals": "What every method earns on cartpole-goals, by steps a task",
 }
 
 
@@ -24,7 +25,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
-    return ["ppo_curves"] if source == "ppo" else []
+    own = {"ppo": "ppo_curves", "study_budget_goals": "budget_goals"}.get(source)
+    return [own] if own else []
 
 
 def goals_methods(data: Mapping) -> bytes:
@@ -96,5 +98,15 @@ def ppo_curves(data: Mapping) -> bytes:
         return png(figure)
 
 
-DRAWERS = {"goals_methods": goals_methods, "goals_affinity": goals_affinity, "ppo_curves": ppo_curves}
+def budget_goals(data: Mapping) -> bytes:
+    """Return against budget."""
+    return png(figures.by_budget(budget_points(data)))
+
+
+DRAWERS = {
+    "goals_methods": goals_methods,
+    "goals_affinity": goals_affinity,
+    "ppo_curves": ppo_curves,
+    "budget_goals": budget_goals,
+}
 """Name of the figure -> drawing function."""

@@ -33,7 +33,20 @@ def by_script(title: str, name: str, table: Callable[[Mapping], str]) -> Section
 
 
 BROUGHT = ("highway_objectives", "reacher", "highway_traffic", "halfcheetah", "lunarlander")
+BUDGETS = {
+    "budget_goals": "10 tasks in 3 groups",
+    "budget_goals_5": "10 tasks in 5 groups",
+    "budget_goals_30": "30 tasks in 3 groups",
+    "budget_points_hard": "points-hard",
+    "budget_physics": "cartpole-physics, without conflict",
+    "budget_reacher": "reacher-targets",
+    "budget_highway_objectives": "highway-objectives",
+}
 SECTIONS = (
+    *(
+        Section(f"Return against budget: {title}", {f"study_{name}": f"{STUDY} {name}"}, tables.by_budget)
+        for name, title in BUDGETS.items()
+    ),
     Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
     Section(
         "The same on family seeds that nothing was tuned on",

@@ -99,6 +99,21 @@ def options() -> list[Cell]:
     ]
 
 
+BUDGETS = (5_120, 10_240, 20_480, 40_960, 81_920, 163_840)
+
+
+def budgets(
+    family: str, family_seeds: int = 3, seeds: int = 5, first: int = 6, steps=BUDGETS, **settings
+) -> list[Cell]:
+    """Several totals of steps, one seed after the other, so that what is done so far can be shown."""
+    return [
+        cell(family, {"seed": f, **settings}, seed, {"compare": "fast", "steps_per_task": budget})
+        for seed in range(seeds)
+        for f in range(first, first + family_seeds)
+        for budget in steps
+    ]
+
+
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
     "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=6),
@@ -111,13 +126,21 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "highway_traffic": lambda: per_seed("highway-traffic", 1),
     "lunarlander": lambda: per_seed("lunarlander", 1),
     "halfcheetah": lambda: per_seed("halfcheetah-velocities", 1),
+    "budget_goals": lambda: budgets("cartpole-goals"),
+    "budget_goals_5": lambda: budgets("cartpole-goals", n_groups=5),
+    "budget_goals_30": lambda: budgets("cartpole-goals", n_tasks=30, n_groups=3),
+    "budget_points_hard": lambda: budgets("points-hard"),
+    "budget_physics": lambda: budgets("cartpole-physics"),
+    "budget_reacher": lambda: budgets("reacher-targets", family_seeds=1, seeds=3),
+    "budget_highway_objectives": lambda: budgets("highway-objectives", family_seeds=1, seeds=3),
     "sizes": sizes,
     "scales": scales,
     "options": options,
 }
 
 SMALL_CONFIG = {
-    "steps_per_task": 1024, "random_draws": 1, "episodes": 4, "test_tasks": 0, "trial_episodes": 2,
+    "steps_per_task": 1024, "collect_fraction": 0.5, "min_updates": 1,
+    "random_draws": 1, "episodes": 4, "test_tasks": 0, "trial_episodes": 2,
     "policy": {"hidden": [8]},
     "ppo": {"num_envs": 8, "num_steps": 32, "epochs": 1, "minibatches": 2},
     "estimate": {"steps": 256, "num_envs": 8, "dim": 40, "rollout_episodes": 1},

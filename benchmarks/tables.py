@@ -10,6 +10,7 @@ import numpy as np
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult
 from pgx_jax.compare.summaries import over_draws
+from pgx_jax.report import budgets
 from pgx_jax.report.wording import (
     duration,
     method_label,
@@ -302,3 +303,22 @@ def changes(command: str) -> str:
     """What a command changes of the default run."""
     changed = command.partition("--compare none")[2].strip()
     return f"`{changed}`" if changed else "the defaults"
+
+
+def by_budget(data: Mapping) -> str:
+    """Every method by steps a task: the advice, and means with intervals over runs."""
+    points = budget_points(data)
+    return f"{budgets.advice(points)}\n\n{table(*budgets.cells(points))}"
+
+
+def budget_points(data: Mapping) -> list[budgets.Point]:
+    """The runs of a study of budgets; of seeds alone that have all budgets."""
+    cells = data["cells"]
+    size = [c["cell"]["config"]["steps_per_task"] for c in cells]
+    seed = [(c["cell"]["settings"]["seed"], c["cell"]["seed"]) for c in cells]
+    whole = {s for s in seed if seed.count(s) == len(set(size))}
+    return [
+        budgets.Point(steps, s, c["k"], (c.get("agreement") or {}).get("nmi"), methods_of(c))  # fmt: skip
+        for c, steps, s in zip(cells, size, seed, strict=True)
+        if s in whole
+    ]

@@ -168,6 +168,8 @@ def flags(family, config):
         "test_tasks",
         "trial_episodes",
         "random_draws",
+        "multitask_entropy",
+        "min_updates",
     ):
         args += [f"--{name.replace('_', '-')}", getattr(config, name)]
     names = (
