@@ -15,10 +15,12 @@ from pgx_jax.learn import (
     NETWORKS,
     Policy,
     PolicyConfig,
+    can_be_told,
     check_networks,
     explore_afresh,
     make_policy,
     policies_by_name,
+    tell,
 )
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor, Torso
@@ -102,6 +104,42 @@ def test_an_actor_says_what_of_it_is_exploration():
     assert leaves_renewed(Set()) == {"['params']['noise']"}
     assert leaves_renewed(GaussianActor(2, (4,))) == {"['params']['log_std']"}
     assert check_networks(make_policy(FAMILY, actor=Loud()), FAMILY).actor["params"]["noise"].shape == (2,)
+
+
+class Mixing(nn.Module):
+    """Multiplies by the context instead of appending it."""
+
+    @nn.compact
+    def __call__(self, obs, context=None):
+        return nn.Dense(3)(jnp.ravel(obs) * (2.0 if context is None else context.sum()))
+
+
+@pytest.mark.parametrize("shape", [(4,), (10, 10, 4)], ids=str)
+def test_a_blind_policy_goes_on_told_its_task(shape):
+    blind = Policy(CategoricalActor(3, (8,)), Critic((8,)), Categorical(3))
+    wide = dataclasses.replace(blind, conditioned_actor=True)
+    agent, fresh = blind.init(KEY, shape, jnp.eye(2)), wide.init(jax.random.PRNGKey(1), shape, jnp.eye(2))
+    told = tell(agent, fresh)
+    obs = jax.random.normal(KEY, shape)
+    before = blind.params(agent.actor, obs)
+    for context in jnp.eye(2):
+        np.testing.assert_allclose(wide.params(told.actor, Seen(obs, context)), before, rtol=1e-5)
+    gradient = jax.grad(wide.log_prob)(told.actor, Seen(obs, jnp.eye(2)[1]), jnp.array(1))
+    widened = [
+        x for x, y in zip(*map(jax.tree.leaves, (gradient, agent.actor)), strict=True) if x.shape != y.shape
+    ]
+    assert len(widened) == 1 and jnp.abs(widened[0][-1]).max() > 0  # it can learn what the context tells
+    again = tell(told, fresh)
+    assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (again, told)), strict=True))
+    with pytest.raises(ConfigError, match="cannot go on from it"):
+        tell(fresh, agent)
+
+
+def test_which_policies_can_be_told():
+    policy = make_policy(FAMILY)
+    assert can_be_told(policy, FAMILY)
+    assert not can_be_told(dataclasses.replace(policy, conditioned_actor=True), FAMILY)
+    assert not can_be_told(Policy(Mixing(), Critic((8,)), Categorical(3)), FAMILY)
 
 
 def test_architectures_by_name():

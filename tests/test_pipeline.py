@@ -63,7 +63,8 @@ def test_the_schema_of_the_results(small_run):
     assert results["family"] == "points" and results["n_tasks"] == n and results["seed"] == 5
     assert results["task_names"] == names
     assert set(results["methods"]) >= {
-        "policygradex", "multitask", "multitask_continued", "multitask_conditioned", "single_task", "random",
+        "policygradex", "policygradex_told", "multitask", "multitask_continued", "multitask_conditioned",
+        "single_task", "random",
         "true_groups",
         *(f"gradient_similarity_{kind}{k}" for kind in ("dot", "cosine", "whitened") for k in ("", "_our_k")),
     }  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from pgx_jax import grouping
 from pgx_jax.compare.budget import Budget, share, suited
 from pgx_jax.compare.pool import BASE, Row
-from pgx_jax.compare.results import SIMILAR
+from pgx_jax.compare.results import OURS, SIMILAR
 from pgx_jax.config import COMPARE, Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner
@@ -58,6 +58,8 @@ class Contest(NamedTuple):
     """Environment steps that ours took for scoring."""
     told: bool = False
     """Whether all policies are told the task, so that none is needed to compare with one that is."""
+    can_be_told: bool = False
+    """Whether a policy can continue theta* and be told its task from then on."""
 
 
 def method(
@@ -99,12 +101,12 @@ def method(
     return Method(labels, rows, spent + budget.n * known.adaptation_steps, **more)
 
 
-def ours(contest: Contest, labels: np.ndarray | None = None) -> Method:
+def ours(contest: Contest, labels: np.ndarray | None = None, policy: str = BASE) -> Method:
     """Our groups (or others in their place): what is left after meta-training, collecting and scoring."""
     labels = contest.labels if labels is None else labels
     rest = contest.budget.rest(contest.scoring)
     spent, continues = contest.budget.total - rest, contest.config.continue_meta
-    return method(contest, labels, rest, spent=spent, continues=continues)
+    return method(contest, labels, rest, spent=spent, continues=continues, policy=policy)
 
 
 Methods = dict[str, list[Method]]
@@ -122,6 +124,13 @@ def _one_policy(contest: Contest) -> Methods:
     if contest.config.continue_meta:
         found["multitask_continued"] = [ours(contest, one)]
     return found
+
+
+def _told_groups(contest: Contest) -> Methods:
+    """Our groups, which were found blind, told their task from then on."""
+    if not contest.can_be_told or not contest.config.continue_meta:
+        return {}
+    return {f"{OURS}_told": [ours(contest, policy="told")]}
 
 
 def _one_policy_a_task(contest: Contest) -> Methods:
@@ -186,7 +195,8 @@ def _with_steps(contest: Contest, row: Row, total: int) -> Row:
 
 
 _EQUAL_STEPS = (
-    _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups, _named_baselines,
+    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups,
+    _named_baselines,
 )  # fmt: skip
 BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
     zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _more_steps)), strict=True)
@@ -230,6 +240,8 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
         others += [split_name(name) for name in config.baselines]
         found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
         found += [kind(budget.n, budget.total, *names) for names in others]
+        if not told and config.continue_meta:
+            found += [kind(size, budget.rest(), "told") for size in range(1, budget.n + 1)]
     return list(dict.fromkeys(found))
 
 

@@ -138,7 +138,9 @@ def _rows(some: list[Row], policy: Policy, family: TaskFamily, config: Config, m
     init = fresh = learn.init_agents(policy, family, keys)
     continues = np.array([row.continues for row in some])
     if continues.any():
-        start = learn.explore_afresh(policy, meta, learn.take(fresh, 0))
+        first = learn.take(fresh, 0)
+        known = learn.tell(meta, first) if policy.conditioned_actor else meta
+        start = learn.explore_afresh(policy, known, first)
         init = jax.tree.map(lambda x, m: _where(continues, m, x), fresh, start)
     return Rows(member, steps, keys, init)
 

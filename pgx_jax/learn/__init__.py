@@ -10,12 +10,14 @@ from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
     PolicyConfig,
+    can_be_told,
     check_agent,
     check_networks,
     explore_afresh,
     make_policy,
     policies_by_name,
     policy_params,
+    tell,
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
@@ -41,6 +43,7 @@ __all__ = [
     "PolicyConfig",
     "Progress",
     "Trained",
+    "can_be_told",
     "check_agent",
     "check_form",
     "check_learner",
@@ -59,6 +62,7 @@ __all__ = [
     "relabels",
     "stack",
     "take",
+    "tell",
     "train",
     "train_all",
     "with_options",

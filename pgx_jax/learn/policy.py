@@ -383,6 +383,53 @@ def explore_afresh(policy: Policy, agent: Agent, fresh: Agent) -> Agent:
     return with_policy_params(agent, jax.tree_util.tree_map_with_path(choose, agent.actor, fresh.actor))
 
 
+def tell(agent: Agent, fresh: Agent) -> Agent:
+    """The agent of a blind actor, told its task: weights of the context are zero, so that it acts as it did.
+
+    Args:
+        agent: what it knows.
+        fresh: an agent of the same networks that is told its task; where its parameters have more rows, they
+            are those of the context, which comes last (`networks.torso`).
+
+    Raises:
+        ConfigError: its parameters differ by more than rows.
+    """
+
+    def widened(path: tuple[Any, ...], own: Array, wide: Array) -> Array:
+        more = np.shape(wide)[0] - np.shape(own)[0] if np.ndim(wide) else 0
+        if np.ndim(own) != np.ndim(wide) or np.shape(own)[1:] != np.shape(wide)[1:] or more < 0:
+            where = "/".join(_names(path))
+            raise ConfigError(
+                f"an actor that is told its task has {where} of shape {np.shape(wide)}, and a blind one of "
+                f"{np.shape(own)}: it cannot go on from it"
+            )
+        return jnp.concatenate([jnp.asarray(own), jnp.zeros((more, *np.shape(own)[1:]))]) if more else own
+
+    return with_policy_params(agent, jax.tree_util.tree_map_with_path(widened, agent.actor, fresh.actor))
+
+
+def can_be_told(policy: Policy, family: TaskFamily) -> bool:
+    """Whether a blind policy's agents can go on that are told their task (`tell`), and act as before."""
+    if policy.conditioned_actor:
+        return False
+    wide = dataclasses.replace(policy, conditioned_actor=True)
+    shape, context, key = family.observation_space.shape, jnp.asarray(family.context), jax.random.PRNGKey(0)
+    one = jax.random.normal(key, shape)
+
+    @jax.jit
+    def both() -> tuple[PyTree, PyTree]:
+        blind, fresh = policy.init(key, shape, context), wide.init(key, shape, context)
+        informed = tell(blind, fresh)
+        return policy.params(blind.actor, one), wide.params(informed.actor, Seen(one, context[-1]))
+
+    try:
+        before, after = both()
+    except (ConfigError, ValueError):  # trees of other structures
+        return False
+    equal = jax.tree.map(lambda x, y: bool(jnp.allclose(x, y, atol=1e-5)), before, after)
+    return all(jax.tree.leaves(equal))
+
+
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     """The names along a parameter's path, without the collection that Flax puts first."""
     names = tuple(str(getattr(part, "key", part)) for part in path)

@@ -8,6 +8,7 @@ from pgx_jax.compare.results import OURS, Interval, Results
 from pgx_jax.report.wording import method_label, metric_name, ordered_methods, steps, with_interval
 
 _PHRASES = {
+    f"{OURS}_told": "our groups when they are told their task",
     "multitask": "one policy for all",
     "multitask_continued": "one policy for all (continuing the meta-policy)",
     "multitask_conditioned": "one policy for all that is told its task",

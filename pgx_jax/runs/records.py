@@ -211,7 +211,12 @@ class Records:
             true_groups=self.family.true_groups,
             scoring=int(self.scored.steps),
             told=self.policy.conditioned_actor,
+            can_be_told=self._can_be_told,
         )
+
+    @functools.cached_property
+    def _can_be_told(self) -> bool:
+        return bool(methods.BASELINES[self.config.compare]) and learn.can_be_told(self.policy, self.family)
 
     def agent_for(self, task: str) -> Agent:
         """The trained group policy that serves a task, by the task's name.

@@ -24,6 +24,7 @@ BLUE = "#1f7fd0"
 GROUP_COLOURS = ("#1f7fd0", "#d9822b", "#159a73", "#c0609a", "#b3a012", "#46b4d8", "#8a6fd1", "#9a6a4a")
 _METHOD_STYLE = {
     OURS: (BLUE, "-"),
+    f"{OURS}_told": (BLUE, "--"),
     "multitask_conditioned": ("#d29a00", "--"),
     "multitask": ("#d55e00", "-"),
     "multitask_continued": ("#d55e00", ":"),
