@@ -48,7 +48,7 @@ OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDU
 """Of what XLA may leave to YNNPACK, products alone."""
 
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-"""Half of the time to compile, a fifth more to run."""
+"""Half of the time to compile, a fifth more to run. The second is no option of jaxlib 0.11 any more."""
 
 
 FULL = {"xla_gpu_autotune_level": 0}
@@ -58,25 +58,25 @@ without (H200, jax 0.11.2), and ran as fast as with the library's kernels."""
 
 
 @functools.cache
-def _options(platform: str, quick: bool, full: bool) -> dict[str, Any] | None:
-    """The compiler's options where they matter and are known, else None."""
+def _options(platform: str, quick: bool, full: bool) -> dict[str, Any]:
+    """The compiler's options that matter and are known, if any."""
     if platform == "gpu":
-        return _known(FULL) if full else None
-    if platform != "cpu":
-        return None
-    if quick:
-        steady = _options(platform, False, full)
-        return steady if steady is None else _known(steady | QUICK) or steady
-    return _known(OPTIONS)
+        return _known(FULL) if full else {}
+    steady = _known(OPTIONS) if platform == "cpu" else {}
+    return steady | _known(QUICK) if steady and quick else steady
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any] | None:
-    """The options, None if this version of the compiler lacks one of them."""
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return options
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that this version of the compiler has."""
+
+    def has(name: str) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={name: options[name]}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: options[name] for name in filter(has, options)}
 
 
 class Compiled(Generic[P, R]):
@@ -114,7 +114,7 @@ class Compiled(Generic[P, R]):
         full = platform == "gpu" and precision == "float32"
         if full not in self._programs:
             options = _options(platform, self.quick, full)
-            self._programs[full] = self._inner if options is None else self._with_options(platform, options)
+            self._programs[full] = self._with_options(platform, options) if options else self._inner
         return self._programs[full]
 
     def _with_options(self, platform: str, options: dict[str, Any]) -> Any:
