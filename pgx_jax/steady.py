@@ -290,6 +290,8 @@ def _drawn(primitive: Primitive, of_key: Callable[..., jax.Array]) -> Rewriting:
         for _ in shape:
             function = jax.vmap(function)
         (found,) = _evaluate(RANDOM, jax.make_jaxpr(function)(*numbers), *numbers)
+        # Of a kernel that also uses what is drawn, LLVM may follow all paths through the rounds: for ever.
+        found = jax.lax.optimization_barrier(found)
         return found if primitive is random_bits_p else jax.random.wrap_key_data(found, impl=THREEFRY)
 
     return draw

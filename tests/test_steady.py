@@ -216,3 +216,14 @@ def test_programs_compiled_quickly_compute_the_same():
         strict=True,
     ):
         np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_number_each_of_split_keys_is_soon_compiled(shape):
+    """Rounds that ran on into the kernel of what is drawn would keep jaxlib 0.11 for days."""
+
+    @compiled
+    def numbers(key):
+        return jax.vmap(lambda key: jax.random.uniform(key, shape))(jax.random.split(key, 3))
+
+    assert numbers(jax.random.PRNGKey(0)).shape == (3, *shape)
