@@ -62,6 +62,7 @@ SECTIONS = (
     Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
+    by_script("Batches and entropy bonuses", "search", tables.search),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     by_script("Gradient features", "features", cost_tables.features),

@@ -57,12 +57,12 @@ class Config:
     """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
     must not settle: where it has given a task up, so that nothing that it does changes the reward, no
     gradient tells what that task wants."""
-    multitask_entropy: float | None = 0.05
-    """Weight of the entropy bonus of one policy for all (told its task or not), if its learner has one; the
-    learner's own if None."""
-    min_updates: int = 48
-    """Updates that every policy should have at least: a row's environments (``ppo.num_envs``) are halved, up
-    to three times, while its steps give fewer. 1 leaves them as they are."""
+    group_entropy: float | None = 0.05
+    """Weight of the entropy bonus of policies from scratch that several but not all tasks share, if their
+    learner has one; the learner's own if None. (Those that continue the meta-policy have their learner's.)"""
+    min_updates: int = 64
+    """Updates that every policy should have at least: its environments (``ppo.num_envs``) are halved while
+    its steps give fewer, down to one a task. 1 leaves them as they are wherever they allow an update."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"
@@ -151,7 +151,7 @@ def check(config: Config, family: TaskFamily) -> None:
     for name in ("meta_fraction", "collect_fraction"):
         if not 0 < getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must lie between 0 and 1")
-    for name in ("meta_entropy", "multitask_entropy"):
+    for name in ("meta_entropy", "group_entropy"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < math.inf:
             raise ConfigError(f"{name} = {value} must not be negative")

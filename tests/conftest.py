@@ -237,7 +237,7 @@ def small_settings():
     from pgx_jax import PPO, Config, EstimateConfig, PolicyConfig
 
     config = Config(
-        seed=5, steps_per_task=5400, meta_fraction=0.2, meta_entropy=0.0, multitask_entropy=None,
+        seed=5, steps_per_task=5400, meta_fraction=0.2, meta_entropy=0.0, group_entropy=None,
         min_updates=1, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
         policy=PolicyConfig(hidden=(8, 8)),
         ppo=PPO(

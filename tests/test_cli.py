@@ -168,7 +168,7 @@ def flags(family, config):
         "test_tasks",
         "trial_episodes",
         "random_draws",
-        "multitask_entropy",
+        "group_entropy",
         "min_updates",
     ):
         args += [f"--{name.replace('_', '-')}", getattr(config, name)]

@@ -72,15 +72,10 @@ def make_budget(
     return budget
 
 
-SMALLEST = 8
-"""A row has at least its learner's environments divided by this."""
-
-
 def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:
     """The learner with the number of environments that suits a row.
 
-    They are halved while ``steps`` give fewer than ``min_updates`` updates: two times at most (see
-    `SMALLEST`), and as long as every task keeps one.
+    They are halved while ``steps`` give fewer than ``min_updates`` updates, as long as every task keeps one.
 
     Args:
         learner: with the largest number of environments.
@@ -88,8 +83,7 @@ def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Lear
         steps: its environment steps.
         min_updates: `Config.min_updates`.
     """
-    fewest = max(tasks, learner.num_envs // SMALLEST, 1)
-    while steps < min_updates * learner.steps_per_update and learner.num_envs // 2 >= fewest:
+    while steps < min_updates * learner.steps_per_update and learner.num_envs // 2 >= tasks:
         learner = replace(learner, num_envs=learner.num_envs // 2)  # type: ignore[type-var]
     return learner
 

@@ -71,7 +71,6 @@ def method(
     continues: bool = False,
     policy: str = BASE,
     learner: str | None = None,
-    entropy: float | None = None,
     **more: Any,
 ) -> Method:
     """A partition whose policies share ``total`` steps by their numbers of tasks.
@@ -83,7 +82,6 @@ def method(
         spent: what it needs before they exist.
         continues: they start from theta* and its critic.
         policy, learner: names of networks and learner; the run's own by default.
-        entropy: weight of the entropy bonus, if the learner has one; the learner's own by default.
         more: further fields of `Method`.
     """
     name = contest.config.learner if learner is None else learner
@@ -91,9 +89,14 @@ def method(
     labels = grouping.canonical(np.asarray(labels))
     member = Grouping(labels).member
     shares = share(member, total, known, contest.config.min_updates)
-    bonus = entropy if hasattr(known, "entropy") else None
+
+    def bonus(size: int) -> float | None:
+        """Weight of the entropy bonus of a policy with so many tasks; None for its learner's own."""
+        fresh_group = not continues and 1 < size < budget.n and hasattr(known, "entropy")
+        return contest.config.group_entropy if fresh_group else None
+
     rows = tuple(
-        Row(tuple(map(bool, m)), int(steps), continues, policy, name, int(envs), bonus)
+        Row(tuple(map(bool, m)), int(steps), continues, policy, name, int(envs), bonus(int(m.sum())))
         for m, steps, envs in zip(member, *shares, strict=True)
     )
     if spent and not budget.meta:
@@ -116,7 +119,7 @@ Methods = dict[str, list[Method]]
 def _one_policy(contest: Contest) -> Methods:
     """From scratch, told its task, and theta* trained on as our groups are."""
     one, total = np.zeros(contest.budget.n, int), contest.budget.total
-    from_scratch = partial(method, contest, one, total, entropy=contest.config.multitask_entropy)
+    from_scratch = partial(method, contest, one, total)
     if contest.told:
         found = {"multitask": [from_scratch(note="told the task, as all here")]}
     else:
