@@ -16,9 +16,11 @@ import drawings
 import environment_tables
 import tables
 import tyro
-from common import RESULTS, ROOT, read
+from common import RESULTS, ROOT, plain, read
 from tables import Section
 
+from pgx_jax.config import Config
+from pgx_jax.report.wording import flatten
 from pgx_jax.runs.serial import write_atomically
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -111,8 +113,21 @@ def source(name: str, command: str, data: Mapping | None) -> str:
     used = sorted({cell["environment"] for cell in data["cells"]})
     places = "; ".join(dict.fromkeys(_place(data["environments"][i]) for i in used))
     notes = dict.fromkeys(f" {cell['note']}." for cell in data["cells"] if "note" in cell)
+    notes |= dict.fromkeys(other_defaults(data))
     what = f"[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{places}.{''.join(notes)}"
     return f"<sub>{what}</sub>"
+
+
+def other_defaults(data: Mapping) -> list[str]:
+    """What a study's defaults were, where they are other numbers today; a sentence, or none."""
+    before = dict(flatten(data["settings"].get("defaults", {})))
+    now = {name: value for name, value in flatten(plain(Config())) if value.replace(".", "", 1).isdigit()}
+    changed = [
+        f"{name} = {before[name]}" if name in before else f"no {name}"
+        for name in (now if before else ())
+        if before.get(name) != now[name]
+    ]
+    return [f" Of older code, with other defaults: {', '.join(changed)}."] if changed else []
 
 
 def _place(environment: Mapping) -> str:
