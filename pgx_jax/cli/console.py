@@ -35,6 +35,7 @@ DOING = {
     "affinity": "averaging over pairs",
     "grouping": "choosing the groups",
     "similarity": "grouping by gradient similarity",
+    "clustering": "clustering on returns",
     "policies": "training one policy a group",
     "comparisons": "training the baselines",
     "evaluation": "evaluating all policies",

@@ -14,6 +14,7 @@ import numpy as np
 
 from pgx_jax import grouping
 from pgx_jax.compare.budget import Budget, share, suited
+from pgx_jax.compare.em import Clustered
 from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import OURS, SIMILAR
 from pgx_jax.config import COMPARE, Config
@@ -52,6 +53,8 @@ class Contest(NamedTuple):
     """int [n]: our groups."""
     similar: Mapping[str, np.ndarray] = {}
     """Groupings by gradient similarity, by kind."""
+    clustered: Mapping[str, Clustered] = {}
+    """Groupings by clustering on returns, by name, with their policies."""
     true_groups: np.ndarray | None = None
     """Planted labels, used for nothing but the methods of that name."""
     scoring: int = 0
@@ -155,6 +158,13 @@ def _similar_groups(contest: Contest) -> Methods:
     return found
 
 
+def _clustered(contest: Contest) -> Methods:
+    found, adapting = {}, contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
+    for name, groups in contest.clustered.items():
+        found[name] = [Method(groups.labels, groups.pool.rows, int(groups.spent) + adapting)]
+    return found
+
+
 def _true_groups(contest: Contest) -> Methods:
     if contest.true_groups is None:
         return {}
@@ -198,7 +208,7 @@ def _with_steps(contest: Contest, row: Row, total: int) -> Row:
 
 
 _EQUAL_STEPS = (
-    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _true_groups,
+    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _clustered, _true_groups,
     _named_baselines,
 )  # fmt: skip
 BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(

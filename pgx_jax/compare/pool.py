@@ -35,6 +35,8 @@ class Row(NamedTuple):
     """Environments that it trains in; those of its learner if None."""
     entropy: float | None = None
     """Weight of its entropy bonus; that of its learner if None."""
+    way: str = ""
+    """How it was trained, where that is not by one call with its tasks and steps."""
 
     def trained_by(self, learners: Mapping[str, Learner]) -> Learner:
         """Its learner, as it is set for this row."""

@@ -18,11 +18,13 @@ _LABELS = {
     "multitask_continued": "One policy for all, continuing the meta-policy",
     "multitask_conditioned": "One policy for all, told the task",
     SIMILAR: "Gradient similarity",
+    "em": "Clustering on returns",
+    "em_true_k": "Clustering on returns, planted k",
     "random": "Random groups",
     "true_groups": "True groups",
     "single_task": "One policy per task",
 }
-_JUDGING = ("similarity", "comparisons", "evaluation")
+_JUDGING = ("similarity", "clustering", "comparisons", "evaluation")
 
 CAPTIONS = {
     "pipeline": "Every stage of the run and how long it took, compilation included.",

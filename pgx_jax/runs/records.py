@@ -9,6 +9,7 @@ from typing import Any
 from pgx_jax import learn, pipeline
 from pgx_jax.compare import methods
 from pgx_jax.compare.budget import check_scoring, make_budget
+from pgx_jax.compare.em import Clustered
 from pgx_jax.compare.methods import Contest, Method, Methods
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
@@ -166,6 +167,11 @@ class Records:
         return self.record("similarity")
 
     @property
+    def clustered(self) -> dict[str, Clustered]:
+        """Groupings by clustering on returns, and their policies."""
+        return self.record("clustering")
+
+    @property
     def policies(self) -> Pool:
         """One trained policy a group."""
         return self.record("policies")
@@ -199,7 +205,7 @@ class Records:
         if not methods.BASELINES[self.config.compare]:
             return {}
         similar = {name: found.labels for name, found in self.similar.items()}
-        return methods.baselines(self._contest()._replace(similar=similar))
+        return methods.baselines(self._contest()._replace(similar=similar, clustered=self.clustered))
 
     def _contest(self) -> Contest:
         """What methods are made from, without the groups by similarity."""

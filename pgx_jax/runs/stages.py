@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from pgx_jax import estimate, learn, pipeline
+from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
@@ -100,6 +102,21 @@ def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
     return ", ".join(f"{name}: k = {found[name].k}" for name in run.config.similarities)
 
 
+def _clustering(run: Records) -> dict[str, Clustered]:
+    """Clustering on returns, with our number of policies and the planted one."""
+    wanted = {"em": run.grouping.k}
+    if run.family.true_groups is not None:
+        wanted["em_true_k"] = len(set(np.asarray(run.family.true_groups).tolist()))
+    known = (run.policy, run.learner, run.family, run.config, run.budget)
+    made = {k: cluster(*known, k, run.listener.progress) for k in dict.fromkeys(wanted.values())}
+    return {name: found for name, k in wanted.items() if (found := made[k]) is not None}
+
+
+def _clustering_text(run: Records, found: dict[str, Clustered]) -> str:
+    parts = [f"{c.labels.max() + 1} groups in {len(c.rounds)} rounds" for c in found.values()]
+    return ", ".join(parts) or "too few steps for a round"
+
+
 def _pool(run: Records, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
     return train_pool(
         rows, run.policies_by_name, run.learners, run.family, run.config, run.meta, known,
@@ -113,7 +130,8 @@ def _policies(run: Records) -> Pool:
 
 def _comparisons(run: Records) -> Pool:
     rows = [row for methods in run.baselines().values() for m in methods for row in m.rows]
-    return _pool(run, "comparisons", rows, run.policies)
+    pools = [run.policies, *(found.pool for found in run.clustered.values())]
+    return _pool(run, "comparisons", rows, functools.reduce(Pool.joined, pools))
 
 
 def _pool_text(run: Records, pool: Pool) -> str:
@@ -134,7 +152,8 @@ STAGES: dict[str, Stage] = {
     "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
     "policies": Stage(_policies, _pool_text, ("grouping",), (Pool, Row)),
     "similarity": Stage(_similarity, _similarity_text, ("grouping",)),
-    "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity"), (Pool, Row)),
+    "clustering": Stage(_clustering, _clustering_text, ("grouping",), (Clustered, Pool, Row)),
+    "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity", "clustering"), (Pool, Row)),
     "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
 }
 """Every stage by its name, in the order in which they run."""

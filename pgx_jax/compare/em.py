@@ -1,0 +1,134 @@
+"""Task clustering by expectation-maximisation on returns (Ackermann, Richter, Wattenhofer, 2021): k policies
+are tried on all tasks, every task goes to the one that does best there, each trains on its own, and again.
+
+The evaluations come out of the method's total. Fresh policies all do the same everywhere, so the first groups
+are random and of equal sizes, instead of found by an evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from pgx_jax import grouping, learn
+from pgx_jax.compare.budget import Budget, suited
+from pgx_jax.compare.pool import BASE, Pool, Row
+from pgx_jax.config import Config
+from pgx_jax.learn import Learner, Policy, Progress
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Key, Rows
+
+ROUNDS = 10
+"""Trainings, each with an evaluation behind it, at most."""
+EPISODES = 2
+"""Of every policy on every task, in an evaluation."""
+
+
+class Clustered(NamedTuple):
+    """Tasks grouped by which policy does best on them."""
+
+    labels: Int[np.ndarray, "n"]
+    """int [n]: the policy of every task in the end, canonical."""
+    pool: Pool
+    """The policies that serve a task, in the order of the labels."""
+    spent: Int[np.ndarray, ""]
+    """int []: environment steps of all evaluations, and of policies that serve no task in the end."""
+    rounds: Int[np.ndarray, "rounds n"]
+    """int [rounds, n]: the policy of every task while it trained."""
+
+
+def rounds_of(total: int, n: int, k: int, horizon: int, unit: int) -> int:
+    """The most rounds, up to `ROUNDS`, that leave every one of k policies an update in each after the
+    evaluations; 0 if there are none."""
+    evaluating = n * k * EPISODES * horizon
+    fitting = [r for r in range(1, ROUNDS + 1) if total - r * evaluating >= r * k * unit]
+    return max(fitting, default=0)
+
+
+def cluster(
+    policy: Policy,
+    learner: Learner,
+    family: TaskFamily,
+    config: Config,
+    budget: Budget,
+    k: int,
+    progress: Progress | None = None,
+) -> Clustered | None:
+    """Cluster the tasks into at most k groups and train a policy for each, with the total of all methods.
+
+    Args:
+        policy, learner: the networks, and what trains them.
+        family, config, budget: the tasks, and what may be spent.
+        k: number of policies.
+        progress: hears of the training (see `learn.train`).
+
+    Returns:
+        None where the total is too small for a round.
+    """
+    n, total = family.n, budget.total - budget.n * learner.adaptation_steps
+    learner = suited(learner, n, total / k, config.min_updates)
+    if hasattr(learner, "entropy") and config.group_entropy is not None and 1 < k < n:
+        learner = replace(learner, entropy=config.group_entropy)  # type: ignore[type-var]
+    unit, key = learner.steps_per_update, jax.random.fold_in(config.stream("random"), k)
+    rounds = rounds_of(total, n, k, family.horizon, unit)
+    if not rounds:
+        return None
+    agents = learn.init_agents(policy, family, np.asarray(jax.random.split(key, k)))
+    labels = grouping.random_groupings(key, np.bincount(np.arange(n) % k), 1)[0]
+    steps, curves = np.zeros(k, int), [np.zeros((0, n), np.float32)] * k
+    evaluated, history = 0, []
+    for turn in range(rounds):
+        history.append(labels)
+        left = total - evaluated - int(steps.sum())
+        share = left // (rounds - turn) - n * k * EPISODES * family.horizon
+        own, rows = _rows(labels, share, unit, agents, jax.random.fold_in(key, 2 * turn + 1))
+        trained = learn.train(
+            policy, learner, family, rows, rows_per_call=config.rows_per_call, progress=progress
+        )
+        agents = jax.tree.map(lambda x, new, own=own: _put(x, own, new), agents, trained.agents)
+        for place, i in enumerate(own):
+            steps[i] += rows.steps[place]
+            curves[i] = np.concatenate([curves[i], trained.returns[place, : rows.steps[place] // unit]])
+        labels, taken = _best(policy, family, agents, k, jax.random.fold_in(key, 2 * turn + 2))
+        evaluated += taken
+    names = sorted(set(labels.tolist()), key=labels.tolist().index)  # canonical: by their first tasks
+    rows_of = tuple(
+        Row(
+            tuple((labels == i).tolist()), int(steps[i]), False, BASE, config.learner, learner.num_envs,
+            way=f"clustered {k}",
+        )
+        for i in names
+    )  # fmt: skip
+    pool = Pool(rows_of, tuple(learn.take(agents, i) for i in names), tuple(curves[i] for i in names))
+    idle = int(steps.sum()) - sum(row.steps for row in rows_of)
+    return Clustered(grouping.canonical(labels), pool, np.array(evaluated + idle), np.stack(history))
+
+
+def _rows(labels: np.ndarray, share: int, unit: int, agents: Agent, key: Key) -> tuple[list[int], Rows]:
+    """The policies that have tasks (and an update), and their training with ``share`` steps by tasks."""
+    n = len(labels)
+    count = np.bincount(labels, minlength=int(labels.max()) + 1)
+    steps = count * share // (n * unit) * unit
+    own = np.flatnonzero(steps).tolist() or [int(count.argmax())]
+    member = np.stack([labels == i for i in own])
+    keys = np.asarray(jax.random.split(key, len(own)))
+    return own, Rows(member, np.maximum(steps[own], unit), keys, jax.tree.map(lambda x: x[own], agents))
+
+
+def _put(rows: np.ndarray, places: list[int], new: np.ndarray) -> np.ndarray:
+    """The rows [k, ...] with others in some places."""
+    changed = np.array(rows)
+    changed[places] = new
+    return changed
+
+
+def _best(policy: Policy, family: TaskFamily, agents: Agent, k: int, key: Key) -> tuple[np.ndarray, int]:
+    """The best policy of every task, int [n], and the environment steps that telling it took."""
+    row, task = np.repeat(np.arange(k), family.n), np.tile(np.arange(family.n), k)
+    played = learn.evaluate(policy, family, agents, row, task, key, episodes=EPISODES)
+    means = played.judged_by(family.metric).mean(1).reshape(k, family.n)
+    return means.argmax(0), int(played.steps.sum())

@@ -1,0 +1,68 @@
+"""Clustering on returns: every task to the policy that does best there, at the total of all methods."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgx_jax import make_family
+from pgx_jax.compare import em
+from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.results import OURS
+
+
+@given(
+    total=st.integers(0, 100_000), n=st.integers(1, 12), k=st.integers(1, 5), unit=st.integers(1, 4000),
+    horizon=st.integers(1, 300),
+)  # fmt: skip
+@settings(derandomize=True, deadline=None)
+def test_rounds_leave_every_policy_an_update(total, n, k, horizon, unit):
+    rounds = em.rounds_of(total, n, k, horizon, unit)
+    whole = n * k * em.EPISODES * horizon + k * unit
+    assert 0 <= rounds <= em.ROUNDS and rounds * whole <= total
+    assert rounds == em.ROUNDS or (rounds + 1) * whole > total
+
+
+def test_tasks_find_their_groups_within_the_total(small_run):
+    """Two planted groups of three tasks: found with the planted k, at no more than the total."""
+    found, run = small_run.clustered, small_run
+    assert set(found) == {"em", "em_true_k"} and run.grouping.k == 2
+    groups = found["em_true_k"]
+    assert groups.rounds.shape[1] == 6 and sorted(np.bincount(groups.rounds[0])) == [3, 3]
+    assert (groups.labels == np.asarray(run.family.true_groups)).all()
+    entry = run.results.methods["em_true_k"]
+    assert entry.equal_steps and 0.8 * run.budget.total < entry.env_steps <= run.budget.total
+    assert entry.mean > run.results.methods["random"].mean + 1
+    trained = sum(row.steps for row in groups.pool.rows)
+    assert entry.env_steps == trained + int(groups.spent) and groups.spent > 0
+    for row, curve in zip(groups.pool.rows, groups.pool.returns, strict=True):
+        assert len(curve) == row.steps // run.learner.steps_per_update
+    assert not set(groups.pool.rows) & set(
+        run.policies.rows
+    )  # trained otherwise, though the tasks are the same
+    assert run.results.methods[OURS].groups == entry.groups
+
+
+def test_a_total_without_a_round_leaves_it_out(small_settings):
+    settings_, config = small_settings
+    family = make_family("points", **settings_)
+    policy = config.policy.make(family)
+    config = dataclasses.replace(config, steps_per_task=3000)
+    budget = dataclasses.replace(make_budget(config, family, config.ppo), total=400)
+    assert em.cluster(policy, config.ppo, family, config, budget, 2) is None
+
+
+def test_one_policy_serves_all(small_settings):
+    settings_, config = small_settings
+    family = make_family("points", **settings_)
+    config = dataclasses.replace(config, steps_per_task=2400)
+    budget = make_budget(config, family, config.ppo)
+    found = em.cluster(config.policy.make(family), config.ppo, family, config, budget, 1)
+    assert found.labels.tolist() == [0] * 6 and len(found.pool.rows) == 1
+    (row,) = found.pool.rows
+    assert row.steps + found.spent <= budget.total == 2400 * 6
+    assert row.steps == pytest.approx(
+        budget.total - found.spent, abs=2 * em.ROUNDS * config.ppo.steps_per_update
+    )
