@@ -1,12 +1,16 @@
 """Groupings to compare with, and the agreement of partitions."""
 
+from itertools import combinations, permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate import affinity
 from pgx_jax.grouping import ari, canonical, exact, group, group_sizes, nmi, random_groupings, similarity
+from pgx_jax.types import Scores
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
 
@@ -122,3 +126,23 @@ def test_agreement_against_hand_computed_values():
     draws = random_groupings(np.array([0, 0]), [4, 3, 3], 400)
     assert np.mean([ari(truth, row) for row in draws]) == pytest.approx(0, abs=0.03)
     assert np.mean([nmi(truth, row) for row in draws]) == pytest.approx(0.27, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_closed_form_is_the_affinity_over_all_triples(seed):
+    """Quadratic surrogates of all triples, solved one by one; their per-task affinity, pair by pair."""
+    n, d, l2 = 6, 9, 0.7
+    b, _ = gradients(n, 2, d, seed)
+    root = np.random.default_rng(seed).normal(size=(d, d)) / 3
+    H = root @ root.T
+    ridge = l2 * np.trace(H) / 40
+    member = np.array([[i in triple for i in range(n)] for triple in combinations(range(n), 3)])
+    values = np.zeros(member.shape)
+    for row, tasks in zip(values, member, strict=True):
+        delta = np.linalg.solve(H + ridge * np.eye(d), b[tasks].mean(0))
+        row[tasks] = b[tasks] @ delta - delta @ H @ delta / 2
+    sampled = affinity(Scores(member, values), "per_task").matrix
+    exact = similarity(b, H, "closed_form", l2=l2)
+    for i, j, k, m in permutations(range(n), 4):  # what is left of a pair without terms of single tasks
+        one, other = (u[i, j] - u[i, m] - u[k, j] + u[k, m] for u in (sampled, exact))
+        assert 3 * (n - 2) / (n - 3) * one == pytest.approx(other, abs=1e-10)

@@ -63,10 +63,18 @@ def _cosine(b: Float[np.ndarray, "n d"], name: Name) -> Float[np.ndarray, "n n"]
 
 
 def _whitened(
-    b: Float[np.ndarray, "n d"], name: Name, curvature: Float[np.ndarray, "d d"]
+    b: Float[np.ndarray, "n d"], name: Name, H: Float[np.ndarray, "d d"], ridge: float
 ) -> Float[np.ndarray, "n n"]:
-    whitened = b @ np.linalg.solve(curvature, b.T)
+    whitened = b @ np.linalg.solve(H + ridge * np.eye(len(H)), b.T)
     return (whitened + whitened.T) / 2
+
+
+def _closed_form(
+    b: Float[np.ndarray, "n d"], name: Name, H: Float[np.ndarray, "d d"], ridge: float
+) -> Float[np.ndarray, "n n"]:
+    steps = np.linalg.solve(H + ridge * np.eye(len(H)), b.T)
+    gains, costs = b @ steps, steps.T @ H @ steps
+    return (gains + gains.T) / 2 - costs / 3 * max(len(b) - 4, 0) / max(len(b) - 3, 1)
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,8 @@ class Similarity:
     """A similarity of the tasks' gradients."""
 
     function: Callable[..., np.ndarray]
-    """(b [n, d], how messages call a task) -> [n, n], symmetric; with the mean curvature and its ridge
-    [d, d] as a third argument if it needs them."""
+    """(b [n, d], how messages call a task) -> [n, n], symmetric; with the mean curvature [d, d] and its ridge
+    as further arguments if it needs them."""
     needs_curvature: bool = False
 
 
@@ -83,6 +91,7 @@ SIMILARITIES: dict[str, Similarity] = {
     "dot": Similarity(_dot),
     "cosine": Similarity(_cosine),
     "whitened": Similarity(_whitened, needs_curvature=True),
+    "closed_form": Similarity(_closed_form, needs_curvature=True),
 }
 """Gradient similarities by name, see `similarity`."""
 
@@ -98,10 +107,14 @@ def similarity(
 
     "dot" is b_i·b_j, "cosine" divides it by the norms, and "whitened" is b_i·(H + l2 u)^-1 b_j with
     the mean curvature H of the tasks and u = tr(H)/40: the gain of j's quadratic step on task i.
+    "closed_form" is whitened less (n - 4) / (n - 3) / 3 times what the two steps cost each other, s_i·H s_j
+    with s = (H + l2 u)^-1 b: where all tasks share the curvature, in proportion to the per-task affinity
+    of the quadratic surrogates of all triples (fitted and scored on the same data), but for terms
+    a_i + a_j, which no grouping depends on.
 
     Args:
         b: float [n, d], gradient of each task's objective at the meta-policy.
-        H: float [n, d, d] or their mean [d, d]; for similarities that need it, "whitened" alone of these.
+        H: float [n, d, d] or their mean [d, d]; for similarities that need it ("whitened", "closed_form").
         kind: a name of `SIMILARITIES`.
         l2: ridge added to the curvature, in multiples of u.
         names: n task names for error messages.
@@ -125,11 +138,11 @@ def similarity(
         return chosen.function(gradients, name)
     if H is None:
         raise ConfigError(f"the similarity {kind!r} needs the curvature H of the tasks")
-    return chosen.function(gradients, name, _with_ridge(H, l2))
+    return chosen.function(gradients, name, *_mean_and_ridge(H, l2))
 
 
-def _with_ridge(H: ArrayLike, l2: float) -> Float[np.ndarray, "d d"]:
-    """The mean [d, d] of curvatures [n, d, d] (or [d, d]), plus l2 tr(H)/40."""
+def _mean_and_ridge(H: ArrayLike, l2: float) -> tuple[Float[np.ndarray, "d d"], float]:
+    """The mean [d, d] of curvatures [n, d, d] (or [d, d]), and l2 tr(H)/40."""
     if not l2 > 0:
         raise ConfigError(f"l2 = {l2} must be positive (in multiples of tr(H)/40)")
     curvature = np.asarray(H, dtype=np.float64)
@@ -138,4 +151,4 @@ def _with_ridge(H: ArrayLike, l2: float) -> Float[np.ndarray, "d d"]:
         raise DataError(
             "the mean curvature of the tasks is zero or not finite: check features and advantages"
         )
-    return curvature + l2 * np.trace(curvature) / 40 * np.eye(len(curvature))
+    return curvature, float(l2 * np.trace(curvature) / 40)
