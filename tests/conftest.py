@@ -67,11 +67,14 @@ def quicker_programs():
 
 LONGEST = (
     "test_readme",
-    "test_pipeline",
-    "test_family_contract",
     "test_benchmarks",
-    "test_cli",
+    "test_pipeline",
+    "test_baselines_by_name",
+    "test_steady",
+    "test_family_contract",
+    "test_features",
     "test_notebooks",
+    "test_objectives",
 )
 
 

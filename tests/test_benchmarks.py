@@ -243,7 +243,9 @@ def test_features_small_preset(tmp_path, monkeypatch):
     assert times["peak_memory"] > 2**20 and np.isfinite(times["compile"])
 
 
-def test_hidden_layers_have_the_wanted_number_of_parameters():
+def test_hidden_layers_have_the_wanted_number_of_parameters(monkeypatch):
+    family = make_family(features.FAMILY)  # whose tasks are not to be traced
+    monkeypatch.setattr(features, "make_family", lambda name: family)
     for layers, parameters in ((2, 30_000), (8, 20_000), (1, 5_000)):
         cell = {"parameters": parameters, "layers": layers, "transitions": 2, "seed": 0}
         params = jax.eval_shape(lambda cell=cell: features.setup(cell)[1])
