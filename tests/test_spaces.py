@@ -115,7 +115,7 @@ class Noise:
 
 def test_the_task_is_learned_beside_an_image():
     """Who does not know the task gets 2 of 4 at best."""
-    shape, names = (12, 10, 3), ("a", "b", "c", "d")
+    shape, names = (6, 6, 3), ("a", "b", "c", "d")
     space, actions = spaces.Box(0, 1, shape, np.float32), spaces.Discrete(2)
     family = TaskFamily("noise", names, Noise(shape), np.array([0, 0, 1, 1]), space, actions, 4)
     learner = PPO(num_envs=8, num_steps=16, minibatches=2)
