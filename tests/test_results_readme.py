@@ -129,6 +129,7 @@ def test_the_worst_seed_stands_in_the_table_of_precisions():
 
     text = cost_tables.precision({"cells": [cell(5e-4, True), cell(7e-4, False)]})
     assert "| cpu, `tf32` | 2.0e-04 | 1.0e-04 | 7.0e-04 | 3.0e-04 | 1 of 2 |" in text
+    assert "the largest of all seeds" in text
 
 
 def test_rows_are_told_apart_by_how_they_were_timed():
