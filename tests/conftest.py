@@ -27,8 +27,11 @@ from pgx_jax.compare.results import (
 )
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=1"
-if version("jaxlib").startswith("0.10."):  # others may not know the flag, and then refuse to start
-    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
+if version("jaxlib").startswith("0.10."):  # others may not know the flags, and then refuse to start
+    QUICK_TO_COMPILE = (
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    )
 
 
 def pytest_configure(config):
@@ -54,13 +57,24 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quicker_programs():
+    """Those that ask for few optimisations of their own accord are given still fewer."""
+    from pgx_jax import steady
+
+    steady.QUICK["xla_backend_optimization_level"] = 0
+
+
 LONGEST = (
     "test_readme",
-    "test_pipeline",
-    "test_family_contract",
     "test_benchmarks",
-    "test_cli",
+    "test_pipeline",
+    "test_baselines_by_name",
+    "test_steady",
+    "test_family_contract",
+    "test_features",
     "test_notebooks",
+    "test_objectives",
 )
 
 

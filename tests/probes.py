@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from pgx_jax.learn import Policy
 from pgx_jax.tasks import Step, TaskFamily
+
+init = jax.jit(Policy.init, static_argnums=(0, 2))
+
+
+def fresh(policy, family, key):
+    """A fresh agent, made by one program."""
+    return init(policy, key, family.observation_space.shape, jnp.asarray(family.context))
 
 
 class Table(NamedTuple):

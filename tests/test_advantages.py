@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgx_jax.learn.advantages import gae
+from pgx_jax.learn import advantages
+
+gae = jax.jit(advantages.gae)
 
 
 def slow_gae(reward, value, next_value, terminated, done, gamma, lam):

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -136,9 +138,11 @@ def test_an_option_runs_from_the_command_line(tmp_path):
     assert list(cell["methods"]) == ["policygradex"] and 0 <= cell["agreement"]["nmi"] <= 1
 
 
-def test_the_cost_of_starting(tmp_path):
-    out = tmp_path / "startup.json"
+def test_the_cost_of_starting(tmp_path, monkeypatch):
+    out, started = tmp_path / "startup.json", []
+    monkeypatch.setattr(startup, "timed", lambda args: started.append(args) or ({"cpu": 1.5}, None))
     assert startup.main(["--preset", "small", "--out", str(out)]) == 0
+    assert started == [args for args in startup.COMMANDS.values() for _ in range(2)]  # one warms the files
     shown = cost_tables.startup(common.read(out))
     assert all(f"`{name}`" in shown for name in startup.COMMANDS)
 
@@ -223,7 +227,12 @@ def test_precision_small_preset(tmp_path):
     assert "| cpu, `bf16x3` |" in cost_tables.precision(common.read(out))
 
 
-def test_features_small_preset(tmp_path):
+def test_features_small_preset(tmp_path, monkeypatch):
+    def pool(workers, mp_context):  # a process of its own would compile the same once more
+        assert mp_context.get_start_method() == "spawn"
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(features, "ProcessPoolExecutor", pool)
     out = tmp_path / "features.json"
     assert features.main(["--preset", "small", "--out", str(out)]) == 0
     (cell,) = common.read(out)["cells"]
@@ -234,16 +243,24 @@ def test_features_small_preset(tmp_path):
     assert times["peak_memory"] > 2**20 and np.isfinite(times["compile"])
 
 
-def test_hidden_layers_have_the_wanted_number_of_parameters():
+def test_hidden_layers_have_the_wanted_number_of_parameters(monkeypatch):
+    family = make_family(features.FAMILY)  # whose tasks are not to be traced
+    monkeypatch.setattr(features, "make_family", lambda name: family)
     for layers, parameters in ((2, 30_000), (8, 20_000), (1, 5_000)):
         cell = {"parameters": parameters, "layers": layers, "transitions": 2, "seed": 0}
-        _, params, _ = features.setup(cell)
+        params = jax.eval_shape(lambda cell=cell: features.setup(cell)[1])
         kernels = [x for x in jax.tree.leaves(params) if x.ndim == 2]
         assert len(kernels) == layers + 1
         assert sum(x.size for x in jax.tree.leaves(params)) == pytest.approx(parameters, rel=0.03)
 
 
-def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypatch):
+@pytest.fixture
+def programs_kept(monkeypatch):
+    """The processes of peers share what the tests have compiled."""
+    monkeypatch.setattr(peers, "uncached", lambda **env: os.environ | env)
+
+
+def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypatch, programs_kept):
     known = peers.workers
 
     @contextlib.contextmanager
@@ -264,14 +281,14 @@ def test_ours_answers_as_peers_do_and_what_is_missing_is_said(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("subject", ["minibatches of 64", "Gradient features"])
-def test_ours_answers_in_other_subjects(tmp_path, subject):
+def test_ours_answers_in_other_subjects(tmp_path, subject, programs_kept):
     out = tmp_path / "peers.json"
     assert peers.main(["--preset", "small", "--only", subject, "--out", str(out)]) == 0
     (cell,) = common.read(out)["cells"]
     assert subject in cell["cell"]["subject"] and cell["timings"]["pgx_jax"][0] > 0
 
 
-def test_all_solve_the_same_surrogates_to_the_same_gap(tmp_path):
+def test_all_solve_the_same_surrogates_to_the_same_gap(tmp_path, programs_kept):
     part, _, wanted = peers.SUBJECTS["60 surrogates, ridge u"]
     wanted = wanted | peers.SMALL[part]
     for name in ("ours", "sklearn", "optax"):  # ours hands the data on

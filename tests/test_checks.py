@@ -57,7 +57,7 @@ def test_observations_must_be_boxes_that_hold_something():
             broken(observation_space=space)
 
 
-@pytest.mark.parametrize("name", [name for name in families() if not name.startswith("ant-")])
+@pytest.mark.parametrize("name", families())
 def test_registered_families_pass(name):
     check_family(make_family(name))
 

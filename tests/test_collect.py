@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probes import table, tabular_family
+from probes import fresh, table, tabular_family
 from toys import Reinforce
 
 from pgx_jax import PPO, Config, EstimateConfig, pipeline
@@ -74,7 +74,7 @@ VAR = np.array([4.0, 0.25])
 @pytest.fixture(scope="module")
 def agent():
     """An agent whose critic says 0 everywhere, with known reward scales."""
-    agent = POLICY.init(KEY, (3,), jnp.asarray(FAMILY.context))
+    agent = fresh(POLICY, FAMILY, KEY)
     critic = jax.tree.map(jnp.zeros_like, agent.critic)
     return agent._replace(
         critic=critic, reward=Moments(jnp.zeros(2), jnp.asarray(VAR, jnp.float32), jnp.ones(2))
@@ -133,15 +133,15 @@ def test_advantages_are_discounted_rewards_to_go_where_the_critic_says_nothing(c
 
 def test_a_critic_that_was_never_trained_is_not_asked(agent):
     """Returns to go, as if it said 0 and lambda were 1."""
-    fresh = agent._replace(critic=POLICY.init(KEY, (3,), jnp.asarray(FAMILY.context)).critic)
+    untrained = agent._replace(critic=fresh(POLICY, FAMILY, KEY).critic)
     estimate = EstimateConfig(steps=60, num_envs=5, gae_lambda=0.3)
     config, learner = Config(estimate=estimate), Reinforce(gamma=0.9)
-    found = pipeline.collect(POLICY, learner, FAMILY, config, fresh).advantage
+    found = pipeline.collect(POLICY, learner, FAMILY, config, untrained).advantage
     silent = collect(
         POLICY, FAMILY, agent, config.stream("collect"), steps=60, num_envs=5, gamma=0.9, gae_lambda=1.0
     )
     np.testing.assert_allclose(found, silent.advantage, atol=1e-5)
-    asked = pipeline.collect(POLICY, PPO(gamma=0.9), FAMILY, config, fresh).advantage
+    asked = pipeline.collect(POLICY, PPO(gamma=0.9), FAMILY, config, untrained).advantage
     assert np.abs(asked - found).max() > 0.1
 
 

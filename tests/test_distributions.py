@@ -1,5 +1,7 @@
 """Action distributions against SciPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,38 +25,46 @@ logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6)
 numbers = st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def described(dist, params, actions):
+    """Log-probabilities of actions [N, ...], entropy and mode of a distribution."""
+    return jax.vmap(dist.log_prob, (None, 0))(params, actions), dist.entropy(params), dist.mode(params)
+
+
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(logits)
 def test_categorical_against_scipy(x):
-    dist, x = Categorical(len(x)), np.array(x, np.float32)
+    x = np.array(x, np.float32)
     expected = scipy.special.log_softmax(x.astype(float))
-    found = jax.vmap(dist.log_prob, (None, 0))(jnp.asarray(x), jnp.arange(len(x)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(dist.entropy(jnp.asarray(x)), scipy.stats.entropy(np.exp(expected)), atol=1e-5)
-    assert x[int(dist.mode(jnp.asarray(x)))] == x.max()
+    log_prob, entropy, mode = described(Categorical(len(x)), x, np.arange(len(x)))
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(entropy, scipy.stats.entropy(np.exp(expected)), atol=1e-5)
+    assert x[mode] == x.max()
 
 
 def test_forbidden_actions_leave_everything_finite():
     """Logits of -inf mask actions: as if these did not exist, with gradients."""
-    dist, allowed = Categorical(4), jnp.array([0, 2])
-    x = jnp.array([0.3, -jnp.inf, 1.0, -jnp.inf])
+    dist, allowed = Categorical(4), np.array([0, 2])
+    x = np.array([0.3, -np.inf, 1.0, -np.inf], np.float32)
 
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.value_and_grad
     def told(x, dist, action):
         return dist.log_prob(x, action) + dist.entropy(x)
 
     for i, action in enumerate(allowed):
-        masked, slope = jax.value_and_grad(told)(x, dist, action)
-        plain, expected = jax.value_and_grad(told)(x[allowed], Categorical(2), i)
+        masked, slope = told(x, dist, action)
+        plain, expected = told(x[allowed], Categorical(2), i)
         np.testing.assert_allclose(masked, plain, rtol=1e-6)
         np.testing.assert_allclose(slope[allowed], expected, rtol=1e-5)
-        np.testing.assert_array_equal(slope[jnp.array([1, 3])], 0.0)
+        np.testing.assert_array_equal(slope[np.array([1, 3])], 0.0)
     assert dist.log_prob(x, 1) == -np.inf
 
 
 def test_categorical_draws_with_its_probabilities():
     dist, p = Categorical(4), np.array([0.1, 0.2, 0.3, 0.4])
     keys = jax.random.split(jax.random.PRNGKey(0), 4000)
-    drawn = jax.vmap(dist.sample, (0, None))(keys, jnp.log(p))
+    drawn = jax.jit(jax.vmap(dist.sample, (0, None)))(keys, np.log(p))
     assert scipy.stats.chisquare(np.bincount(drawn, minlength=4), 4000 * p).pvalue > 1e-3
     np.testing.assert_array_equal(dist.to_env(drawn), drawn)
 
@@ -63,25 +73,26 @@ def test_categorical_draws_with_its_probabilities():
 def test_several_choices_are_independent_categoricals(sizes):
     dist, rng = MultiCategorical(sizes), np.random.default_rng(0)
     assert dist.outputs == sum(sizes)
-    x = jnp.asarray(rng.normal(size=(4, sum(sizes))), jnp.float32)
-    ends = np.cumsum(sizes)[:-1]
-    each = [(Categorical(n), part) for n, part in zip(sizes, np.split(x, ends, axis=1), strict=True)]
-    action = jnp.asarray(rng.integers(sizes, size=(4, len(sizes))))
-    expected = sum(one.log_prob(part, action[:, i]) for i, (one, part) in enumerate(each))
-    np.testing.assert_allclose(jax.vmap(dist.log_prob)(x, action), expected, rtol=1e-5)
-    np.testing.assert_allclose(dist.log_prob(x, action), expected, rtol=1e-5)
-    entropy = sum(one.entropy(part) for one, part in each)
-    np.testing.assert_allclose(dist.entropy(x), entropy, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(dist.exploration(x), dist.entropy(x))
-    np.testing.assert_array_equal(dist.mode(x), np.stack([one.mode(part) for one, part in each], 1))
+    x, action = rng.normal(size=(4, sum(sizes))).astype(np.float32), rng.integers(sizes, size=(4, len(sizes)))
+    each = np.split(x.astype(float), np.cumsum(sizes)[:-1], axis=1)
+    each = [scipy.special.log_softmax(part, axis=1) for part in each]
+    expected = sum(part[np.arange(4), action[:, i]] for i, part in enumerate(each))
+    found = jax.jit(lambda x, a: (dist.log_prob(x, a), dist.entropy(x), dist.exploration(x), dist.mode(x)))
+    log_prob, entropy, exploration, mode = found(x, action)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(dist.log_prob))(x, action), expected, rtol=1e-5)
+    by_scipy = sum(scipy.stats.entropy(np.exp(part), axis=1) for part in each)
+    np.testing.assert_allclose(entropy, by_scipy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(exploration, entropy)
+    np.testing.assert_array_equal(mode, np.stack([part.argmax(1) for part in each], 1))
     every = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1).reshape(-1, len(sizes))
-    np.testing.assert_allclose(jnp.exp(dist.log_prob(x[0], every)).sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(jax.jit(dist.log_prob)(x[0], every)).sum(), 1.0, rtol=1e-5)
 
 
 def test_several_choices_are_drawn_independently():
     dist, p = MultiCategorical((2, 3)), [np.array([0.3, 0.7]), np.array([0.2, 0.5, 0.3])]
     keys = jax.random.split(jax.random.PRNGKey(3), 4000)
-    drawn = np.asarray(jax.vmap(dist.sample, (0, None))(keys, jnp.log(np.concatenate(p))))
+    drawn = np.asarray(jax.jit(jax.vmap(dist.sample, (0, None)))(keys, np.log(np.concatenate(p))))
     np.testing.assert_array_equal(dist.to_env(drawn), drawn)
     joint = np.zeros((2, 3))
     np.add.at(joint, tuple(drawn.T), 1)
@@ -94,15 +105,20 @@ def test_gaussian_against_scipy(mean, log_std, action):
     dist = DiagonalGaussian((-1.0,) * 3, (1.0,) * 3)
     mean, log_std, action = (np.array(x, np.float32) for x in (mean, log_std, action))
     normal = scipy.stats.norm(mean.astype(float), np.exp(log_std.astype(float)))
-    params = jnp.asarray(mean), jnp.asarray(log_std)
-    expected = normal.logpdf(action).sum()
-    np.testing.assert_allclose(dist.log_prob(params, action), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(dist.entropy(params), normal.entropy().sum(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(dist.mode(params), mean)
-    score = jax.grad(lambda m: dist.log_prob((m, params[1]), action))(params[0])
+    (log_prob,), entropy, mode = described(dist, (mean, log_std), action[None])
+    np.testing.assert_allclose(log_prob, normal.logpdf(action).sum(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(entropy, normal.entropy().sum(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(mode, mean)
+    score, _ = scores(dist, (mean, log_std), action)
     np.testing.assert_allclose(
         score, (action - mean) / np.exp(2 * log_std.astype(float)), rtol=1e-3, atol=1e-4
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def scores(dist, params, action):
+    """The gradient of an action's log-probability by the parameters."""
+    return jax.grad(dist.log_prob)(params, action)
 
 
 def test_exploration_is_rewarded_up_to_a_fresh_deviation():
@@ -118,7 +134,7 @@ def test_gaussian_draws_with_its_mean_and_deviation():
     dist = DiagonalGaussian((-1.0, -1.0), (1.0, 1.0))
     params = jnp.array([0.5, -2.0]), jnp.log(jnp.array([0.3, 2.0]))
     keys = jax.random.split(jax.random.PRNGKey(1), 3000)
-    drawn = np.asarray(jax.vmap(dist.sample, (0, None))(keys, params), float)
+    drawn = np.asarray(jax.jit(jax.vmap(dist.sample, (0, None)))(keys, params), float)
     for i, normal in enumerate((scipy.stats.norm(0.5, 0.3), scipy.stats.norm(-2.0, 2.0))):
         assert scipy.stats.kstest(drawn[:, i], normal.cdf).pvalue > 1e-3
     assert abs(scipy.stats.spearmanr(*drawn.T).statistic) < 0.06

@@ -13,6 +13,7 @@ from envs.cartpole import CartPole, flip, goals, physics
 from envs.points import PointMass, PointTask, points, points_hard
 from pgx_jax.tasks.registry import make_family
 
+LENGTH = 60  # of all roll-outs alike: one program for each environment
 OURS = ("cartpole-flip", "cartpole-goals", "cartpole-physics", "points", "points-hard", "points-objectives")
 
 
@@ -46,7 +47,7 @@ def roll(family, actions, key):
 def test_other_actions_count_as_the_nearer_of_the_two(name):
     family = make_family(name)
     for extreme, nearest in ((-1, 0), (7, 1)):
-        actions = np.full((2, family.n, 60), [[[extreme]], [[nearest]]])
+        actions = np.full((2, family.n, LENGTH), [[[extreme]], [[nearest]]])
         theirs, ours = (roll(family, a, jax.random.PRNGKey(0))[1].obs for a in actions)
         np.testing.assert_array_equal(theirs, ours)
 
@@ -54,7 +55,7 @@ def test_other_actions_count_as_the_nearer_of_the_two(name):
 @pytest.mark.parametrize("name", OURS)
 def test_the_task_is_hidden(name):
     family = make_family(name)
-    actions = random_actions(family, jax.random.PRNGKey(1), (1, 30)).repeat(family.n, 0)
+    actions = random_actions(family, jax.random.PRNGKey(1), (1, LENGTH)).repeat(family.n, 0)
     keep = "goal", "reward_scale", "weights"
     tasks = family.tasks._replace(
         **{k: v[:1].repeat(family.n, 0) for k, v in family.tasks._asdict().items() if k not in keep}
@@ -78,7 +79,7 @@ class Poison:
 def test_nothing_in_a_family_reads_its_true_groups(name):
     family = make_family(name)
     poisoned = dataclasses.replace(family, true_groups=Poison())
-    actions = random_actions(family, jax.random.PRNGKey(1), (family.n, 10))
+    actions = random_actions(family, jax.random.PRNGKey(1), (family.n, LENGTH))
     ours, theirs = (
         (roll(f, actions, jax.random.PRNGKey(0)), f.sample_test_tasks(jax.random.PRNGKey(0), 5))
         for f in (family, poisoned)
@@ -123,7 +124,7 @@ def test_unseen_tasks(name):
 def test_reward_scales_multiply_the_reward(family):
     plain, scaled = family(), family(reward_scales=(1, 100, 0.01))
     factor = np.resize([1, 100, 0.01], 10)
-    actions = random_actions(plain, jax.random.PRNGKey(1), (10, 20))
+    actions = random_actions(plain, jax.random.PRNGKey(1), (10, LENGTH))
     ours, theirs = (roll(f, actions, jax.random.PRNGKey(0))[1] for f in (plain, scaled))
     np.testing.assert_allclose(theirs.reward, ours.reward * factor[:, None], rtol=1e-5)
     np.testing.assert_array_equal(theirs.obs, ours.obs)

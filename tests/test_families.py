@@ -230,37 +230,43 @@ def test_a_broken_module_is_located(register, package, text, tmp_path):
     assert str(tmp_path) in str(caught.value) and "rename it" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"points.py": "easy = None\n"},
-        {"points.py": "import nowhere_installed\n"},
-        {"__init__.py": "import nowhere_installed\n"},
-        {"__init__.py": "raise RuntimeError('not for you')\n"},
-    ],
-)
-def test_somebody_elses_envs_in_the_way_is_named(files, tmp_path):
-    folder = tmp_path / "envs"
-    folder.mkdir()
-    for file, text in {"__init__.py": "", **files}.items():
-        (folder / file).write_text(text)
+FOREIGN = [
+    {},
+    {"points.py": "easy = None\n"},
+    {"points.py": "import nowhere_installed\n"},
+    {"__init__.py": "import nowhere_installed\n"},
+    {"__init__.py": "raise RuntimeError('not for you')\n"},
+]
+"""Files of folders `envs` that are somebody else's."""
+
+
+def test_somebody_elses_envs_in_the_way_is_named(tmp_path):
+    places = [tmp_path / str(i) for i in range(len(FOREIGN))]
+    for place, files in zip(places, FOREIGN, strict=True):
+        (place / "envs").mkdir(parents=True)
+        for file, text in {"__init__.py": "", **files}.items():
+            (place / "envs" / file).write_text(text)
     # An editable install finds our submodules even behind a foreign package; a wheel does not.
     code = """
-import sys
+import os, sys
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import make_family
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
-try:
-    make_family("points")
-except ConfigError as error:
-    print(error)
+for place in sys.argv[1:]:
+    os.chdir(place)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "envs"]:
+        del sys.modules[name]
+    try:
+        make_family("points")
+    except ConfigError as error:
+        print(str(error).replace("\\n", " "))
 """
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *map(str, places)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert str(folder / "__init__.py") in done.stdout
-    assert "rename it" in done.stdout and "pgx-jax" in done.stdout
+    for place, told in zip(places, done.stdout.splitlines(), strict=True):
+        assert str(place / "envs" / "__init__.py") in told
+        assert "rename it" in told and "pgx-jax" in told
 
 
 ALL = tuple(families())

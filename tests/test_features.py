@@ -250,11 +250,20 @@ def test_convolutions_and_scans_have_gradients_too(logged):
 def test_pieces_cut_the_flattened_parameters_in_order(shapes, piece):
     sizes = [math.prod(shape) for shape in shapes]
     leaves = np.split(np.arange(1, 1 + sum(sizes)), np.cumsum(sizes)[:-1])
-    cut = np.zeros(sum(sizes), int)
-    for leaf, shape, part in zip(leaves, shapes, split_parameters(shapes, piece), strict=True):
+    parts, cut = split_parameters(shapes, piece), np.zeros(sum(sizes), int)
+    places = [part.places if part.rows else [] for part in parts]
+
+    @jax.jit
+    def pieces(leaves):
+        """Of each leaf, all turns."""
+        return [
+            [part.piece(leaf.reshape(1, *shape), turn)[0] for turn in range(len(turns))]
+            for leaf, shape, part, turns in zip(leaves, shapes, parts, places, strict=True)
+        ]
+
+    for leaf, part, turns, found in zip(leaves, parts, places, pieces(leaves), strict=True):
         assert part.each * part.width <= piece and part.rows * part.width == len(leaf)
-        for turn, place in enumerate(part.places if part.rows else []):
-            own = np.asarray(part.piece(jnp.asarray(leaf.reshape(1, *shape)), turn)[0])
+        for place, own in zip(turns, found, strict=True):
             cut[place : place + len(own)] += own
     np.testing.assert_array_equal(cut, np.arange(1, 1 + sum(sizes)))
 

@@ -93,7 +93,7 @@ def test_dual_lift_is_the_weighted_sum_of_gradients(solved, params, solver):
     transitions, features, a, surrogates = solved
     lifted = lift_dual(log_prob, params, transitions, a, surrogates[solver], features)
     alpha = duals(features, transitions, a, surrogates[solver])
-    gradients = jax.vmap(jax.vmap(jax.grad(log_prob), (None, 0, 0)), (None, 0, 0))(
+    gradients = jax.jit(jax.vmap(jax.vmap(jax.grad(log_prob), (None, 0, 0)), (None, 0, 0)))(
         params, transitions.obs, transitions.action
     )
     for got, gradient in zip(jax.tree.leaves(lifted), jax.tree.leaves(gradients), strict=True):
@@ -142,7 +142,7 @@ def test_a_lifted_step_moves_log_probabilities_as_the_surrogate_says(make_logged
     surrogates = fit(features, transitions, MEMBER)
     step = rescale(lift_dual(log_prob, params, transitions, a, surrogates, features), params, 1e-3)
     moved = displace(params, step)
-    batch = jax.vmap(log_prob, (None, 0, 0))
+    batch = jax.jit(jax.vmap(log_prob, (None, 0, 0)))
     for index, task in ((0, 1), (1, 3)):
         obs, action = transitions.obs[task], transitions.action[task]
         theta = jax.tree.map(lambda x, i=index: x[i], moved)

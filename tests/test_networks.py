@@ -34,14 +34,21 @@ FAMILY = points(n_tasks=3, n_groups=3)
 @pytest.mark.parametrize("told", [False, True])
 def test_observations_of_any_shape(shape, told):
     policy = Policy(CategoricalActor(3, (8,)), Critic((8,)), Categorical(3), conditioned_actor=told)
-    agent = policy.init(KEY, shape, jnp.eye(2))
-    obs, context = jax.random.normal(KEY, shape), jnp.eye(2)
-    logits = [policy.params(agent.actor, policy.actor_input(obs, c)) for c in context]
-    values = [policy.value(agent.critic, policy.critic_input(obs, c)) for c in context]
+    obs = np.asarray(np.random.default_rng(0).normal(size=shape), np.float32)
+
+    @jax.jit
+    def computed(obs, context):
+        """Logits and values, told each of two tasks, and a gradient."""
+        agent = policy.init(KEY, shape, context)
+        logits = [policy.params(agent.actor, policy.actor_input(obs, c)) for c in context]
+        values = [policy.value(agent.critic, policy.critic_input(obs, c)) for c in context]
+        seen = policy.actor_input(obs, context[0])
+        return logits, values, jax.grad(policy.log_prob)(agent.actor, seen, jnp.array(1))
+
+    logits, values, gradient = computed(obs, np.eye(2, dtype=np.float32))
     assert logits[0].shape == (3,) and values[0].shape == ()
     assert np.allclose(*logits) != told and not np.allclose(*values)  # critics are told
-    gradient = jax.grad(policy.log_prob)(agent.actor, policy.actor_input(obs, context[0]), jnp.array(1))
-    sizes = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)]
+    sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)]
     assert np.isfinite(sizes).all() and max(sizes) > 0
 
 
@@ -52,14 +59,13 @@ def test_observations_of_any_shape(shape, told):
     ids=str,
 )
 def test_images_with_channels_in_front(shape, leads):
-    obs = jax.random.uniform(KEY, shape)
-    params = Torso().init(KEY, obs)
+    obs = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+    params = jax.eval_shape(Torso().init, KEY, obs)
     kernels = [x.shape[2] for x in jax.tree.leaves(params) if x.ndim == 4]
     assert kernels[0] == shape[0 if leads else -1]
     if leads:
-        np.testing.assert_array_equal(
-            Torso().apply(params, obs), Torso().apply(params, jnp.moveaxis(obs, 0, -1))
-        )
+        params, apply = jax.jit(Torso().init)(KEY, obs), jax.jit(Torso().apply)
+        np.testing.assert_array_equal(apply(params, obs), apply(params, np.moveaxis(obs, 0, -1)))
 
 
 def test_bytes_are_scaled_and_nothing_else():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from probes import table, tabular_family
+from probes import fresh, table, tabular_family
 
 from pgx_jax.learn import PPO, make_policy
 from pgx_jax.learn.device import Problem, start, update
@@ -32,6 +32,10 @@ class LinearValue(nn.Module):
         return nn.Dense(1, use_bias=False)(obs)[0]
 
 
+loss = jax.jit(ppo_loss, static_argnums=1)
+gradients = jax.jit(jax.grad(ppo_loss), static_argnums=1)
+batch_of = jax.jit(make_batch, static_argnums=0)
+
 FAMILY = tabular_family([table(), table()])
 POLICY = make_policy(FAMILY, actor=ConstantLogits(), critic=LinearValue(), conditioned_critic=False)
 KEY = jax.random.PRNGKey(0)
@@ -39,7 +43,7 @@ KEY = jax.random.PRNGKey(0)
 
 def agent_with(weights, policy=POLICY, family=FAMILY):
     """An agent whose value of an observation is its product with ``weights``."""
-    agent = policy.init(KEY, family.observation_space.shape, jnp.asarray(family.context))
+    agent = fresh(policy, family, KEY)
     kernel = jnp.asarray(weights, jnp.float32)[:, None]
     return agent._replace(critic={"params": {"Dense_0": {"kernel": kernel}}})
 
@@ -49,16 +53,15 @@ def agent_with(weights, policy=POLICY, family=FAMILY):
 
 def hand_batch():
     """Four transitions; the policy gives both actions 1/2, the old one gave 1/3, 1/3, 1, 5/11."""
-    old = jnp.log(jnp.array([1 / 3, 1 / 3, 1.0, 5 / 11]))
     return Batch(
-        obs=jnp.eye(4, 3),
-        context=jnp.zeros((4, 2)),
-        task=jnp.zeros(4, int),
-        action=jnp.array([0, 1, 0, 1]),
-        log_prob=old,
-        advantage=jnp.array([2.0, -2.0, -2.0, 3.0]),
-        target=jnp.array([1.5, 0.0, 3.0, -1.0]),
-        weight=jnp.array([1.0, 2.0, 0.5, 1.0]),
+        obs=np.eye(4, 3),
+        context=np.zeros((4, 2)),
+        task=np.zeros(4, int),
+        action=np.array([0, 1, 0, 1]),
+        log_prob=np.log([1 / 3, 1 / 3, 1.0, 5 / 11]),
+        advantage=np.array([2.0, -2.0, -2.0, 3.0]),
+        target=np.array([1.5, 0.0, 3.0, -1.0]),
+        weight=np.array([1.0, 2.0, 0.5, 1.0]),
     )
 
 
@@ -71,7 +74,7 @@ def test_the_loss_by_hand():
     expected = np.mean(weight * (0.7 * error - objective - 0.1 * np.log(2.0)))
     agent, config = agent_with([1.0, 2.0, 3.0]), PPO(clip=0.2, value=0.7, entropy=0.1)
     params = (agent.actor, agent.critic)
-    assert float(ppo_loss(params, POLICY, config, hand_batch())) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(params, POLICY, config, hand_batch())) == pytest.approx(expected, rel=1e-5)
 
 
 def test_clipped_transitions_pull_no_more():
@@ -80,7 +83,7 @@ def test_clipped_transitions_pull_no_more():
 
     def pull(i):
         one = jax.tree.map(lambda x: x[i : i + 1], batch)
-        grads = jax.grad(ppo_loss)((agent.actor, agent.critic), POLICY, config, one)
+        grads = gradients((agent.actor, agent.critic), POLICY, config, one)
         return np.asarray(grads[0]["params"]["logits"])
 
     np.testing.assert_array_equal(pull(0), 0.0)  # better and already 1.5 times as likely
@@ -105,7 +108,7 @@ def hand_steps(seed=0, length=6, slots=3):
     zero = np.zeros((length, slots), np.float32)
     action = rng.integers(0, 2, (length, slots))
     steps = Steps(obs, action, reward, next_obs, terminated, done, zero, zero, zero)
-    return jax.tree.map(jnp.asarray, steps), jnp.array([0, 1, 0])
+    return steps, np.array([0, 1, 0])
 
 
 def slow_advantage(steps, weights, scale, gamma, lam):
@@ -129,7 +132,7 @@ def test_the_batch_bootstraps_from_the_observation_before_the_reset():
     agent = agent._replace(reward=Moments(jnp.zeros(2), jnp.array([4.0, 0.25]), jnp.ones(2)))
     for scale_rewards, scale in ((True, np.array([2.0, 0.5, 2.0])), (False, 1.0)):
         config = PPO(gamma=0.9, gae_lambda=0.8, scale_rewards=scale_rewards)
-        batch = make_batch(POLICY, config, agent, steps, jnp.eye(2), slot_task)
+        batch = batch_of(POLICY, config, agent, steps, np.eye(2, dtype=np.float32), slot_task)
         advantage, value = slow_advantage(steps, weights, scale, 0.9, 0.8)
         np.testing.assert_allclose(batch.target, (advantage + value).ravel(), atol=1e-4)
         standard = np.zeros_like(advantage)
@@ -145,8 +148,9 @@ def test_the_batch_bootstraps_from_the_observation_before_the_reset():
 
 def test_weights_make_the_tasks_of_a_row_count_the_same():
     steps, slot_task = hand_steps()
-    batch = make_batch(POLICY, PPO(), agent_with(np.zeros(3)), steps, jnp.eye(2), slot_task)
-    weight = np.asarray(batch.weight).reshape(6, 3)
+    agent, context = agent_with(np.zeros(3)), np.eye(2, dtype=np.float32)
+    batch = jax.tree.map(np.asarray, batch_of(POLICY, PPO(), agent, steps, context, slot_task))
+    weight = batch.weight.reshape(6, 3)
     np.testing.assert_allclose(weight[:, [0, 2]].sum(), weight[:, 1].sum(), rtol=1e-6)
     np.testing.assert_allclose(weight.mean(), 1.0, rtol=1e-6)
 
@@ -155,9 +159,9 @@ def test_weights_make_the_tasks_of_a_row_count_the_same():
         part = jax.tree.map(lambda x: x.reshape(6, 3, *x.shape[1:])[:, columns], batch)
         part = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part)
         if columns != [0, 1, 2]:
-            part = part._replace(weight=jnp.ones_like(part.weight))
+            part = part._replace(weight=np.ones_like(part.weight))
         agent = agent_with([1.0, -1.0, 0.5])
-        return jax.grad(ppo_loss)((agent.actor, agent.critic), POLICY, PPO(), part)
+        return jax.tree.map(np.asarray, gradients((agent.actor, agent.critic), POLICY, PPO(), part))
 
     mean = jax.tree.map(lambda a, b: (a + b) / 2, grads([0, 2]), grads([1]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads([0, 1, 2]), mean)
@@ -173,7 +177,7 @@ def test_the_collector_keeps_the_observation_before_the_reset():
     chain = table(4, following={(0, None): 1, (1, None): 2, (2, None): 3}, terminal={(2, None): True})
     family = tabular_family([chain, chain])
     policy = make_policy(family, hidden=(4,))
-    agent = policy.init(KEY, (4,), jnp.asarray(family.context))
+    agent = fresh(policy, family, KEY)
     for horizon, states, after, done in (
         (2, [0, 1, 0, 1, 0, 1], [1, 2, 1, 2, 1, 2], [0, 1, 0, 1, 0, 1]),  # cut by the time limit
         (9, [0, 1, 2, 0, 1, 2], [1, 2, 3, 1, 2, 3], [0, 0, 1, 0, 0, 1]),  # terminated
@@ -193,7 +197,7 @@ def test_returns_and_discounted_sums_of_episodes():
     )
     family = tabular_family([chain, chain], horizon=3)
     policy = make_policy(family, hidden=(4,))
-    agent = policy.init(KEY, (3,), jnp.asarray(family.context))
+    agent = fresh(policy, family, KEY)
     slots = reset_slots(family.env, family.tasks, jax.random.split(KEY, 2))
     context = jnp.asarray(family.context)
     _, steps = unroll(policy, family.env, 3, agent, family.tasks, context, slots, KEY, 5, gamma=0.5)
@@ -210,8 +214,8 @@ def test_the_learning_rate_is_annealed_to_nothing():
     policy = make_policy(family, hidden=(4,))
     problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
     member = jnp.ones(2, bool)
-    agent = policy.init(KEY, (3,), problem.context)
-    state = start(policy, family.env, config, problem, member, agent, KEY)
+    agent = fresh(policy, family, KEY)
+    state = jax.jit(start, static_argnums=(0, 1))(policy, family.env, config, problem, member, agent, KEY)
     one = jax.jit(
         lambda state, total: update(policy, family.env, 2, config, problem, member, total, state)[0]
     )
@@ -238,13 +242,13 @@ def test_epochs_see_every_transition_once():
 
     policy = make_policy(FAMILY, actor=ConstantLogits(), critic=Echo(), conditioned_critic=False)
     agent = policy.init(KEY, (12,), jnp.asarray(FAMILY.context))
-    zeros = jnp.zeros(12)
+    zeros = np.zeros(12)
     batch = Batch(
-        obs=jnp.eye(12),
-        context=jnp.zeros((12, 2)),
+        obs=np.eye(12),
+        context=np.zeros((12, 2)),
         task=zeros.astype(int),
         action=zeros.astype(int),
-        log_prob=zeros + jnp.log(0.5),
+        log_prob=zeros + np.log(0.5),
         advantage=zeros,
         target=zeros + 1,
         weight=zeros + 1,
@@ -252,7 +256,7 @@ def test_epochs_see_every_transition_once():
     config = PPO(epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
     learning = Learning(agent, config.begin(policy, agent), jnp.int32(0))
     row = row_tasks(config, jnp.asarray(FAMILY.context), jnp.ones(2, bool), jnp.int32(1))
-    after = fit_batch(policy, config, row, learning, batch, KEY, 0.1)
+    after = jax.jit(fit_batch, static_argnums=0)(policy, config, row, learning, batch, KEY, 0.1)
     weights = np.asarray(after.agent.critic["params"]["Dense_0"]["kernel"])[:, 0]
     # Adam moves every coordinate that had a gradient by about the learning rate, and later on coasts
     assert (weights > 0.05).all()

@@ -1,5 +1,7 @@
 """The Gaussian map: rows that don't depend on blocks, blocked against dense, Johnson-Lindenstrauss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +18,15 @@ KEY = jax.random.PRNGKey(3)
 examples = settings(derandomize=True, deadline=None, max_examples=15)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def tile(key, t, d):
+    return jax.random.normal(jax.random.fold_in(key, t), (TILE, d))
+
+
 def dense(p: int, d: int, key=KEY) -> np.ndarray:
     """P by the definition: tile after tile, each from its folded key."""
-    tiles = [jax.random.normal(jax.random.fold_in(key, t), (TILE, d)) for t in range(-(-p // TILE))]
-    return np.concatenate([np.asarray(tile) for tile in tiles])[:p] / np.sqrt(d)
+    tiles = [np.asarray(tile(key, t, d)) for t in range(-(-p // TILE))]
+    return np.concatenate(tiles)[:p] / np.sqrt(d)
 
 
 @examples

@@ -124,10 +124,12 @@ def test_the_worst_seed_stands_in_the_table_of_precisions():
     def cell(affinity, same):
         own = {"features": 2e-4, "inner_products": 1e-4, "affinity": affinity, "largest_of_range": 3e-4}
         found = {name: own | {"same_groups": same} for name in ("float32", "bf16x3", "tf32")}
-        return {"cell": {"family": "points", "seed": 0}, "dim": 400, "k": 3, "precisions": found}
+        of = {"family": "points", "platform": "cpu", "seed": 0}
+        return {"cell": of, "dim": 400, "k": 3, "precisions": found}
 
     text = cost_tables.precision({"cells": [cell(5e-4, True), cell(7e-4, False)]})
-    assert "| tf32 | 2.0e-04 | 1.0e-04 | 7.0e-04 | 3.0e-04 | 1 of 2 |" in text and "of 2 seeds" in text
+    assert "| cpu, `tf32` | 2.0e-04 | 1.0e-04 | 7.0e-04 | 3.0e-04 | 1 of 2 |" in text
+    assert "the largest of all seeds" in text
 
 
 def test_rows_are_told_apart_by_how_they_were_timed():

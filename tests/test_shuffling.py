@@ -25,7 +25,7 @@ def test_multipliers_have_no_common_divisor_and_do_not_overflow(size):
 
 
 def test_large_batches_are_permuted_too():
-    found = np.asarray(orders(jax.random.PRNGKey(0), 200_003, 2))
+    found = np.asarray(jax.jit(lambda key: orders(key, 200_003, 2))(jax.random.PRNGKey(0)))
     assert (np.sort(found, axis=1) == np.arange(200_003)).all() and (found[0] != found[1]).mean() > 0.99
 
 
@@ -33,7 +33,7 @@ def test_places_are_uniform_and_epochs_share_minibatches_by_chance():
     """Over keys, against a sort an epoch: where a transition stands, and who is in its minibatch."""
     size, parts, draws = 240, 4, 1500
     keys = jax.random.split(jax.random.PRNGKey(1), draws)
-    found = np.asarray(jax.vmap(lambda key: orders(key, size, 2))(keys))
+    found = np.asarray(jax.jit(jax.vmap(lambda key: orders(key, size, 2)))(keys))
     part = np.argsort(found, axis=-1) // (size // parts)  # [draws, epochs, size]: minibatch of each
     share = np.stack([(part == i).mean(0) for i in range(parts)])
     assert abs(share - 1 / parts).max() < 5 * np.sqrt(0.25 * 0.75 / draws)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import struct
 from hosts import host_points
+from probes import fresh
 from toys import Meta, PerTask, Reinforce
 
 from envs.points import points
@@ -98,7 +99,7 @@ def test_gradients_of_single_tasks():
     assert curve[-5:].mean() > curve[:5].mean() + 3
 
     policy, context = policy_for(family), jnp.asarray(family.context)
-    agent = policy.init(KEY, family.observation_space.shape, context)
+    agent = fresh(policy, family, KEY)
     row = row_tasks(PPO(num_envs=7), context, jnp.array([True, False, True, True]), jnp.int32(1))
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(21, *family.observation_space.shape)), rng.normal(size=(21, 2))
@@ -108,7 +109,8 @@ def test_gradients_of_single_tasks():
         obs, context[task], task, action, rng.normal(size=21) - 2, *rng.normal(size=(2, 21)), weight
     )
     params = (agent.actor, agent.critic)
-    plain, mean = (learner.gradients(policy, row, params, batch) for learner in (PPO(), PerTask()))
+    gradients = jax.jit(lambda learner, *known: learner.gradients(policy, *known))
+    plain, mean = (gradients(learner, row, params, batch) for learner in (PPO(), PerTask()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, mean)
 
 
