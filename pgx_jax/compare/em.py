@@ -95,17 +95,32 @@ def cluster(
             curves[i] = np.concatenate([curves[i], trained.returns[place, : rows.steps[place] // unit]])
         labels, taken = _best(policy, family, agents, k, jax.random.fold_in(key, 2 * turn + 2))
         evaluated += taken
-    names = sorted(set(labels.tolist()), key=labels.tolist().index)  # canonical: by their first tasks
-    rows_of = tuple(
-        Row(
-            tuple((labels == i).tolist()), int(steps[i]), False, BASE, config.learner, learner.num_envs,
-            way=f"clustered {k}",
-        )
-        for i in names
-    )  # fmt: skip
-    pool = Pool(rows_of, tuple(learn.take(agents, i) for i in names), tuple(curves[i] for i in names))
-    idle = int(steps.sum()) - sum(row.steps for row in rows_of)
+    pool = _serving(labels, agents, steps, curves, learner, config)
+    idle = int(steps.sum()) - sum(row.steps for row in pool.rows)
     return Clustered(grouping.canonical(labels), pool, np.array(evaluated + idle), np.stack(history))
+
+
+def _serving(
+    labels: np.ndarray, agents: Agent, steps: np.ndarray, curves: list[np.ndarray], learner: Learner,
+    config: Config,
+) -> Pool:  # fmt: skip
+    """The policies that serve a task, by the first task of each."""
+    places = list(dict.fromkeys(labels.tolist()))
+    way = f"clustered {len(steps)}"
+    rows = [
+        Row(
+            tuple((labels == i).tolist()),
+            int(steps[i]),
+            False,
+            BASE,
+            config.learner,
+            learner.num_envs,
+            way=way,
+        )
+        for i in places
+    ]
+    agents_of = tuple(learn.take(agents, i) for i in places)
+    return Pool(tuple(rows), agents_of, tuple(curves[i] for i in places))
 
 
 def _rows(labels: np.ndarray, share: int, unit: int, agents: Agent, key: Key) -> tuple[list[int], Rows]:

@@ -253,8 +253,8 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
         others += [split_name(name) for name in config.baselines]
         found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
         found += [kind(budget.n, budget.total, *names) for names in others]
-        if not told and config.continue_meta:
-            found += [kind(size, budget.rest(), "told") for size in range(1, budget.n + 1)]
+        if not told and config.continue_meta:  # groups of the likeliest size
+            found.append(kind(max(1, budget.n // 3), budget.rest(), "told"))
     return list(dict.fromkeys(found))
 
 
