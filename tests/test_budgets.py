@@ -39,7 +39,14 @@ def test_what_runs_at_several_budgets_come_to():
     assert budgets.best(POINTS, 40)[:2] == ["policygradex", "single_task"]  # the planted groups left out
     assert budgets.best(POINTS[:1], 10) == ["multitask"]
     said = budgets.advice(POINTS)
-    assert said.startswith("Earned most (2 runs a budget): 10 steps a task: One policy for all or Policy")
+    assert said.startswith(
+        "Earned most (2 runs a budget, planted groups apart): "
+        "10 steps a task: One policy for all (1 other not shown to be worse); 40 steps"
+    )
+    similar = {"gradient_similarity_dot": 1.0, "gradient_similarity_cosine": 3.0}
+    assert budgets.drawn([point(10, 0, policygradex=2.0, **similar)]) == [
+        "policygradex", "gradient_similarity_cosine",
+    ]  # fmt: skip
     head, rows = budgets.cells(POINTS)
     assert head == ["steps a task", "10", "40"] and all(len(row) == 3 for row in rows)
     assert rows[0][0] == "PolicyGradEx (ours)" and rows[-2][1:] == ["1", "2, 3"] and rows[-1][2] == "0.75"

@@ -51,6 +51,18 @@ def compared(points: Sequence[Point]) -> list[str]:
     ]
 
 
+def drawn(points: Sequence[Point]) -> list[str]:
+    """Those of them that a figure shows: of the gradient similarities the one with the largest mean."""
+    names = compared(points)
+    similar = [name for name in names if name.startswith(SIMILAR)]
+
+    def whole(name: str) -> float:
+        return float(np.nanmean([point.methods[name].mean or np.nan for point in points]))
+
+    kept = max(similar, key=whole, default="")
+    return [name for name in names if name not in similar or name == kept]
+
+
 def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
     """Mean of a method over the runs of one budget, with its 95% t-interval if there are several."""
     means = [p.methods[name].mean for p in points if p.steps_per_task == steps_per_task]
@@ -82,15 +94,16 @@ def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
 
 
 def advice(points: Sequence[Point]) -> str:
-    """Which way of sharing earned most at every budget, in words."""
-    methods = points[0].methods
+    """What earned most at every budget, in words, and how many others are not shown to earn less."""
     parts = []
     for budget in budgets(points):
-        names = best(points, budget)
-        told = " or ".join(wording.method_label(methods, name, alone=True) for name in names[:3])
-        parts.append(f"{wording.steps(budget)} steps a task: {told}{' or others' if names[3:] else ''}")
-    runs = len({point.seed for point in points})
-    return f"Earned most ({runs} run{'s' if runs > 1 else ''} a budget): " + "; ".join(parts) + "."
+        first, *others = best(points, budget)
+        label = wording.method_label(points[0].methods, first, alone=True)
+        ties = f" ({len(others)} other{'s' if others[1:] else ''} not shown to be worse)" if others else ""
+        parts.append(f"{wording.steps(budget)} steps a task: {label}{ties}")
+    runs = max(sum(p.steps_per_task == budget for p in points) for budget in budgets(points))
+    counted = f"{runs} run{'s' if runs > 1 else ''} a budget, planted groups apart"
+    return f"Earned most ({counted}): {'; '.join(parts)}."
 
 
 def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:

@@ -113,7 +113,7 @@ def label_ends(axes: Any, drawn: Sequence[Line], labels: Mapping[str, str]) -> N
     heights = _spread(np.array([y[-1] for _, _, y in drawn]), 0.058 * (high - low))
     for (name, x, y), height in zip(drawn, heights, strict=True):
         colour, weight = method_style(name)[0], "bold" if name == OURS else None
-        line = {"arrowstyle": "-", "color": colour, "lw": 0.7, "alpha": 0.7}
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.7, "alpha": 0.7, "relpos": (0, 0.5)}
         axes.annotate(
             labels[name], (x[-1], y[-1]), (1.03, height), textcoords=("axes fraction", "data"), va="center",
             color=colour, weight=weight, arrowprops=line, annotation_clip=False,
