@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from pgx_jax.compare.results import Interval
+from pgx_jax.config import Config
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -149,8 +150,40 @@ def test_rows_are_told_apart_by_how_they_were_timed():
 def test_a_cells_note_stands_once_at_the_source():
     environment = {"device": "gpu: X", "processor": "Y", "cores": 1, "versions": {"jax": "0"}, "commit": "c"}
     cells = [{"environment": 0, "note": "Alone"}, {"environment": 0, "note": "Alone"}, {"environment": 0}]
-    text = figures.source("rows", "run", {"cells": cells, "environments": [environment]})
+    data = {"cells": cells, "environments": [environment], "settings": {}}
+    text = figures.source("rows", "run", data)
     assert text.endswith("jax 0, commit c. Alone.</sub>")
+
+
+def test_other_defaults_are_told():
+    now = common.plain(Config())
+    assert figures.other_defaults({"settings": {"defaults": now}}) == []
+    before = {name: value for name, value in now.items() if name != "min_updates"} | {"steps_per_task": 9}
+    (said,) = figures.other_defaults({"settings": {"defaults": before}})
+    assert said == " Of older code, with other defaults: no min_updates, steps_per_task = 9."
+
+
+def test_a_study_of_budgets_shows_seeds_that_have_all_of_them():
+    def cell(steps, seed, mean):
+        config = {"steps_per_task": steps}
+        method = {"mean": mean, "metric": "return", "ci95": None}
+        where = {"settings": {"seed": 6}, "seed": seed, "config": config}
+        return {"cell": where, "k": 2, "agreement": {"nmi": 1.0}, "methods": {"policygradex": method}}
+
+    data = {"cells": [cell(10, 0, 1.0), cell(20, 0, 3.0), cell(10, 1, 99.0)]}
+    points = tables.budget_points(data)
+    assert [(p.steps_per_task, p.seed[1]) for p in points] == [(10, 0), (20, 0)]
+    assert "| PolicyGradEx (ours) | 1.00 | 3.00 |" in tables.by_budget(data)
+
+
+def test_the_search_shows_what_the_defaults_take():
+    where = {"family": "points", "settings": {"seed": 100}, "steps_per_task": 10_240}
+    cells = [
+        {"cell": where | {"num_envs": width}, "returns": {"one a task": {"0.01": 5.0 * width, "0.05": 1.0}}}
+        for width in (40, 1)
+    ]
+    text = tables.search({"cells": cells})
+    assert "| points, one a task, 10.2k | 200.0 | **5.0** | **5.0** | 1.0 |" in text
 
 
 def test_readme_without_markers_is_refused(tmp_path, capsys):
