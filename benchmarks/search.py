@@ -46,7 +46,7 @@ class Settings:
     """Seeds of the families."""
     steps_per_task: tuple[int, ...] = (10_240, 20_480, 40_960, 122_880)
     """Budgets: environment steps a task."""
-    num_envs: tuple[int, ...] = (40, 20, 10, 5)
+    num_envs: tuple[int, ...] = (40, 20, 10, 5, 2, 1)
     """Environments of a row."""
     entropy: tuple[float, ...] = (0.01, 0.05, 0.15)
     """Weights of the entropy bonus."""

@@ -255,17 +255,25 @@ def predicted_gain(cells: Cells) -> str:
     return with_interval(over_runs([c["gain"]["predicted"]["mean"] for c in cells]), signed=True)
 
 
+def one_policy(cells: Cells) -> str | None:
+    """The policy for all that gains are counted against: the one that continues the meta-policy, from scratch
+    where runs (of older code) don't have it; None without any."""
+    return next((name for name in ("multitask_continued", "multitask") if has(cells, name)), None)
+
+
 def realised_gain(cells: Cells) -> str:
     """Return of ours minus that of one policy for all at the same total, paired by run."""
-    return with_interval(paired(cells, "multitask"), signed=True) if has(cells, "multitask") else "–"
+    base = one_policy(cells)
+    return with_interval(paired(cells, base), signed=True) if base else "–"
 
 
 def realised_percent(cells: Cells) -> str:
     """The realised gain in percent of one policy's return, where that is clearly above 0."""
-    base = over_runs(means(cells, "multitask")) if has(cells, "multitask") else None
-    if base is None or base.mean <= 0 or (base.lo or 0) < 0:
+    name = one_policy(cells)
+    base = over_runs(means(cells, name)) if name else None
+    if name is None or base is None or base.mean <= 0 or (base.lo or 0) < 0:
         return "–"
-    return f"{paired(cells, 'multitask').mean / base.mean:+.1%}"
+    return f"{paired(cells, name).mean / base.mean:+.1%}"
 
 
 def sizes(data: Mapping) -> str:
@@ -320,7 +328,7 @@ def budget_points(data: Mapping) -> list[budgets.Point]:
     seed = [(c["cell"]["settings"]["seed"], c["cell"]["seed"]) for c in cells]
     whole = {s for s in seed if seed.count(s) == len(set(size))}
     return [
-        budgets.Point(steps, s, c["k"], (c.get("agreement") or {}).get("nmi"), methods_of(c))  # fmt: skip
+        budgets.Point(steps, s[1], c["k"], (c.get("agreement") or {}).get("nmi"), methods_of(c))
         for c, steps, s in zip(cells, size, seed, strict=True)
         if s in whole
     ]
@@ -342,11 +350,12 @@ def search(data: Mapping) -> str:
         tasks = {"one a task": 1, "planted groups": 10 / 3}.get(kind, 10)
         chosen = suited(own, int(np.ceil(tasks)), tasks * size, Config().min_updates).num_envs
         by_width = [_shown(row.get((width, own.entropy)), width == chosen) for width in widths]
-        by_bonus = [_shown(row.get((chosen, bonus)), bonus == own.entropy) for bonus in bonuses]
+        taken = Config().group_entropy if kind == "planted groups" else own.entropy
+        by_bonus = [_shown(row.get((chosen, bonus)), bonus == taken) for bonus in bonuses]
         body.append([f"{family}, {kind}, {steps(size)}", *by_width, *by_bonus])
     head = [
-        "steps a task",
-        *(f"{width} environments" for width in widths),
+        "family, policies, steps a task",
+        *(f"{width} environment{'s' if width > 1 else ''}" for width in widths),
         *(f"entropy {bonus:g}" for bonus in bonuses),
     ]
     facts = (

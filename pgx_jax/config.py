@@ -62,7 +62,7 @@ class Config:
     learner has one; the learner's own if None. (Those that continue the meta-policy have their learner's.)"""
     min_updates: int = 64
     """Updates that every policy should have at least: its environments (``ppo.num_envs``) are halved while
-    its steps give fewer, down to one a task. 1 leaves them as they are wherever they allow an update."""
+    its steps give fewer and every task keeps one. 1 leaves them as they are wherever they allow an update."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
     learner: Named[str, LEARNERS] = "ppo"

@@ -114,7 +114,8 @@ class Compiled(Generic[P, R]):
         full = platform == "gpu" and precision == "float32"
         if full not in self._programs:
             options = _options(platform, self.quick, full)
-            self._programs[full] = self._with_options(platform, options) if options else self._inner
+            made = self._with_options(platform, options) if options else self._inner
+            return self._programs.setdefault(full, made)  # another thread may have been first
         return self._programs[full]
 
     def _with_options(self, platform: str, options: dict[str, Any]) -> Any:

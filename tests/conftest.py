@@ -252,7 +252,7 @@ def small_settings():
 
     config = Config(
         seed=5, steps_per_task=5400, meta_fraction=0.2, meta_entropy=0.0, group_entropy=None,
-        min_updates=1, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
+        min_updates=1, collect_fraction=0.5, episodes=8, test_tasks=3, trial_episodes=2, random_draws=2,
         policy=PolicyConfig(hidden=(8, 8)),
         ppo=PPO(
             learning_rate=2e-2, final_learning_rate=1.0, gamma=0.99, gae_lambda=0.95, entropy=0.0,

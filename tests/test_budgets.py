@@ -30,7 +30,13 @@ POINTS = [
 
 def test_what_runs_at_several_budgets_come_to():
     assert budgets.budgets(POINTS) == [10, 40]
-    assert budgets.compared(POINTS) == ["policygradex", "multitask", "true_groups", "single_task"]
+    assert budgets.compared(POINTS) == [
+        "policygradex",
+        "multitask",
+        "true_groups",
+        "single_task",
+        "only_here",
+    ]
     value = budgets.earned(POINTS, "multitask", 10)
     half = 12.706204736 * np.std([1.1, 1.5], ddof=1) / np.sqrt(2)
     assert value.mean == pytest.approx(1.3) and value.ci95 == pytest.approx((1.3 - half, 1.3 + half))
@@ -74,16 +80,17 @@ def test_runs_are_made_once(small_settings, tmp_path, monkeypatch):
     other = dataclasses.replace(config, episodes=3)
     with pytest.raises(ConfigError, match="steps=3600-seed=5 holds a run with other settings"):
         list(runs.run_budgets(family, other, *known[2:]))
+    with pytest.raises(ConfigError, match="at least one budget and one seed"):
+        list(runs.run_budgets(family, config, (3600,), (), tmp_path))
     with pytest.raises(ConfigError, match="raise steps_per_task"):
         next(runs.run_budgets(family, config, (5400, 100), (5,), tmp_path))
 
 
 def test_the_command(small_settings, tmp_path, monkeypatch, capsys):
-    asked = []
+    asked, by_steps = [], {point.steps_per_task: point for point in POINTS}
 
     def made(family, config, steps, seeds, out, listener):
         asked.append((family.n, config.seed, steps, list(seeds), out))
-        by_steps = {point.steps_per_task: point for point in POINTS}
         for budget in steps:
             yield budget, by_steps[budget]
 
@@ -108,3 +115,7 @@ def test_the_command(small_settings, tmp_path, monkeypatch, capsys):
     assert asked == [(6, 3, (10, 40), [3, 4], out)]
     assert "Earned most" in capsys.readouterr().out and (out / "budget.png").is_file()
     assert cli.main(["study", "budgets", "points"]) == 2
+    by_default = (5120, 10_240, 20_480, 40_960, 81_920, 163_840)
+    by_steps.update((steps, point(steps, 0, policygradex=1.0)) for steps in by_default)
+    assert cli.main(["study", "budget", "points", "--out", str(out)]) == 0
+    assert asked[-1][2] == by_default

@@ -170,6 +170,7 @@ def flags(family, config):
         "random_draws",
         "group_entropy",
         "min_updates",
+        "collect_fraction",
     ):
         args += [f"--{name.replace('_', '-')}", getattr(config, name)]
     names = (

@@ -13,26 +13,26 @@ from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.results import OURS
 
 
-@given(
-    total=st.integers(0, 100_000), n=st.integers(1, 12), k=st.integers(1, 5), unit=st.integers(1, 4000),
-    horizon=st.integers(1, 300),
-)  # fmt: skip
+@given(total=st.integers(0, 100_000), evaluation=st.integers(1, 9000), update=st.integers(1, 9000))
 @settings(derandomize=True, deadline=None)
-def test_rounds_leave_every_policy_an_update(total, n, k, horizon, unit):
-    rounds = em.rounds_of(total, n, k, horizon, unit)
-    whole = n * k * em.EPISODES * horizon + k * unit
-    assert 0 <= rounds <= em.ROUNDS and rounds * whole <= total
-    assert rounds == em.ROUNDS or (rounds + 1) * whole > total
+def test_rounds_fit_and_are_mostly_training(total, evaluation, update):
+    rounds = em.rounds_of(total, evaluation, update)
+    assert 0 <= rounds <= em.ROUNDS and rounds * (evaluation + update) <= total
+    assert (rounds == 0) == (total < evaluation + update)
+    assert rounds <= 1 or rounds * evaluation <= em.EVALUATING * total
+    more = rounds + 1
+    fits = more * (evaluation + update) <= total and more * evaluation <= em.EVALUATING * total
+    assert rounds in (0, em.ROUNDS) or not fits
 
 
 def test_tasks_find_their_groups_within_the_total(small_run):
     """Two planted groups of three tasks: found with the planted k, at no more than the total."""
     found, run = small_run.clustered, small_run
-    assert set(found) == {"em", "em_true_k"} and run.grouping.k == 2
-    groups = found["em_true_k"]
+    assert set(found) == {"em"} and run.grouping.k == 2  # the planted number
+    groups = found["em"]
     assert groups.rounds.shape[1] == 6 and sorted(np.bincount(groups.rounds[0])) == [3, 3]
     assert (groups.labels == np.asarray(run.family.true_groups)).all()
-    entry = run.results.methods["em_true_k"]
+    entry = run.results.methods["em"]
     assert entry.equal_steps and 0.8 * run.budget.total < entry.env_steps <= run.budget.total
     assert entry.mean > run.results.methods["random"].mean + 1
     trained = sum(row.steps for row in groups.pool.rows)
@@ -66,3 +66,9 @@ def test_one_policy_serves_all(small_settings):
     assert row.steps == pytest.approx(
         budget.total - found.spent, abs=2 * em.ROUNDS * config.ppo.steps_per_update
     )
+
+
+def test_policies_without_a_task_train_on_all():
+    own, rows = em._rows(np.array([0, 0, 2, 0]), 3, 900, 10, {"w": np.arange(3.0)}, np.zeros(2, np.uint32))
+    assert own == [0, 1, 2] and rows.member.tolist() == [[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]
+    assert rows.steps.sum() <= 900 and rows.steps.tolist() == [500, 220, 160]  # by 3, 4/3 and 1 of 16/3

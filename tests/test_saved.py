@@ -1,6 +1,8 @@
 """Saved runs: resumed from every stage, regrouped, and put to use."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -182,6 +184,26 @@ def test_a_run_goes_on_with_its_own_policies_and_learners_alone(
     older = {name: x for name, x in own["identity"].items() if name not in given}
     RunStore(path).write_json("config.json", own | {"identity": older})
     assert load(path, learners={"ppo": config.ppo.replace(clip=0.3)}).learner.clip == 0.3
+
+
+def test_a_run_of_older_code_goes_on_by_its_own_rule(small_run, tmp_path, no_training):
+    """It had neither the rule of batches nor the stage of clustering."""
+    folder = copy_of(small_run, tmp_path)
+    saved = json.loads((folder / "config.json").read_text())
+    for name in ("min_updates", "collect_fraction", "group_entropy"):
+        del saved["config"][name]
+    (folder / "config.json").write_text(json.dumps(saved))
+    shutil.rmtree(folder / "stages" / "clustering")
+    run = resume(folder)
+    assert run.results.groups == small_run.results.groups
+    task = run.family.task_names[0]
+    for x, y in zip(*(jax.tree.leaves(r.agent_for(task)) for r in (run, small_run)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    later = load(folder)
+    later.config = dataclasses.replace(later.config, steps_per_task=5000)
+    later.budget = dataclasses.replace(later.budget, total=30_000)
+    with pytest.raises(DataError, match="run it anew"):
+        later.agent_for(task)
 
 
 def test_a_folder_with_contents_is_refused_before_any_work(small_settings, tmp_path, no_training):

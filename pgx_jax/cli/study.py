@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from pgx_jax.cli.console import ConsoleListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
 from pgx_jax.report import budgets
-from pgx_jax.runs.budgets import BUDGETS, run_budgets
+from pgx_jax.runs.budgets import PARTS, run_budgets
 from pgx_jax.runs.serial import write_atomically
 
 
@@ -24,8 +26,9 @@ class BudgetStudy(FamilyRun):
     are read, so that a study that was stopped goes on when it is called again.
     """
 
-    steps: tuple[int, ...] = BUDGETS
-    """Budgets: environment steps of every method, per task (in the place of --steps-per-task)."""
+    steps: tuple[int, ...] = ()
+    """Budgets: environment steps of every method, per task; by default from a sixth of --steps-per-task to
+    five times as many, each twice the one before."""
     seeds: int = 1
     """Runs of every budget, with training seeds from --seed on; with several there are intervals."""
     out: Path | None = None
@@ -37,11 +40,12 @@ class BudgetStudy(FamilyRun):
         """Run them."""
         family, out = self.make_family(), self.out or Path("runs") / f"budget-{self.family}"
         seeds = range(self.config.seed, self.config.seed + self.seeds)
-        count = len(set(self.steps)) * self.seeds
-        console.print(f"{count} runs of {self.family}; saving to {out}", highlight=False)
+        tried = self.steps or tuple(round(part * self.config.steps_per_task) for part in PARTS)
+        count = len(set(tried)) * len(seeds)
+        console.print(f"{self.family}, runs: {count}; saving to {out}", highlight=False)
         points: list[budgets.Point] = []
-        with ConsoleListener(console) as listener:
-            for steps, results in run_budgets(family, self.config, self.steps, seeds, out, listener):
+        with continued(), ConsoleListener(console) as listener:
+            for steps, results in run_budgets(family, self.config, tried, seeds, out, listener):
                 points.append(budgets.Point.of(results, steps))
                 which = f"{steps:,} steps a task, seed {results.seed}: k = {results.k}"
                 console.print(f"{len(points)} of {count}: {which}", style="bold", highlight=False)
@@ -50,6 +54,15 @@ class BudgetStudy(FamilyRun):
         console.print()
         console.print(budgets.terminal_table(points, self.family))
         console.print(f"figure: {draw(points, out)}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def continued() -> Iterator[None]:
+    """Let an interrupt say how the study goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("whole runs and stages are saved, the same command goes on") from None
 
 
 def draw(points: list[budgets.Point], out: Path) -> Path:
@@ -77,5 +90,8 @@ class StudyCommand:
             ConfigError: there is no such study, or settings that cannot work.
             SystemExit: help was asked for, or the arguments are not those of the study.
         """
-        name = args[0] if args and args[0] not in ("-h", "--help") else "budget"
-        return pick(STUDIES, name, "the study").read(args[1:] or ["--help"])
+        if not args or args[0] in ("-h", "--help"):
+            name, *args = ("budget", "--help")
+        else:
+            name, *args = args
+        return pick(STUDIES, name, "the study").read(args)

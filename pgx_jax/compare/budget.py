@@ -75,7 +75,8 @@ def make_budget(
 def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:
     """The learner with the number of environments that suits a row.
 
-    They are halved while ``steps`` give fewer than ``min_updates`` updates, as long as every task keeps one.
+    They are halved while ``steps`` give fewer than ``min_updates`` updates, as long as every task keeps one
+    and the learner can work with them (`Learner.check`).
 
     Args:
         learner: with the largest number of environments.
@@ -84,13 +85,20 @@ def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Lear
         min_updates: `Config.min_updates`.
     """
     while steps < min_updates * learner.steps_per_update and learner.num_envs // 2 >= tasks:
-        learner = replace(learner, num_envs=learner.num_envs // 2)  # type: ignore[type-var]
+        half = replace(learner, num_envs=learner.num_envs // 2)  # type: ignore[type-var]
+        try:
+            half.check(tasks)
+        except ConfigError:
+            break
+        learner = half
     return learner
 
 
 def least(n: int, learner: Learner, config: Config) -> int:
-    """What n tasks need however they are grouped: an update for each, and adapting to each."""
-    return n * (suited(learner, 1, 0, config.min_updates).steps_per_update + learner.adaptation_steps)
+    """What n tasks need however they are grouped: an update for every group, shared by numbers of tasks, and
+    adapting to each task."""
+    units = [suited(learner, size, 0, config.min_updates).steps_per_update for size in range(1, n + 1)]
+    return n * (max(-(-unit // size) for size, unit in enumerate(units, 1)) + learner.adaptation_steps)
 
 
 def _least_of(n: int, learner: Learner, config: Config) -> str:

@@ -26,6 +26,8 @@ ROUNDS = 10
 """Trainings, each with an evaluation behind it, at most."""
 EPISODES = 2
 """Of every policy on every task, in an evaluation."""
+EVALUATING = 0.2
+"""Largest part of the total that evaluations may take, but for a single one."""
 
 
 class Clustered(NamedTuple):
@@ -41,12 +43,12 @@ class Clustered(NamedTuple):
     """int [rounds, n]: the policy of every task while it trained."""
 
 
-def rounds_of(total: int, n: int, k: int, horizon: int, unit: int) -> int:
-    """The most rounds, up to `ROUNDS`, that leave every one of k policies an update in each after the
-    evaluations; 0 if there are none."""
-    evaluating = n * k * EPISODES * horizon
-    fitting = [r for r in range(1, ROUNDS + 1) if total - r * evaluating >= r * k * unit]
-    return max(fitting, default=0)
+def rounds_of(total: int, evaluation: int, update: int) -> int:
+    """The most rounds, up to `ROUNDS`, of an update of all policies (or more) and an evaluation, both in
+    environment steps; 0 if not one fits."""
+    if total < evaluation + update:
+        return 0
+    return max(1, min(ROUNDS, total // (evaluation + update), int(EVALUATING * total // evaluation)))
 
 
 def cluster(
@@ -59,6 +61,8 @@ def cluster(
     progress: Progress | None = None,
 ) -> Clustered | None:
     """Cluster the tasks into at most k groups and train a policy for each, with the total of all methods.
+
+    A policy that is best on no task trains on all of them in the next round, as in the authors' code.
 
     Args:
         policy, learner: the networks, and what trains them.
@@ -74,7 +78,8 @@ def cluster(
     if hasattr(learner, "entropy") and config.group_entropy is not None and 1 < k < n:
         learner = replace(learner, entropy=config.group_entropy)  # type: ignore[type-var]
     unit, key = learner.steps_per_update, jax.random.fold_in(config.stream("random"), k)
-    rounds = rounds_of(total, n, k, family.horizon, unit)
+    evaluation = n * k * (EPISODES * family.horizon + learner.adaptation_steps)
+    rounds = rounds_of(total, evaluation, k * unit)
     if not rounds:
         return None
     agents = learn.init_agents(policy, family, np.asarray(jax.random.split(key, k)))
@@ -84,8 +89,8 @@ def cluster(
     for turn in range(rounds):
         history.append(labels)
         left = total - evaluated - int(steps.sum())
-        share = left // (rounds - turn) - n * k * EPISODES * family.horizon
-        own, rows = _rows(labels, share, unit, agents, jax.random.fold_in(key, 2 * turn + 1))
+        share = left // (rounds - turn) - evaluation
+        own, rows = _rows(labels, k, share, unit, agents, jax.random.fold_in(key, 2 * turn + 1))
         trained = learn.train(
             policy, learner, family, rows, rows_per_call=config.rows_per_call, progress=progress
         )
@@ -93,7 +98,7 @@ def cluster(
         for place, i in enumerate(own):
             steps[i] += rows.steps[place]
             curves[i] = np.concatenate([curves[i], trained.returns[place, : rows.steps[place] // unit]])
-        labels, taken = _best(policy, family, agents, k, jax.random.fold_in(key, 2 * turn + 2))
+        labels, taken = _best(policy, learner, family, agents, labels, jax.random.fold_in(key, 2 * turn + 2))
         evaluated += taken
     pool = _serving(labels, agents, steps, curves, learner, config)
     idle = int(steps.sum()) - sum(row.steps for row in pool.rows)
@@ -123,15 +128,18 @@ def _serving(
     return Pool(tuple(rows), agents_of, tuple(curves[i] for i in places))
 
 
-def _rows(labels: np.ndarray, share: int, unit: int, agents: Agent, key: Key) -> tuple[list[int], Rows]:
-    """The policies that have tasks (and an update), and their training with ``share`` steps by tasks."""
-    n = len(labels)
-    count = np.bincount(labels, minlength=int(labels.max()) + 1)
-    steps = count * share // (n * unit) * unit
-    own = np.flatnonzero(steps).tolist() or [int(count.argmax())]
-    member = np.stack([labels == i for i in own])
+def _rows(
+    labels: np.ndarray, k: int, share: int, unit: int, agents: Agent, key: Key
+) -> tuple[list[int], Rows]:
+    """The policies that have an update, and their training with ``share`` steps by tasks; those without a
+    task train on all of them, with the share of an average policy."""
+    n, count = len(labels), np.bincount(labels, minlength=k)
+    weight = np.where(count, count, n / k)
+    steps = (weight * share / weight.sum() // unit).astype(int) * unit
+    own = np.flatnonzero(steps).tolist()
+    member = np.stack([labels == i if count[i] else np.ones(n, bool) for i in own])
     keys = np.asarray(jax.random.split(key, len(own)))
-    return own, Rows(member, np.maximum(steps[own], unit), keys, jax.tree.map(lambda x: x[own], agents))
+    return own, Rows(member, steps[own], keys, jax.tree.map(lambda x: x[own], agents))
 
 
 def _put(rows: np.ndarray, places: list[int], new: np.ndarray) -> np.ndarray:
@@ -141,9 +149,14 @@ def _put(rows: np.ndarray, places: list[int], new: np.ndarray) -> np.ndarray:
     return changed
 
 
-def _best(policy: Policy, family: TaskFamily, agents: Agent, k: int, key: Key) -> tuple[np.ndarray, int]:
-    """The best policy of every task, int [n], and the environment steps that telling it took."""
-    row, task = np.repeat(np.arange(k), family.n), np.tile(np.arange(family.n), k)
-    played = learn.evaluate(policy, family, agents, row, task, key, episodes=EPISODES)
-    means = played.judged_by(family.metric).mean(1).reshape(k, family.n)
-    return means.argmax(0), int(played.steps.sum())
+def _best(
+    policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, labels: np.ndarray, key: Key
+) -> tuple[np.ndarray, int]:
+    """The best policy of every task, int [n] (the present one, if it is among the best), and the environment
+    steps that telling it took."""
+    n, k = family.n, len(jax.tree.leaves(agents)[0])
+    row, task = np.repeat(np.arange(k), n), np.tile(np.arange(n), k)
+    played = learn.evaluate(policy, family, agents, row, task, key, episodes=EPISODES, learner=learner)
+    means = played.judged_by(family.metric).mean(1).reshape(k, n)
+    stays = means[labels, np.arange(n)] >= means.max(0)
+    return np.where(stays, labels, means.argmax(0)), int(played.steps.sum() + played.adaptation_steps.sum())

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from pgx_jax import learn
 from pgx_jax.compare.methods import Method, distinct
-from pgx_jax.compare.pool import Pool, Row, alike
+from pgx_jax.compare.pool import Pool, Row, by_name
 from pgx_jax.compare.results import Draw, Interval, MethodResult
 from pgx_jax.compare.summaries import summarise
 from pgx_jax.config import Config
@@ -41,13 +41,13 @@ def play(
     Policies whose learner adapts do so on every task first, at the price that their methods have paid.
     """
     values: dict[tuple[Row, int], np.ndarray] = {}
-    for kind, index in alike(pool.rows).items():
+    for (policy, learner), index in by_name(pool.rows).items():
         some = [pool.rows[i] for i in index]
         agents = learn.stack([pool.agents[i] for i in index])
         row, task = np.nonzero(np.array([r.member for r in some]))
         played = learn.evaluate(
-            policies[kind.policy], family, agents, row, task, config.stream("evaluate"),
-            episodes=config.episodes, learner=learners[kind.learner],
+            policies[policy], family, agents, row, task, config.stream("evaluate"),
+            episodes=config.episodes, learner=learners[learner],
         )  # fmt: skip
         judged = played.judged_by(family.metric)
         values |= {(some[r], int(t)): v for r, t, v in zip(row, task, judged, strict=True)}

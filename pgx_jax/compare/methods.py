@@ -99,7 +99,15 @@ def method(
         return contest.config.group_entropy if fresh_group else None
 
     rows = tuple(
-        Row(tuple(map(bool, m)), int(steps), continues, policy, name, int(envs), bonus(int(m.sum())))
+        Row(
+            tuple(map(bool, m)),
+            int(steps),
+            continues,
+            policy,
+            name,
+            None if envs == known.num_envs else int(envs),
+            bonus(int(m.sum())),
+        )  # fmt: skip
         for m, steps, envs in zip(member, *shares, strict=True)
     )
     if spent and not budget.meta:
@@ -204,7 +212,8 @@ def _with_steps(contest: Contest, row: Row, total: int) -> Row:
     learner, min_updates = contest.learners[row.learner], contest.config.min_updates
     learner = suited(learner, sum(row.member), total, min_updates)
     unit = learner.steps_per_update
-    return row._replace(steps=total // unit * unit, num_envs=learner.num_envs)
+    envs = None if learner.num_envs == contest.learners[row.learner].num_envs else learner.num_envs
+    return row._replace(steps=total // unit * unit, num_envs=envs)
 
 
 _EQUAL_STEPS = (

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt32
 
 from pgx_jax import learn
 from pgx_jax.config import Config
+from pgx_jax.errors import DataError
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Key, Rows
@@ -58,11 +59,28 @@ class Pool(NamedTuple):
         return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns)
 
     def agent(self, row: Row) -> Agent:
-        """The trained policy of a row."""
+        """The trained policy of a row.
+
+        Raises:
+            DataError: it is not among them.
+        """
+        if row not in self.rows:
+            raise DataError(
+                "a policy that the run's settings ask for was not trained: the run may be another version's, "
+                "with another rule of budgets; run it anew"
+            )
         return self.agents[self.rows.index(row)]
 
 
 EMPTY = Pool((), (), ())
+
+
+def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
+    """Places of the rows that share the names of policy and learner."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault((row.policy, row.learner), []).append(i)
+    return found
 
 
 def alike(rows: Sequence[Row]) -> dict[Row, list[int]]:

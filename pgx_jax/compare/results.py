@@ -113,7 +113,8 @@ class Gain(Record, frozen=True):
     predicted: Interval | None
     """Held-out surrogate gain, in standardised advantage a step."""
     realised: Interval | None
-    """Measured, in the unit of the metric; None if one policy for all was not trained."""
+    """Measured, in the unit of the metric, over one policy for all that continues the meta-policy as our
+    groups do (or over one from scratch, where they do not); None if none was trained."""
 
 
 class AffinityResult(Record, frozen=True):
@@ -163,7 +164,7 @@ class UnseenResult(Record, frozen=True, kw_only=True):
     """All steps before the episodes that are judged: the trial's, and those of adapting to the tasks (by
     every group's policy before the trial, and again by the one that was found)."""
     multitask: Interval | UnsetType = UNSET
-    """One policy for all on the same tasks."""
+    """One policy for all (that of the realised gain) on the same tasks."""
 
     @property
     def interval(self) -> Interval:

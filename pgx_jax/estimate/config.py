@@ -22,7 +22,7 @@ class EstimateConfig:
     """Settings of the estimation, from the meta-policy to the affinity."""
 
     steps: int = 4096
-    """Transitions collected from each task with the meta-policy."""
+    """Transitions collected from each task with the meta-policy, at most (`Config.collect_fraction`)."""
     num_envs: int = 32
     """Environments of each task while collecting."""
     source_multiple: int = 4

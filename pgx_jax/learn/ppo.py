@@ -49,7 +49,8 @@ class PPO(Learner):
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm, in minibatches where theirs is larger."""
     num_envs: int = struct.field(pytree_node=False, default=40)
-    """Environments of a policy, shared evenly by its tasks."""
+    """Environments of a policy, shared evenly by its tasks; in a run fewer, where its budget is small
+    (`Config.min_updates`)."""
     num_steps: int = struct.field(pytree_node=False, default=128)
     """Steps of every environment between updates."""
     epochs: int = struct.field(pytree_node=False, default=4)

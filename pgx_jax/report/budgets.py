@@ -38,16 +38,14 @@ def budgets(points: Sequence[Point]) -> list[int]:
 
 
 def compared(points: Sequence[Point]) -> list[str]:
-    """Names of the methods that keep the rule and that all runs have, ours first; of the gradient
+    """Names of the methods that keep the rule in all runs that have them, ours first; of the gradient
     similarities those at their own k."""
-    shared = set.intersection(*(set(point.methods) for point in points))
-    ordered = wording.ordered_methods(points[0].methods, every=True)
+    methods = {name: entry for point in points for name, entry in point.methods.items()}
+    unfair = {name for point in points for name, entry in point.methods.items() if not entry.equal_steps}
     return [
         name
-        for name in ordered
-        if name in shared
-        and all(point.methods[name].equal_steps for point in points)
-        and not (name.startswith(SIMILAR) and name.endswith("_our_k"))
+        for name in wording.ordered_methods(methods, every=True)
+        if name not in unfair and not (name.startswith(SIMILAR) and name.endswith("_our_k"))
     ]
 
 
@@ -57,7 +55,8 @@ def drawn(points: Sequence[Point]) -> list[str]:
     similar = [name for name in names if name.startswith(SIMILAR)]
 
     def whole(name: str) -> float:
-        return float(np.nanmean([point.methods[name].mean or np.nan for point in points]))
+        known = [point.methods[name].mean for point in points if name in point.methods]
+        return float(np.nanmean(np.array(known, float)))
 
     kept = max(similar, key=whole, default="")
     return [name for name in names if name not in similar or name == kept]
@@ -65,8 +64,8 @@ def drawn(points: Sequence[Point]) -> list[str]:
 
 def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
     """Mean of a method over the runs of one budget, with its 95% t-interval if there are several."""
-    means = [p.methods[name].mean for p in points if p.steps_per_task == steps_per_task]
-    known = [mean for mean in means if mean is not None]
+    some = [p.methods for p in points if p.steps_per_task == steps_per_task]
+    known = [mean for methods in some if name in methods and (mean := methods[name].mean) is not None]
     if len(known) < 2:
         return Interval(known[0] if known else None)
     return over_draws(known)
@@ -79,7 +78,7 @@ def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
     means = {
         name: np.array([p.methods[name].mean for p in some], float)
         for name in compared(points)
-        if not name.startswith("true_groups")
+        if not name.startswith("true_groups") and all(name in p.methods for p in some)
     }
     first = max(means, key=lambda name: np.nan_to_num(means[name].mean(), nan=-np.inf))
 
@@ -108,7 +107,8 @@ def advice(points: Sequence[Point]) -> str:
 
 def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
     """The table: its head, and a row a method; mean return (or success) by budget, and the k of ours."""
-    sizes, methods = budgets(points), points[0].methods
+    sizes = budgets(points)
+    methods = {name: entry for point in points for name, entry in point.methods.items()}
     rows = [
         [wording.method_label(methods, name, alone=True)]
         + [wording.with_interval(earned(points, name, budget)) for budget in sizes]

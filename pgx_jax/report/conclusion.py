@@ -8,7 +8,7 @@ from pgx_jax.compare.results import OURS, Interval, Results
 from pgx_jax.report.wording import method_label, metric_name, ordered_methods, steps, with_interval
 
 _PHRASES = {
-    f"{OURS}_told": "our groups when they are told their task",
+    f"{OURS}_told": "the same groups told their task",
     "multitask": "one policy for all",
     "multitask_continued": "one policy for all (continuing the meta-policy)",
     "multitask_conditioned": "one policy for all that is told its task",
@@ -69,7 +69,7 @@ def verdict(results: Results) -> str:
     "too_small": one group, as the gain that is predicted of the best split is not worth a split.
     "not_judged": one group was the only candidate.
 
-    One group is never a gain or a loss: nothing tells it from one policy for all but its training.
+    One group is never a gain or a loss: it is one policy for all.
     """
     predicted, realised = predicted_gain(results), realised_gain(results)
     if results.k == 1:

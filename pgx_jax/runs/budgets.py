@@ -14,8 +14,8 @@ from pgx_jax.runs.run import Run, run
 from pgx_jax.runs.saved import load
 from pgx_jax.tasks import TaskFamily
 
-BUDGETS = (5_120, 10_240, 20_480, 40_960, 81_920, 163_840)
-"""Environment steps a task that are tried by default."""
+PARTS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 8 / 3, 16 / 3)
+"""Budgets that are tried by default, as multiples of the steps a task of the settings."""
 
 
 def run_budgets(
@@ -40,8 +40,11 @@ def run_budgets(
         (budget, results) of every run, as soon as it is done.
 
     Raises:
-        ConfigError: a budget that cannot work, before any work; or a folder with a run of other settings.
+        ConfigError: no budget, no seed, or a budget that cannot work, before any work; or a folder with a run
+            of other settings.
     """
+    if not (steps_per_task and seeds):
+        raise ConfigError("a study of budgets needs at least one budget and one seed")
     wanted = [
         dataclasses.replace(config, steps_per_task=steps, seed=seed)
         for steps in dict.fromkeys(steps_per_task)
@@ -59,6 +62,6 @@ def _results(family: TaskFamily, config: Config, folder: Path, listener: Listene
         return run(family, config, out=folder, listener=listener).results
     found = load(folder, family, listener=listener)
     if found.config != config:
-        raise ConfigError(f"{folder} holds a run with other settings; choose another folder with --out")
+        raise ConfigError(f"{folder} holds a run with other settings; choose another folder")
     found.compute().write()
     return found.results

@@ -205,10 +205,12 @@ class Records:
         if not methods.BASELINES[self.config.compare]:
             return {}
         similar = {name: found.labels for name, found in self.similar.items()}
-        return methods.baselines(self._contest()._replace(similar=similar, clustered=self.clustered))
+        told = learn.can_be_told(self.policy, self.family)
+        contest = self._contest()._replace(similar=similar, clustered=self.clustered, can_be_told=told)
+        return methods.baselines(contest)
 
     def _contest(self) -> Contest:
-        """What methods are made from, without the groups by similarity."""
+        """What methods are made from, without what only the baselines need."""
         return Contest(
             config=self.config,
             budget=self.budget,
@@ -217,12 +219,7 @@ class Records:
             true_groups=self.family.true_groups,
             scoring=int(self.scored.steps),
             told=self.policy.conditioned_actor,
-            can_be_told=self._can_be_told,
         )
-
-    @functools.cached_property
-    def _can_be_told(self) -> bool:
-        return bool(methods.BASELINES[self.config.compare]) and learn.can_be_told(self.policy, self.family)
 
     def agent_for(self, task: str) -> Agent:
         """The trained group policy that serves a task, by the task's name.

@@ -26,6 +26,9 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Agent, Scores
 
+LEGACY = {"min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
+"""What older runs, whose settings had no such names, did; others began with the defaults of today."""
+
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     """Build a settings dataclass from what JSON kept of it; unknown fields are an error."""
@@ -68,7 +71,7 @@ def load(
     """
     store = RunStore.open(path)
     saved = store.config
-    config = from_dict(Config, saved["config"])
+    config = from_dict(Config, LEGACY | saved["config"])
     if config.keep_programs:
         keep_programs()
     if saved.get("own_policy") and policy is None:

@@ -103,18 +103,18 @@ def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
 
 
 def _clustering(run: Records) -> dict[str, Clustered]:
-    """Clustering on returns, with our number of policies and the planted one."""
-    wanted = {"em": run.grouping.k}
-    if run.family.true_groups is not None:
-        wanted["em_true_k"] = len(set(np.asarray(run.family.true_groups).tolist()))
+    """Clustering on returns, with our number of policies and the planted one where that is another."""
+    wanted, truth = {run.grouping.k: "em"}, run.family.true_groups
+    if truth is not None:
+        wanted.setdefault(len(set(np.asarray(truth).tolist())), "em_true_k")
     known = (run.policy, run.learner, run.family, run.config, run.budget)
-    made = {k: cluster(*known, k, run.listener.progress) for k in dict.fromkeys(wanted.values())}
-    return {name: found for name, k in wanted.items() if (found := made[k]) is not None}
+    made = {name: cluster(*known, k, run.listener.progress) for k, name in wanted.items() if k > 1}
+    return {name: found for name, found in made.items() if found is not None}
 
 
 def _clustering_text(run: Records, found: dict[str, Clustered]) -> str:
     parts = [f"{c.labels.max() + 1} groups in {len(c.rounds)} rounds" for c in found.values()]
-    return ", ".join(parts) or "too few steps for a round"
+    return ", ".join(parts) or "one policy, or too few steps for a round"
 
 
 def _pool(run: Records, stage: str, rows: Sequence[Row], known: Pool) -> Pool:

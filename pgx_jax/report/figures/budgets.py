@@ -17,14 +17,18 @@ from pgx_jax.report.figures.canvas import RC, Line, canvas, label_ends, method_s
 @matplotlib.rc_context(RC)
 def by_budget(points: Sequence[Point]) -> Figure:
     """Mean of every method by steps a task; faint dots are single runs of ours."""
-    sizes, methods = budgets(points), points[0].methods
+    sizes = budgets(points)
+    methods = {name: entry for point in points for name, entry in point.methods.items()}
     lines: list[Line] = []
     figure, axes = canvas(7.6, 4.2)
     for name in drawn(points):
         means = np.array([earned(points, name, size).mean for size in sizes], float)
-        colour, line = method_style(name)
-        axes.plot(sizes, means, line, marker="o", ms=4, color=colour, lw=2.4 if name == OURS else 1.4)
-        lines.append((name, np.array(sizes), means))
+        known = np.isfinite(means)
+        if known.any():
+            colour, line = method_style(name)
+            x, y, width = np.array(sizes)[known], means[known], 2.4 if name == OURS else 1.4
+            axes.plot(x, y, line, marker="o", ms=4, color=colour, lw=width)
+            lines.append((name, x, y))
     runs = [(point.steps_per_task, point.methods[OURS].mean) for point in points]
     axes.plot(*zip(*runs, strict=True), "o", ms=3.5, color=method_style(OURS)[0], alpha=0.35, mew=0)
     axes.set_xscale("log")
