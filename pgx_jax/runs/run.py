@@ -48,7 +48,7 @@ class Run(Records):
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
             for name in names:
                 if name not in self.records and not self._load(name, remade=True):
-                    if name == EVALUATION or not finished:  # a stage that another version did not have
+                    if not (finished and name in YOUNGER):
                         self._compute(name)
         return self
 
@@ -130,6 +130,9 @@ class Run(Records):
 
 EVALUATION = "evaluation"
 """The last stage, whose record is results.json."""
+
+YOUNGER = ("clustering",)
+"""Stages that older runs were finished without."""
 
 
 def write_report(store: RunStore, found: Results) -> Path:
