@@ -32,6 +32,8 @@ class Section(NamedTuple):
     """Names of the result files, without their ending -> the commands that make them."""
     render: Callable[..., str]
     """Contents of the result file -> Markdown; of several, {name: contents or None} -> Markdown."""
+    waits: bool = False
+    """Left out as long as nothing is measured."""
 
 
 def over_runs(values: Sequence[float]) -> Interval:
