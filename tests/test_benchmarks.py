@@ -35,6 +35,7 @@ import ppo  # noqa: E402
 import precision  # noqa: E402
 import regressions  # noqa: E402
 import rows  # noqa: E402
+import search  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
 import surrogates  # noqa: E402
@@ -214,6 +215,18 @@ def test_rounded_numbers_are_those_of_the_formats():
     bits = np.asarray(x).view(np.uint32)
     nearest = (bits + 0xFFF + ((bits >> 13) & 1)) & ~np.uint32(0x1FFF)  # 13 of 23 bits are lost
     np.testing.assert_array_equal(precision.rounded(x, 11), nearest.view(np.float32))
+
+
+def test_search_small_preset(tmp_path):
+    out = tmp_path / "search.json"
+    assert search.main(["--preset", "small", "--out", str(out)]) == 0
+    found = {cell["cell"]["num_envs"]: cell for cell in common.read(out)["cells"]}
+    assert set(found) == {8, 4}
+    for width, cell in found.items():
+        assert set(cell["returns"]) == {"one a task", "planted groups", "one for all", "one for all, told"}
+        assert cell["updates"]["one a task"] == [256 // (16 * width)] * 4
+        assert cell["updates"]["one for all"] == [4 * 256 // (16 * width)]
+        assert all(np.isfinite(mean) for kind in cell["returns"].values() for mean in kind.values())
 
 
 def test_precision_small_preset(tmp_path):
