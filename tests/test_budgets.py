@@ -41,6 +41,7 @@ def test_what_runs_at_several_budgets_come_to():
     half = 12.706204736 * np.std([1.1, 1.5], ddof=1) / np.sqrt(2)
     assert value.mean == pytest.approx(1.3) and value.ci95 == pytest.approx((1.3 - half, 1.3 + half))
     assert budgets.earned(POINTS[:1], "multitask", 10).ci95 is None
+    assert budgets.earned(POINTS, "only_here", 10).mean is None  # in one of two runs
     assert budgets.best(POINTS, 10) == ["multitask", "policygradex"]  # 0.1 and 0.3 less: may be luck
     assert budgets.best(POINTS, 40)[:2] == ["policygradex", "single_task"]  # the planted groups left out
     assert budgets.best(POINTS[:1], 10) == ["multitask"]

@@ -33,6 +33,8 @@ def test_tasks_find_their_groups_within_the_total(small_run):
     assert groups.rounds.shape[1] == 6 and sorted(np.bincount(groups.rounds[0])) == [3, 3]
     assert (groups.labels == np.asarray(run.family.true_groups)).all()
     entry = run.results.methods["em"]
+    assert run.results.methods["em_true_k"].same_as == "em"
+    assert run.results.methods["em_true_k"].mean == entry.mean
     assert entry.equal_steps and 0.8 * run.budget.total < entry.env_steps <= run.budget.total
     assert entry.mean > run.results.methods["random"].mean + 1
     trained = sum(row.steps for row in groups.pool.rows)

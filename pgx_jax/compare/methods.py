@@ -167,9 +167,13 @@ def _similar_groups(contest: Contest) -> Methods:
 
 
 def _clustered(contest: Contest) -> Methods:
-    found, adapting = {}, contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
+    found: Methods = {}
+    adapting = contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
     for name, groups in contest.clustered.items():
         found[name] = [Method(groups.labels, groups.pool.rows, int(groups.spent) + adapting)]
+    truth = contest.true_groups
+    if truth is not None and "em" in found and len(set(np.asarray(truth))) == contest.labels.max() + 1:
+        found["em_true_k"] = [found["em"][0]._replace(same_as="em")]
     return found
 
 

@@ -63,9 +63,12 @@ def drawn(points: Sequence[Point]) -> list[str]:
 
 
 def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
-    """Mean of a method over the runs of one budget, with its 95% t-interval if there are several."""
+    """Mean of a method over the runs of one budget, with its 95% t-interval if there are several; none where
+    not all runs have the method, since others would be compared with other runs."""
     some = [p.methods for p in points if p.steps_per_task == steps_per_task]
     known = [mean for methods in some if name in methods and (mean := methods[name].mean) is not None]
+    if len(known) < len(some):
+        return Interval()
     if len(known) < 2:
         return Interval(known[0] if known else None)
     return over_draws(known)
