@@ -94,7 +94,8 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
             f"{allowed} transitions to estimate from, fewer than four of each of estimate.num_envs = "
             f"{e.num_envs} environments; raise steps_per_task or collect_fraction, or lower estimate.num_envs"
         )
-    dataclasses.replace(e, steps=steps).check_collecting(family.horizon)
+    if steps < e.steps:  # else it was checked with the settings
+        dataclasses.replace(e, steps=steps).check_collecting(family.horizon)
     return Collecting(sources, multiple * steps, multiple * e.num_envs)
 
 
