@@ -94,6 +94,11 @@ def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Lear
     return learner
 
 
+def bonus(config: Config, learner: Learner, size: int, n: int) -> float | None:
+    """Weight of the entropy bonus of a policy from scratch with so many of n tasks; None: its learner's."""
+    return config.group_entropy if 1 < size < n and hasattr(learner, "entropy") else None
+
+
 def least(n: int, learner: Learner, config: Config) -> int:
     """What n tasks need however they are grouped: an update for every group, shared by numbers of tasks, and
     adapting to each task."""

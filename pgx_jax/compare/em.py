@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pgx_jax import grouping, learn
-from pgx_jax.compare.budget import Budget, suited
+from pgx_jax.compare.budget import Budget, bonus, suited
 from pgx_jax.compare.pool import BASE, Pool, Row
 from pgx_jax.config import Config
 from pgx_jax.learn import Learner, Policy, Progress
@@ -75,8 +75,9 @@ def cluster(
     """
     n, total = family.n, budget.total - budget.n * learner.adaptation_steps
     learner = suited(learner, n, total / k, config.min_updates)
-    if hasattr(learner, "entropy") and config.group_entropy is not None and 1 < k < n:
-        learner = replace(learner, entropy=config.group_entropy)  # type: ignore[type-var]
+    entropy = bonus(config, learner, k, n)  # 1 < k < n policies have groups of several tasks
+    if entropy is not None:
+        learner = replace(learner, entropy=entropy)  # type: ignore[type-var]
     unit, key = learner.steps_per_update, jax.random.fold_in(config.stream("random"), k)
     evaluation = n * k * (EPISODES * family.horizon + learner.adaptation_steps)
     rounds = rounds_of(total, evaluation, k * unit)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from pgx_jax import learn
 from pgx_jax.compare.methods import Method, distinct
-from pgx_jax.compare.pool import Pool, Row, by_name
+from pgx_jax.compare.pool import Pool, Row, places
 from pgx_jax.compare.results import Draw, Interval, MethodResult
 from pgx_jax.compare.summaries import summarise
 from pgx_jax.config import Config
@@ -41,7 +41,7 @@ def play(
     Policies whose learner adapts do so on every task first, at the price that their methods have paid.
     """
     values: dict[tuple[Row, int], np.ndarray] = {}
-    for (policy, learner), index in by_name(pool.rows).items():
+    for (policy, learner), index in places(pool.rows, lambda row: (row.policy, row.learner)).items():
         some = [pool.rows[i] for i in index]
         agents = learn.stack([pool.agents[i] for i in index])
         row, task = np.nonzero(np.array([r.member for r in some]))

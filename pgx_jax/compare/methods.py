@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgx_jax import grouping
-from pgx_jax.compare.budget import Budget, share, suited
+from pgx_jax.compare.budget import Budget, bonus, share, suited
 from pgx_jax.compare.em import Clustered
 from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import OURS, SIMILAR
@@ -92,27 +92,21 @@ def method(
     labels = grouping.canonical(np.asarray(labels))
     member = Grouping(labels).member
     shares = share(member, total, known, contest.config.min_updates)
-
-    def bonus(size: int) -> float | None:
-        """Weight of the entropy bonus of a policy with so many tasks; None for its learner's own."""
-        fresh_group = not continues and 1 < size < budget.n and hasattr(known, "entropy")
-        return contest.config.group_entropy if fresh_group else None
-
     rows = tuple(
         Row(
-            tuple(map(bool, m)),
-            int(steps),
-            continues,
-            policy,
-            name,
-            None if envs == known.num_envs else int(envs),
-            bonus(int(m.sum())),
-        )  # fmt: skip
+            tuple(map(bool, m)), int(steps), continues, policy, name, _other(int(envs), known),
+            None if continues else bonus(contest.config, known, int(m.sum()), budget.n),
+        )
         for m, steps, envs in zip(member, *shares, strict=True)
-    )
+    )  # fmt: skip
     if spent and not budget.meta:
         more |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
     return Method(labels, rows, spent + budget.n * known.adaptation_steps, **more)
+
+
+def _other(num_envs: int, learner: Learner) -> int | None:
+    """Environments of a row; None for its learner's own."""
+    return None if num_envs == learner.num_envs else num_envs
 
 
 def ours(contest: Contest, labels: np.ndarray | None = None, policy: str = BASE) -> Method:
@@ -171,8 +165,8 @@ def _clustered(contest: Contest) -> Methods:
     adapting = contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
     for name, groups in contest.clustered.items():
         found[name] = [Method(groups.labels, groups.pool.rows, int(groups.spent) + adapting)]
-    truth = contest.true_groups
-    if truth is not None and "em" in found and len(set(np.asarray(truth))) == contest.labels.max() + 1:
+    truth, k = contest.true_groups, contest.labels.max() + 1
+    if truth is not None and "em" in found and len(grouping.group_sizes(truth)) == k:
         found["em_true_k"] = [found["em"][0]._replace(same_as="em")]
     return found
 
@@ -213,11 +207,10 @@ def _more_steps(contest: Contest) -> Methods:
 
 def _with_steps(contest: Contest, row: Row, total: int) -> Row:
     """The row with so many steps, in whole updates of the batch that suits them."""
-    learner, min_updates = contest.learners[row.learner], contest.config.min_updates
-    learner = suited(learner, sum(row.member), total, min_updates)
+    known = contest.learners[row.learner]
+    learner = suited(known, sum(row.member), total, contest.config.min_updates)
     unit = learner.steps_per_update
-    envs = None if learner.num_envs == contest.learners[row.learner].num_envs else learner.num_envs
-    return row._replace(steps=total // unit * unit, num_envs=envs)
+    return row._replace(steps=total // unit * unit, num_envs=_other(learner.num_envs, known))
 
 
 _EQUAL_STEPS = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -75,21 +75,20 @@ class Pool(NamedTuple):
 EMPTY = Pool((), (), ())
 
 
-def by_name(rows: Sequence[Row]) -> dict[tuple[str, str], list[int]]:
-    """Places of the rows that share the names of policy and learner."""
-    found: dict[tuple[str, str], list[int]] = {}
+Kind = TypeVar("Kind")
+
+
+def places(rows: Sequence[Row], kind: Callable[[Row], Kind]) -> dict[Kind, list[int]]:
+    """Places of the rows of every kind."""
+    found: dict[Kind, list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault((row.policy, row.learner), []).append(i)
+        found.setdefault(kind(row), []).append(i)
     return found
 
 
-def alike(rows: Sequence[Row]) -> dict[Row, list[int]]:
-    """Places of the rows that differ in tasks, steps and start alone, and so can be trained in one call; by a
-    row that stands for them."""
-    found: dict[Row, list[int]] = {}
-    for i, row in enumerate(rows):
-        found.setdefault(row._replace(member=(), steps=0, continues=False), []).append(i)
-    return found
+def program(row: Row) -> Row:
+    """What rows have in common that can be trained in one call: all but tasks, steps and start."""
+    return row._replace(member=(), steps=0, continues=False)
 
 
 def row_keys(key: Key, member: Bool[np.ndarray, "R n"]) -> UInt32[np.ndarray, "R 2"]:
@@ -131,7 +130,7 @@ def train_pool(
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
     kinds = [
         ((policies[kind.policy], kind.trained_by(learners)), [todo[i] for i in index])
-        for kind, index in alike(todo).items()
+        for kind, index in places(todo, program).items()
     ]
     calls = [
         (policy, learner, _rows(some, policy, family, config, meta)) for (policy, learner), some in kinds

@@ -10,7 +10,6 @@ from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
     Policy,
     PolicyConfig,
-    can_be_told,
     check_agent,
     check_networks,
     explore_afresh,
@@ -23,6 +22,7 @@ from pgx_jax.learn.policy import (
 from pgx_jax.learn.ppo import PPO
 from pgx_jax.learn.training import (
     Trained,
+    can_be_told,
     init_agents,
     rehearsable,
     rehearse_training,

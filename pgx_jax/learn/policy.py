@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -407,34 +406,6 @@ def tell(agent: Agent, fresh: Agent) -> Agent:
         return jnp.concatenate([jnp.asarray(own), jnp.zeros((more, *np.shape(own)[1:]))]) if more else own
 
     return with_policy_params(agent, jax.tree_util.tree_map_with_path(widened, agent.actor, fresh.actor))
-
-
-@functools.cache
-def _can_be_told(policy: Policy, shape: tuple[int, ...], tasks: int, width: int) -> bool:
-    wide = dataclasses.replace(policy, conditioned_actor=True)
-    context, key = jnp.eye(tasks, width), jax.random.PRNGKey(0)
-    one = jax.random.normal(key, shape)
-
-    @jax.jit
-    def both() -> tuple[PyTree, PyTree]:
-        blind, fresh = policy.init(key, shape, context), wide.init(key, shape, context)
-        informed = tell(blind, fresh)
-        return policy.params(blind.actor, one), wide.params(informed.actor, Seen(one, context[-1]))
-
-    try:
-        before, after = both()
-    except Exception:  # whatever a network of one's own does not like, it cannot
-        return False
-    equal = jax.tree.map(lambda x, y: bool(jnp.allclose(x, y, atol=1e-5)), before, after)
-    return all(jax.tree.leaves(equal))
-
-
-def can_be_told(policy: Policy, family: TaskFamily) -> bool:
-    """Whether a blind policy's agents can go on that are told their task (`tell`), and act as before."""
-    if policy.conditioned_actor:
-        return False
-    tasks, width = np.shape(family.context)
-    return _can_be_told(policy, family.observation_space.shape, tasks, width)
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt32
 
@@ -17,11 +19,11 @@ from pgx_jax.learn.checks import check_form
 from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
-from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack
+from pgx_jax.learn.policy import Policy, tell
+from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack, take
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Rows
+from pgx_jax.types import Agent, Array, Rows, Seen
 
 
 class Trained(NamedTuple):
@@ -58,6 +60,22 @@ def _on_the_cpu() -> AbstractContextManager[object]:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:
         return nullcontext()
+
+
+def can_be_told(policy: Policy, family: TaskFamily) -> bool:
+    """Whether a blind policy's agents can go on that are told their task (`tell`), and act as before."""
+    if policy.conditioned_actor:
+        return False
+    wide, key = replace(policy, conditioned_actor=True), jax.random.PRNGKey(0)
+    obs = jax.random.normal(key, family.observation_space.shape)
+    try:
+        blind, fresh = (take(init_agents(p, family, np.asarray(key)[None]), 0) for p in (policy, wide))
+        before = policy.params(blind.actor, obs)
+        after = wide.params(tell(blind, fresh).actor, Seen(obs, jnp.asarray(family.context)[-1]))
+    except Exception:  # whatever a network of one's own does not like, it cannot
+        return False
+    equal = jax.tree.map(lambda x, y: bool(jnp.allclose(x, y, atol=1e-5)), before, after)
+    return all(jax.tree.leaves(equal))
 
 
 def check_rows(learner: Learner, family: TaskFamily, rows: Rows) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pgx_jax.compare.results import OURS, SIMILAR, Interval, Results
+from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Results
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.report import wording
 
@@ -37,14 +37,23 @@ def budgets(points: Sequence[Point]) -> list[int]:
     return sorted({point.steps_per_task for point in points})
 
 
+def at(points: Sequence[Point], steps_per_task: int) -> list[Point]:
+    """The runs of one budget."""
+    return [point for point in points if point.steps_per_task == steps_per_task]
+
+
+def known_methods(points: Sequence[Point]) -> dict[str, MethodResult]:
+    """Every method that some run has, with its entry in one of them."""
+    return {name: entry for point in points for name, entry in point.methods.items()}
+
+
 def compared(points: Sequence[Point]) -> list[str]:
     """Names of the methods that keep the rule in all runs that have them, ours first; of the gradient
     similarities those at their own k."""
-    methods = {name: entry for point in points for name, entry in point.methods.items()}
     unfair = {name for point in points for name, entry in point.methods.items() if not entry.equal_steps}
     return [
         name
-        for name in wording.ordered_methods(methods, every=True)
+        for name in wording.ordered_methods(known_methods(points), every=True)
         if name not in unfair and not (name.startswith(SIMILAR) and name.endswith("_our_k"))
     ]
 
@@ -65,7 +74,7 @@ def drawn(points: Sequence[Point]) -> list[str]:
 def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
     """Mean of a method over the runs of one budget, with its 95% t-interval if there are several; none where
     not all runs have the method, since others would be compared with other runs."""
-    some = [p.methods for p in points if p.steps_per_task == steps_per_task]
+    some = [point.methods for point in at(points, steps_per_task)]
     known = [mean for methods in some if name in methods and (mean := methods[name].mean) is not None]
     if len(known) < len(some):
         return Interval()
@@ -77,7 +86,7 @@ def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
 def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
     """The methods, planted groups apart, that no other one is shown to be better than at one budget: the one
     that earned most, and those whose paired difference to it over the runs covers zero."""
-    some = [p for p in points if p.steps_per_task == steps_per_task]
+    some = at(points, steps_per_task)
     means = {
         name: np.array([p.methods[name].mean for p in some], float)
         for name in compared(points)
@@ -97,27 +106,26 @@ def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
 
 def advice(points: Sequence[Point]) -> str:
     """What earned most at every budget, in words, and how many others are not shown to earn less."""
-    parts = []
+    parts, methods = [], known_methods(points)
     for budget in budgets(points):
         first, *others = best(points, budget)
-        label = wording.method_label(points[0].methods, first, alone=True)
+        label = wording.method_label(methods, first, alone=True)
         ties = f" ({len(others)} other{'s' if others[1:] else ''} not shown to be worse)" if others else ""
         parts.append(f"{wording.steps(budget)} steps a task: {label}{ties}")
-    runs = max(sum(p.steps_per_task == budget for p in points) for budget in budgets(points))
+    runs = max(len(at(points, budget)) for budget in budgets(points))
     counted = f"{runs} run{'s' if runs > 1 else ''} a budget, planted groups apart"
     return f"Earned most ({counted}): {'; '.join(parts)}."
 
 
 def cells(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
     """The table: its head, and a row a method; mean return (or success) by budget, and the k of ours."""
-    sizes = budgets(points)
-    methods = {name: entry for point in points for name, entry in point.methods.items()}
+    sizes, methods = budgets(points), known_methods(points)
     rows = [
         [wording.method_label(methods, name, alone=True)]
         + [wording.with_interval(earned(points, name, budget)) for budget in sizes]
         for name in compared(points)
     ]
-    found = [[p for p in points if p.steps_per_task == budget] for budget in sizes]
+    found = [at(points, budget) for budget in sizes]
     rows.append(["k of ours", *(", ".join(str(k) for k in sorted({p.k for p in some})) for some in found)])
     if points[0].nmi is not None:
         nmi = [np.mean([p.nmi for p in some if p.nmi is not None]) for some in found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare import judging, results, summaries
 from pgx_jax.compare.methods import distinct
-from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
 from pgx_jax.runs.records import Records
@@ -23,11 +21,7 @@ from pgx_jax.types import Affinity, Grouping
 def assemble(run: Records) -> results.Results:
     """What results.json holds of a finished run, all but advice and timings."""
     mine, others = run.ours(), run.baselines()
-    pool = run.policies
-    if others:
-        pool = functools.reduce(
-            Pool.joined, [c.pool for c in run.clustered.values()], pool.joined(run.comparisons)
-        )
+    pool = run.trained().joined(run.comparisons) if others else run.policies
     family, found = run.family, run.grouping
     multitask = others.get("multitask_continued", others.get("multitask"))
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)

@@ -176,6 +176,10 @@ class Records:
         """One trained policy a group."""
         return self.record("policies")
 
+    def trained(self) -> Pool:
+        """Our policies and those of clustering, which the comparisons need not train."""
+        return functools.reduce(Pool.joined, [c.pool for c in self.clustered.values()], self.policies)
+
     @property
     def comparisons(self) -> Pool:
         """The policies of all baselines that are not among ours."""

@@ -44,23 +44,14 @@ class Run(Records):
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
-        finished = EVALUATION in names and self._has_results()
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
             for name in names:
-                if name not in self.records and not self._load(name, remade=True):
-                    if not (finished and name in YOUNGER):
-                        self._compute(name)
+                if name in self.records or self._load(name, remade=True):
+                    continue
+                if name in YOUNGER and EVALUATION in names and self._load(EVALUATION, remade=True):
+                    continue  # an older run, finished without it
+                self._compute(name)
         return self
-
-    def _has_results(self) -> bool:
-        """Whether results are saved that this version can read."""
-        if self.store is None or not self.store.has_file("results.json"):
-            return False
-        try:
-            results.from_plain(self.store.read_json("results.json"))
-        except DataError:
-            return False
-        return True
 
     def _is_whole(self, names: Sequence[str]) -> bool:
         """Whether all is to be computed, from the meta-policy to the results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pgx_jax import estimate, learn, pipeline
+from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
@@ -106,7 +105,7 @@ def _clustering(run: Records) -> dict[str, Clustered]:
     """Clustering on returns, with our number of policies and the planted one where that is another."""
     wanted, truth = {run.grouping.k: "em"}, run.family.true_groups
     if truth is not None:
-        wanted.setdefault(len(set(np.asarray(truth).tolist())), "em_true_k")
+        wanted.setdefault(len(grouping.group_sizes(truth)), "em_true_k")
     known = (run.policy, run.learner, run.family, run.config, run.budget)
     made = {name: cluster(*known, k, run.listener.progress) for k, name in wanted.items() if k > 1}
     return {name: found for name, found in made.items() if found is not None}
@@ -130,8 +129,7 @@ def _policies(run: Records) -> Pool:
 
 def _comparisons(run: Records) -> Pool:
     rows = [row for methods in run.baselines().values() for m in methods for row in m.rows]
-    pools = [run.policies, *(found.pool for found in run.clustered.values())]
-    return _pool(run, "comparisons", rows, functools.reduce(Pool.joined, pools))
+    return _pool(run, "comparisons", rows, run.trained())
 
 
 def _pool_text(run: Records, pool: Pool) -> str:

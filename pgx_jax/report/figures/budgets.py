@@ -10,15 +10,14 @@ from matplotlib.figure import Figure
 
 from pgx_jax.compare.results import OURS
 from pgx_jax.report import wording
-from pgx_jax.report.budgets import Point, budgets, drawn, earned
+from pgx_jax.report.budgets import Point, budgets, drawn, earned, known_methods
 from pgx_jax.report.figures.canvas import RC, Line, canvas, label_ends, method_style
 
 
 @matplotlib.rc_context(RC)
 def by_budget(points: Sequence[Point]) -> Figure:
     """Mean of every method by steps a task; faint dots are single runs of ours."""
-    sizes = budgets(points)
-    methods = {name: entry for point in points for name, entry in point.methods.items()}
+    sizes, methods = budgets(points), known_methods(points)
     lines: list[Line] = []
     figure, axes = canvas(7.6, 4.2)
     for name in drawn(points):
