@@ -13,7 +13,7 @@ from pgx_jax.learn import PPO, make_policy, take, train
 from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.lane import Outcome, Saved, pick
 from pgx_jax.learn.updating import soundness
-from pgx_jax.learn.work import Work
+from pgx_jax.learn.work import Part, Work
 from pgx_jax.types import Agent, Moments, Rows
 
 device = importlib.import_module("pgx_jax.learn.device")
@@ -95,7 +95,7 @@ def drive(total, width, ahead, breaks=None, checkpoint=None):
     agents = {"row": np.arange(len(total)), "update": np.zeros(len(total), int)}
     work = Work(FAMILY, MEMBER[: len(total)], total, agents, np.zeros((len(total), 2)))
     if checkpoint is not None:
-        work.keep(checkpoint, "counting")
+        work.add(Part(range(len(total)), checkpoint=checkpoint, name="counting"))
     job = Job(work, lambda: Counting(width, ahead, events, breaks or {}), width)
     run_all([job], jax.devices()[:1])
     return work, list(dict.fromkeys(events))

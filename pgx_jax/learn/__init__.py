@@ -26,6 +26,7 @@ from pgx_jax.learn.training import (
     init_agents,
     rehearsable,
     rehearse_training,
+    side_by_side,
     train,
     train_all,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "rehearsable",
     "rehearse_training",
     "relabels",
+    "side_by_side",
     "stack",
     "take",
     "tell",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -15,12 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn import together
 from pgx_jax.learn.checks import check_form
 from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
-from pgx_jax.learn.work import Checkpoint, Progress, Work, fingerprint, stack, take
+from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows, Seen
@@ -154,46 +156,133 @@ def train_all(
 ) -> list[Trained]:
     """Train the rows of several policies and learners side by side, as `train` does for each.
 
+    Within `side_by_side` it is trained together with what the others train.
+    """
+    if not calls:
+        return []
+    order, here = Order(calls, family, rows_per_call, progress, checkpoint), together.place()
+    if here is None:
+        return train_orders([order])[0]
+    meeting, number = here
+    return meeting.ask(number, order)
+
+
+def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | None]:
+    """Call several functions, each in a thread of its own, that take turns; whatever all of them train at
+    the same time is trained in one go. What each trains is what it would be alone.
+
+    Returns:
+        The error that ended each, or None; it does not end the others.
+
+    Raises:
+        BaseException: an interrupt, which stops all of them; their checkpoints have what they had reached.
+    """
+    return together.Meeting(train_orders).hold(bodies)
+
+
+class Order(NamedTuple):
+    """What a call of `train_all` asks for."""
+
+    calls: Sequence[tuple[Policy, Learner, Rows]]
+    family: TaskFamily
+    rows_per_call: int | None
+    progress: Progress | None
+    checkpoint: Checkpoint | None
+
+    def ask(self) -> list[Call]:
+        """Its calls, that are checked, with their agents."""
+        return [Call.of(self, *call) for call in self.calls]
+
+
+class Call(NamedTuple):
+    """Rows of one policy and learner that an order asks for."""
+
+    order: Order
+    policy: Policy
+    learner: Learner
+    rows: Rows
+    agents: Agent
+
+    @classmethod
+    def of(cls, order: Order, policy: Policy, learner: Learner, rows: Rows) -> Call:
+        """The call, its rows checked and with agents to start from."""
+        check_rows(learner, order.family, rows)
+        agents = rows.init if rows.init is not None else init_agents(policy, order.family, rows.key)
+        return cls(order, policy, learner, rows, jax.tree.map(np.asarray, agents))
+
+    @property
+    def program(self) -> Hashable:
+        """What calls have in common whose rows can be trained in one program."""
+        numbers, structure = jax.tree.flatten(self.learner)
+        told = tuple((np.asarray(x).dtype, np.asarray(x).tobytes()) for x in numbers)
+        return id(self.order.family), self.order.rows_per_call, self.policy, structure, told
+
+    @property
+    def name(self) -> str:
+        """Of its record in a checkpoint."""
+        return fingerprint(self.policy, self.learner, self.order.family, self.rows, self.agents)
+
+
+def train_orders(orders: Sequence[Order]) -> list[list[Trained]]:
+    """Train what several calls of `train_all` ask for; rows of equal policy and learner share lanes.
+
     Those with the fewest rows come first, so that no long row is left alone at the end.
     """
-    works: list[Work] = []
-
-    def heard(_: int, __: int, recent: float) -> None:
-        if progress:
-            done, total = np.sum([work.steps for work in works], 0).tolist()
-            progress(done, total, recent)
-
-    jobs = [
-        _job(*call, family=family, rows_per_call=rows_per_call, progress=heard, checkpoint=checkpoint)
-        for call in calls
-    ]
-    works += [job.work for job in jobs]
+    asked = [order.ask() for order in orders]
+    shared: dict[Hashable, list[Call]] = {}
+    for call in chain(*asked):
+        shared.setdefault(call.program, []).append(call)
+    jobs = [_job(calls) for calls in shared.values()]
+    places = {
+        id(call): (job.work, rows)
+        for job, calls in zip(jobs, shared.values(), strict=True)
+        for call, rows in zip(calls, _ranges(calls), strict=True)
+    }
+    for order, calls in zip(orders, asked, strict=True):
+        _tell(order, calls, [places[id(call)] for call in calls])
     run_all(sorted(jobs, key=lambda job: len(job.work.total)), _lanes())
-    return [Trained(stack(work.finished), work.returns, work.total * work.unit) for work in works]
+    return [[_trained(*places[id(call)]) for call in calls] for calls in asked]
 
 
-def _job(
-    policy: Policy,
-    learner: Learner,
-    rows: Rows,
-    *,
-    family: TaskFamily,
-    rows_per_call: int | None,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
-) -> Job:
-    """The rows in a queue, and what trains them; see `train`."""
-    check_rows(learner, family, rows)
-    total = np.asarray(rows.steps) // learner.steps_per_update
-    agents = rows.init if rows.init is not None else init_agents(policy, family, rows.key)
-    agents = jax.tree.map(np.asarray, agents)
-    lane = engine_of(family).lane
-    width = min(rows_per_call or lane.rows_per_call(), -(-len(total) // len(_lanes())))
-    member, key, unit = np.asarray(rows.member, bool), np.asarray(rows.key), learner.steps_per_update
-    work = Work(family, member, total, agents, key, unit, progress)
-    if checkpoint is not None:
-        work.keep(checkpoint, fingerprint(policy, learner, family, rows, agents))
-    return Job(work, partial(lane, policy, learner, family, width), width)
+def _ranges(calls: Sequence[Call]) -> list[range]:
+    """The places of every call's rows, one call after the other."""
+    ends = np.cumsum([len(call.rows.steps) for call in calls]).tolist()
+    return [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _job(calls: Sequence[Call]) -> Job:
+    """The rows of calls of one program in a queue, and what trains them; see `train`."""
+    order, policy, learner = calls[0].order, calls[0].policy, calls[0].learner
+    member, steps, key = (
+        np.concatenate([np.asarray(getattr(call.rows, name)) for call in calls])
+        for name in ("member", "steps", "key")
+    )
+    agents = jax.tree.map(lambda *xs: np.concatenate(xs), *(call.agents for call in calls))
+    unit = learner.steps_per_update
+    lane = engine_of(order.family).lane
+    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // len(_lanes())))
+    work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit)
+    return Job(work, partial(lane, policy, learner, order.family, width), width)
+
+
+def _tell(order: Order, calls: Sequence[Call], places: Sequence[tuple[Work, range]]) -> None:
+    """Let the rows of an order's calls be told to its progress, and be kept by its checkpoint."""
+
+    def hear(recent: float) -> None:
+        if order.progress:
+            done, total = np.sum([work.steps(rows) for work, rows in places], 0).tolist()
+            order.progress(done, total, recent)
+
+    for call, (work, rows) in zip(calls, places, strict=True):
+        name = call.name if order.checkpoint is not None else ""
+        work.add(Part(rows, hear, order.checkpoint, name))
+
+
+def _trained(work: Work, rows: range) -> Trained:
+    """What came of some rows."""
+    total = work.total[rows]
+    agents = stack([work.finished[row] for row in rows])
+    return Trained(agents, work.returns[rows, : total.max()], total * work.unit)
 
 
 def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:

@@ -85,6 +85,17 @@ class Segment(NamedTuple):
     """Theirs, leaves with a leading axis."""
 
 
+class Part(NamedTuple):
+    """Rows of one queue that belong together: who hears of them, and where they are kept."""
+
+    rows: range
+    hear: Callable[[float], None] | None = None
+    """Called with their mean recent return after every segment that had any of them."""
+    checkpoint: Checkpoint | None = None
+    name: str = ""
+    """Of their record in the checkpoint."""
+
+
 class Work:
     """Rows wait in one queue, longest first; lanes take them from it until none is left."""
 
@@ -96,7 +107,6 @@ class Work:
         agents: Agent,
         key: Array,
         unit: int = 1,
-        progress: Progress | None = None,
     ):
         """Queue all rows.
 
@@ -107,7 +117,6 @@ class Work:
             agents: to start from, leaves with a leading axis R.
             key: uint32 [R, 2].
             unit: environment steps of an update.
-            progress: hears of every segment.
         """
         self.family = family
         self.member, self.total, self.agents, self.key = member, total, agents, key
@@ -116,35 +125,35 @@ class Work:
         """Updates of every row whose outcome is known."""
         self.finished: list[Agent | None] = [None] * len(total)
         self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
-        self.unit, self.progress = unit, progress
+        self.unit = unit
         self.lock, self.failed = Lock(), False
-        self.checkpoint: Checkpoint | None = None
-        self.name, self.saved_at = "", time.monotonic()
+        self.parts: list[Part] = []
+        self.saved_at = time.monotonic()
         self.saved: dict[int, Saved] = {}
         """Of rows that have begun, as they were when a checkpoint was last due."""
         self.running: set[int] = set()
         self.ready: set[int] = set()
         """Lanes at work, and those whose rows are in ``saved`` for the checkpoint that is due."""
 
-    def keep(self, checkpoint: Checkpoint, name: str) -> None:
-        """Save what is reached in ``checkpoint`` under ``name``, and go on from what it has."""
-        self.checkpoint, self.name = checkpoint, name
-        found = checkpoint.load(name)
+    def add(self, part: Part) -> None:
+        """Let rows go on from what their checkpoint has, and be told and kept from here on."""
+        self.parts.append(part)
+        found = part.checkpoint.load(part.name) if part.checkpoint is not None else None
         if found is None:
             return
-        self.returns = np.array(found["returns"])
-        structure = jax.tree.structure(take(self.agents, 0))
+        structure, curves = jax.tree.structure(take(self.agents, 0)), np.asarray(found["returns"])
+        self.returns[part.rows, : curves.shape[1]] = curves
         for row, update, leaves in zip(found["rows"], found["updates"], found["states"], strict=True):
-            row, self.done[row] = int(row), update
+            row = part.rows[int(row)]
+            self.done[row] = update
             self.saved[row] = Saved(int(update), leaves)
             if update == self.total[row]:
                 self.finished[row] = jax.tree.unflatten(structure, leaves)
                 self.queue.remove(row)
 
-    @property
-    def steps(self) -> tuple[int, int]:
-        """Environment steps whose outcome is known, and all."""
-        return int(self.done.sum()) * self.unit, int(self.total.sum()) * self.unit
+    def steps(self, rows: range) -> tuple[int, int]:
+        """Environment steps of some rows whose outcome is known, and all."""
+        return int(self.done[rows].sum()) * self.unit, int(self.total[rows].sum()) * self.unit
 
     def next(self) -> int | None:
         """The next row of the queue."""
@@ -177,14 +186,21 @@ class Work:
             if not finite[slot]:
                 raise not_finite(row, self.member[row], spoilt[slot], self.family)
         with self.lock:
-            if self.progress:
-                curve = curve[:, : segment.length]
-                recent = float(np.nanmean(curve)) if np.isfinite(curve).any() else float("nan")
-                self.progress(*self.steps, recent)
+            for part in self.parts:
+                slots = [slot for slot, row in segment.rows.items() if row in part.rows]
+                if slots and part.hear is not None:
+                    some = curve[slots, : segment.length]
+                    part.hear(float(np.nanmean(some)) if np.isfinite(some).any() else float("nan"))
+
+    @property
+    def kept(self) -> list[Part]:
+        """The parts that have a checkpoint."""
+        return [part for part in self.parts if part.checkpoint is not None]
 
     def is_due(self) -> bool:
         """Whether it is time for the next checkpoint."""
-        return self.checkpoint is not None and time.monotonic() - self.saved_at >= self.checkpoint.every
+        passed = time.monotonic() - self.saved_at
+        return any(passed >= part.checkpoint.every for part in self.kept if part.checkpoint)
 
     def remember(self, rows: Iterable[int], found: Sequence[Saved]) -> None:
         """Keep the states of a lane's rows for the checkpoint, but of none that stopped in the middle of a
@@ -195,31 +211,34 @@ class Work:
                     self.saved[row] = saved
 
     def save_when_all(self, number: int) -> None:
-        """A lane's rows are remembered; the last lane to come to this writes the checkpoint."""
+        """A lane's rows are remembered; the last lane to come to this writes the checkpoints."""
         with self.lock:
             self.ready.add(number)
             if self.ready >= self.running:
                 self.save()
 
     def save(self) -> None:
-        """Write what is remembered: of every row its state and its curve up to the same update."""
-        if self.checkpoint is None or not self.saved:
-            return
-        rows = sorted(self.saved)
-        updates = np.zeros(len(self.total), int)
-        updates[rows] = [self.saved[row].update for row in rows]
-        later = np.arange(self.returns.shape[1]) >= updates[:, None]
-        self.checkpoint.save(
-            self.name,
-            {
-                "rows": np.array(rows),
-                "updates": updates[rows],
-                "states": [self.saved[row].leaves for row in rows],
-                "returns": np.where(later[..., None], np.float32(np.nan), self.returns),
-            },
-        )
+        """Write what is remembered, into the checkpoint of every part: of every row its state and its curve
+        up to the same update."""
+        for part in self.parts:
+            rows = sorted(self.saved.keys() & set(part.rows))
+            if part.checkpoint is not None and rows:
+                part.checkpoint.save(part.name, self._record(part.rows, rows))
         self.saved_at = time.monotonic()
         self.ready.clear()
+
+    def _record(self, part: range, rows: list[int]) -> dict[str, Any]:
+        """Of a part, as its rows are numbered there, what is remembered of some."""
+        updates = np.zeros(len(self.total), int)
+        updates[rows] = [self.saved[row].update for row in rows]
+        returns = self.returns[part, : self.total[part].max()]
+        later = np.arange(returns.shape[1]) >= updates[part, None]
+        return {
+            "rows": np.array(rows) - part.start,
+            "updates": updates[rows],
+            "states": [self.saved[row].leaves for row in rows],
+            "returns": np.where(later[..., None], np.float32(np.nan), returns),
+        }
 
 
 def not_finite(row: int, member: np.ndarray, spoilt: np.ndarray, family: TaskFamily) -> DataError:
