@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
+    from pgx_jax.runs.seeds import resume_seeds, run_seeds
     from pgx_jax.tasks import DeviceEnv, Step, TaskFamily
     from pgx_jax.tasks.registry import brax_family, families, gymnasium_family, gymnax_family, make_family
     from pgx_jax.types import Grouping, Rows, Transitions
@@ -43,6 +44,7 @@ _NAMES = {
     "pipeline": ("group_transitions",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
+    "runs.seeds": ("resume_seeds", "run_seeds"),
     "tasks": ("DeviceEnv", "Step", "TaskFamily"),
     "tasks.registry": ("brax_family", "families", "gymnasium_family", "gymnax_family", "make_family"),
     "types": ("Grouping", "Rows", "Transitions"),
@@ -62,7 +64,8 @@ __all__ = [
     "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
     "Transitions", "brax_family", "compare", "config", "config_for", "errors", "estimate", "families",
     "group_transitions", "grouping", "gymnasium_family", "gymnax_family", "learn", "load", "make_family",
-    "pipeline", "regroup", "report", "resume", "run", "runs", "show", "tasks", "types",
+    "pipeline", "regroup", "report", "resume", "resume_seeds", "run", "run_seeds", "runs", "show", "tasks",
+    "types",
 ]  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def test_runs_are_made_once(small_settings, tmp_path, monkeypatch):
     assert [steps for steps, _ in first] == [3600, 5400]
     totals = [results.methods["policygradex"].env_steps for _, results in first]
     assert 3000 * family.n < totals[0] <= 3600 * family.n < totals[1] <= 5400 * family.n
-    monkeypatch.setattr(runs, "run", None)  # nothing is made anew
+    monkeypatch.setattr(runs, "begin", None)  # nothing is made anew
     again = list(runs.run_budgets(*known))
     assert [results for _, results in again] == [results for _, results in first]
     other = dataclasses.replace(config, episodes=3)

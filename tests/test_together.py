@@ -12,7 +12,7 @@ from test_interrupted import MEMBER, UNIT, Memory, same, stopping
 from envs.points import points
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, init_agents, make_policy, side_by_side, train, train_all
-from pgx_jax.learn.together import Meeting, Stopped, check, place
+from pgx_jax.learn.together import Meeting, Stopped, place, stop_if_over
 from pgx_jax.types import Rows
 
 training = importlib.import_module("pgx_jax.learn.training")
@@ -118,7 +118,7 @@ def test_an_interrupt_stops_all():
         except Stopped:
             ended.append(number)
             with pytest.raises(Stopped):
-                check()
+                stop_if_over()
             raise
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_an_interrupt_stops_all():
     with pytest.raises(SystemExit):
         meeting([]).hold([body, leaving, body])
     assert len(ended) in (3, 4, 5) and place() is None  # those who had not begun never do
-    check()
+    stop_if_over()
 
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from rich.console import Console
 from rich.progress import (
@@ -23,9 +25,11 @@ from rich.text import Text
 
 from pgx_jax import report
 from pgx_jax.compare.results import Results
+from pgx_jax.compare.seeds import SeedsResult
 from pgx_jax.errors import DataError, FolderError, SolverError
-from pgx_jax.report import wording
+from pgx_jax.report import seeds, wording
 from pgx_jax.runs.run import Listener
+from pgx_jax.runs.seeds import holds_seeds
 
 DOING = {
     "meta": "training the meta-policy",
@@ -95,16 +99,77 @@ class ConsoleListener(Listener):
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """Keep one line of result."""
-        self._keep(stage, wording.duration(seconds), text)
+        self.keep(stage, wording.duration(seconds), text)
 
     def loaded(self, stage: str, text: str) -> None:
         """Keep one line of the result that was saved."""
-        self._keep(stage, "saved earlier", text)
+        self.keep(stage, "saved earlier", text)
 
-    def _keep(self, stage: str, when: str, text: str) -> None:
+    def keep(self, stage: str, when: str, text: str, who: str = "") -> None:
         """Print a line above the bar, in one call: the bar erases a line that has not ended."""
         name = DOING.get(stage, stage)
-        self.console.print(Text.assemble(("✓", "green"), f" {name:<32} {when:>13}  {text}"))
+        self.console.print(Text.assemble(("✓", "green"), f" {who}{name:<32} {when:>13}  {text}"))
+
+
+class SeedsListener:
+    """Shows runs with several seeds side by side: one bar for all of them, and a line for every stage of
+    each."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        """Write to ``console``; use as a context manager."""
+        self.shown, self.lock = ConsoleListener(console, clock), Lock()
+        self.stages: dict[int, str] = {}
+        self.steps: dict[int, tuple[int, int]] = {}
+        """Done and in all, of the seeds that train."""
+
+    def __enter__(self) -> SeedsListener:
+        self.shown.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shown.__exit__(*exc)
+
+    def of(self, seed: int) -> Listener:
+        """What listens to the run of a seed."""
+        return _SeedListener(self, seed)
+
+    def start(self, seed: int, stage: str) -> None:
+        """A stage of a seed begins."""
+        with self.lock:
+            self.stages[seed] = stage
+            self.steps.pop(seed, None)
+            self.shown.start(stage)
+
+    def progress(self, seed: int, done: int, total: int, recent: float) -> None:
+        """Move the bar by the steps of all seeds; it is named after what most of them do."""
+        with self.lock:
+            self.steps[seed] = done, total
+            ((stage, _),) = Counter(self.stages[each] for each in self.steps).most_common(1)
+            count = len(self.steps)
+            assert self.shown.task is not None
+            name = f"{DOING.get(stage, stage)} ({count} seed{'s' if count > 1 else ''})"
+            self.shown.bar.update(self.shown.task, description=name)
+            done, total = map(sum, zip(*self.steps.values(), strict=True))
+            self.shown.progress(done, total, recent)
+
+
+class _SeedListener(Listener):
+    """What one of them tells."""
+
+    def __init__(self, all_: SeedsListener, seed: int):
+        self.all, self.seed = all_, seed
+
+    def start(self, stage: str) -> None:
+        self.all.start(self.seed, stage)
+
+    def progress(self, done: int, total: int, recent: float) -> None:
+        self.all.progress(self.seed, done, total, recent)
+
+    def finish(self, stage: str, seconds: float, text: str) -> None:
+        self.all.shown.keep(stage, wording.duration(seconds), text, f"seed {self.seed}: ")
+
+    def loaded(self, stage: str, text: str) -> None:
+        self.all.shown.keep(stage, "saved earlier", text, f"seed {self.seed}: ")
 
 
 @contextmanager
@@ -130,8 +195,8 @@ def resumable(folder: Path, new: bool = False) -> Iterator[None]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in a folder."""
-    return os.path.isfile(folder / "config.json")
+    """Whether a run has begun in a folder, or runs of several seeds."""
+    return os.path.isfile(folder / "config.json") or holds_seeds(folder)
 
 
 def resuming(folder: Path) -> str:
@@ -147,3 +212,14 @@ def show_results(console: Console, results: Results, path: Path | None) -> None:
     console.print(report.terminal_table(results))
     if path is not None:
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def show_seeds(console: Console, found: SeedsResult, path: Path) -> None:
+    """The same of several training seeds."""
+    console.print()
+    console.print(found.advice, style="bold", highlight=False)
+    console.print()
+    console.print(seeds.terminal_table(found))
+    for seed, why in found.unfinished.items():
+        console.print(f"seed {seed} is not among them: {why}", highlight=False, markup=False)
+    console.print(f"report: {path / 'report.html'}", highlight=False, soft_wrap=True)

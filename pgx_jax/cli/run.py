@@ -12,10 +12,12 @@ import tyro
 from rich.console import Console
 
 from pgx_jax.cli.arguments import FamilyArguments
-from pgx_jax.cli.console import ConsoleListener, resumable, show_results
+from pgx_jax.cli.console import ConsoleListener, SeedsListener, resumable, show_results, show_seeds
 from pgx_jax.cli.parsing import parsed
 from pgx_jax.config import Config, config_for
 from pgx_jax.runs.run import run
+from pgx_jax.runs.seeds import run_seeds
+from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
 
 _Flat = tyro.conf.arg(name="")
@@ -69,10 +71,13 @@ class FamilyRun(FamilyArguments):
 class RunCommand(FamilyRun):
     """Group the tasks of a family, train one policy a group, and compare at equal steps."""
 
+    seeds: int = 1
+    """Training seeds, from --seed on, that are run side by side: with several there are intervals over
+    seeds (that of one run leaves out what another seed would change), and a run folder for each."""
     out: Path | None = None
     """Run folder; runs/FAMILY-DATE-TIME by default."""
     overwrite: bool = False
-    """Replace an earlier run in the folder."""
+    """Replace an earlier run (or earlier runs of several seeds) in the folder."""
 
     prog = "pgx-jax run"
 
@@ -81,6 +86,18 @@ class RunCommand(FamilyRun):
         family = self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
+        if self.seeds != 1:
+            self._several(console, family, out)
+            return
         with resumable(out, new=True), ConsoleListener(console) as listener:
             done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
+
+    def _several(self, console: Console, family: TaskFamily, out: Path) -> None:
+        """Run several seeds."""
+        known = (family, self.config, self.seeds)
+        with resumable(out, new=True):
+            with SeedsListener(console) as listener:
+                done = run_seeds(*known, out=out, listener=listener.of, overwrite=self.overwrite)
+            show_seeds(console, done.results, out)
+            done.check()

@@ -14,13 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from pgx_jax import report
-from pgx_jax.cli.console import ConsoleListener, resumable, resuming, show_results
+from pgx_jax.cli.console import (
+    ConsoleListener,
+    SeedsListener,
+    resumable,
+    resuming,
+    show_results,
+    show_seeds,
+)
 from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.estimate import AFFINITIES, SCORES, SOLVERS
 from pgx_jax.runs.run import write_report
 from pgx_jax.runs.saved import load, regroup, resume
+from pgx_jax.runs.seeds import holds_seeds, report_seeds, resume_seeds
 from pgx_jax.runs.serial import dumps, write_atomically
 from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Named
@@ -34,13 +42,24 @@ class ResumeCommand:
     """Finish a run from its last whole stage."""
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or that of several seeds."""
 
     def __call__(self, console: Console) -> None:
         """Resume it."""
+        if holds_seeds(self.run):
+            self._several(console)
+            return
         with resumable(self.run), ConsoleListener(console) as listener:
             done = resume(self.run, listener=listener)
         show_results(console, done.results, self.run / "report.html")
+
+    def _several(self, console: Console) -> None:
+        """Resume the runs of several seeds."""
+        with resumable(self.run):
+            with SeedsListener(console) as listener:
+                done = resume_seeds(self.run, listener=listener.of)
+            show_seeds(console, done.results, self.run)
+            done.check()
 
 
 @dataclass(frozen=True)
@@ -111,10 +130,13 @@ class ReportCommand:
     """Write results.json and report.html of a finished run again."""
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
+    """The run folder, or that of several seeds."""
 
     def __call__(self, console: Console) -> None:
         """Write them."""
+        if holds_seeds(self.run):
+            show_seeds(console, report_seeds(self.run), self.run)
+            return
         store = RunStore.open(self.run)
         results = from_plain(store.read_json("results.json"))
         results = structs.replace(results, advice=report.advice(results))

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pgx_jax.cli.console import ConsoleListener
+from pgx_jax.cli.console import SeedsListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
 from pgx_jax.report import budgets
@@ -30,7 +30,8 @@ class BudgetStudy(FamilyRun):
     """Budgets: environment steps of every method, per task; by default from a sixth of --steps-per-task to
     five times as many, each twice the one before."""
     seeds: int = 1
-    """Runs of every budget, with training seeds from --seed on; with several there are intervals."""
+    """Runs of every budget, side by side, with training seeds from --seed on; with several there are
+    intervals."""
     out: Path | None = None
     """Folder of the runs and the figure; runs/budget-FAMILY by default."""
 
@@ -44,8 +45,8 @@ class BudgetStudy(FamilyRun):
         count = len(set(tried)) * len(seeds)
         console.print(f"{self.family}, runs: {count}; saving to {out}", highlight=False)
         points: list[budgets.Point] = []
-        with continued(), ConsoleListener(console) as listener:
-            for steps, results in run_budgets(family, self.config, tried, seeds, out, listener):
+        with continued(), SeedsListener(console) as listener:
+            for steps, results in run_budgets(family, self.config, tried, seeds, out, listener.of):
                 points.append(budgets.Point.of(results, steps))
                 which = f"{steps:,} steps a task, seed {results.seed}: k = {results.k}"
                 console.print(f"{len(points)} of {count}: {which}", style="bold", highlight=False)

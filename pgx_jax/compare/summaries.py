@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,35 @@ def over_draws(means: Sequence[float]) -> Interval:
     mean, count = float(np.mean(means)), len(means)
     half = float(stats.t.ppf(0.975, count - 1) * np.std(means, ddof=1) / np.sqrt(count))
     return Interval(mean, (mean - half, mean + half))
+
+
+def over_runs(means: Sequence[float | None]) -> Interval:
+    """Mean over runs and its 95% t-interval, if there are several; nothing where one has no number, since
+    what has all would be compared with other runs."""
+    known = [mean for mean in means if mean is not None]
+    if not known or len(known) < len(means):
+        return Interval()
+    return over_draws(known) if len(known) > 1 else Interval(known[0])
+
+
+def unbeaten(means: Mapping[str, Sequence[float]]) -> list[str]:
+    """The methods that no other one is shown to be better than: the one with the largest mean over runs, and
+    those whose paired difference to it has a 95% t-interval that covers zero.
+
+    Args:
+        means: of every method, by run.
+    """
+    values = {name: np.array(own, float) for name, own in means.items()}
+    first = max(values, key=lambda name: np.nan_to_num(values[name].mean(), nan=-np.inf))
+
+    def ties(name: str) -> bool:
+        difference = values[first] - values[name]
+        if len(difference) < 2 or (difference == 0).all():
+            return bool((difference == 0).all())
+        low = over_draws(difference.tolist()).lo
+        return low is not None and low <= 0
+
+    return [first, *(name for name in values if name != first and ties(name))]
 
 
 def summarise(episodes: Sequence[Float[np.ndarray, "n E"]]) -> Interval:

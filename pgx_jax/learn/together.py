@@ -48,7 +48,7 @@ class Meeting(Generic[Asked, Got]):
 
         Raises:
             BaseException: an interrupt, or what is no `Exception` in a body; the others are called off
-                first, wherever they ask for something (or call `check`).
+                first, wherever they ask for something (or call `stop_if_over`).
         """
         errors: list[BaseException | None] = [None] * len(bodies)
         threads = [Thread(target=self._attend, args=(i, body, errors)) for i, body in enumerate(bodies)]
@@ -73,7 +73,7 @@ class Meeting(Generic[Asked, Got]):
         _PLACE.set((self, number))
         with self.turn:
             try:
-                check()
+                stop_if_over()
                 body()
             except BaseException as error:
                 errors[number] = error
@@ -87,11 +87,11 @@ class Meeting(Generic[Asked, Got]):
         Raises:
             Stopped: the meeting was called off.
         """
-        check()
+        stop_if_over()
         self.asked[number] = what
         self._look()
         self.turn.wait_for(lambda: number in self.answers or self.over)
-        check()
+        stop_if_over()
         answer = self.answers.pop(number)
         if isinstance(answer, Exception):
             raise answer
@@ -129,7 +129,7 @@ def place() -> tuple[Meeting[Any, Any], int] | None:
     return _PLACE.get()
 
 
-def check() -> None:
+def stop_if_over() -> None:
     """Stop this thread if its meeting was called off.
 
     Raises:

@@ -6,17 +6,23 @@ Pure functions of the results (`compare.results.Results`); who calls them writes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgx_jax.compare.results import Results
 from pgx_jax.report.conclusion import advice, verdict
 from pgx_jax.report.terminal import terminal_table
-from pgx_jax.report.wording import CAPTIONS
+from pgx_jax.report.wording import CAPTIONS, SEEDS_CAPTIONS
 
-__all__ = ["FILES", "advice", "render", "terminal_table", "verdict"]
+if TYPE_CHECKING:
+    from pgx_jax.compare.seeds import SeedsResult
+
+__all__ = ["FILES", "SEEDS_FILES", "advice", "render", "render_seeds", "terminal_table", "verdict"]
 
 FILES = ("report.html", *(f"figures/{name}.png" for name in CAPTIONS))
 """All files that a report may consist of, relative to the run's folder."""
+
+SEEDS_FILES = ("report.html", *(f"figures/{name}.png" for name in SEEDS_CAPTIONS))
+"""The same of a report of several seeds."""
 
 
 def render(results: Results, config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -31,5 +37,22 @@ def render(results: Results, config: Mapping[str, Any]) -> dict[str, bytes]:
 
     drawn = figures.draw_all(results)
     html = page.render(results, config, {name: figures.svg(figure, name) for name, figure in drawn.items()})
+    images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    return images | {"report.html": html.encode()}
+
+
+def render_seeds(found: SeedsResult, config: Mapping[str, Any], links: Mapping[int, str]) -> dict[str, bytes]:
+    """The same of several training seeds.
+
+    Args:
+        found: what they come to.
+        config: what ``config.json`` of the first holds.
+        links: where the report of every seed is, relative to this one.
+    """
+    from pgx_jax.report import figures, page
+
+    drawn = figures.draw_all(found, figures.OF_SEEDS)
+    svgs = {name: figures.svg(figure, name) for name, figure in drawn.items()}
+    html = page.render_seeds(found, config, svgs, links)
     images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
     return images | {"report.html": html.encode()}

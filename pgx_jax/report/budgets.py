@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Results
-from pgx_jax.compare.summaries import over_draws
+from pgx_jax.compare.summaries import over_runs, unbeaten
 from pgx_jax.report import wording
 
 if TYPE_CHECKING:
@@ -75,33 +75,19 @@ def earned(points: Sequence[Point], name: str, steps_per_task: int) -> Interval:
     """Mean of a method over the runs of one budget, with its 95% t-interval if there are several; none where
     not all runs have the method, since others would be compared with other runs."""
     some = [point.methods for point in at(points, steps_per_task)]
-    known = [mean for methods in some if name in methods and (mean := methods[name].mean) is not None]
-    if len(known) < len(some):
-        return Interval()
-    if len(known) < 2:
-        return Interval(known[0] if known else None)
-    return over_draws(known)
+    return over_runs([methods[name].mean if name in methods else None for methods in some])
 
 
 def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
-    """The methods, planted groups apart, that no other one is shown to be better than at one budget: the one
-    that earned most, and those whose paired difference to it over the runs covers zero."""
+    """The methods, planted groups apart, that no other one is shown to be better than at one budget."""
     some = at(points, steps_per_task)
-    means = {
-        name: np.array([p.methods[name].mean for p in some], float)
-        for name in compared(points)
-        if not name.startswith("true_groups") and all(name in p.methods for p in some)
-    }
-    first = max(means, key=lambda name: np.nan_to_num(means[name].mean(), nan=-np.inf))
-
-    def ties(name: str) -> bool:
-        difference = means[first] - means[name]
-        if len(difference) < 2 or (difference == 0).all():
-            return bool((difference == 0).all())
-        low = over_draws(difference.tolist()).lo
-        return low is not None and low <= 0
-
-    return [first, *(name for name in means if name != first and ties(name))]
+    return unbeaten(
+        {
+            name: np.array([p.methods[name].mean for p in some], float).tolist()
+            for name in compared(points)
+            if not name.startswith("true_groups") and all(name in p.methods for p in some)
+        }
+    )
 
 
 def advice(points: Sequence[Point]) -> str:

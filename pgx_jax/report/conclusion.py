@@ -185,7 +185,10 @@ def _realised_clause(results: Results) -> str:
     if results.k == 1 and "multitask_continued" in results.methods:
         return "ours is that one policy, so that nothing is gained or lost"
     remarks = [
-        "not measured with an interval" if value.lo is None else "noise of this run's evaluation alone"
+        "not measured with an interval"
+        if value.lo is None
+        else "noise of this run's evaluation alone: another training seed may move it several times as far, "
+        "--seeds 5 measures that"
     ]
     if results.k == 1:
         owed = "a gain" if value.above_zero else "a loss" if value.below_zero else ""

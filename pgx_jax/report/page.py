@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pgx_jax.compare.results import OURS, Groups, Results
-from pgx_jax.report import conclusion, wording
+from pgx_jax.compare.results import OURS, Groups, Interval, Results
+from pgx_jax.compare.seeds import SeedsResult
+from pgx_jax.report import conclusion, seeds, wording
 from pgx_jax.report.figures.canvas import group_colour
 
 _VERDICTS = {
@@ -41,6 +42,7 @@ def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str])
         .get_template("report.html.j2")
         .render(
             results=results,
+            family=results.family,
             ours=OURS,
             badge=badge,
             tone=tone,
@@ -57,8 +59,48 @@ def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str])
             candidates=_candidates(results),
             diagnostics=wording.flatten(msgspec.to_builtins(results.diagnostics) or {}),
             settings=wording.flatten(config),
-            figures=dict.fromkeys(wording.CAPTIONS)
-            | {name: _figure(name, svg) for name, svg in svgs.items()},
+            figures=_figures(svgs, wording.CAPTIONS),
+        )
+    )
+
+
+def render_seeds(
+    found: SeedsResult, config: Mapping[str, Any], svgs: Mapping[str, str], links: Mapping[int, str]
+) -> str:
+    """The whole page of several training seeds as HTML text.
+
+    Args:
+        found: what they come to.
+        config: what ``config.json`` of the first holds.
+        svgs: figure name -> ``<svg>`` element.
+        links: where the report of every seed is, relative to this one.
+    """
+    badge, tone = _VERDICTS[seeds.verdict(found)]
+    gain = found.gain.realised or Interval()
+    own = {**config, "config": {k: v for k, v in config.get("config", {}).items() if k != "seed"}}
+    return (
+        _templates()
+        .get_template("seeds.html.j2")
+        .render(
+            found=found,
+            family=found.family,
+            ours=OURS,
+            badge=badge,
+            tone=tone,
+            advice=found.advice or seeds.advice(found),
+            facts=[
+                ("tasks", str(found.n_tasks), ""),
+                ("training seeds", str(len(found.seeds)), ""),
+                ("groups", seeds.policies(found, OURS), ""),
+                ("realised gain", *wording.mean_and_bounds(gain, signed=True)),
+                ("total steps of a seed", wording.steps(found.methods[OURS].env_steps), ""),
+            ],
+            head=[word.capitalize() for word in seeds.HEAD],
+            rows=seeds.rows(found),
+            left_out=seeds.left_out(found),
+            links=links,
+            settings=wording.flatten(own),
+            figures=_figures(svgs, wording.SEEDS_CAPTIONS),
         )
     )
 
@@ -147,13 +189,13 @@ def _candidates(results: Results) -> list[tuple[bool, list[str]]]:
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: path.k[i])]
 
 
-def _figure(name: str, svg: str) -> dict[str, Any]:
+def _figures(svgs: Mapping[str, str], captions: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
+    """Every figure that a page may have; None for those that are not drawn."""
+    return {name: _figure(svgs[name], text) if name in svgs else None for name, text in captions.items()}
+
+
+def _figure(svg: str, caption: str) -> dict[str, Any]:
     """A drawn figure with its caption and the widths between which it may shrink and grow."""
     width = float(svg.partition('viewBox="')[2].split()[2])
     least = 300 if width < 450 else 0.95 * width  # narrow figures shrink to a phone, wide ones scroll
-    return {
-        "svg": svg,
-        "caption": wording.CAPTIONS[name],
-        "least": round(least),
-        "most": round(1.65 * width),
-    }
+    return {"svg": svg, "caption": caption, "least": round(least), "most": round(1.65 * width)}

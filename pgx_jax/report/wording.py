@@ -34,8 +34,9 @@ CAPTIONS = {
     "though the affinity that proposed it may have. Where k is not given, the smallest one is chosen whose "
     "distance to the best is within two standard errors (if not set otherwise), or negligible. Bars are two "
     "standard errors of the paired difference to the best.",
-    "methods": "Mean over all tasks with its 95% interval over evaluation episodes (another training "
-    "seed may differ by more), or over the draws of random groups. Filled circles had the same total of "
+    "methods": "Mean over all tasks with its 95% interval over evaluation episodes, or over the draws of "
+    "random groups. The intervals leave out what another training seed would change, which may be several "
+    "times as much (--seeds 5 measures it). Filled circles had the same total of "
     "environment steps, everything that a method costs included; hollow squares did not. "
     "The band is our interval.",
     "per_task": "Mean of every task, ordered by group.",
@@ -43,6 +44,15 @@ CAPTIONS = {
     "the method has used. Methods with another total of steps are left out.",
 }
 """What the page says below each figure, by the figure's name."""
+
+SEEDS_CAPTIONS = {
+    "over_seeds": "Mean over all tasks and training seeds with its 95% t-interval over seeds; ticks are "
+    "single seeds. Filled circles had the same total of environment steps, hollow squares did not. The band "
+    "is our interval; methods are told apart better by the paired differences of the table.",
+    "together": "How often every pair of tasks is in one group, ordered by the groups of the seed that is "
+    "closest to all, which are outlined.",
+}
+"""The same of the page of several training seeds."""
 
 Methods = Mapping[str, MethodResult]
 

@@ -1,17 +1,19 @@
-"""The same family at several budgets: one run each, in folders of their own beside each other."""
+"""The same family at several budgets: one run each, in folders of their own beside each other, those of
+different seeds at once."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.runs.records import Listener
-from pgx_jax.runs.run import Run, run
+from pgx_jax.runs.run import Run, begin
 from pgx_jax.runs.saved import load
+from pgx_jax.runs.seeds import Listeners, finish, told
 from pgx_jax.tasks import TaskFamily
 
 PARTS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 8 / 3, 16 / 3)
@@ -24,7 +26,7 @@ def run_budgets(
     steps_per_task: Sequence[int],
     seeds: Sequence[int],
     out: Path,
-    listener: Listener | None = None,
+    listener: Listeners | None = None,
 ) -> Iterator[tuple[int, Results]]:
     """Run all pairs of budget and seed; those that are done are read, and those that have begun go on.
 
@@ -34,10 +36,10 @@ def run_budgets(
         steps_per_task: environment steps of every method, per task.
         seeds: of training.
         out: folder of the run folders.
-        listener: hears about the progress of every run.
+        listener: makes what hears about the progress of the runs of a seed.
 
     Yields:
-        (budget, results) of every run, as soon as it is done.
+        (budget, results) of every run, as soon as all seeds of the budget are done.
 
     Raises:
         ConfigError: no budget, no seed, or a budget that cannot work, before any work; or a folder with a run
@@ -52,16 +54,20 @@ def run_budgets(
     ]
     for one in wanted:
         Run(family, one)
-    for one in wanted:
-        folder = out / f"steps={one.steps_per_task}-seed={one.seed}"
-        yield one.steps_per_task, _results(family, one, folder, listener)
+    for steps, some in groupby(wanted, key=lambda one: one.steps_per_task):
+        runs = [_run(family, one, out / f"steps={steps}-seed={one.seed}", listener) for one in some]
+        if errors := finish(runs):
+            raise told(errors)
+        for done in runs:
+            yield steps, done.results
 
 
-def _results(family: TaskFamily, config: Config, folder: Path, listener: Listener | None) -> Results:
+def _run(family: TaskFamily, config: Config, folder: Path, listener: Listeners | None) -> Run:
+    """The run of a folder, new or as far as it has come."""
+    heard = listener and listener(config.seed)
     if not (folder / "config.json").is_file():
-        return run(family, config, out=folder, listener=listener).results
-    found = load(folder, family, listener=listener)
+        return begin(family, config, out=folder, listener=heard)
+    found = load(folder, family, listener=heard)
     if found.config != config:
         raise ConfigError(f"{folder} holds a run with other settings; choose another folder")
-    found.compute().write()
-    return found.results
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import msgspec
 
-from pgx_jax import report
+from pgx_jax import learn, report
 from pgx_jax.compare import methods, results
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
@@ -33,6 +33,9 @@ class Run(Records):
     """One run: `compute` does the work, stage by stage (`runs.stages.STAGES`); its attributes read what is
     computed, or saved in the run's folder, and compute nothing."""
 
+    rehearses = True
+    """Whether it compiles ahead, as one of several runs of equal programs needs to alone."""
+
     def compute(self, stage: str = "evaluation") -> Run:
         """Compute what is missing of a stage and of all that it needs; returns the run.
 
@@ -46,6 +49,7 @@ class Run(Records):
         names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
             for name in names:
+                learn.stop_if_over()
                 if name in self.records or self._load(name, remade=True):
                     continue
                 if name in YOUNGER and EVALUATION in names and self._load(EVALUATION, remade=True):
@@ -56,7 +60,7 @@ class Run(Records):
     def _is_whole(self, names: Sequence[str]) -> bool:
         """Whether all is to be computed, from the meta-policy to the results."""
         begun = "meta" in self.records or (self.store is not None and self.store.has("meta"))
-        return EVALUATION in names and "meta" in names and not begun
+        return self.rehearses and EVALUATION in names and "meta" in names and not begun
 
     def write(self) -> Path | None:
         """Write results.json and the report; returns the report's path, None without a folder."""
@@ -128,8 +132,13 @@ YOUNGER = ("clustering",)
 
 def write_report(store: RunStore, found: Results) -> Path:
     """Write the report of a run's results into its folder, in place of an older one; returns its path."""
-    files = report.render(found, store.config)
-    for name in report.FILES:
+    return write_files(store, report.FILES, report.render(found, store.config))
+
+
+def write_files(store: RunStore, names: Sequence[str], files: Mapping[str, bytes]) -> Path:
+    """Write the files of a report, and remove those that it lacks of all that it may have; returns the path
+    of its page."""
+    for name in names:
         if name in files:
             store.write_file(name, files[name])
         else:
@@ -165,9 +174,31 @@ def run(
         ConfigError: settings or a folder that cannot work, before any long work.
         DataError, SolverError: what a stage could not use; earlier stages stay on disk.
     """
+    this = begin(
+        make_family(family) if isinstance(family, str) else family, config,
+        out=out, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener,
+        overwrite=overwrite,
+    )  # fmt: skip
+    this.compute()
+    this.write()
+    return this
+
+
+def begin(
+    family: TaskFamily,
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    policy: Policy | None = None,
+    meta: Agent | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    learners: Mapping[str, Learner] | None = None,
+    listener: Listener | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """A new run, of which nothing is computed yet, with its folder if there is ``out`` (see `run`)."""
     if config is None or config.keep_programs:
         keep_programs()
-    family = make_family(family) if isinstance(family, str) else family
     config = config_for(family) if config is None else config
     this = Run(
         family, config, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener
@@ -181,6 +212,4 @@ def run(
         this.store = RunStore.create(out, record, overwrite=overwrite)
         if meta is not None:
             this.store.save("given_meta", meta)
-    this.compute()
-    this.write()
     return this

@@ -78,7 +78,7 @@ class RunStore:
         store = cls(path)
         serial.jsonable(config)
         try:
-            store._clear(overwrite)
+            store.clear(overwrite)
             store.path.mkdir(parents=True, exist_ok=True)
             store.write_json("config.json", config)
         except OSError as error:
@@ -103,6 +103,31 @@ class RunStore:
             )
         store.config  # noqa: B018  (fails early if it is damaged)
         return store
+
+    def clear(self, overwrite: bool) -> None:
+        """Remove an earlier run from the folder, and nothing else.
+
+        Raises:
+            FolderError: the folder has contents that are not to be overwritten, or that are no run.
+            OSError: something cannot be removed.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not self.path.is_dir():
+            raise FolderError(f"the output folder {self.path} is a file; choose another")
+        if not overwrite:
+            raise FolderError(
+                f"the output folder {self.path} already has contents; choose another, resume the run in it, "
+                "or overwrite it"
+            )
+        if not (self.path / "config.json").is_file():
+            raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
+        for name in _OWN_FOLDERS:
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for pattern in _OWN_FILES:
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -266,25 +291,6 @@ class RunStore:
     def _file(self, name: str) -> Path:
         folder, _, file = name.rpartition("/")
         return (self.path / folder if folder in _OWN_FOLDERS else self.path) / _plain(file)
-
-    def _clear(self, overwrite: bool) -> None:
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        if not self.path.is_dir():
-            raise FolderError(f"the output folder {self.path} is a file; choose another")
-        if not overwrite:
-            raise FolderError(
-                f"the output folder {self.path} already has contents; choose another, resume the run in it, "
-                "or overwrite it"
-            )
-        if not (self.path / "config.json").is_file():
-            raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
-        for name in _OWN_FOLDERS:
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name)
-        for pattern in _OWN_FILES:
-            for file in self.path.glob(pattern):
-                file.unlink()
 
     def _stage(self, stage: str) -> Path:
         return self.path / "stages" / _plain(stage)

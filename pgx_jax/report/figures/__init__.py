@@ -6,17 +6,21 @@ lack what it shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import matplotlib
 from matplotlib.figure import Figure
 
-from pgx_jax.compare.results import Results
 from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, methods, per_task
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
+from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
 
 __all__ = [
     "DRAWERS",
+    "OF_SEEDS",
     "affinity",
     "affinity_of",
     "by_budget",
@@ -41,10 +45,13 @@ DRAWERS = {
 """File name (without ending) -> drawing function."""
 
 
-def draw_all(results: Results) -> dict[str, Figure]:
+Drawer = Callable[[Any], Figure | None]
+
+
+def draw_all(results: Any, drawers: Mapping[str, Drawer] = DRAWERS) -> dict[str, Figure]:
     """Every figure that the results have the numbers for, by file name (without ending)."""
     with matplotlib.rc_context(RC):
-        drawn = {name: figure for name, draw in DRAWERS.items() if (figure := draw(results)) is not None}
+        drawn = {name: figure for name, draw in drawers.items() if (figure := draw(results)) is not None}
         for figure in drawn.values():
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is settled: PNG and SVG need not find it again

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -46,7 +48,11 @@ def curves(results: Results) -> Figure | None:
 
 def methods(results: Results) -> Figure | None:
     """Mean of every method with its 95% interval; hollow markers stand outside the rule of equal steps."""
-    entries = results.methods
+    return intervals(results.methods, {})
+
+
+def intervals(entries: wording.Methods, points: Mapping[str, Sequence[float | None]]) -> Figure | None:
+    """The same of any methods, with the means of single runs as faint points."""
     names = [name for name in wording.ordered_methods(entries) if entries[name].mean is not None]
     if not names:
         return None
@@ -60,17 +66,18 @@ def methods(results: Results) -> Figure | None:
             axes.plot([value.lo, value.hi], [row, row], color=colour, lw=2.4, solid_capstyle="round")
             if name == OURS and len(names) > 1:
                 axes.axvspan(value.lo, value.hi, color=BLUE, alpha=0.12, lw=0)
+        if single := points.get(name):
+            ticks = np.array(single, float)
+            axes.plot(ticks, np.full(len(ticks), row + 0.2), "|", ms=6, color=colour, alpha=0.7)
         face = {"mfc": colour} if fair else {"mfc": "white"}
         axes.plot(value.mean, row, "o" if fair else "s", ms=8, color=colour, mew=1.8, **face)
-        label = wording.method_label(results.methods, name) + (
-            "" if fair else f" ({wording.steps(entry.env_steps)})"
-        )
+        label = wording.method_label(entries, name) + ("" if fair else f" ({wording.steps(entry.env_steps)})")
         axes.annotate(label, (0, row), (0, 7), va="bottom", weight=weight, **edge)
         axes.annotate(wording.with_interval(value), (1, row), (7, 0), va="center", weight=weight, **edge)
     axes.hlines(range(len(names)), 0, 1, transform=axes.get_yaxis_transform(), color=FAINT, alpha=0.3, lw=0.8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set(xlabel=f"{wording.metric_name(results.methods)} over all tasks", ylim=(len(names) - 0.6, -0.65))
+    axes.set(xlabel=f"{wording.metric_name(entries)} over all tasks", ylim=(len(names) - 0.6, -0.65))
     axes.margins(x=0.06)
     if any(not entries[name].equal_steps for name in names):
         handles = [

@@ -54,7 +54,13 @@ def affinity(results: Results) -> Figure | None:
 
 
 def affinity_of(
-    entry: AffinityResult, names: list[str], groups: Groups, true_groups: Groups | None = None
+    entry: AffinityResult,
+    names: list[str],
+    groups: Groups,
+    true_groups: Groups | None = None,
+    *,
+    title: str = "affinity",
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """The same of an affinity alone; without coverage its panel is left out."""
     found = task_labels(groups, names)
@@ -63,7 +69,7 @@ def affinity_of(
     n = len(names)
     matrix = np.array(entry.matrix, dtype=float)[np.ix_(order, order)]
     matrix[np.eye(n, dtype=bool)] = np.nan
-    panels = [("affinity", matrix, "cividis")]
+    panels = [(title, matrix, "cividis")]
     if entry.coverage:
         coverage = np.array(entry.coverage, dtype=float)[np.ix_(order, order)]
         coverage[np.eye(n, dtype=bool)] = np.nan
@@ -71,7 +77,8 @@ def affinity_of(
     side = float(np.clip(0.26 * n, 3.0, 6.5))
     figure, grid = canvas(1.4 + len(panels) * (side + 0.7), side + 0.9, columns=len(panels))
     for i, (axes, (title, values, colours)) in enumerate(zip(grid, panels, strict=True)):
-        image = axes.imshow(values, cmap=colours, **_limits(values), interpolation="nearest")
+        low, high = limits if limits and i == 0 else _limits(values)
+        image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
         level = np.unique(values[np.isfinite(values)])
         if len(level) > 1:
             bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, shrink=0.86)
@@ -129,10 +136,10 @@ def path(results: Results) -> Figure | None:
     return figure
 
 
-def _limits(values: np.ndarray) -> dict[str, float]:
+def _limits(values: np.ndarray) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-    return {"vmin": low - (low == high), "vmax": high + (low == high)}
+    return low - (low == high), high + (low == high)
 
 
 def _mark_groups(axes: Any, found: np.ndarray, true: np.ndarray | None) -> None:

@@ -1,0 +1,256 @@
+"""The same family with several training seeds, side by side: a run each, and what they come to together.
+
+::
+
+    runs/<name>/
+      seed-0/  seed-1/ ...            a run each, whole in itself (see `runs.store`)
+      seeds.json                      what they come to (`compare.seeds`)
+      report.html  figures/*.png
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pgx_jax import learn, report
+from pgx_jax.compare import results
+from pgx_jax.compare.results import Results
+from pgx_jax.compare.seeds import SeedsResult, over_seeds
+from pgx_jax.config import Config, config_for
+from pgx_jax.errors import ConfigError, FolderError, PgxError
+from pgx_jax.report.seeds import advice
+from pgx_jax.runs.records import Listener
+from pgx_jax.runs.run import Run, begin, write_files
+from pgx_jax.runs.saved import load
+from pgx_jax.runs.store import RunStore
+from pgx_jax.steady import one_blas_thread
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import make_family
+
+SUMMARY = "seeds.json"
+_FOLDER = re.compile(r"seed-(-?\d+)")
+
+Listeners = Callable[[int], Listener]
+"""Makes what listens to the run of a seed."""
+
+
+class SeedRuns(NamedTuple):
+    """Runs that differ by their training seed alone."""
+
+    runs: list[Run]
+    """Those that are finished."""
+    results: SeedsResult
+    """What they come to."""
+    errors: dict[int, Exception]
+    """What ended the runs of other seeds."""
+
+    def check(self) -> None:
+        """Raise the error of a seed that has come to no results, if there is one."""
+        if self.errors:
+            raise told(self.errors)
+
+
+def run_seeds(
+    family: TaskFamily | str,
+    config: Config | None = None,
+    seeds: int = 5,
+    *,
+    out: str | Path | None = None,
+    listener: Listeners | None = None,
+    overwrite: bool = False,
+    **own: Any,
+) -> SeedRuns:
+    """Run the whole method with several training seeds, side by side, and put their results together.
+
+    The runs take turns; whatever all of them train at the same time is trained in one go. Each is what it
+    would be alone (`run`). An error ends the run of its seed alone.
+
+    Args:
+        family: a task family, or the name of a registered one.
+        config: settings; those of `config_for(family)` by default. Its seed is the first one.
+        seeds: number of training seeds.
+        out: folder to be made: in it a run folder a seed (``seed-0``, ...), ``seeds.json`` and a report; None
+            keeps everything in memory.
+        listener: makes what hears about the progress of a seed.
+        overwrite: replace earlier runs of several seeds in ``out``.
+        own: ``policy``, ``meta``, ``policies``, ``learners``, as of `run`.
+
+    Raises:
+        ConfigError: settings or a folder that cannot work, before any long work.
+        DataError, SolverError: what a stage could not use, with every seed.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds = {seeds} must be at least 1")
+    family = make_family(family) if isinstance(family, str) else family
+    config = config_for(family) if config is None else config
+    Run(family, config, **own)  # refuses what cannot work before the folder is touched
+    out = None if out is None else Path(out)
+    if out is not None:
+        _prepare(out, overwrite)
+    runs = [
+        begin(
+            family, replace(config, seed=seed), out=None if out is None else folder(out, seed),
+            listener=listener and listener(seed), **own,
+        )
+        for seed in range(config.seed, config.seed + seeds)
+    ]  # fmt: skip
+    return _finished(runs, out)
+
+
+def resume_seeds(path: str | Path, *, listener: Listeners | None = None, **own: Any) -> SeedRuns:
+    """Finish the runs of all seeds in a folder, side by side, and put their results together.
+
+    Args:
+        path: the folder that `run_seeds` has made.
+        listener: makes what hears about the progress of a seed.
+        own: ``family``, ``policy``, ``policies``, ``learners``, as of `load`.
+    """
+    path = Path(path)
+    runs: list[Run] = []
+    for seed, place in folders(path).items():
+        runs.append(load(place, **own, listener=listener and listener(seed)))
+        own = {**own, "family": runs[0].family}
+    return _finished(runs, path)
+
+
+def finish(runs: Sequence[Run]) -> dict[int, Exception]:
+    """Compute and write runs of different seeds, side by side; what can be compiled ahead is compiled for
+    the first.
+
+    Returns:
+        The errors that ended some, by their seeds.
+    """
+    for one in runs[1:]:
+        one.rehearses = False
+    # limits of threads are the process's: held here, they do not change where runs take turns
+    ended = one_blas_thread(learn.side_by_side)([partial(_finish, one) for one in runs])
+    errors = zip(runs, ended, strict=True)
+    return {one.config.seed: error for one, error in errors if error is not None}
+
+
+def _finish(run: Run) -> None:
+    run.compute()
+    learn.stop_if_over()
+    run.write()
+
+
+def _finished(runs: Sequence[Run], out: Path | None) -> SeedRuns:
+    """The runs, after their work."""
+    errors = finish(runs)
+    whole = [one for one in runs if one.config.seed not in errors]
+    if not whole:
+        raise told(errors)
+    found = summary([one.results for one in whole], {seed: str(error) for seed, error in errors.items()})
+    if out is not None:
+        write(out, found)
+    return SeedRuns(whole, found, errors)
+
+
+def told(errors: dict[int, Exception]) -> Exception:
+    """One error for those of several seeds; the first as it is, if it is none of ours."""
+    seed, first = next(iter(errors.items()))
+    if not isinstance(first, PgxError):
+        first.add_note(f"with seed {seed}")
+        return first
+    others = f" (and an error with seed {', '.join(map(str, list(errors)[1:]))})" if len(errors) > 1 else ""
+    return type(first)(f"seed {seed}: {first}{others}")
+
+
+def summary(runs: Sequence[Results], unfinished: dict[int, str]) -> SeedsResult:
+    """What the results of several seeds come to, in words, too."""
+    found = over_seeds(runs, unfinished)
+    return msgspec.structs.replace(found, advice=advice(found))
+
+
+# The folder
+
+
+def folder(out: Path, seed: int) -> Path:
+    """The run folder of a seed."""
+    return out / f"seed-{seed}"
+
+
+def folders(out: Path) -> dict[int, Path]:
+    """Seeds in a folder, in order, and their run folders.
+
+    Raises:
+        FolderError: there is none.
+    """
+    found = _folders(out)
+    if not found:
+        raise FolderError(f"{out} holds no runs of several seeds; give the folder of some")
+    return found
+
+
+def holds_seeds(out: Path) -> bool:
+    """Whether runs of several seeds have begun in a folder."""
+    return bool(_folders(out))
+
+
+def _folders(out: Path) -> dict[int, Path]:
+    places: Iterable[Path] = out.iterdir() if out.is_dir() else ()
+    found = {int(m[1]): place for place in places if (m := _FOLDER.fullmatch(place.name))}
+    return {seed: found[seed] for seed in sorted(found) if (found[seed] / "config.json").is_file()}
+
+
+def report_seeds(out: Path) -> SeedsResult:
+    """Write the summary and the report of all finished seeds in a folder again.
+
+    Raises:
+        FolderError: there is none.
+        DataError: what is saved is damaged, or no seed is finished.
+    """
+    done, unfinished = [], {}
+    for seed, place in folders(out).items():
+        store = RunStore.open(place)
+        if store.has_file("results.json"):
+            done.append(results.from_plain(store.read_json("results.json")))
+        else:
+            unfinished[seed] = "its run is not finished"
+    found = summary(done, unfinished)
+    write(out, found)
+    return found
+
+
+def write(out: Path, found: SeedsResult) -> Path:
+    """Write the summary and its report; returns the path of its page."""
+    store = RunStore(out)
+    store.write_json(SUMMARY, results.to_plain(found))
+    links = {seed: f"{folder(out, seed).name}/report.html" for seed in found.seeds}
+    config = RunStore(folder(out, found.seeds[0])).config
+    return write_files(store, report.SEEDS_FILES, report.render_seeds(found, config, links))
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    """Refuse a folder with contents, or remove earlier runs of several seeds from it.
+
+    Raises:
+        FolderError: it has contents, or other ones.
+    """
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+        if not out.is_dir():
+            raise FolderError(f"the output folder {out} is a file; choose another")
+        if not overwrite:
+            raise FolderError(
+                f"the output folder {out} already has contents; choose another, resume the runs in it, or "
+                "overwrite them"
+            )
+        if not holds_seeds(out):
+            raise FolderError(f"{out} has contents but no runs of several seeds; choose another or empty it")
+        for place in folders(out).values():
+            RunStore(place).clear(overwrite)
+            if not any(place.iterdir()):
+                place.rmdir()
+        for name in (SUMMARY, *report.SEEDS_FILES):
+            RunStore(out).remove_file(name)
+    except OSError as error:
+        raise FolderError(f"the output folder {out} can't be written to ({error.strerror})") from error
