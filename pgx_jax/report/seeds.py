@@ -66,11 +66,8 @@ def _earned(found: SeedsResult) -> str:
         return ""
     means = {name: np.array(found.methods[name].by_seed, float).tolist() for name in names}
     first, *others = (wording.method_label(found.methods, name) for name in unbeaten(means))
-    ties = ", beyond the interval over seeds"
-    if others:
-        ties = (
-            f"; not shown to be worse: {', '.join(others) if len(others) <= 3 else f'{len(others)} others'}"
-        )
+    few = ", ".join(others) if len(others) <= 3 else f"{len(others)} others"
+    ties = f"; not shown to be worse: {few}" if others else ", beyond the interval over seeds"
     return f"Earned most at the same total: {first}{ties}."
 
 
