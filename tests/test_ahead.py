@@ -13,6 +13,7 @@ from pgx_jax import learn
 from pgx_jax.config import override
 from pgx_jax.runs import ahead
 from pgx_jax.runs.run import Run
+from pgx_jax.runs.seeds import finish
 from pgx_jax.steady import compiled, rehearsal
 from pgx_jax.tasks.registry import make_family
 
@@ -89,6 +90,16 @@ def test_a_whole_run_rehearses_and_no_other(small_settings, monkeypatch):
     again = Run(make_family("points", **family), config)
     again.compute()
     assert began == [again]
+
+
+def test_several_seeds_rehearse_once(small_settings, monkeypatch):
+    family, config = small_settings
+    family, began = make_family("points", **family), []
+    monkeypatch.setattr(run_module, "compiling_ahead", lambda run: began.append(run) or nullcontext())
+    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: None}))
+    monkeypatch.setattr(Run, "write", lambda self: None)
+    runs = [Run(family, override(config, {"seed": seed})) for seed in range(3)]
+    assert not finish(runs) and began == runs[:1]
 
 
 def test_a_rehearsal_fails_in_silence_and_stops_with_the_body(small_settings, monkeypatch, two_cores):

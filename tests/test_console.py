@@ -8,7 +8,7 @@ from rich.console import Console
 from small import copy_of
 
 from pgx_jax import load
-from pgx_jax.cli.console import DOING, ConsoleListener
+from pgx_jax.cli.console import DOING, ConsoleListener, SeedsListener
 from pgx_jax.runs.store import RunStore
 
 WIDTH = 100
@@ -98,6 +98,29 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
     assert rate(16_000, 1.25) == "3k steps/s, return 1.2"
     listener.start("policies")
     assert rate(1_000, 1.25) == "return 1.2"
+
+
+def test_several_seeds_share_a_bar(terminal):
+    clock = Clock()
+    with SeedsListener(terminal, clock) as listener:
+        heard = {seed: listener.of(seed) for seed in (3, 4)}
+        for one in heard.values():
+            one.start("meta")
+        heard[3].progress(100, 1000, 1.0)
+        heard[4].progress(0, 500, 1.0)
+        clock.now = 2.0
+        heard[4].progress(300, 500, 2.5)
+        (task,) = listener.shown.bar.tasks
+        assert (task.completed, task.total) == (400, 1500)
+        assert task.description == f"{DOING['meta']} (2 seeds)" and task.fields["rate"].endswith("return 2.5")
+        heard[3].finish("meta", 2.0, "done")
+        heard[3].start("features")
+        heard[4].progress(500, 500, 2.5)
+        (task,) = listener.shown.bar.tasks
+        assert (task.completed, task.total, task.description) == (500, 500, f"{DOING['meta']} (1 seed)")
+        heard[4].loaded("features", "read")
+    shown = [line for line in screen(terminal.file.getvalue()) if line]
+    assert [line[:9] for line in shown] == ["✓ seed 3:", "✓ seed 4:"] and "saved earlier" in shown[1]
 
 
 def test_stages_that_were_saved_are_told(small_run, tmp_path, terminal):

@@ -12,7 +12,7 @@ from test_interrupted import MEMBER, UNIT, Memory, same, stopping
 from envs.points import points
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, init_agents, make_policy, side_by_side, train, train_all
-from pgx_jax.learn.together import Meeting, Stopped, place, stop_if_over
+from pgx_jax.learn.together import Meeting, Stopped, give_way, place
 from pgx_jax.types import Rows
 
 training = importlib.import_module("pgx_jax.learn.training")
@@ -118,7 +118,7 @@ def test_an_interrupt_stops_all():
         except Stopped:
             ended.append(number)
             with pytest.raises(Stopped):
-                stop_if_over()
+                give_way()
             raise
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,48 @@ def test_an_interrupt_stops_all():
     with pytest.raises(SystemExit):
         meeting([]).hold([body, leaving, body])
     assert len(ended) in (3, 4, 5) and place() is None  # those who had not begun never do
-    stop_if_over()
+    give_way()
+
+
+def test_answers_are_used_before_anything_else_begins():
+    used = []
+
+    def body():
+        here, number = place()
+        for turn in range(3):
+            here.ask(number, 1)
+            used.append(turn)
+            give_way()
+            used.append(turn)
+
+    assert held(meeting([]), [body] * 3) == [None] * 3
+    assert used == [turn for turn in range(3) for _ in range(6)]
+
+
+def test_who_has_an_answer_may_use_it_before_the_stop():
+    """The caller is interrupted as soon as all are answered; no answer is lost."""
+    used, answered = [], threading.Event()
+
+    def body():
+        here, number = place()
+        used.append(here.ask(number, number))
+        answered.wait(60)
+        give_way()
+        used.append("went on")
+
+    here = meeting([])
+    wait = iter([here.met.wait])
+
+    def interrupted():
+        for first in wait:
+            return first()
+        answered.set()
+        raise KeyboardInterrupt
+
+    here.met.wait = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        here.hold([body] * 3)
+    assert sorted(used) == [0, 2, 4]
 
 
 FAMILY = points(n_tasks=4, n_groups=2, horizon=6)

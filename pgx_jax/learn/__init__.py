@@ -20,7 +20,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
-from pgx_jax.learn.together import stop_if_over
+from pgx_jax.learn.together import give_way
 from pgx_jax.learn.training import (
     Trained,
     can_be_told,
@@ -64,7 +64,7 @@ __all__ = [
     "relabels",
     "side_by_side",
     "stack",
-    "stop_if_over",
+    "give_way",
     "take",
     "tell",
     "train",

@@ -48,7 +48,7 @@ class Meeting(Generic[Asked, Got]):
 
         Raises:
             BaseException: an interrupt, or what is no `Exception` in a body; the others are called off
-                first, wherever they ask for something (or call `stop_if_over`).
+                first, wherever they ask for something (or give way).
         """
         errors: list[BaseException | None] = [None] * len(bodies)
         threads = [Thread(target=self._attend, args=(i, body, errors)) for i, body in enumerate(bodies)]
@@ -73,7 +73,7 @@ class Meeting(Generic[Asked, Got]):
         _PLACE.set((self, number))
         with self.turn:
             try:
-                stop_if_over()
+                self._stop_if_over()
                 body()
             except BaseException as error:
                 errors[number] = error
@@ -85,17 +85,32 @@ class Meeting(Generic[Asked, Got]):
         """The answer to what a thread asks for, once all others ask, too.
 
         Raises:
-            Stopped: the meeting was called off.
+            Stopped: the meeting was called off, and there is none.
         """
-        stop_if_over()
+        self._stop_if_over()
         self.asked[number] = what
         self._look()
         self.turn.wait_for(lambda: number in self.answers or self.over)
-        stop_if_over()
+        if number not in self.answers:
+            raise Stopped
         answer = self.answers.pop(number)
+        self.turn.notify_all()
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def give_way(self) -> None:
+        """Let those go first whose answer waits for them, so that it is soon used and saved.
+
+        Raises:
+            Stopped: the meeting was called off.
+        """
+        self.turn.wait_for(lambda: not self.answers or self.over)
+        self._stop_if_over()
+
+    def _stop_if_over(self) -> None:
+        if self.over:
+            raise Stopped
 
     def _look(self) -> None:
         """Wake the caller if nobody is left who may still ask."""
@@ -129,12 +144,9 @@ def place() -> tuple[Meeting[Any, Any], int] | None:
     return _PLACE.get()
 
 
-def stop_if_over() -> None:
-    """Stop this thread if its meeting was called off.
-
-    Raises:
-        Stopped: it was.
-    """
+def give_way() -> None:
+    """Between two steps of a thread's work: let others go first (`Meeting.give_way`), or stop, if the meeting
+    that it takes part in was called off."""
     found = place()
-    if found is not None and found[0].over:
-        raise Stopped
+    if found is not None:
+        found[0].give_way()

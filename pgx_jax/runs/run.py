@@ -49,7 +49,7 @@ class Run(Records):
         names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
             for name in names:
-                learn.stop_if_over()
+                learn.give_way()
                 if name in self.records or self._load(name, remade=True):
                     continue
                 if name in YOUNGER and EVALUATION in names and self._load(EVALUATION, remade=True):

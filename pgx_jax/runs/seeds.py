@@ -137,7 +137,7 @@ def finish(runs: Sequence[Run]) -> dict[int, Exception]:
 
 def _finish(run: Run) -> None:
     run.compute()
-    learn.stop_if_over()
+    learn.give_way()
     run.write()
 
 
