@@ -51,6 +51,7 @@ NOTHING = f"{ONE} nothing is gained by splitting them;"
     ("k", "predicted", "realised", "kind", "start", "parts"),
     [
         (3, UP, UP, "gain", "Group: train these 10 tasks in 3 groups;", ["+2.0 [1.0, 3.0] in mean return"]),
+        (3, UP, UP, "gain", "Group:", ["evaluation alone: another training seed may", "--seeds 5"]),
         (10, UP, UP, "gain", "Group: train one policy for each of these 10 tasks;", ["at most 492k env"]),
         (3, DOWN, UP, "gain", "Group:", ["predicted gain over one policy for all is -2.0 [-3.0, -1.0]"]),
         (3, UP, FLAT, "not_shown", f"{ONE} no gain by 3 groups is shown;", ["can't be told from zero"]),

@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 from html import unescape
+from importlib import resources
 
+import jsonschema
 import numpy as np
 import pytest
 from conftest import example_results
@@ -18,8 +20,8 @@ from test_cli import call, flags
 from test_report import check
 
 from pgx_jax import ConfigError, DataError, Listener, load, make_family, report, resume_seeds, run_seeds
-from pgx_jax.compare.results import Gain, Interval, MethodResult, to_plain
-from pgx_jax.compare.seeds import from_plain, over_seeds
+from pgx_jax.compare.results import Gain, Interval, MethodResult, schema, to_plain
+from pgx_jax.compare.seeds import SeedsResult, from_plain, over_seeds
 from pgx_jax.report import seeds as words
 from pgx_jax.report.figures import OF_SEEDS
 from pgx_jax.report.figures.seeds import together
@@ -317,6 +319,12 @@ def test_commands_tell_errors_and_stops(capsys, small_settings, made, tmp_path, 
     assert status == 130 and f"pgx-jax resume {out}" in err
 
 
-def test_numbers_are_plain(made):
-    """Nothing in the summary is another JSON than what a reader gets."""
-    assert json.loads(dumps(to_plain(made[0].results))) == json.loads((made[1] / "seeds.json").read_text())
+def test_the_summary_keeps_its_published_schema(made):
+    found = json.loads((made[1] / "seeds.json").read_text())
+    assert json.loads(dumps(to_plain(made[0].results))) == found
+    published = json.loads((resources.files("pgx_jax.compare") / "seeds.schema.json").read_text())
+    assert published == schema(SeedsResult), "write it anew: python -m pgx_jax.compare.seeds"
+    jsonschema.validate(found, published)
+    found["schema_version"] = 2
+    with pytest.raises(DataError, match="seeds.json cannot be read"):
+        from_plain(found)

@@ -242,9 +242,9 @@ class Results(Record, frozen=True, kw_only=True):
         return found if found is not None and len(found) == self.n_tasks else None
 
 
-def schema() -> dict[str, Any]:
-    """The JSON schema of ``results.json``."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(Results)
+def schema(kind: type[Struct] = Results) -> dict[str, Any]:
+    """The JSON schema of ``results.json``, or of another record's file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(kind)
 
 
 def finite(found: Results) -> Results:

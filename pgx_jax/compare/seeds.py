@@ -1,4 +1,5 @@
 """Several runs of one family that differ by their training seed, put together: what ``seeds.json`` holds.
+Its schema is published as ``seeds.schema.json`` beside this file.
 
 An interval of a single run is of its evaluation's noise alone; those here are over training seeds, with
 the noise of evaluations within them. The tasks are the same in all: other draws of them are left out.
@@ -6,8 +7,10 @@ the noise of evaluations within them. The tasks are the same in all: other draws
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -26,11 +29,12 @@ from pgx_jax.compare.results import (
     Number,
     Record,
     Results,
+    schema,
 )
 from pgx_jax.compare.summaries import over_runs
 from pgx_jax.errors import DataError
 
-SEEDS_VERSION = 1
+SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or disappears."""
 
 
@@ -86,7 +90,7 @@ class SeedsResult(Record, frozen=True, kw_only=True):
     """[S], of the groups found with the planted ones."""
     true_groups: Groups | None = None
     advice: str = ""
-    seeds_version: Annotated[int, Meta(ge=SEEDS_VERSION, le=SEEDS_VERSION)]
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 
 
 def over_seeds(runs: Sequence[Results], unfinished: Mapping[int, str] | None = None) -> SeedsResult:
@@ -126,7 +130,7 @@ def over_seeds(runs: Sequence[Results], unfinished: Mapping[int, str] | None = N
         between=_between(labels),
         agreement=agreement if len(agreement) == len(runs) else None,
         true_groups=first.true_groups,
-        seeds_version=SEEDS_VERSION,
+        schema_version=SCHEMA_VERSION,
     )
 
 
@@ -188,3 +192,8 @@ def from_plain(values: Any) -> SeedsResult:
         return msgspec.convert(values, SeedsResult)
     except msgspec.ValidationError as error:
         raise DataError(f"seeds.json cannot be read ({error}); write the report again") from None
+
+
+if __name__ == "__main__":  # writes the published schema anew
+    path = Path(__file__).with_name("seeds.schema.json")
+    path.write_text(f"{json.dumps(schema(SeedsResult), indent=1)}\n")

@@ -17,7 +17,8 @@ def terminal_table(results: Results) -> Table:
     from rich.text import Text
 
     methods = results.methods
-    table = Table(title=Text(f"{results.family}: {wording.metric_name(methods)}, 95% intervals"))
+    what = f"{wording.metric_name(methods)}, 95% intervals of one seed's evaluation"
+    table = Table(title=Text(f"{results.family}: {what}"))
     table.add_column("method")
     for column in ("policies", "mean", "environment steps"):
         table.add_column(column, justify="right")

@@ -27,7 +27,8 @@ _LABELS = {
 _JUDGING = ("similarity", "clustering", "comparisons", "evaluation")
 
 CAPTIONS = {
-    "pipeline": "Every stage of the run and how long it took, compilation included.",
+    "pipeline": "Every stage of the run and how long it took, compilation included (and waiting for others, "
+    "where several seeds ran side by side).",
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
