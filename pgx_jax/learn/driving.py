@@ -149,7 +149,7 @@ class Driver:
         if self.lane is None:
             return
         try:
-            if self.work.failed and self.work.kept:
+            if self.work.failed and self.work.is_kept:
                 with suppress(RuntimeError):  # where the state itself broke, what was saved before stands
                     while self.unread:
                         self.work.note(self.unread.popleft())

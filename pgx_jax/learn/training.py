@@ -169,7 +169,8 @@ def train_all(
 
 def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | None]:
     """Call several functions, each in a thread of its own, that take turns; whatever all of them train at
-    the same time is trained in one go. What each trains is what it would be alone.
+    the same time is trained in one go. What each trains is what it would be alone. After an error each trains
+    alone, from its checkpoint if it has any, and those who meet the error again are ended by it.
 
     Returns:
         The error that ended each, or None; it does not end the others.

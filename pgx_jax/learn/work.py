@@ -193,14 +193,14 @@ class Work:
                     part.hear(float(np.nanmean(some)) if np.isfinite(some).any() else float("nan"))
 
     @property
-    def kept(self) -> list[Part]:
-        """The parts that have a checkpoint."""
-        return [part for part in self.parts if part.checkpoint is not None]
+    def is_kept(self) -> bool:
+        """Whether any part has a checkpoint."""
+        return any(part.checkpoint is not None for part in self.parts)
 
     def is_due(self) -> bool:
         """Whether it is time for the next checkpoint."""
-        passed = time.monotonic() - self.saved_at
-        return any(passed >= part.checkpoint.every for part in self.kept if part.checkpoint)
+        passed, kept = time.monotonic() - self.saved_at, (part.checkpoint for part in self.parts)
+        return any(checkpoint is not None and passed >= checkpoint.every for checkpoint in kept)
 
     def remember(self, rows: Iterable[int], found: Sequence[Saved]) -> None:
         """Keep the states of a lane's rows for the checkpoint, but of none that stopped in the middle of a
