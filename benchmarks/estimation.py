@@ -143,14 +143,14 @@ def count_estimation(run: Run, feats) -> dict:
     parts, trips = {"features": features["features"], "statistics": 0.0, "solve": 0.0, "scores": 0.0}, []
     for way in ((FIT, SCORE), (SCORE, FIT)):
         fitted, scored = (surrogates.select_rows(feats, transitions, a, (part,)) for part in way)
-        stats = surrogates._statistics(fitted)
+        stats = surrogates.statistics(fitted)
         ridge = jnp.float32(e.l2 * surrogates.ridge_unit(stats))
 
         def solve(stats, ridge):
             return solvers.newton(None, stats, problems, ridge, 1)
 
         trips.append(while_trips(lambda: solve(stats, ridge)))  # noqa: B023
-        parts["statistics"] += operations(surrogates._statistics, fitted)
+        parts["statistics"] += operations(surrogates.statistics, fitted)
         parts["solve"] += operations(solve, stats, ridge, while_trips=trips[-1])
         parts["scores"] += operations(scores_module._heldout, scored, delta)
     return features | parts | {"total": sum(parts.values()), "solver_iterations": trips}

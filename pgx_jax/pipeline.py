@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,6 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
     SCORE,
-    SELECT,
     Affinity,
     Agent,
     Array,
@@ -231,9 +231,8 @@ def make_roll_out(policy: Policy, family: TaskFamily, agent: Agent, config: Conf
 class HeldOut:
     """Scores partitions on trajectories that their groups' surrogates have not seen.
 
-    Cross-fitted: surrogates of every two of the three parts are judged on the third, so that all
-    trajectories count. (The affinity that proposed the partitions has seen two of the parts.) Groups are
-    remembered: what several partitions have in common is solved once.
+    Surrogates of every two of the three parts are judged on the third, so that all trajectories count (see
+    `estimate.crossfit`). Groups are remembered: what several partitions have in common is solved once.
     """
 
     def __init__(
@@ -244,49 +243,107 @@ class HeldOut:
         key: Key,
         names: Sequence[str] | None = None,
     ):
-        """Arrange the data; nothing is fitted yet. ``key`` is that of how shared sources are dealt."""
-        self.feats, self.transitions, self.config, self.names = feats, transitions, config, names
-        a, self.ways = estimate.signed_weights(transitions, names), []
-        for judge in (SELECT, FIT, SCORE):
-            parts = tuple(part for part in (FIT, SCORE, SELECT) if part != judge)
-            share = estimate.deal(key, transitions, config.source_multiple, parts)
-            fitted = {
-                "parts": parts,
-                "share": share,
-                "stats": estimate.task_statistics(feats, transitions, a, parts, share),
-            }
-            self.ways.append((fitted, estimate.TrajectoryGains(feats, transitions, judge)))
-        self.solved: dict[tuple[bool, ...], list[np.ndarray]] = {}
-        """Solutions [d] of the groups that have been met, one a way."""
+        """Arrange the data; nothing is fitted yet. ``key`` is that of what is drawn: how shared sources are
+        dealt, and random partitions."""
+        self.data, self.key = estimate.CrossFit(feats, transitions, config, key, names), key
+        self.config = config
 
     def afresh(self) -> HeldOut:
-        """The same without the groups that it has met: last digits of a solution tell what was solved along
-        with it, and what is worked out now must not depend on what was before."""
+        """The same without the groups that it has met."""
         other = copy.copy(self)
-        other.solved = {}
+        other.data = copy.copy(self.data)
+        other.data.forget()
         return other
 
     def __call__(self, partitions: Int[np.ndarray, "c n"]) -> Callable[[np.ndarray], Gains]:
         """Solve all groups of ``partitions`` [c, n] that are new, in one call a way; returns the score."""
-        groups = map(tuple, grouping.distinct_groups(partitions)[0].tolist())
-        new = [group for group in groups if group not in self.solved]
-        if new:
-            deltas = [np.asarray(self._fit(np.array(new), fitted).delta) for fitted, _ in self.ways]
-            self.solved |= zip(new, map(list, zip(*deltas, strict=True)), strict=True)
-        return self._score
+        self.data.solve(grouping.distinct_groups(partitions)[0], estimate.OUTER)
+        return functools.partial(self.data.gains, ways=estimate.OUTER)
 
-    def _fit(self, member: Bool[np.ndarray, "m n"], fitted: Mapping[str, Any]) -> Surrogates:
-        return fit_subsets(self.feats, self.transitions, member, self.config, names=self.names, **fitted)
+    def without(self, judge: int, partitions: Int[np.ndarray, "c n"]) -> Callable[[np.ndarray], Gains]:
+        """The same on all data but the part ``judge``, between the two others; the rows lack the noise of
+        what is fitted."""
+        ways = estimate.inner(judge)
+        self.data.solve(grouping.distinct_groups(partitions)[0], ways, noise=False)
+        return functools.partial(self.data.gains, ways=ways)
 
-    def _score(self, labels: Int[np.ndarray, "n"]) -> Gains:
-        """The held-out gains of one of the partitions that have been solved."""
-        same = np.equal.outer(labels, labels).tolist()
-        solved = [self.solved[tuple(group)] for group in same]  # of every task
-        judged = [
-            gains(np.stack([of_task[way] for of_task in solved]), np.arange(len(solved)))
-            for way, (_, gains) in enumerate(self.ways)
-        ]
-        return Gains(*map(np.concatenate, zip(*judged, strict=True)))
+    def similarity(
+        self, kind: str, parts: Sequence[int], names: Sequence[str] | None = None
+    ) -> Float[np.ndarray, "n n"]:
+        """A similarity of the tasks' gradients at theta* in some parts of the data."""
+        stats = self.data.statistics(parts)
+        return grouping.similarity(stats.b, stats.h.mean(0), kind, self.config.l2, names)
+
+
+RANDOM_PARTITIONS = 5
+"""Drawn for the null of a nested gain, for each part that judges."""
+INNER_UP_TO = 5
+"""Largest k for which splits are proposed one by one within the nested choice (which asks three times)."""
+
+
+def nested_gain(
+    held_out: HeldOut,
+    config: Config,
+    *,
+    k: int | None = None,
+    kind: str = "closed_form",
+    also: Int[np.ndarray, "c n"] | None = None,
+    names: Sequence[str] | None = None,
+) -> grouping.Nested | None:
+    """What a split gains over one group, told by data that neither proposed nor chose it.
+
+    Each part of the data judges once: from the two others alone, a similarity of the tasks' gradients
+    proposes splits, their cross-fitted gains choose one, it is fitted on both, and the third part judges it.
+
+    Args:
+        held_out: the data.
+        config: settings.
+        k: number of groups; at least 2 by default.
+        kind: the similarity that proposes.
+        also: int [c, n], further partitions that are to be solved in the same calls.
+        names: n task names for error messages.
+
+    Returns:
+        The mean over the judges; None if the settings allow no split.
+    """
+    data, chosen, rows = held_out.data, [], []
+    n = len(data.transitions.source)
+    if n == 1 or k == 1 or config.grouping.max_groups == 1:
+        return None
+    for way in estimate.OUTER:
+        labels = _split_without(way.judge, held_out, config, k, kind, names)
+        key = np.append(np.asarray(held_out.key), way.judge)
+        random = grouping.random_groupings(key, grouping.group_sizes(labels), RANDOM_PARTITIONS)
+        one = np.zeros(n, int)
+        asked = np.stack([one, labels, *random, *(() if also is None else also)])
+        data.solve(grouping.distinct_groups(asked)[0], [way], Grouping(labels).member)
+        base, ours = (data.gains(x, [way]).gain for x in (one, labels))
+        drawn = np.mean([data.gains(x, [way]).gain for x in random], 0)
+        against = data.opposition(labels, way)
+        rows.append(data.weight[way.judge] * np.stack([ours - base, drawn - base, against]))
+        chosen.append(labels)
+    known = data.task, n, data.trajectory
+    gain, null, opposition = (grouping.paired_difference(row, *known) for row in np.sum(rows, 0))
+    return grouping.Nested(np.stack(chosen), *gain, null[0], *opposition)
+
+
+def _split_without(
+    judge: int,
+    held_out: HeldOut,
+    config: Config,
+    k: int | None,
+    kind: str,
+    names: Sequence[str] | None,
+) -> Int[np.ndarray, "n"]:
+    """The split that the data without one part propose and choose."""
+    parts, g = estimate.other_parts(judge), config.grouping
+    matrix = held_out.similarity(kind, parts, names)
+    fewer = dataclasses.replace(g, penalties=g.penalties[1::3], trace_penalty=None)
+    found = grouping.propose(matrix, k=k, up_to=INNER_UP_TO, names=names, config=fewer)
+    splits = found.labels.max(1) > 0
+    candidates = grouping.Candidates(*(values[splits] for values in found))
+    score = held_out.without(judge, candidates.labels)
+    return grouping.select(candidates, score, names=names, standard_errors=fewer.rule(k)).labels
 
 
 def choose_groups(
@@ -295,16 +352,41 @@ def choose_groups(
     config: Config,
     *,
     k: int | None = None,
+    kind: str | None = "closed_form",
+    looks: int = 1,
     names: Sequence[str] | None = None,
 ) -> Grouping:
     """From an affinity to a partition; k chosen on held-out data if not given.
 
-    The affinities of the scores' folds propose partitions as well.
+    Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
+    ``config.grouping.level`` / ``looks``. If it does, candidates that the affinity (and those of the
+    scores' folds) propose compete on all data.
+
+    Args:
+        affinity: how well pairs go together.
+        held_out: the data.
+        config: settings.
+        k: number of groups; no test then.
+        kind: similarity that proposes within the nested choice; None leaves that out (and the test).
+        looks: how often the same tasks may be asked in all.
+        names: n task names for error messages.
+
+    Returns:
+        Grouping whose path holds the candidates (see `grouping.select`) and, with "nested_" before their
+        names, the fields of `grouping.Nested`, "nested_z" and "nested_needed", the least z that splits.
     """
     g, folds = config.grouping, () if affinity.folds is None else affinity.folds
     candidates = grouping.propose(affinity.matrix, folds, k=k, names=names, config=g)
+    nested = None
+    if kind is not None:
+        nested = nested_gain(held_out, config, k=k, kind=kind, also=candidates.labels, names=names)
+    needed = grouping.threshold(g.level / looks)
+    chooses = k is None and g.trace_penalty is None
+    split = nested is None or not chooses or nested.z > needed
     score = held_out(candidates.labels)
-    return grouping.select(candidates, score, names=names, **g.rule(k))
+    found = grouping.select(candidates, score, names=names, standard_errors=g.rule(k), split=split)
+    evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
+    return found._replace(path=(found.path or {}) | evidence)
 
 
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
@@ -316,27 +398,27 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
     held_out = held_out.afresh()
-    feats, transitions, names, found = held_out.feats, held_out.transitions, held_out.names, {}
-    a = estimate.signed_weights(transitions)
-    parts = [estimate.task_statistics(feats, transitions, a, p) for p in ((FIT, SCORE), (FIT,), (SCORE,))]
+    names, found = held_out.data.names, {}
     for kind in config.similarities:
-        whole, *folds = (grouping.similarity(s.b, s.h, kind, config.estimate.l2, names) for s in parts)
+        whole, *folds = (held_out.similarity(kind, p, names) for p in ((FIT, SCORE), (FIT,), (SCORE,)))
         similar = Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))  # no subsets are behind it
-        for name, k in ((kind, None), (f"{kind}_our_k", our_k)):
-            found[name] = choose_groups(similar, held_out, config, k=k, names=names)
+        found[kind] = choose_groups(similar, held_out, config, kind=kind, names=names)
+        at_ours = choose_groups(similar, held_out, config, k=our_k, kind=None, names=names)
+        found[f"{kind}_our_k"] = at_ours
     return found
 
 
-def predicted_gain(labels: Int[np.ndarray, "n"], held_out: HeldOut) -> dict[str, Any]:
-    """Held-out surrogate gain of a partition over one group, with a normal 95% interval.
+def predicted_gain(found: Grouping) -> dict[str, Any]:
+    """The nested gain of splitting, of a grouping's path, with a normal 95% interval; of one group, 0.
 
-    In units of the surrogate's loss: standardised advantage per step. The partition was chosen on the
-    same trajectories, so that the interval of a k that was given (a plain arg max) is a little hopeful.
+    In units of the surrogate's loss: standardised advantage per step. Without numbers where there is none.
     """
-    one = np.zeros_like(labels)
-    score = held_out.afresh()(np.stack([labels, one]))
-    ours, base = score(labels), score(one)
-    mean, error = grouping.paired_difference(ours.gain - base.gain, ours.task, len(labels), ours.trajectory)
+    if found.k == 1:
+        return {"mean": 0.0, "ci95": (0.0, 0.0)}
+    path = found.path or {}
+    if "nested_gain" not in path:
+        return {}
+    mean, error = float(path["nested_gain"]), float(path["nested_stderr"])
     return {"mean": mean, "ci95": (mean - 1.96 * error, mean + 1.96 * error)}
 
 
@@ -383,4 +465,4 @@ def group_transitions(
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
     found = choose_groups(affinity, held_out, config, k=config.k, names=names)
-    return Grouped(surrogates, scores, affinity, found, predicted_gain(found.labels, held_out))
+    return Grouped(surrogates, scores, affinity, found, predicted_gain(found))

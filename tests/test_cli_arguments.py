@@ -90,7 +90,7 @@ def test_help_of_other_commands_names_no_defaults_of_a_family(stop, points_of_it
     ("args", "message"),
     [
         (["--grouping.max-groups", "0"], "error: ConfigError: grouping.max_groups = 0: at least 1"),
-        (["--grouping.min-gain", "-1"], "error: ConfigError: grouping.min_gain = -1.0 must not"),
+        (["--grouping.level", "-1"], "error: ConfigError: grouping.level = -1.0 must lie"),
         (["--grouping.trace-penalty", "-1"], "error: ConfigError: grouping: trace penalties must"),
     ],
 )

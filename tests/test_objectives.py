@@ -161,7 +161,6 @@ def test_one_source_gives_what_copies_of_it_give(both, how):
     for transitions, features in both:
         a = signed_weights(transitions)
         solved = fit(features, transitions, MEMBER, l2=0.1, **how)
-        gains = estimate.TrajectoryGains(features, transitions)(solved.delta, np.arange(4))
         theta = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
         found.append(
             {
@@ -169,7 +168,6 @@ def test_one_source_gives_what_copies_of_it_give(both, how):
                 "delta": solved.delta,
                 "heldout": heldout(features, transitions, solved).values,
                 "importance": importance(features, transitions, solved).values,
-                "gains": gains[:2],
                 "lifted": lift_dual(linear_log_prob, theta, transitions, a, solved, features),
             }
         )  # fmt: skip
@@ -186,8 +184,7 @@ def test_logged_data_of_one_source_are_grouped(both):
     held_out = pipeline.HeldOut(features, transitions, config, KEY)
     found = pipeline.choose_groups(estimate.affinity(scores), held_out, Config())
     assert found.labels.tolist() == [0, 1, 0, 1]
-    predicted = pipeline.predicted_gain(found.labels, held_out)
-    assert predicted["ci95"][0] > 0
+    assert pipeline.predicted_gain(found)["ci95"][0] > 0
 
 
 @pytest.mark.parametrize(("n", "multiple"), [(4, 4), (4, 9), (7, 3), (5, 1)])

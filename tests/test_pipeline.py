@@ -20,7 +20,7 @@ from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
 from pgx_jax.runs.store import RunStore
-from pgx_jax.types import FIT, SCORE, SELECT, Features
+from pgx_jax.types import SELECT, Features
 
 KEY = jax.random.PRNGKey(0)
 
@@ -201,16 +201,16 @@ def test_k_can_be_given(small_run, tmp_path):
 def test_partitions_are_scored_by_every_trajectory_and_none_is_fitted(small_run):
     """Against the three ways one by one: fitted on two parts, judged on the third."""
     run, labels = small_run, small_run.grouping.labels
-    e, member = run.config.estimate, labels[None] == np.arange(labels.max() + 1)[:, None]
-    found = run.held_out(np.stack([labels, np.zeros(6, int)]))(labels)
-    expected = []
-    for judge_by, fitted in ((SELECT, (FIT, SCORE)), (FIT, (SCORE, SELECT)), (SCORE, (FIT, SELECT))):
-        solved = pipeline.fit_subsets(run.features, run.transitions, member, e, parts=fitted)
-        gains = estimate.TrajectoryGains(run.features, run.transitions, judge_by)
-        expected.append(gains(solved.delta, labels))
-    np.testing.assert_allclose(found.gain, np.concatenate([g.gain for g in expected]), atol=1e-5)
-    np.testing.assert_array_equal(found.task, np.concatenate([g.task for g in expected]))
-    trajectories = {(i, j) for i in range(6) for j in run.transitions.trajectory[i]}
+    e, member, t = run.config.estimate, run.grouping.member, run.transitions
+    found, expected = run.held_out(np.stack([labels, np.zeros(6, int)]))(labels), np.zeros(6)
+    for way in estimate.OUTER:
+        assert way.judge not in way.fitted
+        solved = pipeline.fit_subsets(run.features, t, member, e, parts=way.fitted)
+        scores = estimate.heldout(run.features, t, solved, way.judge).values
+        expected += (t.split == way.judge).mean() * np.asarray(scores)[labels, np.arange(6)]
+    means = np.bincount(found.task, found.gain) / np.bincount(found.task)
+    np.testing.assert_allclose(means, expected, atol=1e-5)
+    trajectories = {(i, j) for i in range(6) for j in t.trajectory[i]}
     assert len(np.unique(found.trajectory)) == len(found.trajectory) == len(trajectories)
 
 

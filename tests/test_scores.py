@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pgx_jax.errors import DataError
-from pgx_jax.estimate import TrajectoryGains, fit, heldout, importance, rollouts, signed_weights
+from pgx_jax.estimate import fit, heldout, importance, rollouts, signed_weights
 from pgx_jax.types import FIT, SCORE, SELECT
 
 MEMBER = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1]], bool)
@@ -90,46 +90,10 @@ def test_rollouts_hand_the_policies_over_and_check_what_comes_back():
         rollouts(lambda thetas, member: (broken, 5), thetas, MEMBER)
 
 
-def test_trajectory_gains_average_to_the_heldout_score(solved):
-    transitions, features, surrogates = solved
-    labels = np.array([1, 0, 1, 2])
-    delta = surrogates.delta[:3]
-    gain, task, trajectory = TrajectoryGains(features, transitions)(delta, labels)
-    means = np.asarray(heldout(features, transitions, surrogates, SELECT).values)
-    for i in range(4):
-        assert gain[task == i].mean() == pytest.approx(float(means[labels[i], i]), abs=1e-5)
-        for j in range(4):  # trajectories are those of sources
-            shared = np.isin(trajectory[task == i], trajectory[task == j])
-            assert shared.all() if transitions.source[i] == transitions.source[j] else not shared.any()
-
-
-def test_trajectory_gains_are_sums_within_trajectories_in_a_fixed_order(solved):
-    transitions, features, surrogates = solved
-    delta, labels = np.asarray(surrogates.delta), np.array([0, 1, 1, 4])
-    gain, task, numbered = TrajectoryGains(features, transitions)(delta, labels)
-    expected, tasks = [], []
-    for i in range(4):
-        g, a, trajectory = held_out(transitions, features, i, SELECT)
-        reduction = np.abs(a) * (
-            np.log(2) - np.logaddexp(0, -np.sign(a) * (g @ delta[labels[i]].astype(float)))
-        )
-        numbers = sorted(set(trajectory))
-        assert len(set(np.bincount(trajectory)[numbers])) > 1  # of uneven lengths
-        expected += [reduction[trajectory == j].sum() * len(numbers) / len(a) for j in numbers]
-        tasks += [i] * len(numbers)
-    np.testing.assert_allclose(gain, expected, atol=1e-4)
-    np.testing.assert_array_equal(task, tasks)
-    again = TrajectoryGains(features, transitions)(delta, labels[::-1])
-    np.testing.assert_array_equal(again.task, task)
-    np.testing.assert_array_equal(again.trajectory, numbered)
-
-
 def test_a_task_without_trajectories_to_score_is_named(solved):
     transitions, features, surrogates = solved
     split = transitions.split.copy()
     split[1] = FIT
     spoilt = transitions._replace(split=split)
     with pytest.raises(DataError, match=r"source 1 has no transitions in parts \(2,\)"):
-        TrajectoryGains(features, spoilt)
-    with pytest.raises(DataError, match="source 1 has no transitions"):
-        heldout(features, spoilt, surrogates)
+        heldout(features, spoilt, surrogates, SELECT)

@@ -2,6 +2,7 @@
 
 from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.estimate.config import EstimateConfig
+from pgx_jax.estimate.crossfit import OUTER, PARTS, CrossFit, Way, inner, other_parts
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.estimate.lifting import (
@@ -21,7 +22,6 @@ from pgx_jax.estimate.projection import gaussian, lift
 from pgx_jax.estimate.scores import (
     SCORES,
     Score,
-    TrajectoryGains,
     cross_fitted,
     heldout,
     importance,
@@ -36,16 +36,19 @@ from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_st
 __all__ = [
     "AFFINITIES",
     "LIFTS",
+    "OUTER",
+    "PARTS",
     "PRECISIONS",
     "SCORES",
     "SOLVERS",
+    "CrossFit",
     "EstimateConfig",
     "Lift",
     "LogProb",
     "Score",
     "Solver",
     "TaskStatistics",
-    "TrajectoryGains",
+    "Way",
     "affinity",
     "affinity_interval",
     "all_subsets",
@@ -61,10 +64,12 @@ __all__ = [
     "gradient_features",
     "heldout",
     "importance",
+    "inner",
     "lift",
     "lift_dual",
     "lift_projection",
     "make_subsets",
+    "other_parts",
     "relative_distance",
     "require_held_out",
     "rescale",

@@ -13,7 +13,7 @@ from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.solvers import SOLVERS
-from pgx_jax.estimate.surrogates import MIN_L2
+from pgx_jax.estimate.surrogates import MIN_L2, RIDGES
 from pgx_jax.types import Named
 
 
@@ -45,6 +45,8 @@ class EstimateConfig:
     """Least number of subsets in which every pair of tasks meets, where they are drawn."""
     l2: float = 1.0
     """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
+    ridge: Named[str, RIDGES] = "mean"
+    """What it is added to where partitions compete: the "mean" of a group's losses, or their "sum"."""
     solver: Named[str, SOLVERS] = "newton"
     """Solver of the m logistic regressions."""
     iterations: int | None = None
@@ -68,6 +70,7 @@ class EstimateConfig:
             ConfigError: naming setting and remedy.
         """
         tables: dict[str, Mapping[str, Any]] = {
+            "ridge": RIDGES,
             "solver": SOLVERS,
             "score": SCORES,
             "lift": LIFTS,

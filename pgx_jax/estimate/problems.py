@@ -65,21 +65,23 @@ class Problems(NamedTuple):
     slots: Int[Array, "n c"]
     """int [n, c]: the subsets that contain each task; m where there are no more."""
     size: Int[Array, "m"]
-    """int [m]: number of tasks of each subset (1 of an empty one)."""
+    """int [m]: number of tasks of each subset (1 of an empty one), by which sums over them are divided; 1 of
+    all where the losses of a subset are added up instead of averaged."""
 
     def spread(self, x: Float[Array, "m *shape"]) -> Float[Array, "n c *shape"]:
         """[m, ...] per problem -> [n, c, ...] per slot (0 in empty slots)."""
         return jnp.take(x, self.slots, axis=0, mode="fill", fill_value=0)
 
     def collect(self, x: Float[Array, "n c *shape"]) -> Float[Array, "m *shape"]:
-        """[n, c, ...] per slot -> [m, ...]: mean over the tasks of each problem."""
+        """[n, c, ...] per slot -> [m, ...]: mean over the tasks of each problem (or sum, see ``size``)."""
         m = self.size.shape[0]
         total = jnp.zeros((m, *x.shape[2:]), x.dtype).at[self.slots].add(x, mode="drop")
         return total / self.size.reshape(m, *[1] * (total.ndim - 1))
 
 
-def make_problems(member: Bool[Array, "m n"]) -> Problems:
-    """List bool member [m, n] by task, and empty problems after them."""
+def make_problems(member: Bool[Array, "m n"], *, summed: bool = False) -> Problems:
+    """List bool member [m, n] by task, and empty problems after them; ``summed`` adds the losses of a
+    subset up instead of averaging them."""
     member = np.asarray(member, bool)
     count, width = -len(member) % SUBSET_MULTIPLE, max(1, member.sum(0).max())
     m, n = len(member) + count, member.shape[1]
@@ -87,7 +89,8 @@ def make_problems(member: Bool[Array, "m n"]) -> Problems:
     for task in range(n):
         subsets = np.flatnonzero(member[:, task])
         slots[task, : len(subsets)] = subsets
-    return Problems(jnp.asarray(slots), jnp.asarray(np.pad(member.sum(1), (0, count), constant_values=1)))
+    size = np.ones(len(member), int) if summed else member.sum(1)
+    return Problems(jnp.asarray(slots), jnp.asarray(np.pad(size, (0, count), constant_values=1)))
 
 
 def logits(theta: Float[Array, "m d"], data: Data, problems: Problems) -> Float[Array, "n c M"]:

@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
 from pgx_jax.steady import compiled
-from pgx_jax.types import SCORE, SELECT, Array, Features, Gains, PyTree, Scores, Surrogates, Transitions
+from pgx_jax.types import SCORE, Array, Features, PyTree, Scores, Surrogates, Transitions
 
 MAX_LOG_RATIO = 5.0
 """Importance ratios are kept within e^-5 ... e^5, so that no single transition decides a score."""
 
 
-def _loss_change(z: Array, a: Array) -> Array:
+def loss_change(z: Array, a: Array) -> Array:
     """Loss reduction |a| (log 2 - log(1 + exp(-y z))) of single transitions."""
     return jnp.abs(a) * (jnp.log(2.0) - jax.nn.softplus(-jnp.sign(a) * z))
 
@@ -32,7 +32,7 @@ def _loss_change(z: Array, a: Array) -> Array:
 def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
-        return _loss_change(delta @ data.g[source].T, a).sum(-1)
+        return loss_change(delta @ data.g[source].T, a).sum(-1)
 
     return jax.lax.map(of_task, (data.a, data.source)).T
 
@@ -145,60 +145,3 @@ def require_held_out(name: str, reason: str) -> None:
     if SCORES[name].rolls_out:
         others = [repr(other) for other, score in SCORES.items() if not score.rolls_out]
         raise ConfigError(f"{reason}: choose estimate.score {' or '.join(others)}")
-
-
-@partial(compiled, quick=True)
-def _transition_gains(data: Data, delta: Float[Array, "n d"]) -> Float[Array, "n M"]:
-    def of_task(batch: tuple[Array, Array, Array]) -> Array:
-        a, source, delta = batch
-        return _loss_change(data.g[source] @ delta, a)
-
-    return jax.lax.map(of_task, (data.a, data.source, delta))
-
-
-class TrajectoryGains:
-    """Held-out loss reduction of every trajectory when each task follows its group's solution.
-
-    Sums over the transitions of a trajectory, scaled by (trajectories / transitions) of its task,
-    so that the mean over a task's trajectories is the mean over its transitions, f_i.
-    """
-
-    def __init__(self, features: Features, transitions: Transitions, part: int = SELECT):
-        """Arrange one part of the data, for any number of partitions.
-
-        Args:
-            features: values [U, N, d].
-            transitions: advantages, trajectories, split and sources.
-            part: the part of the data to score on.
-
-        Raises:
-            DataError: a source without a transition in this part.
-        """
-        self.data = select_rows(features, transitions, signed_weights(transitions), (part,))
-        keep, number = np.asarray(transitions.split) == part, np.asarray(transitions.trajectory)
-        found = [np.unique(row[kept], return_inverse=True) for row, kept in zip(number, keep, strict=True)]
-        source, each = np.asarray(transitions.source), int(number.max()) + 1
-        self.inverse = [found[s][1] for s in source]
-        self.count = [len(found[s][0]) for s in source]
-        self.task = np.repeat(np.arange(len(source)), self.count)
-        self.trajectory = np.concatenate([s * each + found[s][0] for s in source])
-
-    @full_precision
-    def __call__(self, delta: Float[Array, "k d"], labels: Int[Array, "n"]) -> Gains:
-        """Gains of a partition.
-
-        Args:
-            delta: float [k, d], one solution a group.
-            labels: int [n], the group of each task.
-
-        Returns:
-            Gains, in the same order of tasks and trajectories in every call, so that two partitions can
-            be compared pair by pair. Tasks that share a source share its trajectories.
-        """
-        chosen = np.asarray(delta)[np.asarray(labels)]
-        per_transition = np.asarray(_transition_gains(self.data, chosen), np.float64)
-        gains = [
-            np.bincount(inverse, gain[: len(inverse)]) * count  # the weights are divided by transitions
-            for gain, inverse, count in zip(per_transition, self.inverse, self.count, strict=True)
-        ]
-        return Gains(np.concatenate(gains), self.task, self.trajectory)

@@ -47,7 +47,9 @@ def _inverse(curvature: Array, l2: Array) -> Array:
     return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(curvature + l2 * eye), True), eye)
 
 
-def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple[Array, Array]:
+def solve_quadratic(
+    h: Array, b: Array, problems: Problems, l2: Array, tolerance: float = CG_TOLERANCE
+) -> tuple[Array, Array]:
     """Solve (mean_{i in S} H_i + l2 I) x = b of all problems by conjugate gradients.
 
     The curvature of a subset is applied task by task and never formed. The preconditioner, the
@@ -71,7 +73,7 @@ def _solve_quadratic(h: Array, b: Array, problems: Problems, l2: Array) -> tuple
         return x, r, q + (new / jnp.maximum(rho, TINY))[:, None] * direction, new, iteration + 1
 
     def unfinished(carry: Any) -> Array:
-        return (carry[4] < CG_LIMIT) & jnp.any(carry[3] > CG_TOLERANCE**2 * start)
+        return (carry[4] < CG_LIMIT) & jnp.any(carry[3] > tolerance**2 * start)
 
     q = b @ inverse
     start = (b * q).sum(-1)
@@ -100,14 +102,14 @@ def newton(
         theta [m, d]; largest relative residual of a linear system [m].
     """
     per_slot = jnp.broadcast_to(stats.b[:, None], (*problems.slots.shape, stats.b.shape[-1]))
-    theta, error = _solve_quadratic(stats.h, problems.collect(per_slot), problems, l2)
+    theta, error = solve_quadratic(stats.h, problems.collect(per_slot), problems, l2)
     if data is None:
         return theta, error
 
     def step(_: Array, carry: Any) -> Any:
         theta, error = carry
         r = residual(logits(theta, data, problems), data)
-        move, new = _solve_quadratic(stats.h, pull_back(r, data, problems) - l2 * theta, problems, l2)
+        move, new = solve_quadratic(stats.h, pull_back(r, data, problems) - l2 * theta, problems, l2)
         return theta + move, jnp.maximum(error, new)
 
     return jax.lax.fori_loop(1, iterations, step, (theta, error))

@@ -21,6 +21,8 @@ MIN_L2 = 1e-4
 """Smallest ridge, in units of ``ridge_unit``, whose systems float32 can still solve."""
 EFFECTIVE_DIRECTIONS = 40
 """The unit of the ridge is tr(H) / 40, whatever the projected dimension."""
+RIDGES = {"mean": False, "sum": True}
+"""What the ridge is added to, by name: whether a subset's losses are added up instead of averaged."""
 CHUNK = 256
 """Problems solved at a time: each has a logit for every transition of its tasks."""
 ROW_MULTIPLE = 128
@@ -114,7 +116,9 @@ def _take(values: Float[Array, "U N d"], index: Int[Array, "U M"]) -> Float[jax.
 
 
 @partial(compiled, quick=True)
-def _statistics(data: Data) -> TaskStatistics:
+def statistics(data: Data) -> TaskStatistics:
+    """Gradient and curvature of every task's loss at theta*."""
+
     def curvature(task: tuple[Array, Array]) -> Array:
         a, source = task
         weighted = data.g[source] * jnp.sqrt(jnp.abs(a) / 4)[:, None]
@@ -144,7 +148,7 @@ def task_statistics(
     Returns:
         TaskStatistics with b [n, d] and h [n, d, d].
     """
-    return _statistics(select_rows(features, transitions, a, parts, share))
+    return statistics(select_rows(features, transitions, a, parts, share))
 
 
 def ridge_unit(stats: TaskStatistics) -> float:
@@ -159,6 +163,7 @@ def fit(
     member: Bool[Array, "m n"],
     *,
     l2: float = 1.0,
+    ridge: str = "mean",
     iterations: int | None = None,
     solver: str = "newton",
     stats: TaskStatistics | None = None,
@@ -173,11 +178,16 @@ def fit(
     + l2/2 |D|^2: the paper's weighted logistic regression, with a ridge and every task weighing
     the same.
 
+    Where the ridge is added to the sum of the losses instead (as if to their mean were added l2 / |S|), a
+    task's step is as long in a large subset as alone; added to the mean, it is |S| times shorter along
+    directions that no other task of the subset sees.
+
     Args:
         features: values [U, N, d].
         transitions: advantages, split and sources.
         member: bool [m, n], the subsets (the groups of a partition, say, are subsets as well).
         l2: ridge in multiples of ``ridge_unit``, at least 1e-4.
+        ridge: a name of `RIDGES`: to the "mean" or the "sum" of a subset's losses it is added.
         iterations: of "newton", how many to make (default 1, the quadratic step); of "lbfgs", how
             many to allow (default 500).
         solver: a name of `SOLVERS`.
@@ -206,22 +216,22 @@ def fit(
     data = None
     if stats is None or not quadratic:
         data = select_rows(features, transitions, signed_weights(transitions, names), parts, share)
-        stats = _statistics(data) if stats is None else stats
-    ridge = jnp.float32(l2 * ridge_unit(stats))
+        stats = statistics(data) if stats is None else stats
+    strength, summed = jnp.float32(l2 * ridge_unit(stats)), pick(RIDGES, ridge, "ridge")
     tolerance = tolerance if chosen.tolerance is None else chosen.tolerance
 
     deltas, used = [], 1 if quadratic else 2
     for start in range(0, len(member), CHUNK):
         chunk = member[start : start + CHUNK]
-        problems, own = make_problems(chunk), slice(len(chunk))
-        solved = chosen.solve(None if quadratic else data, stats, problems, ridge, tolerance, iterations)
+        problems, own = make_problems(chunk, summed=summed), slice(len(chunk))
+        solved = chosen.solve(None if quadratic else data, stats, problems, strength, tolerance, iterations)
         solved = solved._replace(delta=solved.delta[own], error=solved.error[own])
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
         used = max(used, solved.iterations)
         deltas.append(solved.delta)
     delta = jnp.concatenate(deltas)
     _require_finite(delta, member, l2, names)
-    return Surrogates(jnp.asarray(member), delta, ridge, jnp.int32(used))
+    return Surrogates(jnp.asarray(member), delta, strength, jnp.int32(used))
 
 
 def _check_member(member: Array, n: int) -> Bool[np.ndarray, "m n"]:

@@ -9,6 +9,7 @@ from pgx_jax.grouping.alternatives import (
     similarity,
 )
 from pgx_jax.grouping.config import GroupingConfig
+from pgx_jax.grouping.nested import Nested, threshold
 from pgx_jax.grouping.paired import paired_difference
 from pgx_jax.grouping.rounding import (
     all_partitions,
@@ -32,6 +33,7 @@ __all__ = [
     "SIMILARITIES",
     "Candidates",
     "GroupingConfig",
+    "Nested",
     "PartitionSDP",
     "SDPSolver",
     "Similarity",
@@ -54,4 +56,5 @@ __all__ = [
     "similarity",
     "solve_sdp",
     "standardise",
+    "threshold",
 ]

@@ -20,11 +20,8 @@ class GroupingConfig:
         penalties: grid of trace penalties of the path.
         max_groups: largest k among the candidates; None allows up to 12 and all alone.
         standard_errors: how many standard errors below the best candidate count as equal to it.
-        min_share: so does a smaller part than this of what the best candidate gains over one group:
-            more groups must pay for the data that each of them loses.
-        min_gain: the least gain of the best candidate over one group that is worth a split, in the
-            score's units. (Held-out surrogate scores of families with a conflict gain 0.02 to 0.08,
-            others up to 0.001.)
+        level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
+            .5, where any gain splits.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
@@ -36,8 +33,7 @@ class GroupingConfig:
     penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
     max_groups: int | None = None
     standard_errors: float = 2.0
-    min_share: float = 0.03
-    min_gain: float = 0.003
+    level: float = 0.05
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
     solver: Named[str, SDP_SOLVERS] | None = None
@@ -48,9 +44,10 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
-        for name in ("standard_errors", "min_share", "min_gain"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
+        if not self.standard_errors >= 0:
+            raise ConfigError(f"standard_errors = {self.standard_errors} must not be negative")
+        if not 0 < self.level <= 0.5:
+            raise ConfigError(f"level = {self.level} must lie above 0 and not above .5")
         if self.solver is not None:
             pick(SDP_SOLVERS, self.solver, "grouping.solver")
         if self.exhaustive_up_to > 8:
@@ -77,10 +74,6 @@ class GroupingConfig:
                 f"give either k (= {k}) or grouping.trace_penalty (= {self.trace_penalty}), not both"
             )
 
-    def rule(self, k: int | None) -> dict[str, float]:
-        """What `select` takes: the arg max where k or the penalty is given, else the careful rule."""
-        careful = k is None and self.trace_penalty is None
-        return {
-            name: getattr(self, name) if careful else 0.0
-            for name in ("standard_errors", "min_share", "min_gain")
-        }
+    def rule(self, k: int | None) -> float:
+        """The ``standard_errors`` of `select`: the arg max where k or the penalty is given."""
+        return self.standard_errors if k is None and self.trace_penalty is None else 0.0

@@ -8,8 +8,8 @@ together with "one group" and "all alone". The score of a partition is a functio
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
 stand in the same order for every candidate: differences are paired (`paired_difference`). Take the
-smallest k of which the difference to the best candidate is within 2 standard errors or 3% of the whole
-gain over one group (which must be 0.003 at least): splitting must be earned.
+smallest k of which the difference to the best candidate is within 2 standard errors: splitting must be
+earned. (Whether to split at all is better asked of data that neither proposed nor chose: `Nested`.)
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def propose(
     others: Iterable[ArrayLike] = (),
     *,
     k: int | None = None,
+    up_to: int = 12,
     names: Sequence[str] | None = None,
     config: GroupingConfig | None = None,
 ) -> Candidates:
@@ -99,6 +100,7 @@ def propose(
             candidates, too; not used with a fixed trace penalty.
         k: exact number of groups, or None for the whole path with k = 1 and (unless
             ``max_groups`` forbids it) singletons.
+        up_to: largest k for which the relaxation is solved at this k, on the whole path.
         names: n task names for error messages.
         config: settings.
 
@@ -119,7 +121,7 @@ def propose(
     sdp = PartitionSDP(n, config.solver)
     if config.trace_penalty is not None:
         return _collect(U, _at_penalties(sdp, U, [config.trace_penalty]))
-    sizes = sorted({1, *range(2, min(largest, n - 1, 12) + 1), largest if largest == n else 1})
+    sizes = sorted({1, *range(2, min(largest, n - 1, up_to) + 1), largest if largest == n else 1})
     found = []
     for matrix in (U, *(standardise(other, names) for other in others)):
         if k is None:
@@ -155,8 +157,7 @@ def select(
     *,
     names: Sequence[str] | None = None,
     standard_errors: float = 2.0,
-    min_share: float = 0.0,
-    min_gain: float = 0.0,
+    split: bool = True,
 ) -> Grouping:
     """Choose a partition by its held-out score.
 
@@ -168,10 +169,8 @@ def select(
         candidates: from `propose`.
         score: see the head of this module; called once a candidate.
         names: n task names for error messages.
-        standard_errors: 0 is the plain arg max, if the two following are 0 as well.
-        min_share: candidates that lack at most this part of the best one's gain over one group (where
-            that is a candidate) remain, too.
-        min_gain: and all of them, if even the best one gains less than this over one group.
+        standard_errors: 0 is the plain arg max.
+        split: whether there is reason to split at all; else it is one group, if that is a candidate.
 
     Returns:
         Grouping whose ``path`` holds candidates [c, n], k, score, difference, stderr_to_best,
@@ -191,10 +190,9 @@ def select(
     difference, stderr = np.array(pairs).T
     rounding_error = 1e-12 * np.abs(gain).max()
     k = labels.max(1) + 1
-    whole = difference[k == 1].max(initial=0.0)
-    indifferent = max(rounding_error, whole if whole < min_gain else min_share * whole)
-    equal = difference <= np.maximum(standard_errors * stderr + rounding_error, indifferent)
-    chosen = int(np.argmax(np.where(equal & (k == k[equal].min()), value, -np.inf)))
+    equal = difference <= standard_errors * stderr + rounding_error
+    least = k[equal].min() if split else k.min()
+    chosen = int(np.argmax(np.where((equal | (not split)) & (k == least), value, -np.inf)))
     path = {
         "candidates": labels, "k": k, "score": value, "difference": difference, "stderr_to_best": stderr,
         "equal": equal, "objective": candidates.objective, "penalty": candidates.penalty,
@@ -253,4 +251,4 @@ def group(
     candidates = propose(matrix, k=k, names=names, config=config)
     if score is None or config.trace_penalty is not None:
         return _without_score(candidates)
-    return select(candidates, score, names=names, **config.rule(k))
+    return select(candidates, score, names=names, standard_errors=config.rule(k))

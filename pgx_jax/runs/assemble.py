@@ -27,7 +27,7 @@ def assemble(run: Records) -> results.Results:
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
     entries = {OURS: judging.method_result([mine], played, family)}
     entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}
-    predicted = pipeline.predicted_gain(found.labels, run.held_out)
+    predicted = pipeline.predicted_gain(found)
     curves = {name: summaries.learning_curve(distinct(m), pool) for name, m in others.items()}
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
     whole = results.Results(

@@ -28,12 +28,16 @@ from pgx_jax.types import Agent, Scores
 
 LEGACY = {"min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
 """What older runs, whose settings had no such names, did; others began with the defaults of today."""
+RETIRED = {"min_share", "min_gain"}
+"""Settings that older runs have and nothing reads any more: a test in units of noise took their place."""
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Build a settings dataclass from what JSON kept of it; unknown fields are an error."""
+    """Build a settings dataclass from what JSON kept of it, without what is `RETIRED`; unknown fields are an
+    error."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
+    values = {name: value for name, value in values.items() if name in known or name not in RETIRED}
     if unknown := set(values) - known:
         raise ConfigError(f"saved settings have unknown fields {sorted(unknown)} of {cls.__name__}")
 
@@ -146,7 +150,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         k=found.k,
         groups=named_groups(found.labels, names),
         labels=np.asarray(found.labels).tolist(),
-        gain=Gain(Interval(**pipeline.predicted_gain(found.labels, held_out)), None),
+        gain=Gain(Interval(**pipeline.predicted_gain(found)), None),
         affinity=affinity_result(affinity),
         path=path_result(found),
         agreement=agreement(run.family, found),
