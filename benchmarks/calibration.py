@@ -193,13 +193,13 @@ def cells(preset: Preset) -> list[dict]:
     if preset == "small":
         tiny = {"n": 4, "count": 3, "choose": True}
         return [{"kind": "same", **tiny}, {"kind": "conflict", "signal": 0.3, **tiny, "ridge": "sum"}]
-    sizes, signals = (5, 8, 12), (0.03, 0.045, 0.06, 0.1)
-    known: list[dict] = [{"kind": kind, "n": n, "count": 300} for n in sizes for kind in KINDS[:2]]
+    sizes, signals = (5, 8, 12), (0.045, 0.06, 0.1)
+    known: list[dict] = [{"kind": kind, "n": n, "count": 300} for kind in KINDS[:2] for n in sizes]
     known += [
-        {"kind": "conflict", "n": 8, "k": k, "signal": signal, "count": 40, "choose": True}
+        {"kind": "conflict", "n": 8, "k": k, "signal": signal, "count": 24, "choose": True}
         for k in (2, 3) for signal in signals
     ]  # fmt: skip
-    studied = [{"kind": kind, "n": 8, "count": 40, "choose": True} for kind in KINDS]
+    studied = [{"kind": kind, "n": 8, "signal": 0.2, "count": 20, "choose": True} for kind in KINDS]
     return known + [cell | {"ridge": ridge} for cell in studied for ridge in ("mean", "sum")]
 
 

@@ -45,8 +45,9 @@ class EstimateConfig:
     """Least number of subsets in which every pair of tasks meets, where they are drawn."""
     l2: float = 1.0
     """Ridge of the surrogates, in multiples of a fortieth of the trace of the mean curvature."""
-    ridge: Named[str, RIDGES] = "mean"
-    """What it is added to where partitions compete: the "mean" of a group's losses, or their "sum"."""
+    ridge: Named[str, RIDGES] = "sum"
+    """What it is added to where partitions compete: the "mean" of a group's losses, or their "sum", so that a
+    task that shares nothing with the others of its group gains nothing by being alone."""
     solver: Named[str, SOLVERS] = "newton"
     """Solver of the m logistic regressions."""
     iterations: int | None = None
