@@ -359,8 +359,8 @@ def choose_groups(
     """From an affinity to a partition; k chosen on held-out data if not given.
 
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
-    ``config.grouping.level`` / ``looks``. If it does, candidates that the affinity (and those of the
-    scores' folds) propose compete on all data.
+    ``config.grouping.level`` / ``looks``, against a conflict (unless ``config.grouping.conflict`` is off). If
+    it does, candidates that the affinity (and those of the scores' folds) propose compete on all data.
 
     Args:
         affinity: how well pairs go together.
@@ -373,7 +373,7 @@ def choose_groups(
 
     Returns:
         Grouping whose path holds the candidates (see `grouping.select`) and, with "nested_" before their
-        names, the fields of `grouping.Nested`, "nested_z" and "nested_needed", the least z that splits.
+        names, the fields of `grouping.Nested` and "nested_needed", the least z that splits.
     """
     g, folds = config.grouping, () if affinity.folds is None else affinity.folds
     candidates = grouping.propose(affinity.matrix, folds, k=k, names=names, config=g)
@@ -382,7 +382,7 @@ def choose_groups(
         nested = nested_gain(held_out, config, k=k, kind=kind, also=candidates.labels, names=names)
     needed = grouping.threshold(g.level / looks)
     chooses = k is None and g.trace_penalty is None
-    split = nested is None or not chooses or nested.z > needed
+    split = nested is None or not chooses or nested.pays(needed, conflict=g.conflict)
     score = held_out(candidates.labels)
     found = grouping.select(candidates, score, names=names, standard_errors=g.rule(k), split=split)
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
@@ -415,11 +415,10 @@ def predicted_gain(found: Grouping) -> dict[str, Any]:
     """
     if found.k == 1:
         return {"mean": 0.0, "ci95": (0.0, 0.0)}
-    path = found.path or {}
-    if "nested_gain" not in path:
+    nested = grouping.Nested.of(found.path)
+    if nested is None:
         return {}
-    mean, error = float(path["nested_gain"]), float(path["nested_stderr"])
-    return {"mean": mean, "ci95": (mean - 1.96 * error, mean + 1.96 * error)}
+    return {"mean": nested.gain, "ci95": grouping.interval(nested.gain, nested.stderr)}
 
 
 class Grouped(NamedTuple):

@@ -5,7 +5,15 @@ from msgspec import structs
 from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import SCHEMA_VERSION, Gain, Interval, MethodResult, PathResult, Results
+from pgx_jax.compare.results import (
+    SCHEMA_VERSION,
+    Evidence,
+    Gain,
+    Interval,
+    MethodResult,
+    PathResult,
+    Results,
+)
 from pgx_jax.report import conclusion
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
@@ -135,6 +143,28 @@ def test_one_group_is_judged_by_the_best_split(ungrouped_results):
     # zero, the gain of one group over itself, is no prediction
     assert conclusion.predicted_gain(results) == Interval()
     assert "the gain was not predicted" in report.advice(results)
+
+
+def evidence(kind: str, mean: float = 0.01) -> Evidence:
+    around = Interval(mean, (mean - 0.002, mean + 0.002))
+    return Evidence(gain=around, z=10.0, needed=1.64, null=0.0021, opposition=Interval(), kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["conflict", "company", "apart"])
+def test_the_evidence_for_a_split_is_told(run_results, kind):
+    results = structs.replace(run_results, evidence=evidence(kind))
+    words = {"conflict": "harms a task)", "company": "no conflict)", "apart": "nor harms a task)"}
+    told = "(held-out surrogate score; 0.0021 for random groups of these sizes; {}"
+    assert told.format("what the other groups want") in report.advice(results)
+    assert words[kind] in report.advice(results)
+
+
+def test_one_group_is_judged_by_the_evidence_for_a_split(ungrouped_results):
+    results = structs.replace(ungrouped_results, evidence=evidence("company"))
+    assert bounds(conclusion.predicted_gain(results)) == pytest.approx((0.01, 0.008, 0.012))
+    assert report.verdict(results) == "too_small"
+    assert "because what a split gains is not owed to a conflict between them" in report.advice(results)
+    assert report.verdict(structs.replace(results, evidence=evidence("apart", -0.01))) == "no_gain"
 
 
 def difference(mean: float, half: float) -> dict:

@@ -150,6 +150,27 @@ def test_newton_descends_in_every_iteration_from_the_quadratic_step(make_logged,
     assert (losses[0] < [f(np.zeros(30))[0] for f in loss]).all()
 
 
+def test_newton_says_when_its_iterations_were_too_few(make_logged, recwarn):
+    transitions, features = make_logged(d=30, seed=3)
+    fit(features, transitions, MEMBER, l2=1e-3)  # the quadratic step, which is all that was asked for
+    fit(features, transitions, MEMBER, l2=1.0, iterations=40)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"4 of 4 .* converged in 2 Newton iterations; .* task \d \('.'\)"):
+        fit(features, transitions, MEMBER, l2=1e-3, iterations=2, names=list("abcd"))
+
+
+@pytest.mark.parametrize("ridge", ["mean", "sum"])
+def test_the_ridge_is_added_to_the_mean_or_to_the_sum(make_logged, ridge):
+    transitions, features = make_logged()
+    got = fit(features, transitions, MEMBER, l2=0.5, ridge=ridge)
+    stats = task_statistics(features, transitions, signed_weights(transitions))
+    b, h = np.asarray(stats.b, float), np.asarray(stats.h, float)
+    for row, delta in zip(MEMBER, np.asarray(got.delta), strict=True):
+        pooled = np.mean if ridge == "mean" else np.sum
+        expected = np.linalg.solve(pooled(h[row], 0) + float(got.l2) * np.eye(12), pooled(b[row], 0))
+        np.testing.assert_allclose(delta, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("count", [20, 100, 128, 200])
 def test_data_of_any_length_are_fitted(make_logged, count):
     """Whether or not rows are padded, and whatever the order of the parts."""

@@ -111,10 +111,28 @@ class Gain(Record, frozen=True):
     """What grouping is said to gain over one policy for all."""
 
     predicted: Interval | None
-    """Held-out surrogate gain, in standardised advantage a step."""
+    """Held-out surrogate gain, in standardised advantage a step, told by data that neither proposed nor chose
+    the groups; of one group, 0."""
     realised: Interval | None
     """Measured, in the unit of the metric, over one policy for all that continues the meta-policy as our
     groups do (or over one from scratch, where they do not); None if none was trained."""
+
+
+class Evidence(Record, frozen=True, kw_only=True):
+    """What a split gains over one group, told by data that neither proposed nor chose it, whether or not it
+    was made; in standardised advantage a step."""
+
+    gain: Interval
+    z: Number
+    """The gain in standard errors; None if these are 0."""
+    needed: Number
+    """The least z that splits, where k was not given."""
+    null: Number
+    """Mean gain of random groups of the same sizes."""
+    opposition: Interval
+    """Gain of the tasks, to first order, from the step of all other groups' tasks."""
+    kind: Literal["conflict", "company", "apart"]
+    """Whether that step harms them, helps them, or can't be told from nothing."""
 
 
 class AffinityResult(Record, frozen=True):
@@ -222,6 +240,8 @@ class Results(Record, frozen=True, kw_only=True):
     groups: Groups
     methods: dict[str, MethodResult]
     gain: Gain
+    evidence: Evidence | None = None
+    """None in results of older versions, and where there was nothing to split."""
     affinity: AffinityResult | None = None
     path: PathResult | None = None
     curves: dict[str, Curve] = {}

@@ -84,7 +84,7 @@ def solve_quadratic(
 @partial(compiled, quick=True)
 def newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
-) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:
+) -> tuple[Float[Array, "m d"], Float[Array, "m"], Float[Array, "m"]]:
     """Newton's method with the fixed curvature H_i = 1/4 sum w g g^T / N_i.
 
     H_i bounds the curvature everywhere (Boehning & Lindsay 1988), so the objective falls in every
@@ -99,12 +99,13 @@ def newton(
         iterations: number of iterations (traced).
 
     Returns:
-        theta [m, d]; largest relative residual of a linear system [m].
+        theta [m, d]; largest relative residual of a linear system [m]; relative gap bound of the solution
+        [m] (see `lbfgs`), 0 without data, where the quadratic model is all that is solved.
     """
     per_slot = jnp.broadcast_to(stats.b[:, None], (*problems.slots.shape, stats.b.shape[-1]))
     theta, error = solve_quadratic(stats.h, problems.collect(per_slot), problems, l2)
     if data is None:
-        return theta, error
+        return theta, error, jnp.zeros_like(error)
 
     def step(_: Array, carry: Any) -> Any:
         theta, error = carry
@@ -112,7 +113,23 @@ def newton(
         move, new = solve_quadratic(stats.h, pull_back(r, data, problems) - l2 * theta, problems, l2)
         return theta + move, jnp.maximum(error, new)
 
-    return jax.lax.fori_loop(1, iterations, step, (theta, error))
+    theta, error = jax.lax.fori_loop(1, iterations, step, (theta, error))
+    at_zero = data_loss(jnp.zeros((*problems.slots.shape, data.a.shape[-1])), data, problems)
+    return (
+        theta,
+        error,
+        _gradient_and_gap(theta, logits(theta, data, problems), at_zero, data, problems, l2)[1],
+    )
+
+
+def _gradient_and_gap(
+    theta: Array, z: Array, at_zero: Array, data: Data, problems: Problems, l2: Array
+) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:
+    """Gradients of the losses at theta, whose logits are z, and relative bounds of their gaps."""
+    grad = l2 * theta - pull_back(residual(z, data), data, problems)
+    gain = at_zero - data_loss(z, data, problems) - l2 / 2 * (theta**2).sum(-1)
+    gap = (grad**2).sum(-1) / (2 * l2)
+    return grad, jnp.where(gap == 0, 0, gap / jnp.maximum(gain, TINY))
 
 
 class _State(NamedTuple):
@@ -213,12 +230,6 @@ def lbfgs(
     """
     m, d = problems.size.shape[0], data.g.shape[-1]
 
-    def gradient_and_gap(theta: Array, z: Array) -> tuple[Array, Array]:
-        grad = l2 * theta - pull_back(residual(z, data), data, problems)
-        gain = at_zero - data_loss(z, data, problems) - l2 / 2 * (theta**2).sum(-1)
-        gap = (grad**2).sum(-1) / (2 * l2)
-        return grad, jnp.where(gap == 0, 0, gap / jnp.maximum(gain, TINY))
-
     def step(carry: Any) -> Any:
         state, inverse = carry
         inverse = jax.lax.cond(
@@ -230,7 +241,7 @@ def lbfgs(
         t = _line_search(state, direction, zd, data, problems, l2)
         theta = state.theta + t[:, None] * direction
         z = state.z + problems.spread(t)[..., None] * zd
-        grad, gap = gradient_and_gap(theta, z)
+        grad, gap = _gradient_and_gap(theta, z, at_zero, data, problems, l2)
         s = jnp.concatenate([state.s[1:], (theta - state.theta)[None]])
         y = jnp.concatenate([state.y[1:], (grad - state.grad)[None]])
         return _State(theta, z, grad, gap, s, y, state.iteration + 1), inverse
@@ -242,7 +253,7 @@ def lbfgs(
     z = jnp.zeros((*problems.slots.shape, data.a.shape[-1]))
     at_zero = data_loss(z, data, problems)
     theta, history = jnp.zeros((m, d)), jnp.zeros((HISTORY, m, d))
-    grad, gap = gradient_and_gap(theta, z)
+    grad, gap = _gradient_and_gap(theta, z, at_zero, data, problems, l2)
     state = _State(theta, z, grad, gap, history, history, jnp.int32(0))
     state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.eye(d)))
     return state.theta, state.gap, state.iteration
@@ -257,6 +268,8 @@ class Solved(NamedTuple):
     """float [m]: what must not exceed the tolerance."""
     iterations: int
     """How many it took."""
+    gap: Float[Array, "m"] | None = None
+    """float [m]: relative gap of each problem, of solvers that make as many iterations as they are told."""
 
 
 @dataclass(frozen=True)
@@ -280,8 +293,8 @@ class Solver:
 def _solve_newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, tolerance: float, iterations: int
 ) -> Solved:
-    delta, error = newton(data, stats, problems, l2, iterations)
-    return Solved(delta, error, iterations)
+    delta, error, gap = newton(data, stats, problems, l2, iterations)
+    return Solved(delta, error, iterations, gap)
 
 
 def _solve_lbfgs(

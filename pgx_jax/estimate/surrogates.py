@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +24,8 @@ EFFECTIVE_DIRECTIONS = 40
 """The unit of the ridge is tr(H) / 40, whatever the projected dimension."""
 RIDGES = {"mean": False, "sum": True}
 """What the ridge is added to, by name: whether a subset's losses are added up instead of averaged."""
+GAP = 1e-2
+"""Relative gap from which on Newton's iterations are said not to have converged."""
 CHUNK = 256
 """Problems solved at a time: each has a logit for every transition of its tasks."""
 ROW_MULTIPLE = 128
@@ -204,6 +207,8 @@ def fit(
         ConfigError: for an l2 that is too small, an unknown solver, an empty or misshapen subset.
         DataError: if a task's advantages carry no signal.
         SolverError: if a problem does not converge.
+
+    Several iterations of Newton that leave a relative gap of more than a hundredth are warned of.
     """
     member = _check_member(member, len(transitions.source))
     if not l2 >= MIN_L2:
@@ -225,8 +230,10 @@ def fit(
         chunk = member[start : start + CHUNK]
         problems, own = make_problems(chunk, summed=summed), slice(len(chunk))
         solved = chosen.solve(None if quadratic else data, stats, problems, strength, tolerance, iterations)
-        solved = solved._replace(delta=solved.delta[own], error=solved.error[own])
+        gap = None if solved.gap is None else solved.gap[own]
+        solved = solved._replace(delta=solved.delta[own], error=solved.error[own], gap=gap)
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
+        _warn_of_gaps(solved, chunk, l2, names)
         used = max(used, solved.iterations)
         deltas.append(solved.delta)
     delta = jnp.concatenate(deltas)
@@ -266,6 +273,20 @@ def _require_solved(
                 error=error[worst], iterations=solved.iterations, l2=l2, tolerance=tolerance,
             )
         )  # fmt: skip
+
+
+def _warn_of_gaps(solved: Solved, member: np.ndarray, l2: float, names: Sequence[str] | None) -> None:
+    """Say of problems whose iterations are used up how far they are from their optimum."""
+    gap = np.zeros(1) if solved.gap is None else np.asarray(solved.gap)
+    if (far := ~(gap <= GAP)).any():
+        worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
+        warnings.warn(
+            f"{int(far.sum())} of {len(gap)} surrogates have not converged in {solved.iterations} Newton "
+            f"iterations; the worst, of {_tasks(member[worst], names)}, has a relative gap of up to "
+            f"{gap[worst]:.2g} (tolerance {GAP:.2g}): allow more iterations, take the solver 'lbfgs', or "
+            f"raise l2 (= {l2})",
+            stacklevel=3,
+        )
 
 
 def _require_finite(delta: Array, member: np.ndarray, l2: float, names: Sequence[str] | None) -> None:

@@ -9,7 +9,7 @@ from pgx_jax.grouping.alternatives import (
     similarity,
 )
 from pgx_jax.grouping.config import GroupingConfig
-from pgx_jax.grouping.nested import Nested, threshold
+from pgx_jax.grouping.nested import Nested, interval, threshold
 from pgx_jax.grouping.paired import paired_difference
 from pgx_jax.grouping.rounding import (
     all_partitions,
@@ -44,6 +44,7 @@ __all__ = [
     "exact",
     "group",
     "group_sizes",
+    "interval",
     "nmi",
     "objective",
     "paired_difference",

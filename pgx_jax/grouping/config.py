@@ -22,6 +22,9 @@ class GroupingConfig:
         standard_errors: how many standard errors below the best candidate count as equal to it.
         level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
             .5, where any gain splits.
+        conflict: split only where the groups' tasks oppose each other: where the step of all others, held
+            out, harms a task. Tasks that see different states, or the same ones in another scale, gain a
+            little by a split of which training has nothing.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
@@ -34,6 +37,7 @@ class GroupingConfig:
     max_groups: int | None = None
     standard_errors: float = 2.0
     level: float = 0.05
+    conflict: bool = True
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
     solver: Named[str, SDP_SOLVERS] | None = None

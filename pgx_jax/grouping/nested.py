@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -24,21 +25,47 @@ class Nested(NamedTuple):
     """Mean gain of random partitions into groups of the same sizes, judged in the same way."""
     opposition: float
     """Gain of the tasks, to first order, from the step of all tasks that are not in their group: below zero
-    where they want opposite things."""
+    where they want opposite things, above it where they differ in the states that they see, in scale or in
+    how much they know, and not in what they want."""
     opposition_stderr: float
 
     @property
     def z(self) -> float:
         """The gain in standard errors."""
-        return self.gain / self.stderr if self.stderr > 0 else math.copysign(math.inf, self.gain)
+        return _in_errors(self.gain, self.stderr)
+
+    def kind(self, needed: float) -> Literal["conflict", "company", "apart"]:
+        """What the step of all other groups' tasks does to a task, where it is more than ``needed`` standard
+        errors: "conflict" (harm) or "company" (help); else "apart"."""
+        z = _in_errors(self.opposition, self.opposition_stderr)
+        return "conflict" if z < -needed else "company" if z > needed else "apart"
+
+    def pays(self, needed: float, *, conflict: bool = True) -> bool:
+        """Whether a split gains more than ``needed`` standard errors, and (for ``conflict``) against one."""
+        return self.z > needed and (not conflict or self.kind(needed) == "conflict")
 
     def plain(self) -> dict[str, np.ndarray]:
         """As arrays, for a grouping's path."""
-        return {f"nested_{name}": np.asarray(value) for name, value in self._asdict().items()} | {
-            "nested_z": np.array(self.z)
-        }
+        return {f"nested_{name}": np.asarray(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def of(cls, path: Mapping[str, Any] | None) -> Nested | None:
+        """What `plain` put into a path; None if it did not."""
+        if path is None or "nested_gain" not in path:
+            return None
+        labels, *others = (np.asarray(path[f"nested_{name}"]) for name in cls._fields)
+        return cls(labels, *map(float, others))
+
+
+def _in_errors(value: float, error: float) -> float:
+    return value / error if error > 0 else math.copysign(math.inf, value) if value else 0.0
 
 
 def threshold(level: float) -> float:
     """How many standard errors above zero a gain must be, one-sided at this level."""
     return NormalDist().inv_cdf(1 - level)
+
+
+def interval(mean: float, stderr: float) -> tuple[float, float]:
+    """The normal 95% interval."""
+    return mean - 1.96 * stderr, mean + 1.96 * stderr

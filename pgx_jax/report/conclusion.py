@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from pgx_jax.compare.results import OURS, Interval, Results
-from pgx_jax.report.wording import method_label, metric_name, ordered_methods, steps, with_interval
+from pgx_jax.report.wording import method_label, metric_name, number, ordered_methods, steps, with_interval
 
 _PHRASES = {
     f"{OURS}_told": "the same groups told their task",
@@ -17,6 +17,13 @@ _PHRASES = {
     "true_groups_continued": "the true groups (continuing the meta-policy)",
 }
 
+_KINDS = {
+    "conflict": "what the other groups want harms a task",
+    "company": "what the other groups want helps a task: no conflict",
+    "apart": "what the other groups want neither helps nor harms a task",
+}
+"""What kind of split it is, by the step of all tasks that are not in a task's group."""
+
 
 def splits_judged(results: Results) -> bool:
     """Whether there was anything to choose but one group: False where k = 1 was given, say."""
@@ -27,11 +34,14 @@ def splits_judged(results: Results) -> bool:
 def predicted_gain(results: Results) -> Interval:
     """Predicted gain over one policy for all: of our groups, or of the best split if k = 1.
 
-    One group gains nothing over itself, so k = 1 is judged by what the best other candidate of the
-    path promises, with the interval of its paired difference. Without another there is no prediction.
+    One group gains nothing over itself, so k = 1 is judged by the evidence for a split, or, in results of
+    older versions, by what the best other candidate of the path promises, with the interval of its paired
+    difference. Without another there is no prediction.
     """
     if results.k > 1:
         return results.gain.predicted or Interval()
+    if results.evidence is not None and splits_judged(results):
+        return results.evidence.gain
     path = results.path
     if path is None:
         return Interval()
@@ -66,7 +76,8 @@ def verdict(results: Results) -> str:
     "gain", "loss": of our groups, measured; the whole 95% interval is on one side of zero.
     "predicted": a gain is predicted, and was not measured.
     "no_gain": nothing is gained; "not_shown": no gain is shown.
-    "too_small": one group, as the gain that is predicted of the best split is not worth a split.
+    "too_small": one group, as the gain that is predicted of the best split is not worth a split, or not
+    against a conflict.
     "not_judged": one group was the only candidate.
 
     One group is never a gain or a loss: it is one policy for all.
@@ -138,6 +149,8 @@ def _advice_for_one_group(results: Results) -> str:
         "not_shown": "no gain by splitting them is shown",
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
+    if kind == "too_small" and results.evidence is not None and results.evidence.kind != "conflict":
+        because = "what a split gains is not owed to a conflict between them"
     joint = "while" if realised_gain(results).mean is None else "and"
     return _dont_group(n, because, f"{_predicted_clause(results)}, {joint} {realised}")
 
@@ -170,7 +183,11 @@ def _predicted_clause(results: Results) -> str:
         return "the gain was not predicted"
     which = " of the best split" if results.k == 1 else ""
     gain = with_interval(value, signed=True)
-    return f"the predicted gain{which} over one policy for all is {gain} (held-out surrogate score)"
+    told = ["held-out surrogate score"]
+    if results.evidence is not None:
+        null = number(results.evidence.null, 4)
+        told += [f"{null} for random groups of these sizes", _KINDS[results.evidence.kind]]
+    return f"the predicted gain{which} over one policy for all is {gain} ({'; '.join(told)})"
 
 
 def realised_gain(results: Results) -> Interval:

@@ -43,6 +43,7 @@ def assemble(run: Records) -> results.Results:
             results.Interval(**predicted),
             judging.difference(mine, multitask, played) if multitask else None,
         ),
+        evidence=evidence_result(found),
         affinity=affinity_result(run.affinity),
         path=path_result(found),
         curves={OURS: summaries.learning_curve([mine], pool), **curves},
@@ -56,6 +57,24 @@ def assemble(run: Records) -> results.Results:
         schema_version=results.SCHEMA_VERSION,
     )  # fmt: skip
     return results.finite(whole)
+
+
+def evidence_result(found: Grouping) -> results.Evidence | None:
+    """What the nested choice told of a grouping; None if it was not asked."""
+    nested = grouping.Nested.of(found.path)
+    if nested is None or found.path is None:
+        return None
+    needed = float(found.path["nested_needed"])
+    return results.Evidence(
+        gain=results.Interval(nested.gain, grouping.interval(nested.gain, nested.stderr)),
+        z=nested.z,
+        needed=needed,
+        null=nested.null,
+        opposition=results.Interval(
+            nested.opposition, grouping.interval(nested.opposition, nested.opposition_stderr)
+        ),
+        kind=nested.kind(needed),
+    )
 
 
 def numbers(values: np.ndarray) -> list[Any]:

@@ -13,11 +13,19 @@ from msgspec import Struct
 
 from pgx_jax import estimate, pipeline
 from pgx_jax.compare.judging import named_groups
-from pgx_jax.compare.results import AffinityResult, Agreement, Gain, Groups, Interval, PathResult
+from pgx_jax.compare.results import (
+    AffinityResult,
+    Agreement,
+    Evidence,
+    Gain,
+    Groups,
+    Interval,
+    PathResult,
+)
 from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.learn import Learner, Policy
-from pgx_jax.runs.assemble import affinity_result, agreement, path_result
+from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity
 from pgx_jax.runs.run import Listener, Run
@@ -118,6 +126,7 @@ class Regrouped(Struct, frozen=True, kw_only=True):
     labels: list[int]
     gain: Gain
     """Predicted alone: nothing is trained."""
+    evidence: Evidence | None
     affinity: AffinityResult
     path: PathResult
     agreement: Agreement | None
@@ -151,6 +160,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         groups=named_groups(found.labels, names),
         labels=np.asarray(found.labels).tolist(),
         gain=Gain(Interval(**pipeline.predicted_gain(found)), None),
+        evidence=evidence_result(found),
         affinity=affinity_result(affinity),
         path=path_result(found),
         agreement=agreement(run.family, found),

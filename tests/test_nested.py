@@ -1,0 +1,113 @@
+"""The nested choice: what proposes, chooses and judges are different data."""
+
+import jax
+import numpy as np
+import pytest
+
+from pgx_jax import estimate, pipeline
+from pgx_jax.config import Config, override
+from pgx_jax.grouping import Nested, threshold
+from pgx_jax.types import FIT, SCORE, SELECT, Affinity, Features, Transitions
+
+KEY = jax.random.PRNGKey(0)
+CONFIG = Config()
+
+
+def tasks(directions, seed=0, signal=0.3, count=60, length=20, visible=None):
+    """Transitions and features of tasks [n, d] whose advantages point along a direction of their own."""
+    rng, (n, d) = np.random.default_rng(seed), np.shape(directions)
+    values = rng.normal(size=(n, count * length, d)) * (1 if visible is None else visible[:, None])
+    advantage = signal * np.einsum("ntd,nd->nt", values, directions) + rng.normal(size=values.shape[:2])
+    trajectory = np.repeat(np.arange(count)[None], n, 0).repeat(length, 1)
+    parts = np.stack([rng.permutation(np.resize([FIT, FIT, SCORE, SELECT], count)) for _ in range(n)])
+    split = np.take_along_axis(parts, trajectory, 1).astype(np.int8)
+    nothing = np.zeros((*split.shape, 1), np.float32)
+    data = Transitions(nothing, split, advantage.astype(np.float32), trajectory, split, np.arange(n))
+    return Features(values.astype(np.float32), np.asarray(KEY)), data
+
+
+def choose(feats, transitions, config=CONFIG, **kw):
+    held_out = pipeline.HeldOut(feats, transitions, config.estimate, KEY)
+    whole, *folds = (held_out.similarity("closed_form", p) for p in ((FIT, SCORE), (FIT,), (SCORE,)))
+    return pipeline.choose_groups(Affinity(whole, None, np.stack(folds)), held_out, config, **kw)
+
+
+SAME = np.eye(10)[[0] * 6]
+OPPOSED = np.eye(10)[[0] * 6] * np.array([1, 1, -1, 1, -1, -1])[:, None]
+
+
+def test_a_conflict_is_split_and_said_to_be_one():
+    found = choose(*tasks(OPPOSED))
+    nested = Nested.of(found.path)
+    assert found.labels.tolist() == [0, 0, 1, 0, 1, 1]
+    assert (nested.labels == found.labels).all() and nested.kind(2.0) == "conflict"
+    assert nested.z > 5 and nested.gain > 3 * abs(nested.null)
+    low, high = pipeline.predicted_gain(found)["ci95"]
+    assert 0 < low < nested.gain < high
+
+
+def test_identical_tasks_stay_together():
+    ks, zs = zip(
+        *((f.k, Nested.of(f.path).z) for f in (choose(*tasks(SAME, seed)) for seed in range(6))), strict=True
+    )
+    assert ks == (1,) * 6 and np.mean(zs) < 0
+    found = choose(*tasks(SAME))
+    assert Nested.of(found.path).kind(2.0) == "company"
+    assert pipeline.predicted_gain(found) == {"mean": 0.0, "ci95": (0.0, 0.0)}
+
+
+def test_tasks_that_share_nothing_gain_by_the_ridge_on_a_mean_alone():
+    directions, visible = np.eye(12)[:6], np.kron(np.eye(6), np.ones((1, 2)))
+    directions = np.kron(np.eye(6), [[1, 0]])
+    data = tasks(directions, visible=visible)
+    found = {
+        ridge: choose(*data, override(CONFIG, {"estimate.ridge": ridge, "grouping.conflict": False}))
+        for ridge in ("mean", "sum")
+    }
+    nested = {ridge: Nested.of(f.path) for ridge, f in found.items()}
+    assert found["mean"].k > 1 and found["sum"].k == 1
+    assert nested["mean"].z > 5 and nested["mean"].null > 0.5 * nested["mean"].gain
+    assert abs(nested["sum"].gain) < 1e-5 and nested["sum"].kind(2.0) == "apart"
+
+
+@pytest.mark.parametrize("judge", estimate.PARTS)
+def test_what_judges_neither_proposes_nor_chooses(judge):
+    """The split that is judged by a part is the same whatever that part says."""
+    feats, data = tasks(OPPOSED, signal=0.05)
+    other = np.where(
+        data.split == judge, np.random.default_rng(9).normal(size=data.split.shape), data.advantage
+    )
+    # Standardised as before, which is done over all parts.
+    keep = data.split == judge
+    for row, new, own in zip(data.advantage, other, keep, strict=True):
+        new[own] = (new[own] - new[own].mean()) / new[own].std() * row[own].std() + row[own].mean()
+    splits = []
+    for advantage in (data.advantage, other.astype(np.float32)):
+        changed = data._replace(advantage=advantage)
+        held_out = pipeline.HeldOut(feats, changed, CONFIG.estimate, KEY)
+        splits.append(pipeline.nested_gain(held_out, CONFIG).labels)
+    at = estimate.PARTS.index(judge)
+    np.testing.assert_array_equal(splits[0][at], splits[1][at])
+    assert (splits[0] != splits[1]).any()
+
+
+def test_more_looks_ask_for_more():
+    data = tasks(OPPOSED, signal=0.05)
+    needed = [float(choose(*data, looks=looks).path["nested_needed"]) for looks in (1, 3)]
+    assert needed == [threshold(0.05), threshold(0.05 / 3)] == pytest.approx([1.645, 2.128], abs=1e-3)
+    nested = Nested(
+        np.zeros((3, 6), int), gain=2.0, stderr=1.0, null=0.0, opposition=-1.9, opposition_stderr=1.0
+    )
+    assert nested.pays(needed[0]) and not nested.pays(needed[1])
+    assert nested._replace(opposition=1.0).pays(1.6, conflict=False)
+    assert not nested._replace(opposition=1.0).pays(1.6)
+
+
+def test_a_given_k_is_not_tested_but_its_gain_is_told():
+    found = choose(*tasks(SAME), k=2)
+    assert found.k == 2 and pipeline.predicted_gain(found)["mean"] < 0
+    assert (Nested.of(found.path).labels.max(1) == 1).all()
+    alone = choose(*tasks(SAME), k=1)
+    assert alone.k == 1 and Nested.of(alone.path) is None
+    at_most = override(CONFIG, {"grouping.max_groups": 1})
+    assert Nested.of(choose(*tasks(SAME), at_most).path) is None
