@@ -161,10 +161,9 @@ class Truth:
         return total
 
 
-def draws(world: World, config: Config, count: int, choose: bool, truth: Truth) -> Iterator[dict]:
-    """What is found in each of ``count`` data sets; the whole choice only for ``choose``, or where it
-    depends on it."""
-    for seed in range(count):
+def draws(world: World, config: Config, seeds: range, choose: bool, truth: Truth) -> Iterator[dict]:
+    """What is found in each of several data sets; the whole choice only for ``choose``, or where it matters."""
+    for seed in seeds:
         features, transitions = world.draw(seed)
         held_out = pipeline.HeldOut(features, transitions, config.estimate, np.array([0, seed], np.uint32))
         nested = pipeline.nested_gain(held_out, config)
@@ -177,7 +176,7 @@ def draws(world: World, config: Config, count: int, choose: bool, truth: Truth) 
         if truth.others:
             found["true_afresh"] = float(np.mean([truth.gain(nested.labels, x) for x in truth.others]))
         truth.others = [*truth.others[-3:], held_out]
-        if choose or nested.z > grouping.threshold(config.grouping.level):
+        if choose or nested.pays(grouping.threshold(config.grouping.level)):
             member = pipeline.subsets(config, world.n)
             scored = pipeline.score_subsets(features, transitions, member, config.estimate)
             affinity = estimate.affinity(scored.scores, config.estimate.affinity)
@@ -194,7 +193,10 @@ def cells(preset: Preset) -> list[dict]:
         tiny = {"n": 4, "count": 3, "choose": True}
         return [{"kind": "same", **tiny}, {"kind": "conflict", "signal": 0.3, **tiny, "ridge": "sum"}]
     sizes, signals = (5, 8, 12), (0.045, 0.06, 0.1)
-    known: list[dict] = [{"kind": kind, "n": n, "count": 300} for kind in KINDS[:2] for n in sizes]
+    known: list[dict] = [
+        {"kind": kind, "n": n, "count": 100, "block": block}
+        for block in range(3) for kind in KINDS[:2] for n in sizes
+    ]  # fmt: skip
     known += [
         {"kind": "conflict", "n": 8, "k": k, "signal": signal, "count": 24, "choose": True}
         for k in (2, 3) for signal in signals
@@ -209,13 +211,16 @@ def compute(cell: Mapping, transitions: int) -> dict:
     world = World(**known)
     config = override(Config(), {"estimate.ridge": cell["ridge"]} if "ridge" in cell else {})
     truth = Truth(world, transitions)
-    found = list(draws(world, config, cell["count"], cell.get("choose", False), truth))
+    first = cell.get("block", 0) * cell["count"]
+    seeds = range(first, first + cell["count"])
+    found = list(draws(world, config, seeds, cell.get("choose", False), truth))
     return {"truth": world.truth.tolist(), "summary": summary(world, config, found), "draws": found}
 
 
 def summary(world: World, config: Config, found: list[dict], looks: int = 3) -> dict:
     """Rates of splits, coverage of the nested interval, and agreement with the clusters."""
-    level, z = config.grouping.level, np.array([draw["z"] for draw in found])
+    level = config.grouping.level
+    z = np.array([min(draw["z"], -draw["opposition"][0] / (draw["opposition"][1] or 1)) for draw in found])
     split = np.array([max(draw.get("labels", [0])) > 0 for draw in found])
     several = split & (z > grouping.threshold(level / looks))
     whole = len(found) // looks * looks
@@ -237,7 +242,7 @@ def summary(world: World, config: Config, found: list[dict], looks: int = 3) -> 
         "split_in_looks": float(several[:whole].reshape(-1, looks).any(1).mean()) if whole else None,
         "covers": covers("true"),
         "covers_afresh": covers("true_afresh"),
-        "z": z.mean(),
+        "gains": float(np.mean([draw["z"] > grouping.threshold(level) for draw in found])),
     }
     chosen = all("old" in draw for draw in found)
     return out | ({"new": agree("labels"), "old": agree("old")} if chosen else {})
@@ -252,7 +257,7 @@ def main(args: list[str] | None = None) -> int:
     size = {"dim": DIM, "trajectories": TRAJECTORIES, "length": LENGTH, "population": transitions}
     results = ResultFile(
         path, name="calibration", command="python benchmarks/calibration.py",
-        settings=size | {"config": Config()},
+        settings=size | {"estimate": Config().estimate, "grouping": Config().grouping},
     )  # fmt: skip
     todo = [cell for cell in cells(settings.preset) if settings.only in str(cell)]
     run: Callable[[Mapping], dict] = lambda cell: compute(cell, transitions)  # noqa: E731

@@ -343,7 +343,7 @@ def _split_without(
     splits = found.labels.max(1) > 0
     candidates = grouping.Candidates(*(values[splits] for values in found))
     score = held_out.without(judge, candidates.labels)
-    return grouping.select(candidates, score, names=names, standard_errors=fewer.rule(k)).labels
+    return grouping.select(candidates, score, names=names, **fewer.rule(k)).labels
 
 
 def choose_groups(
@@ -384,7 +384,7 @@ def choose_groups(
     chooses = k is None and g.trace_penalty is None
     split = nested is None or not chooses or nested.pays(needed, conflict=g.conflict)
     score = held_out(candidates.labels)
-    found = grouping.select(candidates, score, names=names, standard_errors=g.rule(k), split=split)
+    found = grouping.select(candidates, score, names=names, split=split, **g.rule(k))
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
     return found._replace(path=(found.path or {}) | evidence)
 

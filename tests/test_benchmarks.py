@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import typing
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import against  # noqa: E402
+import calibration  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
 import default_command  # noqa: E402
@@ -395,3 +397,31 @@ def test_loop_bodies_are_counted():
         return jax.lax.while_loop(lambda c: c < 7, lambda c: c + 1, x)
 
     assert estimation.while_trips(lambda: seven(jnp.int32(0))) == 7
+
+
+def test_calibration_simulates_what_it_promises(tmp_path):
+    out = tmp_path / "calibration.json"
+    assert calibration.main(["--preset", "small", "--out", str(out)]) == 0
+    same, conflict = common.read(out)["cells"]
+    assert same["summary"]["split"] == 0 and len(same["draws"]) == same["cell"]["count"]
+    assert conflict["summary"]["new"]["exact"] == conflict["summary"]["split_in_looks"] == 1
+    for cell in (same, conflict):
+        assert 0 <= cell["summary"]["covers"] <= 1
+        assert set(cell["summary"]["old"]) == {"split", "nmi", "exact"}
+    draws = Counter()
+    for c in calibration.cells("full"):
+        draws[c["kind"], c["n"]] += c["count"] * ("block" in c)
+    assert all(draws[kind, n] == 300 for kind in ("same", "conflict") for n in (5, 8, 12))
+
+
+def test_the_true_gain_is_that_of_a_large_data_set():
+    """The quadratic model of a population against the gains on one that is drawn."""
+    world = calibration.World("conflict", 4, signal=0.3)
+    truth = calibration.Truth(world, 200_000)
+    drawn = [world.rows(np.random.default_rng(5), i)[:2] for i in (0, 3)]
+    for (g, a), i in zip(drawn, (0, 3), strict=True):
+        a = (a - a.mean()) / a.std()
+        b = (a[:, None] * g).mean(0) / 2
+        assert b @ truth.b[i] / np.linalg.norm(b) / np.linalg.norm(truth.b[i]) > 0.8
+        np.testing.assert_allclose(np.trace(truth.h[i]), (np.abs(a) @ (g * g).sum(1)) / len(a) / 4, rtol=0.1)
+    assert truth.b[0] @ truth.b[3] < 0

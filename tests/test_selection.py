@@ -128,15 +128,17 @@ def test_rule_takes_the_smallest_k_within_the_errors_and_its_best_candidate():
     assert np.allclose(path["task_score"][2], [3.5, 3.5, 3.5]) and np.allclose(path["score"], [1, 3, 3.5, 4])
 
 
-def test_without_a_reason_to_split_it_is_one_group():
+def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_group():
     rows = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 2]])
     gains = {(0, 0, 0): [0] * 6, (0, 1, 1): [0.97] * 6, (0, 1, 2): [1] * 6}
     candidates = Candidates(rows, np.zeros(3), np.zeros(3))
     assert select(candidates, table(gains)).k == 3
+    assert select(candidates, table(gains), min_share=0.02).k == 3
+    assert select(candidates, table(gains), min_share=0.05).k == 2
     found = select(candidates, table(gains), split=False)
     assert found.k == 1 and found.path["best"] == 2 and found.path["chosen"] == 0
     config = GroupingConfig()
-    assert config.rule(None) == 2 and config.rule(3) == 0
+    assert config.rule(None)["standard_errors"] == 2 and not any(config.rule(3).values())
 
 
 def test_equal_gains_choose_the_smaller_k_even_without_noise():

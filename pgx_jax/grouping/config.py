@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class GroupingConfig:
         penalties: grid of trace penalties of the path.
         max_groups: largest k among the candidates; None allows up to 12 and all alone.
         standard_errors: how many standard errors below the best candidate count as equal to it.
+        min_share: so does a smaller part than this of what the best candidate gains over one group:
+            more groups must pay for the data that each of them loses.
         level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
             .5, where any gain splits.
         conflict: split only where the groups' tasks oppose each other: where the step of all others, held
@@ -36,6 +39,7 @@ class GroupingConfig:
     penalties: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 6.5, 10.0)
     max_groups: int | None = None
     standard_errors: float = 2.0
+    min_share: float = 0.03
     level: float = 0.05
     conflict: bool = True
     exhaustive_up_to: int = 5
@@ -48,8 +52,9 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
-        if not self.standard_errors >= 0:
-            raise ConfigError(f"standard_errors = {self.standard_errors} must not be negative")
+        for name in ("standard_errors", "min_share"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
         if not 0 < self.level <= 0.5:
             raise ConfigError(f"level = {self.level} must lie above 0 and not above .5")
         if self.solver is not None:
@@ -78,6 +83,7 @@ class GroupingConfig:
                 f"give either k (= {k}) or grouping.trace_penalty (= {self.trace_penalty}), not both"
             )
 
-    def rule(self, k: int | None) -> float:
-        """The ``standard_errors`` of `select`: the arg max where k or the penalty is given."""
-        return self.standard_errors if k is None and self.trace_penalty is None else 0.0
+    def rule(self, k: int | None) -> dict[str, Any]:
+        """What `select` takes: the arg max where k or the penalty is given, else the careful rule."""
+        careful = k is None and self.trace_penalty is None
+        return {name: getattr(self, name) if careful else 0.0 for name in ("standard_errors", "min_share")}

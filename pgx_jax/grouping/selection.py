@@ -8,8 +8,9 @@ together with "one group" and "all alone". The score of a partition is a functio
 
 the held-out gain of each trajectory under the policy of its task's group, and its task. Trajectories
 stand in the same order for every candidate: differences are paired (`paired_difference`). Take the
-smallest k of which the difference to the best candidate is within 2 standard errors: splitting must be
-earned. (Whether to split at all is better asked of data that neither proposed nor chose: `Nested`.)
+smallest k of which the difference to the best candidate is within 2 standard errors or 3% of the whole
+gain over one group: splitting must be earned. (Whether to split at all is better asked of data that neither
+proposed nor chose: `Nested`.)
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def select(
     *,
     names: Sequence[str] | None = None,
     standard_errors: float = 2.0,
+    min_share: float = 0.0,
     split: bool = True,
 ) -> Grouping:
     """Choose a partition by its held-out score.
@@ -169,7 +171,9 @@ def select(
         candidates: from `propose`.
         score: see the head of this module; called once a candidate.
         names: n task names for error messages.
-        standard_errors: 0 is the plain arg max.
+        standard_errors: 0 is the plain arg max, if ``min_share`` is 0 as well.
+        min_share: candidates that lack at most this part of the best one's gain over one group (where
+            that is a candidate) remain, too.
         split: whether there is reason to split at all; else it is one group, if that is a candidate.
 
     Returns:
@@ -190,7 +194,8 @@ def select(
     difference, stderr = np.array(pairs).T
     rounding_error = 1e-12 * np.abs(gain).max()
     k = labels.max(1) + 1
-    equal = difference <= standard_errors * stderr + rounding_error
+    share = min_share * difference[k == 1].max(initial=0.0)
+    equal = difference <= np.maximum(standard_errors * stderr, share) + rounding_error
     least = k[equal].min() if split else k.min()
     chosen = int(np.argmax(np.where((equal | (not split)) & (k == least), value, -np.inf)))
     path = {
@@ -251,4 +256,4 @@ def group(
     candidates = propose(matrix, k=k, names=names, config=config)
     if score is None or config.trace_penalty is not None:
         return _without_score(candidates)
-    return select(candidates, score, names=names, standard_errors=config.rule(k))
+    return select(candidates, score, names=names, **config.rule(k))

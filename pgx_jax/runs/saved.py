@@ -36,8 +36,8 @@ from pgx_jax.types import Agent, Scores
 
 LEGACY = {"min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
 """What older runs, whose settings had no such names, did; others began with the defaults of today."""
-RETIRED = {"min_share", "min_gain"}
-"""Settings that older runs have and nothing reads any more: a test in units of noise took their place."""
+RETIRED = {"min_gain"}
+"""Settings that older runs have and nothing reads any more: a test in units of noise took its place."""
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
