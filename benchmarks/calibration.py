@@ -161,8 +161,9 @@ class Truth:
         return total
 
 
-def draws(world: World, config: Config, seeds: range, choose: bool, truth: Truth) -> Iterator[dict]:
-    """What is found in each of several data sets; the whole choice only for ``choose``, or where it matters."""
+def draws(world: World, config: Config, seeds: range, choose: bool | None, truth: Truth) -> Iterator[dict]:
+    """What is found in each of several data sets; ``choose`` the partition in all of them, in none, or (None)
+    where the nested gain allows a split."""
     for seed in seeds:
         features, transitions = world.draw(seed)
         held_out = pipeline.HeldOut(features, transitions, config.estimate, np.array([0, seed], np.uint32))
@@ -176,7 +177,8 @@ def draws(world: World, config: Config, seeds: range, choose: bool, truth: Truth
         if truth.others:
             found["true_afresh"] = float(np.mean([truth.gain(nested.labels, x) for x in truth.others]))
         truth.others = [*truth.others[-3:], held_out]
-        if choose or nested.pays(grouping.threshold(config.grouping.level)):
+        pays = nested.pays(grouping.threshold(config.grouping.level))
+        if pays if choose is None else choose:
             member = pipeline.subsets(config, world.n)
             scored = pipeline.score_subsets(features, transitions, member, config.estimate)
             affinity = estimate.affinity(scored.scores, config.estimate.affinity)
@@ -194,7 +196,7 @@ def cells(preset: Preset) -> list[dict]:
         return [{"kind": "same", **tiny}, {"kind": "conflict", "signal": 0.3, **tiny, "ridge": "sum"}]
     sizes, signals = (5, 8, 12), (0.045, 0.06, 0.1)
     known: list[dict] = [
-        {"kind": kind, "n": n, "count": 100, "block": block}
+        {"kind": kind, "n": n, "count": 100, "block": block} | ({} if kind == "same" else {"choose": False})
         for block in range(3) for kind in KINDS[:2] for n in sizes
     ]  # fmt: skip
     known += [
@@ -213,16 +215,21 @@ def compute(cell: Mapping, transitions: int) -> dict:
     truth = Truth(world, transitions)
     first = cell.get("block", 0) * cell["count"]
     seeds = range(first, first + cell["count"])
-    found = list(draws(world, config, seeds, cell.get("choose", False), truth))
-    return {"truth": world.truth.tolist(), "summary": summary(world, config, found), "draws": found}
+    found = list(draws(world, config, seeds, cell.get("choose"), truth))
+    return {
+        "truth": world.truth.tolist(),
+        "summary": summary(world, config, found, cell.get("choose")),
+        "draws": found,
+    }
 
 
-def summary(world: World, config: Config, found: list[dict], looks: int = 3) -> dict:
-    """Rates of splits, coverage of the nested interval, and agreement with the clusters."""
+def summary(world: World, config: Config, found: list[dict], choice: bool | None, looks: int = 3) -> dict:
+    """Rates of splits (without a choice: that the nested gain allows), coverage of the nested interval, and
+    agreement with the clusters."""
     level = config.grouping.level
     z = np.array([min(draw["z"], -draw["opposition"][0] / (draw["opposition"][1] or 1)) for draw in found])
-    split = np.array([max(draw.get("labels", [0])) > 0 for draw in found])
-    several = split & (z > grouping.threshold(level / looks))
+    may = [max(draw.get("labels", [0 if choice is None else 1])) > 0 for draw in found]
+    split, several = (np.array(may) & (z > grouping.threshold(x)) for x in (level, level / looks))
     whole = len(found) // looks * looks
 
     def covers(name: str) -> float:

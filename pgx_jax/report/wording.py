@@ -32,7 +32,8 @@ CAPTIONS = {
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
-    "though the affinity that proposed it may have. Where k is not given, the smallest one is chosen whose "
+    "though the affinity that proposed it may have. Whether to split at all is decided by splits that were "
+    "neither proposed nor chosen on what judges them. Where k is not given, the smallest one is chosen whose "
     "distance to the best is within two standard errors (if not set otherwise), or negligible. Bars are two "
     "standard errors of the paired difference to the best.",
     "methods": "Mean over all tasks with its 95% interval over evaluation episodes, or over the draws of "
