@@ -49,10 +49,15 @@ class Config:
     """Environment steps of every method, per task of the family. With many more, tasks need no company; with
     far fewer, the meta-policy has not learnt enough to be asked (`pgx-jax study budget` shows where)."""
     meta_fraction: float = 0.25
-    """Part of all steps that the meta-policy trains for."""
+    """Part of all steps that the meta-policy trains for until it is asked for the first time whether a split
+    pays."""
+    looks: int = 2
+    """Times that it may be asked, each after twice as many steps as the last: where no split pays, the
+    meta-policy trains on and is asked again; a group that was split off is a meta-policy of its own tasks,
+    and is asked again as well. Once alone where the number of groups is given, or roll-outs score."""
     collect_fraction: float = 0.15
-    """Largest part of all steps that may be spent on transitions to estimate from; ``estimate.steps`` are
-    collected where they are fewer."""
+    """Largest part of all steps that may be spent on transitions to estimate from, in all looks together;
+    ``estimate.steps`` are collected at each where they are fewer."""
     meta_entropy: float | None = 0.15
     """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
     must not settle: where it has given a task up, so that nothing that it does changes the reward, no
@@ -161,6 +166,7 @@ def check(config: Config, family: TaskFamily) -> None:
         raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
     for name in (
         "steps_per_task",
+        "looks",
         "min_updates",
         "episodes",
         "random_draws",

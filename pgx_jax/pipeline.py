@@ -53,16 +53,36 @@ def meta_train(
     steps: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    *,
+    look: int = 1,
+    agents: Agent | None = None,
 ) -> Trained:
     """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own if its
-    learner has one."""
+    learner has one; for a later ``look`` it goes on from the ``agents`` (leaves [1, ...]) of the last."""
     if config.meta_entropy is not None and hasattr(learner, "entropy"):
         learner = dataclasses.replace(learner, entropy=config.meta_entropy)  # type: ignore[type-var]
-    member, key = np.ones((1, family.n), bool), np.asarray(config.stream("meta"))[None]
+    member, key = np.ones((1, family.n), bool), np.asarray(of_look(config.stream("meta"), look))[None]
     return learn.train(
-        policy, learner, family, Rows(member, np.array([steps]), key),
+        policy, learner, family, Rows(member, np.array([steps]), key, agents),
         rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
+
+
+def of_look(key: Key, look: int) -> Key:
+    """The key of a stream for one of several looks; the first has the stream's own."""
+    return key if look == 1 else jax.random.fold_in(key, look)
+
+
+def look_times(config: Config) -> tuple[float, ...]:
+    """Parts of all steps at which the tasks are looked at (`Config.looks`), up to three quarters."""
+    once = config.k is not None or estimate.SCORES[config.estimate.score].rolls_out
+    count = 1 if once else config.looks
+    times = [config.meta_fraction * 2**i for i in range(count)]
+    return tuple(time for i, time in enumerate(times) if not i or time <= LAST_LOOK)
+
+
+LAST_LOOK = 0.75
+"""Part of all steps after which no group is asked again: too few are left to gain by it."""
 
 
 class Collecting(NamedTuple):
@@ -77,8 +97,8 @@ class Collecting(NamedTuple):
 
 
 def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
-    """Sources, and each one's transitions and environments: those of ``config.estimate``, or fewer
-    transitions where they would take more than ``config.collect_fraction`` of all steps.
+    """Sources, and each one's transitions and environments at a look: those of ``config.estimate``, or fewer
+    transitions where all looks would take more than ``config.collect_fraction`` of all steps.
 
     Raises:
         ConfigError: that leaves too few.
@@ -86,13 +106,15 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
     e, n = config.estimate, family.n
     one = learn.relabels(family, told)
     sources, multiple = (1, min(e.source_multiple, n)) if one else (n, 1)
-    allowed = int(config.collect_fraction * config.steps_per_task * n) // (sources * multiple)
+    looks = len(look_times(config))
+    allowed = int(config.collect_fraction * config.steps_per_task * n) // (sources * multiple * looks)
     steps = e.steps if allowed >= e.steps else allowed // e.num_envs * e.num_envs
     if steps < 4 * e.num_envs:
         raise ConfigError(
             f"collect_fraction = {config.collect_fraction} of {config.steps_per_task} steps a task leaves "
-            f"{allowed} transitions to estimate from, fewer than four of each of estimate.num_envs = "
-            f"{e.num_envs} environments; raise steps_per_task or collect_fraction, or lower estimate.num_envs"
+            f"{allowed} transitions to estimate from at each of {looks} look(s), fewer than four of each of "
+            f"estimate.num_envs = {e.num_envs} environments; raise steps_per_task or collect_fraction, or "
+            f"lower looks or estimate.num_envs"
         )
     if steps < e.steps:  # else it was checked with the settings
         dataclasses.replace(e, steps=steps).check_collecting(family.horizon)
@@ -100,13 +122,13 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
 
 
 def collect(
-    policy: Policy, learner: Learner, family: TaskFamily, config: Config, agent: Agent
+    policy: Policy, learner: Learner, family: TaskFamily, config: Config, agent: Agent, look: int = 1
 ) -> Transitions:
     """Roll theta* out on every task, or once for all tasks that are weightings of a vector reward."""
     e = config.estimate
     _, steps, num_envs = collects(config, family, policy.conditioned_actor)
     transitions = learn.collect(
-        policy, family, agent, config.stream("collect"),
+        policy, family, agent, of_look(config.stream("collect"), look),
         steps=steps, num_envs=num_envs, gamma=learner.gamma,
         gae_lambda=learner.gae_lambda if e.gae_lambda is None else e.gae_lambda,
         scale_rewards=learner.scale_rewards, critic=learner.critic,

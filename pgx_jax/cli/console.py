@@ -38,6 +38,7 @@ DOING = {
     "scores": "solving and scoring subsets",
     "affinity": "averaging over pairs",
     "grouping": "choosing the groups",
+    "looks": "looking at the groups again",
     "similarity": "grouping by gradient similarity",
     "clustering": "clustering on returns",
     "policies": "training one policy a group",
@@ -45,6 +46,13 @@ DOING = {
     "evaluation": "evaluating all policies",
 }
 """What a stage is doing, by its name."""
+
+
+def doing(stage: str) -> str:
+    """What a stage is doing, and at which of several looks ("meta-2")."""
+    name, _, look = stage.partition("-")
+    return f"{DOING.get(name, name)}{f' (look {look})' if look else ''}"
+
 
 
 class ConsoleListener(Listener):
@@ -81,7 +89,7 @@ class ConsoleListener(Listener):
         """Show the stage's own progress line."""
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(DOING.get(stage, stage), total=None, rate="")
+        self.task = self.bar.add_task(doing(stage), total=None, rate="")
         self.first = None
 
     def progress(self, done: int, total: int, recent: float) -> None:
@@ -107,7 +115,7 @@ class ConsoleListener(Listener):
 
     def keep(self, stage: str, when: str, text: str, who: str = "") -> None:
         """Print a line above the bar, in one call: the bar erases a line that has not ended."""
-        name = DOING.get(stage, stage)
+        name = doing(stage)
         self.console.print(Text.assemble(("✓", "green"), f" {who}{name:<32} {when:>13}  {text}"))
 
 
@@ -147,7 +155,7 @@ class SeedsListener:
             ((stage, _),) = Counter(self.stages[each] for each in self.steps).most_common(1)
             count = len(self.steps)
             assert self.shown.task is not None
-            name = f"{DOING.get(stage, stage)} ({count} seed{'s' if count > 1 else ''})"
+            name = f"{doing(stage)} ({count} seed{'s' if count > 1 else ''})"
             self.shown.bar.update(self.shown.task, description=name)
             done, total = map(sum, zip(*self.steps.values(), strict=True))
             self.shown.progress(done, total, recent)

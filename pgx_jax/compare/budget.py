@@ -30,12 +30,31 @@ class Budget:
     """Tasks of the family."""
     total: int
     """T of every method."""
-    meta: int
-    """Meta-training; 0 where a meta-policy was given, whose training is not counted."""
+    ends: tuple[int, ...]
+    """Meta-training up to each look that leaves enough for groups; 0 where a meta-policy was given, whose
+    training is not counted, and which is asked once."""
     meta_envs: int
     """Environments of the meta-training."""
-    collect: int
-    """Transitions to estimate from."""
+    collect_once: int
+    """Transitions that are collected from all tasks at a look."""
+    times: tuple[float, ...]
+    """Parts of the total at which groups are looked at, from the first look on."""
+    look: int = 1
+    """The look at the meta-policy that has led to the groups."""
+
+    def at(self, look: int) -> Budget:
+        """What is spent where this look at the meta-policy leads to the groups."""
+        return replace(self, look=look)
+
+    @property
+    def meta(self) -> int:
+        """Meta-training up to this look."""
+        return self.ends[self.look - 1]
+
+    @property
+    def collect(self) -> int:
+        """Transitions to estimate from, of all looks up to this one."""
+        return self.look * self.collect_once
 
     def rest(self, scoring: int = 0) -> int:
         """What is left for group policies after meta-training, collecting and scoring."""
@@ -57,19 +76,20 @@ def make_budget(
         ConfigError: the total leaves nothing for the groups.
     """
     n, total = family.n, config.steps_per_task * family.n
-    wanted = 0 if own_meta else config.meta_fraction * total
-    trains = suited(learner, n, wanted, config.min_updates)
+    times = pipeline.look_times(config)
+    trains = suited(learner, n, 0 if own_meta else times[0] * total, config.min_updates)
     unit = trains.steps_per_update
-    meta = 0 if own_meta else max(1, round(wanted / unit)) * unit
+    ends = (0,) if own_meta else tuple(max(1, round(time * total / unit)) * unit for time in times)
     sources, steps, _ = pipeline.collects(config, family, told)
-    budget = Budget(n, total, meta, trains.num_envs, sources * steps)
+    budget = Budget(n, total, ends, trains.num_envs, sources * steps, times)
     if budget.rest() < least(n, learner, config):
         raise ConfigError(
-            f"{total} steps in all leave {budget.rest()} for the groups after meta-training ({meta}) and "
-            f"collecting ({budget.collect}); {_least_of(n, learner, config)}: raise steps_per_task or lower "
-            f"meta_fraction"
+            f"{total} steps in all leave {budget.rest()} for the groups after meta-training ({budget.meta}) "
+            f"and collecting ({budget.collect}); {_least_of(n, learner, config)}: raise steps_per_task or "
+            f"lower meta_fraction"
         )
-    return budget
+    enough = [at for at in range(1, len(ends) + 1) if budget.at(at).rest() >= least(n, learner, config)]
+    return replace(budget, ends=ends[: len(enough)])
 
 
 def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:

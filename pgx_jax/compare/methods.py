@@ -15,6 +15,7 @@ import numpy as np
 from pgx_jax import grouping
 from pgx_jax.compare.budget import Budget, bonus, share, suited
 from pgx_jax.compare.em import Clustered
+from pgx_jax.compare.looks import Looked
 from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import OURS, SIMILAR
 from pgx_jax.config import COMPARE, Config
@@ -59,6 +60,8 @@ class Contest(NamedTuple):
     """Planted labels, used for nothing but the methods of that name."""
     scoring: int = 0
     """Environment steps that ours took for scoring."""
+    looked: Looked | None = None
+    """What came of further looks, which led to ``labels``; None if there were none."""
     told: bool = False
     """Whether all policies are told the task, so that none is needed to compare with one that is."""
     can_be_told: bool = False
@@ -109,10 +112,20 @@ def _other(num_envs: int, learner: Learner) -> int | None:
     return None if num_envs == learner.num_envs else num_envs
 
 
-def ours(contest: Contest, labels: np.ndarray | None = None, policy: str = BASE) -> Method:
-    """Our groups (or others in their place): what is left after meta-training, collecting and scoring."""
-    labels = contest.labels if labels is None else labels
-    rest = contest.budget.rest(contest.scoring)
+def ours(contest: Contest, policy: str = BASE) -> Method:
+    """Our groups: what is left after meta-training, collecting, scoring and all further looks."""
+    looked = contest.looked
+    if looked is None:
+        return like_ours(contest, contest.labels, policy)
+    mine = like_ours(contest, contest.labels, policy, looked.spent)
+    rows = [row._replace(way=way) for row, way in zip(mine.rows, looked.ways, strict=True)]
+    return mine._replace(rows=tuple(rows))
+
+
+def like_ours(contest: Contest, labels: np.ndarray, policy: str = BASE, more: int = 0) -> Method:
+    """Any groups that go on from the meta-policy as ours do where nothing is looked at again (or after
+    ``more`` environment steps for that)."""
+    rest = contest.budget.rest(contest.scoring) - more
     spent, continues = contest.budget.total - rest, contest.config.continue_meta
     return method(contest, labels, rest, spent=spent, continues=continues, policy=policy)
 
@@ -130,7 +143,7 @@ def _one_policy(contest: Contest) -> Methods:
     else:
         found = {"multitask": [from_scratch()], "multitask_conditioned": [from_scratch(policy="told")]}
     if contest.config.continue_meta:
-        found["multitask_continued"] = [ours(contest, one)]
+        found["multitask_continued"] = [like_ours(contest, one)]
     return found
 
 
@@ -156,7 +169,7 @@ def _similar_groups(contest: Contest) -> Methods:
     for kind, groups in contest.similar.items():
         first = next(other for other, same in contest.similar.items() if (same == groups).all())
         same_as = f"{SIMILAR}_{first}" if first != kind else None
-        found[f"{SIMILAR}_{kind}"] = [ours(unscored, groups)._replace(same_as=same_as)]
+        found[f"{SIMILAR}_{kind}"] = [like_ours(unscored, groups)._replace(same_as=same_as)]
     return found
 
 
@@ -176,7 +189,7 @@ def _true_groups(contest: Contest) -> Methods:
         return {}
     found = {"true_groups": [method(contest, contest.true_groups, contest.budget.total)]}
     if contest.config.continue_meta:
-        continued = ours(contest, contest.true_groups)
+        continued = like_ours(contest, contest.true_groups)
         found["true_groups_continued"] = [continued._replace(label="True groups, from the meta-policy")]
     return found
 

@@ -37,7 +37,8 @@ class Row(NamedTuple):
     entropy: float | None = None
     """Weight of its entropy bonus; that of its learner if None."""
     way: str = ""
-    """How it was trained, where that is not by one call with its tasks and steps."""
+    """How it was trained, where that is not by one call with its tasks and steps from scratch or theta*; the
+    name of the agent that it continues, if that is known by one (`train_pool`)."""
 
     def trained_by(self, learners: Mapping[str, Learner]) -> Learner:
         """Its learner, as it is set for this row."""
@@ -88,7 +89,7 @@ def places(rows: Sequence[Row], kind: Callable[[Row], Kind]) -> dict[Kind, list[
 
 def program(row: Row) -> Row:
     """What rows have in common that can be trained in one call: all but tasks, steps and start."""
-    return row._replace(member=(), steps=0, continues=False)
+    return row._replace(member=(), steps=0, continues=False, way="")
 
 
 def row_keys(key: Key, member: Bool[np.ndarray, "R n"]) -> UInt32[np.ndarray, "R 2"]:
@@ -115,6 +116,8 @@ def train_pool(
     known: Pool = EMPTY,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    *,
+    starts: Mapping[str, Agent] | None = None,
 ) -> Pool:
     """Train all rows that are not known yet, each once.
 
@@ -126,14 +129,16 @@ def train_pool(
         known: rows that are trained already.
         progress: reports over all of them.
         checkpoint: keeps what long training has reached (see `learn.train`).
+        starts: agents to continue, by the rows' ``way``.
     """
+    starts = {"": meta} | dict(starts or {})
     todo = [row for row in dict.fromkeys(rows) if row not in set(known.rows)]
     kinds = [
         ((policies[kind.policy], kind.trained_by(learners)), [todo[i] for i in index])
         for kind, index in places(todo, program).items()
     ]
     calls = [
-        (policy, learner, _rows(some, policy, family, config, meta)) for (policy, learner), some in kinds
+        (policy, learner, _rows(some, policy, family, config, starts)) for (policy, learner), some in kinds
     ]
     found = learn.train_all(
         calls, family, rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint
@@ -150,19 +155,19 @@ def train_pool(
     return pool
 
 
-def _rows(some: list[Row], policy: Policy, family: TaskFamily, config: Config, meta: Agent) -> Rows:
-    """The rows of one call of `learn.train`, fresh or from theta*."""
+def _rows(
+    some: list[Row], policy: Policy, family: TaskFamily, config: Config, starts: Mapping[str, Agent]
+) -> Rows:
+    """The rows of one call of `learn.train`, fresh or from the agents of their ways."""
     member, steps = np.array([row.member for row in some]), np.array([row.steps for row in some])
     keys = row_keys(config.stream("rows"), member)
-    init = fresh = learn.init_agents(policy, family, keys)
-    continues = np.array([row.continues for row in some])
-    if continues.any():
-        first = learn.take(fresh, 0)
-        known = learn.tell(meta, first) if policy.conditioned_actor else meta
-        start = learn.explore_afresh(policy, known, first)
-        init = jax.tree.map(lambda x, m: _where(continues, m, x), fresh, start)
-    return Rows(member, steps, keys, init)
+    fresh = learn.init_agents(policy, family, keys)
+    first = learn.take(fresh, 0)
 
+    def start(way: str) -> Agent:
+        known = learn.tell(starts[way], first) if policy.conditioned_actor else starts[way]
+        return learn.explore_afresh(policy, known, first)
 
-def _where(mask: np.ndarray, value: Array, rows: np.ndarray) -> np.ndarray:
-    return np.where(mask.reshape(-1, *[1] * (rows.ndim - 1)), np.asarray(value)[None], rows)
+    ways = {way: start(way) for way in {row.way for row in some if row.continues}}
+    begin = [ways[row.way] if row.continues else learn.take(fresh, i) for i, row in enumerate(some)]
+    return Rows(member, steps, keys, learn.stack(begin))

@@ -27,7 +27,7 @@ def assemble(run: Records) -> results.Results:
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
     entries = {OURS: judging.method_result([mine], played, family)}
     entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}
-    predicted = pipeline.predicted_gain(found)
+    predicted, labels = pipeline.predicted_gain(found), run.labels
     curves = {name: summaries.learning_curve(distinct(m), pool) for name, m in others.items()}
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
     whole = results.Results(
@@ -36,8 +36,8 @@ def assemble(run: Records) -> results.Results:
         n_tasks=family.n,
         task_names=list(family.task_names),
         seed=run.config.seed,
-        k=found.k,
-        groups=judging.named_groups(found.labels, family.task_names),
+        k=int(labels.max()) + 1,
+        groups=judging.named_groups(labels, family.task_names),
         methods=entries,
         gain=results.Gain(
             results.Interval(**predicted),
@@ -53,7 +53,7 @@ def assemble(run: Records) -> results.Results:
         ),
         diagnostics=diagnostics(run),
         true_groups=None if truth is None else judging.named_groups(truth, family.task_names),
-        agreement=agreement(family, found),
+        agreement=agreement(family, labels),
         schema_version=results.SCHEMA_VERSION,
     )  # fmt: skip
     return results.finite(whole)
@@ -89,15 +89,13 @@ def affinity_result(affinity: Affinity) -> results.AffinityResult:
     return results.AffinityResult(numbers(affinity.matrix), np.asarray(affinity.coverage).tolist())
 
 
-def agreement(family: TaskFamily, found: Grouping) -> results.Agreement | None:
-    """How well a grouping agrees with the planted one; None if there is none."""
+def agreement(family: TaskFamily, labels: np.ndarray) -> results.Agreement | None:
+    """How well groups int [n] agree with the planted ones; None if there are none."""
     if family.true_groups is None:
         return None
     truth = np.asarray(family.true_groups)
     return results.Agreement(
-        grouping.nmi(truth, found.labels),
-        grouping.ari(truth, found.labels),
-        bool(grouping.exact(truth, found.labels)),
+        grouping.nmi(truth, labels), grouping.ari(truth, labels), bool(grouping.exact(truth, labels))
     )
 
 

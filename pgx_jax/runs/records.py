@@ -6,10 +6,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pgx_jax import learn, pipeline
 from pgx_jax.compare import methods
-from pgx_jax.compare.budget import check_scoring, make_budget
+from pgx_jax.compare.budget import Budget, check_scoring, make_budget
 from pgx_jax.compare.em import Clustered
+from pgx_jax.compare.looks import Looked
 from pgx_jax.compare.methods import Contest, Method, Methods
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
@@ -22,6 +25,15 @@ from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
+
+
+ASKED = ("meta", "transitions", "features", "scores", "affinity", "grouping")
+"""Stages that are gone through at every look at the meta-policy."""
+
+
+def numbered(stage: str, look: int) -> str:
+    """The name of a stage at one of several looks: "meta", "meta-2", and so on."""
+    return stage if look == 1 or stage not in ASKED else f"{stage}-{look}"
 
 
 class Listener:
@@ -73,6 +85,7 @@ class Records:
         self.store, self.listener, self.own_meta = store, listener or Listener(), meta
         self.records: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
+        self._judges: dict[int, pipeline.HeldOut] = {}
         check_family(family)
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
@@ -83,7 +96,8 @@ class Records:
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
         told = self.policy.conditioned_actor
-        self.budget = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
+        self.spends = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
+        self.look = self._last_look()
         check_scoring(self.budget, self.config, family, self.learner)
         methods.check_baselines(self.config, self.budget, self.learners)
 
@@ -115,16 +129,37 @@ class Records:
             learn.check_learner(learner, policy, self.family, agent, name)
         return agent
 
+    def _last_look(self) -> int:
+        """The last look at the meta-policy that is computed or saved whole; 1 if there is none."""
+        looks = range(len(self.spends.ends), 1, -1)
+        names = {look: numbered("grouping", look) for look in looks}
+        known = (look for look, name in names.items() if name in self.records or self._has(name))
+        return next(known, 1)
+
+    @property
+    def budget(self) -> Budget:
+        """What the total is spent on, up to the present look."""
+        return self.spends.at(self.look)
+
     def record(self, stage: str) -> Any:
-        """The record of a stage that is computed or saved.
+        """The record of a stage that is computed or saved; of the last look, where there are several.
 
         Raises:
             ConfigError: it is neither; how to compute it.
             DataError: what is saved is damaged.
         """
-        if stage not in self.records and not self._load(stage):
-            raise ConfigError(f"the stage {stage!r} is not computed yet; call run.compute({stage!r}) first")
-        return self.records[stage]
+        name = numbered(stage, self.look)
+        if name not in self.records and not self._load(name):
+            raise ConfigError(f"the stage {name!r} is not computed yet; call run.compute({stage!r}) first")
+        return self.records[name]
+
+    def at_look(self, look: int, stage: str) -> Any:
+        """The record of a stage of ``ASKED`` at one of the looks at the meta-policy."""
+        now, self.look = self.look, look
+        try:
+            return self.record(stage)
+        finally:
+            self.look = now
 
     @property
     def meta(self) -> Agent:
@@ -162,6 +197,17 @@ class Records:
         return self.record("grouping")
 
     @property
+    def looked(self) -> Looked | None:
+        """What came of looking at the groups again; None in runs that were finished without it."""
+        return self.record("looks") if "looks" in self.records or self._has("looks") else None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n]: the groups after all looks."""
+        looked = self.looked
+        return self.grouping.labels if looked is None else looked.labels
+
+    @property
     def similar(self) -> dict[str, Grouping]:
         """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
         return self.record("similarity")
@@ -192,9 +238,14 @@ class Records:
 
     # What follows from records without any training
 
-    @functools.cached_property
+    @property
     def held_out(self) -> pipeline.HeldOut:
-        """Judges partitions on held-out trajectories."""
+        """Judges partitions on held-out trajectories of the last look at the meta-policy."""
+        if self.look not in self._judges:
+            self._judges = {self.look: self._judge()}
+        return self._judges[self.look]
+
+    def _judge(self) -> pipeline.HeldOut:
         return pipeline.HeldOut(
             self.features, self.transitions, self.config.estimate, self.config.stream("deal"),
             self.family.task_names,
@@ -219,9 +270,10 @@ class Records:
             config=self.config,
             budget=self.budget,
             learners=self.learners,
-            labels=self.grouping.labels,
+            labels=self.labels,
             true_groups=self.family.true_groups,
             scoring=int(self.scored.steps),
+            looked=self.looked,
             told=self.policy.conditioned_actor,
         )
 
@@ -242,11 +294,16 @@ class Records:
 
     def reporting(self, stage: str) -> dict[str, Any]:
         """What the training of a stage is given besides: where it reports, and its checkpoint."""
-        return {"progress": self.listener.progress, "checkpoint": self._checkpoint(stage)}
+        checkpoint = self._checkpoint(numbered(stage, self.look))
+        return {"progress": self.listener.progress, "checkpoint": checkpoint}
 
     def _checkpoint(self, stage: str) -> StageCheckpoint | None:
         """Where the training of a stage keeps what it has reached; None without a folder."""
         return StageCheckpoint(self.store, stage) if self.store is not None else None
+
+    def _has(self, stage: str) -> bool:
+        """Whether a stage is saved."""
+        return self.store is not None and self.store.has(stage)
 
     def _load(self, stage: str) -> bool:
         """Read a stage that is saved; False if it is not."""

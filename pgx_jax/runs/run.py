@@ -20,8 +20,8 @@ from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import environment, identity
-from pgx_jax.runs.records import Listener, Records
-from pgx_jax.runs.stages import STAGES, needed
+from pgx_jax.runs.records import ASKED, Listener, Records, numbered
+from pgx_jax.runs.stages import STAGES, needed, stage_of
 from pgx_jax.runs.store import RunStore
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
@@ -48,14 +48,28 @@ class Run(Records):
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
+            self.look = 1
             for name in names:
-                learn.give_way()
-                if name in self.records or self._load(name, remade=True):
+                if name in YOUNGER and EVALUATION in names and self._is_older(name):
                     continue
-                if name in YOUNGER and EVALUATION in names and self._load(EVALUATION, remade=True):
-                    continue  # an older run, finished without it
-                self._compute(name)
+                self._reach(name)
+                while name == "grouping" and self.grouping.k == 1 and self.look < len(self.spends.ends):
+                    self.look += 1
+                    for again in ASKED:
+                        self._reach(again)
+        self.look = self._last_look()
         return self
+
+    def _reach(self, stage: str) -> None:
+        """Have a stage's record, at the present look."""
+        learn.give_way()
+        name = numbered(stage, self.look)
+        if name not in self.records and not self._load(name, remade=True):
+            self._compute(name)
+
+    def _is_older(self, stage: str) -> bool:
+        """Whether the run was finished when there was no such stage yet."""
+        return not (stage in self.records or self._has(stage)) and self._load(EVALUATION, remade=True)
 
     def _is_whole(self, names: Sequence[str]) -> bool:
         """Whether all is to be computed, from the meta-policy to the results."""
@@ -73,7 +87,7 @@ class Run(Records):
 
     def _load(self, stage: str, remade: bool = False) -> bool:
         """Read a stage that is saved; False if it is not (or is another version's results, to be remade)."""
-        if self.store is None or stage not in STAGES:
+        if self.store is None:
             return False
         if stage == EVALUATION:
             if not self.store.has_file("results.json"):
@@ -85,11 +99,11 @@ class Run(Records):
                     return False
                 raise
         elif self.store.has(stage):
-            record = self.store.load(stage, STAGES[stage].record)
+            record = self.store.load(stage, stage_of(stage).record)
         else:
             return False
         self.records[stage] = record
-        self.listener.loaded(stage, STAGES[stage].text(self, record))
+        self.listener.loaded(stage, stage_of(stage).text(self, record))
         return True
 
     def _compute(self, stage: str) -> None:
@@ -100,11 +114,11 @@ class Run(Records):
         self.listener.start(stage)
         began = time.perf_counter()
         try:
-            record = one_blas_thread(lambda: jax.block_until_ready(STAGES[stage].compute(self)))()
+            record = one_blas_thread(lambda: jax.block_until_ready(stage_of(stage).compute(self)))()
         except PgxError as error:
             raise type(error)(f"{stage}: {error}") from error
         self.seconds[stage] = seconds = time.perf_counter() - began
-        text = STAGES[stage].text(self, record)
+        text = stage_of(stage).text(self, record)
         if self.store is not None:
             self.store.append_metrics({"stage": stage, "seconds": seconds, "result": text})
         if stage == EVALUATION:
@@ -126,7 +140,7 @@ class Run(Records):
 EVALUATION = "evaluation"
 """The last stage, whose record is results.json."""
 
-YOUNGER = ("clustering",)
+YOUNGER = ("looks", "clustering")
 """Stages that older runs were finished without."""
 
 

@@ -34,7 +34,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
 from pgx_jax.types import Agent, Scores
 
-LEGACY = {"min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
+LEGACY = {"looks": 1, "min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
 """What older runs, whose settings had no such names, did; others began with the defaults of today."""
 RETIRED = {"min_gain"}
 """Settings that older runs have and nothing reads any more: a test in units of noise took its place."""
@@ -163,7 +163,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         evidence=evidence_result(found),
         affinity=affinity_result(affinity),
         path=path_result(found),
-        agreement=agreement(run.family, found),
+        agreement=agreement(run.family, found.labels),
         settings=config,
     )
 

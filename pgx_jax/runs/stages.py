@@ -12,6 +12,7 @@ import numpy as np
 from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
+from pgx_jax.compare.looks import Found, Looked, look_again
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
 from pgx_jax.pipeline import Scored
@@ -35,18 +36,22 @@ class Stage(NamedTuple):
 
 def _meta(run: Records) -> Trained:
     learner = replace(run.learner, num_envs=run.budget.meta_envs)  # type: ignore[type-var]
+    ends, agents = (0, *run.budget.ends), None
+    if run.look > 1:
+        agents = run.at_look(run.look - 1, "meta").agents
     return pipeline.meta_train(
-        run.policy, learner, run.family, run.config, run.budget.meta, **run.reporting("meta")
-    )
+        run.policy, learner, run.family, run.config, ends[run.look] - ends[run.look - 1],
+        look=run.look, agents=agents, **run.reporting("meta"),
+    )  # fmt: skip
 
 
 def _meta_text(run: Records, trained: Trained) -> str:
     recent = np.nanmean(trained.returns[0, -5:])
-    return f"mean return {recent:.1f} after {int(trained.steps[0]):,} steps"
+    return f"mean return {recent:.1f} after {run.budget.meta:,} steps"
 
 
 def _transitions(run: Records) -> Transitions:
-    return pipeline.collect(run.policy, run.learner, run.family, run.config, run.meta)
+    return pipeline.collect(run.policy, run.learner, run.family, run.config, run.meta, run.look)
 
 
 def _transitions_text(run: Records, t: Transitions) -> str:
@@ -93,8 +98,22 @@ def _grouping_text(run: Records, found: Grouping) -> str:
     return f"k = {found.k}: " + " | ".join(", ".join(group) for group in groups)
 
 
+def _looks(run: Records) -> Looked:
+    return look_again(
+        run.policy, run.learner, run.family, run.config, run.budget, run.grouping.labels, run.meta,
+        scoring=int(run.scored.steps), **run.reporting("looks"),
+    )  # fmt: skip
+
+
+def _looks_text(run: Records, looked: Looked) -> str:
+    if not looked.found:
+        return "no group was looked at again"
+    split = sum(found.k > 1 for found in looked.found)
+    return f"{len(looked.found)} looked at again, {split} split: k = {looked.k}"
+
+
 def _similarity(run: Records) -> dict[str, Grouping]:
-    return pipeline.similar_groups(run.held_out, run.config, run.grouping.k)
+    return pipeline.similar_groups(run.held_out, run.config, int(run.labels.max()) + 1)
 
 
 def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
@@ -103,7 +122,7 @@ def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
 
 def _clustering(run: Records) -> dict[str, Clustered]:
     """Clustering on returns, with our number of policies and the planted one where that is another."""
-    wanted, truth = {run.grouping.k: "em"}, run.family.true_groups
+    wanted, truth = {int(run.labels.max()) + 1: "em"}, run.family.true_groups
     if truth is not None:
         wanted.setdefault(len(grouping.group_sizes(truth)), "em_true_k")
     known = (run.policy, run.learner, run.family, run.config, run.budget)
@@ -117,9 +136,10 @@ def _clustering_text(run: Records, found: dict[str, Clustered]) -> str:
 
 
 def _pool(run: Records, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
+    starts = None if run.looked is None else run.looked.starts()
     return train_pool(
         rows, run.policies_by_name, run.learners, run.family, run.config, run.meta, known,
-        **run.reporting(stage),
+        starts=starts, **run.reporting(stage),
     )  # fmt: skip
 
 
@@ -148,13 +168,21 @@ STAGES: dict[str, Stage] = {
         Affinity,
     ),
     "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
-    "policies": Stage(_policies, _pool_text, ("grouping",), (Pool, Row)),
-    "similarity": Stage(_similarity, _similarity_text, ("grouping",)),
-    "clustering": Stage(_clustering, _clustering_text, ("grouping",), (Clustered, Pool, Row)),
+    "looks": Stage(_looks, _looks_text, ("grouping",), (Looked, Found, Pool, Row)),
+    "policies": Stage(_policies, _pool_text, ("looks",), (Pool, Row)),
+    "similarity": Stage(_similarity, _similarity_text, ("looks",)),
+    "clustering": Stage(_clustering, _clustering_text, ("looks",), (Clustered, Pool, Row)),
     "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity", "clustering"), (Pool, Row)),
     "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
 }
-"""Every stage by its name, in the order in which they run."""
+"""Every stage by its name, in the order in which they run; those of ``records.ASKED`` run again, under numbered
+names, where the meta-policy trains on and is looked at once more."""
+
+
+def stage_of(name: str) -> Stage:
+    """The stage of a name that may be numbered ("meta-2")."""
+    return STAGES[name.partition("-")[0]]
+
 
 WITHOUT_BASELINES = {"evaluation": ("policies",)}
 """What stages need instead where nothing is compared with ours."""

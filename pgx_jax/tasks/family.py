@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 import jax
@@ -218,6 +218,17 @@ class TaskFamily:
                     f"family {self.name!r}: task {self.task_names[int(np.argmax(bad))]!r} has {what}"
                 )
         return weights
+
+    def only(self, tasks: Int[np.ndarray, "m"]) -> TaskFamily:
+        """The family of some of its tasks, int [m], by the same context vectors."""
+        return replace(
+            self,
+            task_names=tuple(self.task_names[i] for i in tasks),
+            tasks=jax.tree.map(lambda x: np.asarray(x)[tasks], self.tasks),
+            context=self.context[tasks],
+            true_groups=None if self.true_groups is None else np.asarray(self.true_groups)[tasks],
+            objectives=None if self.objectives is None else self.objectives[tasks],
+        )
 
     @property
     def engine(self) -> Literal["device", "host"]:

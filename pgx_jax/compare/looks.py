@@ -1,0 +1,208 @@
+"""Groups are looked at again: each is a meta-policy of its own tasks, and is asked whether a split pays.
+
+Between two looks the groups train on, with the meta-policy's entropy bonus where they will be asked. What is
+spent here comes out of our total. Policies go on from what they are: those of a group that is split from the
+group's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pgx_jax import grouping, learn, pipeline
+from pgx_jax.compare.budget import Budget, Shares, least, share
+from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, train_pool
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Grouping
+
+
+class Found(NamedTuple):
+    """What one look at one policy has found."""
+
+    look: int
+    """Which look, from 1 on."""
+    member: Bool[np.ndarray, "n"]
+    """bool [n]: the policy's tasks."""
+    labels: Int[np.ndarray, "n"]
+    """int [n]: into which of its groups each task goes; -1 where the policy has nothing to do with it."""
+    gain: Float[np.ndarray, "3"]
+    """float [3]: predicted gain of the split, and its 95% interval."""
+    collected: int
+    """Environment steps that were collected."""
+    steps: int
+    """Environment steps of the method up to this look, its own included."""
+
+    @property
+    def k(self) -> int:
+        """Groups that were found."""
+        return int(self.labels.max()) + 1
+
+
+class Looked(NamedTuple):
+    """The groups after all looks."""
+
+    labels: Int[np.ndarray, "n"]
+    """int [n], canonical."""
+    pool: Pool
+    """The policies of the groups as they were at the last look; none if there was none after the first split."""
+    origin: tuple[int, ...]
+    """Which of these each of the k groups continues."""
+    spent: int
+    """Environment steps of training and looking since the first split."""
+    found: tuple[Found, ...]
+    """What the looks after the first split have found."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names of the agents that the k groups continue; "" is the meta-policy."""
+        return tuple(way(self.pool.rows[place].member) for place in self.origin) or ("",) * self.k
+
+    @property
+    def k(self) -> int:
+        """Number of groups."""
+        return int(self.labels.max()) + 1
+
+    def starts(self) -> dict[str, Agent]:
+        """The agents that the groups continue, by their names."""
+        pairs = zip(self.pool.rows, self.pool.agents, strict=True)
+        return {way(row.member): agent for row, agent in pairs}
+
+
+def way(member: tuple[bool, ...]) -> str:
+    """The name of a group's policy at the last look."""
+    return "of tasks " + " ".join(str(i) for i, inside in enumerate(member) if inside)
+
+
+def look_again(
+    policy: Policy,
+    learner: Learner,
+    family: TaskFamily,
+    config: Config,
+    budget: Budget,
+    labels: Int[np.ndarray, "n"],
+    meta: Agent,
+    *,
+    scoring: int = 0,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Looked:
+    """Train the groups on and look at each of them, at all times of ``budget`` that are left.
+
+    Args:
+        policy, learner: the networks, and what trains them.
+        family, config: what to train on, and how.
+        budget: what may be spent, at the look that led to the groups.
+        labels: int [n], the groups.
+        meta: theta*, from which they go on.
+        scoring: environment steps that scoring took.
+        progress, checkpoint: see `learn.train`.
+    """
+    looked, n = Looked(labels, EMPTY, (), 0, ()), family.n
+    before = budget.meta + budget.collect + scoring
+    if not config.continue_meta:
+        return looked
+    for look in range(budget.look + 1, len(budget.times) + 1):
+        groups = Grouping(looked.labels).member
+        asked = groups[groups.sum(1) > 1]
+        spent = before + looked.spent
+        allowed = int(budget.times[look - 1] * budget.total) - spent
+        collecting = budget.collect_once * int(asked.sum()) // n
+        if not len(asked) or budget.rest(scoring) - looked.spent - allowed - collecting < least(n, learner, config):
+            break
+        try:
+            shares = share(groups, allowed, learner, config.min_updates)
+        except ConfigError:  # not one update for each until then
+            continue
+        rows = _rows(groups, shares, looked.ways, learner, config)
+        pool = train_pool(
+            rows, {BASE: policy}, {config.learner: learner}, family, config, meta,
+            progress=progress, checkpoint=checkpoint, starts=looked.starts(),
+        )  # fmt: skip
+        known = policy, learner, family, config
+        looked = _split(known, look, pool, rows, looked, spent + sum(row.steps for row in rows))
+    return looked
+
+
+def _rows(
+    groups: Bool[np.ndarray, "k n"], shares: Shares, ways: tuple[str, ...], learner: Learner, config: Config
+) -> list[Row]:
+    """The groups' training until they are looked at; single tasks, which are not, have no bonus."""
+    has = config.meta_entropy is not None and hasattr(learner, "entropy")
+    return [
+        Row(
+            tuple(member.tolist()), int(steps), True, BASE, config.learner, int(envs),
+            config.meta_entropy if has and member.sum() > 1 else None, name,
+        )
+        for member, steps, envs, name in zip(groups, *shares, ways, strict=True)
+    ]  # fmt: skip
+
+
+def _split(
+    known: tuple[Policy, Learner, TaskFamily, Config],
+    look: int,
+    pool: Pool,
+    rows: list[Row],
+    looked: Looked,
+    before: int,
+) -> Looked:
+    """Look at every group of several tasks, after ``before`` environment steps in all."""
+    n, collected = len(looked.labels), 0
+    labels, origin, found = np.zeros(n, int), [], []
+    for place, row in enumerate(rows):
+        tasks = np.flatnonzero(row.member)
+        own = np.zeros(len(tasks), int)
+        if len(tasks) > 1:
+            own, gain, new = _ask(*known, pool.agent(row), tasks, look)
+            collected += new
+            inside = np.full(n, -1)
+            inside[tasks] = own
+            found.append(Found(look, np.array(row.member), inside, gain, new, before + collected))
+        labels[tasks] = len(origin) + own
+        origin += [place] * (int(own.max()) + 1)
+    first = list(dict.fromkeys(labels.tolist()))  # in the order in which canonical labels number them
+    return Looked(
+        grouping.canonical(labels),
+        pool,
+        tuple(origin[group] for group in first),
+        looked.spent + sum(row.steps for row in rows) + collected,
+        looked.found + tuple(found),
+    )
+
+
+def _ask(
+    policy: Policy,
+    learner: Learner,
+    family: TaskFamily,
+    config: Config,
+    agent: Agent,
+    tasks: Int[np.ndarray, "m"],
+    look: int,
+) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"], int]:
+    """Whether a split of a group's tasks pays: their labels int [m], the predicted gain with its interval, and
+    the environment steps that were collected.
+
+    Tasks of which nothing tells good actions from bad ones any more are left together.
+    """
+    own, e = family.only(tasks), config.estimate
+    size = None if e.subset_size is None else min(e.subset_size, own.n)
+    config = replace(config, estimate=replace(e, subset_size=size, subsets=None))
+    agent = agent._replace(reward=learn.take(agent.reward, tasks))
+    sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
+    nothing = np.zeros(own.n, int), np.full(3, np.nan), sources * steps
+    try:
+        transitions = pipeline.collect(policy, learner, own, config, agent, look)
+        params = learn.policy_params(agent)
+        found = pipeline.group_transitions(
+            policy.log_prob, params, transitions, config, names=own.task_names
+        )
+    except DataError:
+        return nothing
+    predicted = found.predicted
+    return found.grouping.labels, np.array([predicted["mean"], *predicted["ci95"]]), sources * steps
