@@ -3,6 +3,7 @@
 import importlib
 import threading
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def test_a_whole_run_rehearses_and_no_other(small_settings, monkeypatch):
     family, config = small_settings
     run, began = Run(make_family("points", **family), config), []
     monkeypatch.setattr(run_module, "compiling_ahead", lambda run: began.append(run) or nullcontext())
-    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: None}))
+    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: SimpleNamespace(k=2)}))
     run.compute("transitions")
     assert not began
     run.compute()  # its meta-policy is trained already

@@ -219,7 +219,7 @@ def test_a_share_is_a_source_with_nothing_else(both):
 def found(tmp_path_factory):
     """A run of seconds on six weightings of two goals."""
     config = Config(
-        seed=5, steps_per_task=10_800, meta_fraction=0.2, meta_entropy=0.0, compare="none",
+        seed=5, steps_per_task=10_800, meta_fraction=0.2, meta_entropy=0.0, looks=1, compare="none",
         episodes=8, test_tasks=3, trial_episodes=2,
         policy=PolicyConfig(hidden=(8, 8)),
         ppo=PPO(learning_rate=2e-2, entropy=0.0, num_envs=12, num_steps=15, epochs=4, minibatches=2),

@@ -104,7 +104,8 @@ def test_every_method_takes_the_same_steps(small_run):
         assert 0.95 * total <= entry["env_steps"] <= total
     spent = told(small_run)["diagnostics"]
     mine = small_run.ours()
-    assert mine.spent == spent["meta_steps"] + spent["collect_steps"] + spent["scoring_steps"]
+    before = spent["meta_steps"] + spent["collect_steps"] + spent["scoring_steps"]
+    assert mine.spent == before + small_run.looked.spent
     assert sum(row.steps for row in mine.rows) == mine.env_steps - mine.spent
     assert int(small_run.meta_training.steps[0]) == spent["meta_steps"]
     assert small_run.transitions.action.shape[:2] == (6, spent["collect_steps"] // 6)
@@ -151,7 +152,7 @@ def test_groups_continue_the_meta_policy_and_explore_afresh(small_run):
     """At a learning rate of zero, rows end where they start."""
     run, still = small_run, dataclasses.replace(small_run.config, ppo=PPO(learning_rate=0.0, num_envs=12))
     settled = jax.tree.map(lambda x: x - 1.0, run.meta)
-    row = run.ours().rows[0]._replace(steps=still.ppo.steps_per_update)
+    row = run.ours().rows[0]._replace(steps=still.ppo.steps_per_update, way="")
     learners = {"ppo": still.ppo}
     (agent,) = train_pool([row], run.policies_by_name, learners, run.family, still, settled).agents
     want = jax.tree.map(np.asarray, settled.actor)
@@ -274,9 +275,12 @@ def test_a_meta_policy_of_another_network_is_refused_at_once(small_run, small_se
 
 def test_the_policies_of_groups_alone(small_run):
     run = small_run
-    pool = train_groups(run.policy, run.learner, run.family, run.config, run.grouping.labels, run.meta)
-    assert pool.rows == run.ours().rows
-    jax.tree.map(np.testing.assert_array_equal, pool.agents, run.policies.agents)
+    labels = np.asarray(run.family.true_groups)  # which were found
+    pool = train_groups(run.policy, run.learner, run.family, run.config, labels, run.meta)
+    (same,) = run.baselines()["true_groups_continued"]
+    assert pool.rows == same.rows
+    agents = tuple(run.comparisons.agent(row) for row in same.rows)
+    jax.tree.map(np.testing.assert_array_equal, pool.agents, agents)
 
 
 def test_gradient_similarity_reads_the_data_that_ours_reads(small_run):
@@ -323,8 +327,9 @@ def test_scoring_by_roll_outs_is_paid_for(small_run, small_settings):
     estimate = dataclasses.replace(config.estimate, score="rollouts", rollout_episodes=2, subsets=8)
     run = Run(family, dataclasses.replace(config, estimate=estimate))
     run.records = {name: small_run.records[name] for name in STAGES[:3]}
-    run.compute("grouping")
+    run.compute("looks")
     scoring = int(run.scored.steps)
     assert scoring == pipeline.subsets(run.config, 6).sum() * 2 * 15  # points never end before the time limit
-    assert run.ours().spent == small_run.ours().spent + scoring
+    assert run.ours().spent == run.budget.meta + run.budget.collect + scoring
+    assert not run.looked.found  # roll-outs score once
     assert run.ours().env_steps <= run.budget.total

@@ -202,7 +202,7 @@ def test_a_run_of_older_code_goes_on_by_its_own_rule(small_run, tmp_path, no_tra
         np.testing.assert_array_equal(x, y)
     later = load(folder)
     later.config = dataclasses.replace(later.config, steps_per_task=5000)
-    later.budget = dataclasses.replace(later.budget, total=30_000)
+    later.spends = dataclasses.replace(later.spends, total=30_000)
     with pytest.raises(DataError, match="run it anew"):
         later.agent_for(task)
 

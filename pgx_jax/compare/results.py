@@ -161,6 +161,23 @@ class PathResult(Record, frozen=True, kw_only=True):
     """Whether it counts as being as good as the best."""
 
 
+class LookResult(Record, frozen=True, kw_only=True):
+    """What one look at one policy has found: whether its tasks should be split."""
+
+    look: int
+    """Which of the looks, from 1 on."""
+    tasks: list[str]
+    """The policy's tasks."""
+    groups: Groups
+    """Into which they were split; one group is no split."""
+    gain: Interval
+    """Predicted gain of the split, in standardised advantage a step."""
+    collected: int
+    """Environment steps that were collected for it."""
+    env_steps: int
+    """All environment steps of the method up to it, its own included."""
+
+
 class Curve(Record, frozen=True):
     """Mean return over tasks while training, along a method's total of environment steps."""
 
@@ -244,6 +261,8 @@ class Results(Record, frozen=True, kw_only=True):
     """None in results of older versions, and where there was nothing to split."""
     affinity: AffinityResult | None = None
     path: PathResult | None = None
+    looks: list[LookResult] = []
+    """All looks in their order; empty in results of older code, which looked once."""
     curves: dict[str, Curve] = {}
     test_tasks: UnseenResult | None = None
     diagnostics: Diagnostics | None = None

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare import judging, results, summaries
+from pgx_jax.compare.looks import Found
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
@@ -46,6 +47,7 @@ def assemble(run: Records) -> results.Results:
         evidence=evidence_result(found),
         affinity=affinity_result(run.affinity),
         path=path_result(found),
+        looks=look_results(run),
         curves={OURS: summaries.learning_curve([mine], pool), **curves},
         test_tasks=unseen_tasks(
             mine, multitask[0] if multitask else None, pool, run.policies_by_name, run.learners, family,
@@ -82,6 +84,45 @@ def numbers(values: np.ndarray) -> list[Any]:
     if np.ndim(values) > 1:
         return [numbers(row) for row in values]
     return [float(x) if np.isfinite(x) else None for x in values]
+
+
+def look_results(run: Records) -> list[results.LookResult]:
+    """What every look at the meta-policy, and then at the groups, has found."""
+    looked = run.looked
+    found = [_first_looks(run, look) for look in range(1, run.look + 1)]
+    return [_look_result(f, run.family) for f in (*found, *(() if looked is None else looked.found))]
+
+
+def predicted(run: Records, look: int) -> np.ndarray:
+    if look != run.look:
+        return np.zeros(3)
+    gain = pipeline.predicted_gain(run.grouping.labels, run.held_out)
+    return np.array([gain["mean"], *gain["ci95"]])
+
+
+def _first_looks(run: Records, look: int) -> Found:
+    """A look at the meta-policy."""
+    grouping, budget = run.at_look(look, "grouping"), run.spends.at(look)
+    scoring = int(run.at_look(look, "scores").steps)
+    return Found(
+        look, np.ones(run.family.n, bool), grouping.labels, predicted(run, look), budget.collect_once,
+        budget.total - budget.rest(scoring),
+    )  # fmt: skip
+
+
+def _look_result(found: Found, family: TaskFamily) -> results.LookResult:
+    """The same with the tasks' names."""
+    mean, low, high = numbers(found.gain)
+    names = np.array(family.task_names)
+    groups = [names[found.labels == group].tolist() for group in range(found.k)]
+    return results.LookResult(
+        look=int(found.look),
+        tasks=names[found.member].tolist(),
+        groups=groups,
+        gain=results.Interval(mean, None if low is None else (low, high)),
+        collected=int(found.collected),
+        env_steps=int(found.steps),
+    )
 
 
 def affinity_result(affinity: Affinity) -> results.AffinityResult:

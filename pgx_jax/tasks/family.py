@@ -220,13 +220,13 @@ class TaskFamily:
         return weights
 
     def only(self, tasks: Int[np.ndarray, "m"]) -> TaskFamily:
-        """The family of some of its tasks, int [m], by the same context vectors."""
+        """The family of some of its tasks, int [m], with the same context vectors and without planted groups."""
         return replace(
             self,
             task_names=tuple(self.task_names[i] for i in tasks),
             tasks=jax.tree.map(lambda x: np.asarray(x)[tasks], self.tasks),
             context=self.context[tasks],
-            true_groups=None if self.true_groups is None else np.asarray(self.true_groups)[tasks],
+            true_groups=None,
             objectives=None if self.objectives is None else self.objectives[tasks],
         )
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, methods, per_task
+from pgx_jax.report.figures.looks import looks
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
 from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
 
@@ -26,6 +27,7 @@ __all__ = [
     "by_budget",
     "curves",
     "draw_all",
+    "looks",
     "methods",
     "path",
     "per_task",
@@ -36,6 +38,7 @@ __all__ = [
 
 DRAWERS = {
     "pipeline": pipeline,
+    "looks": looks,
     "affinity": affinity,
     "path": path,
     "methods": methods,
