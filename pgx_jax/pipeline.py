@@ -420,11 +420,11 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
     held_out = held_out.afresh()
-    names, found = held_out.data.names, {}
+    names, looks, found = held_out.data.names, len(look_times(config)), {}
     for kind in config.similarities:
         whole, *folds = (held_out.similarity(kind, p, names) for p in ((FIT, SCORE), (FIT,), (SCORE,)))
         similar = Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))  # no subsets are behind it
-        found[kind] = choose_groups(similar, held_out, config, kind=kind, names=names)
+        found[kind] = choose_groups(similar, held_out, config, kind=kind, looks=looks, names=names)
         at_ours = choose_groups(similar, held_out, config, k=our_k, kind=None, names=names)
         found[f"{kind}_our_k"] = at_ours
     return found
@@ -435,8 +435,11 @@ def predicted_gain(found: Grouping) -> dict[str, Any]:
 
     In units of the surrogate's loss: standardised advantage per step. Without numbers where there is none.
     """
-    if found.k == 1:
-        return {"mean": 0.0, "ci95": (0.0, 0.0)}
+    return {"mean": 0.0, "ci95": (0.0, 0.0)} if found.k == 1 else gain_of_splitting(found)
+
+
+def gain_of_splitting(found: Grouping) -> dict[str, Any]:
+    """The same, whether the tasks were split or not."""
     nested = grouping.Nested.of(found.path)
     if nested is None:
         return {}
@@ -460,6 +463,7 @@ def group_transitions(
     config: Config | None = None,
     *,
     names: Sequence[str] | None = None,
+    looks: int = 1,
 ) -> Grouped:
     """Group tasks from logged data alone: no environment, no training.
 
@@ -469,6 +473,7 @@ def group_transitions(
         transitions: logged data with advantages (see `Transitions`).
         config: settings; roll-outs cannot score here.
         names: names of the n tasks.
+        looks: how often the same tasks are asked in all (see `choose_groups`).
 
     Raises:
         ConfigError: settings that cannot work with n tasks.
@@ -485,5 +490,5 @@ def group_transitions(
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
-    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
+    found = choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
     return Grouped(surrogates, scores, affinity, found, predicted_gain(found))

@@ -193,6 +193,7 @@ def _ask(
     own, e = family.only(tasks), config.estimate
     size = None if e.subset_size is None else min(e.subset_size, own.n)
     config = replace(config, estimate=replace(e, subset_size=size, subsets=None))
+    looks = len(pipeline.look_times(config))
     agent = agent._replace(reward=learn.take(agent.reward, tasks))
     sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
     nothing = np.zeros(own.n, int), np.full(3, np.nan), sources * steps
@@ -200,9 +201,14 @@ def _ask(
         transitions = pipeline.collect(policy, learner, own, config, agent, look)
         params = learn.policy_params(agent)
         found = pipeline.group_transitions(
-            policy.log_prob, params, transitions, config, names=own.task_names
-        )
+            policy.log_prob, params, transitions, config, names=own.task_names, looks=looks
+        ).grouping
     except DataError:
         return nothing
-    predicted = found.predicted
-    return found.grouping.labels, np.array([predicted["mean"], *predicted["ci95"]]), sources * steps
+    return found.labels, gain(found), sources * steps
+
+
+def gain(found: Grouping) -> Float[np.ndarray, "3"]:
+    """float [3]: predicted gain of a split, whether it was made or not, and its interval; NaN if it is unknown."""
+    predicted = pipeline.gain_of_splitting(found)
+    return np.array([predicted["mean"], *predicted["ci95"]]) if predicted else np.full(3, np.nan)

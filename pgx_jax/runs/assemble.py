@@ -9,7 +9,7 @@ import numpy as np
 
 from pgx_jax import estimate, grouping, learn, pipeline
 from pgx_jax.compare import judging, results, summaries
-from pgx_jax.compare.looks import Found
+from pgx_jax.compare.looks import Found, gain
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
@@ -93,19 +93,12 @@ def look_results(run: Records) -> list[results.LookResult]:
     return [_look_result(f, run.family) for f in (*found, *(() if looked is None else looked.found))]
 
 
-def predicted(run: Records, look: int) -> np.ndarray:
-    if look != run.look:
-        return np.zeros(3)
-    gain = pipeline.predicted_gain(run.grouping.labels, run.held_out)
-    return np.array([gain["mean"], *gain["ci95"]])
-
-
 def _first_looks(run: Records, look: int) -> Found:
     """A look at the meta-policy."""
     grouping, budget = run.at_look(look, "grouping"), run.spends.at(look)
     scoring = int(run.at_look(look, "scores").steps)
     return Found(
-        look, np.ones(run.family.n, bool), grouping.labels, predicted(run, look), budget.collect_once,
+        look, np.ones(run.family.n, bool), grouping.labels, gain(grouping), budget.collect_once,
         budget.total - budget.rest(scoring),
     )  # fmt: skip
 

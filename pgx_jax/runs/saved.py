@@ -154,7 +154,8 @@ def regroup(run: Run, config: Config) -> Regrouped:
     names = run.family.task_names
     affinity = estimate.affinity(_scores(run, config), e.affinity)
     held_out = pipeline.HeldOut(run.features, run.transitions, e, config.stream("deal"), names)
-    found = pipeline.choose_groups(affinity, held_out, config, k=config.k, names=names)
+    looks = len(pipeline.look_times(config))
+    found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
     return Regrouped(
         k=found.k,
         groups=named_groups(found.labels, names),

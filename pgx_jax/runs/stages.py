@@ -89,8 +89,9 @@ def _affinity(run: Records) -> Affinity:
 
 def _grouping(run: Records) -> Grouping:
     return pipeline.choose_groups(
-        run.affinity, run.held_out, run.config, k=run.config.k, names=run.family.task_names
-    )
+        run.affinity, run.held_out, run.config, k=run.config.k,
+        looks=len(pipeline.look_times(run.config)), names=run.family.task_names,
+    )  # fmt: skip
 
 
 def _grouping_text(run: Records, found: Grouping) -> str:
