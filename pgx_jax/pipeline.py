@@ -411,6 +411,14 @@ def choose_groups(
     return found._replace(path=(found.path or {}) | evidence)
 
 
+def similarity(held_out: HeldOut, kind: str) -> Affinity:
+    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are no
+    subsets behind it."""
+    parts = ((FIT, SCORE), (FIT,), (SCORE,))
+    whole, *folds = (held_out.similarity(kind, part, held_out.data.names) for part in parts)
+    return Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))
+
+
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
     """Groups by the similarity of the tasks' gradients at theta*, to compare ours with.
 
@@ -422,8 +430,7 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
     held_out = held_out.afresh()
     names, looks, found = held_out.data.names, len(look_times(config)), {}
     for kind in config.similarities:
-        whole, *folds = (held_out.similarity(kind, p, names) for p in ((FIT, SCORE), (FIT,), (SCORE,)))
-        similar = Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))  # no subsets are behind it
+        similar = similarity(held_out, kind)
         found[kind] = choose_groups(similar, held_out, config, kind=kind, looks=looks, names=names)
         at_ours = choose_groups(similar, held_out, config, k=our_k, kind=None, names=names)
         found[f"{kind}_our_k"] = at_ours
@@ -463,7 +470,6 @@ def group_transitions(
     config: Config | None = None,
     *,
     names: Sequence[str] | None = None,
-    looks: int = 1,
 ) -> Grouped:
     """Group tasks from logged data alone: no environment, no training.
 
@@ -473,7 +479,6 @@ def group_transitions(
         transitions: logged data with advantages (see `Transitions`).
         config: settings; roll-outs cannot score here.
         names: names of the n tasks.
-        looks: how often the same tasks are asked in all (see `choose_groups`).
 
     Raises:
         ConfigError: settings that cannot work with n tasks.
@@ -490,5 +495,27 @@ def group_transitions(
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
     affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
-    found = choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
+    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
     return Grouped(surrogates, scores, affinity, found, predicted_gain(found))
+
+
+def split_group(
+    log_prob: LogProb,
+    params: PyTree,
+    transitions: Transitions,
+    config: Config,
+    *,
+    looks: int,
+    names: Sequence[str] | None = None,
+) -> Grouping:
+    """Whether a group's policy should be split, from what it experienced on its tasks: `group_transitions` for
+    one of several looks, without subsets; the closed form of their affinity proposes.
+
+    Args:
+        log_prob, params, transitions, config, names: see `group_transitions`, of the group's tasks alone.
+        looks: how often such questions are asked in all (see `choose_groups`).
+    """
+    feats = features(log_prob, params, transitions, config, names)
+    held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+    proposes = similarity(held_out, "closed_form")
+    return choose_groups(proposes, held_out, config, looks=looks, names=names)

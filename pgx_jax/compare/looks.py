@@ -7,7 +7,6 @@ group's.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -154,12 +153,13 @@ def _split(
 ) -> Looked:
     """Look at every group of several tasks, after ``before`` environment steps in all."""
     n, collected = len(looked.labels), 0
+    looks = len(pipeline.look_times(known[3])) * sum(sum(row.member) > 1 for row in rows)
     labels, origin, found = np.zeros(n, int), [], []
     for place, row in enumerate(rows):
         tasks = np.flatnonzero(row.member)
         own = np.zeros(len(tasks), int)
         if len(tasks) > 1:
-            own, gain, new = _ask(*known, pool.agent(row), tasks, look)
+            own, gain, new = _ask(*known, pool.agent(row), tasks, look, looks)
             collected += new
             inside = np.full(n, -1)
             inside[tasks] = own
@@ -184,25 +184,23 @@ def _ask(
     agent: Agent,
     tasks: Int[np.ndarray, "m"],
     look: int,
+    looks: int,
 ) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"], int]:
     """Whether a split of a group's tasks pays: their labels int [m], the predicted gain with its interval, and
-    the environment steps that were collected.
+    the environment steps that were collected. It is one of so many ``looks`` that share a level.
 
     Tasks of which nothing tells good actions from bad ones any more are left together.
     """
-    own, e = family.only(tasks), config.estimate
-    size = None if e.subset_size is None else min(e.subset_size, own.n)
-    config = replace(config, estimate=replace(e, subset_size=size, subsets=None))
-    looks = len(pipeline.look_times(config))
+    own = family.only(tasks)
     agent = agent._replace(reward=learn.take(agent.reward, tasks))
     sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
     nothing = np.zeros(own.n, int), np.full(3, np.nan), sources * steps
     try:
         transitions = pipeline.collect(policy, learner, own, config, agent, look)
         params = learn.policy_params(agent)
-        found = pipeline.group_transitions(
-            policy.log_prob, params, transitions, config, names=own.task_names, looks=looks
-        ).grouping
+        found = pipeline.split_group(
+            policy.log_prob, params, transitions, config, looks=looks, names=own.task_names
+        )
     except DataError:
         return nothing
     return found.labels, gain(found), sources * steps
