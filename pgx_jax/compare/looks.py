@@ -154,7 +154,9 @@ def _split(
     """Look at every group of several tasks, after ``before`` environment steps in all."""
     n, collected = len(looked.labels), 0
     looks = len(pipeline.look_times(known[3])) * sum(sum(row.member) > 1 for row in rows)
-    labels, origin, found = np.zeros(n, int), [], []
+    labels = np.zeros(n, int)
+    origin: list[int] = []
+    found: list[Found] = []
     for place, row in enumerate(rows):
         tasks = np.flatnonzero(row.member)
         own = np.zeros(len(tasks), int)

@@ -40,10 +40,9 @@ def looks(results: Results) -> Figure | None:
     axes.spines["left"].set_visible(False)
     axes.set(xlim=(0, ours.env_steps), ylim=(n - 0.5, -0.5), xlabel="environment steps of our method")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
-    mark = {"marker": "D", "ls": "", "mec": INK}
     handles = [
-        Line2D([], [], **mark, mfc=INK, label="a look that split"),
-        Line2D([], [], **mark, mfc="white", label="a look that found no split worth it"),
+        Line2D([], [], marker="D", ls="", mec=INK, mfc=inside, label=text)
+        for inside, text in ((INK, "a look that split"), ("white", "a look that found no split worth it"))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9)
     return figure

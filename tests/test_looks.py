@@ -1,0 +1,196 @@
+"""The tasks are looked at again: the meta-policy where no split pays, and the groups that were split off."""
+
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+from msgspec import structs
+from small import STAGES, Ears, plain, small
+
+import pgx_jax
+from pgx_jax import Run, load, pipeline, resume
+from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.looks import look_again
+from pgx_jax.compare.pool import EMPTY
+from pgx_jax.config import override
+from pgx_jax.errors import DataError
+from pgx_jax.report.figures import looks as draw
+from pgx_jax.runs.store import RunStore
+from pgx_jax.types import Grouping
+
+looks_figure = importlib.import_module("pgx_jax.report.figures.looks")
+AGAIN = ["meta-2", "transitions-2", "features-2", "scores-2", "affinity-2", "grouping-2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "times"),
+    [
+        ({}, (0.2, 0.4)),
+        ({"looks": 1}, (0.2,)),
+        ({"looks": 9}, (0.2, 0.4)),  # at .8 too little would be left
+        ({"looks": 9, "meta_fraction": 0.05}, (0.05, 0.1, 0.2, 0.4)),
+        ({"meta_fraction": 0.8}, (0.8,)),
+        ({"k": 2}, (0.2,)),
+        ({"estimate.score": "rollouts"}, (0.2,)),
+    ],
+)
+def test_looks_come_at_growing_times(small_settings, changes, times):
+    config = override(small_settings[1], changes)
+    assert pipeline.look_times(config) == pytest.approx(times)
+    n = 6
+    collected = pipeline.collects(config, small(small_settings)[0], False).steps * n * len(times)
+    assert collected <= config.collect_fraction * config.steps_per_task * n
+
+
+def test_a_look_that_leaves_too_little_is_left_out(small_settings):
+    family, config = small(small_settings, meta_fraction=0.3, collect_fraction=0.3)
+    assert len(make_budget(config, family, config.ppo).ends) == 2
+    tight = dataclasses.replace(config, steps_per_task=420, estimate=pgx_jax.EstimateConfig(steps=64, num_envs=16))
+    budget = make_budget(tight, family, config.ppo)
+    assert len(budget.times) == 2 and len(budget.ends) == 1 and budget.collect == budget.collect_once
+
+
+@pytest.fixture
+def once_undecided(monkeypatch):
+    """No split is found when the meta-policy is asked for the first time."""
+    asked, choose = [], pipeline.choose_groups
+
+    def chosen(*args, **kw):
+        found = choose(*args, **kw)
+        asked.append(kw.get("looks"))
+        return found._replace(labels=np.zeros(6, int)) if len(asked) == 1 else found
+
+    monkeypatch.setattr(pipeline, "choose_groups", chosen)
+    return asked
+
+
+def test_the_meta_policy_trains_on_until_a_split_pays(small_settings, once_undecided, tmp_path):
+    family, config = small(small_settings)
+    ears = Ears()
+    run = pgx_jax.run(family, config, out=tmp_path / "run", listener=ears)
+    stages = [stage for what, stage in ears.events if what == "finish"]
+    assert stages == [*STAGES[:6], *AGAIN, *STAGES[6:], "evaluation"]
+    assert once_undecided[:2] == [2, 2]  # looks that share a level
+
+    assert run.look == 2 and run.grouping.k == run.results.k == 2
+    first = run.at_look(1, "grouping")
+    assert first.k == 1 and [len(look.groups) for look in run.results.looks] == [1, 2]
+    assert not np.array_equal(run.transitions.obs, run.at_look(1, "transitions").obs)
+    assert run.budget.meta == run.spends.ends[1] == pytest.approx(0.4 * run.budget.total, rel=0.02)
+    assert run.budget.collect == 2 * 6 * run.transitions.action.shape[1]
+    assert run.ours().spent == run.budget.meta + run.budget.collect  # nothing is left to be looked at
+    assert run.results.methods["policygradex"].env_steps <= run.budget.total
+    assert [look.env_steps for look in run.results.looks][-1] == run.ours().spent
+
+    again = load(tmp_path / "run")
+    assert again.look == 2
+    for name in ("meta", "features"):
+        for x, y in zip(*(jax.tree.leaves(getattr(r, name)) for r in (run, again)), strict=True):
+            np.testing.assert_array_equal(x, y)
+    store, before = RunStore.open(tmp_path / "run"), plain(tmp_path / "run")
+    for stage in ("features-2", "scores-2", "affinity-2", "grouping-2", "policies"):
+        store.remove(stage)
+    (tmp_path / "run" / "results.json").unlink()
+    assert load(tmp_path / "run").look == 1  # the last whole one
+    ears = Ears()
+    resume(tmp_path / "run", listener=ears)
+    assert [s for what, s in ears.events if what == "finish"] == [*AGAIN[2:], "policies", "evaluation"]
+    assert plain(tmp_path / "run") == before
+
+
+def test_later_training_goes_on_from_the_last_look(small_settings, once_undecided):
+    """At a learning rate of zero the policy stays what it was when it was first asked."""
+    family, config = small(small_settings)
+    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=0.0))
+    run = Run(family, still).compute("meta")
+    run.records["grouping"] = Grouping(np.zeros(6, int))
+    run.look = 2
+    again = run._compute("meta-2") or run.record("meta")
+    jax.tree.map(np.testing.assert_array_equal, again.agents.actor, run.at_look(1, "meta").agents.actor)
+    assert int(again.steps[0]) == run.spends.ends[1] - run.spends.ends[0]
+    assert (again.agents.observation.count > run.at_look(1, "meta").agents.observation.count).all()
+
+
+def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
+    """Each with its own policy on its own tasks; parts go on from the policy of the group."""
+    family, config = small(small_settings)
+    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=0.0))
+    asked = []
+
+    def split(log_prob, params, transitions, config, *, looks, names):
+        asked.append((list(names), looks, params))
+        labels = np.arange(len(names)) % 2 if "task0" in names[0] else np.zeros(len(names), int)
+        return Grouping(labels, {})
+
+    monkeypatch.setattr(pipeline, "split_group", split)
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    budget, meta = small_run.spends.at(1), small_run.meta
+    looked = look_again(small_run.policy, still.ppo, family, still, budget, labels, meta)
+    names = np.array(family.task_names)
+    assert [(own, count) for own, count, _ in asked] == [(list(names[:3]), 4), (list(names[3:5]), 4)]
+    for _, _, params in asked:  # nothing was learnt: groups are asked as they began, exploring afresh
+        assert params["params"].keys() == meta.actor["params"].keys()
+        for name, layer in params["params"].items():
+            if name != "log_std":
+                jax.tree.map(np.testing.assert_array_equal, layer, meta.actor["params"][name])
+    assert looked.labels.tolist() == [0, 1, 0, 2, 2, 3] and looked.origin == (0, 0, 1, 2)
+    assert [found.k for found in looked.found] == [2, 1]
+    assert looked.found[0].labels.tolist() == [0, 1, 0, -1, -1, -1]
+    trained = sum(row.steps for row in looked.pool.rows)
+    assert looked.spent == trained + sum(found.collected for found in looked.found)
+    assert budget.meta + budget.collect + trained <= 0.4 * budget.total < budget.meta + budget.collect + trained + 540
+    assert looked.found[-1].steps == budget.meta + budget.collect + looked.spent
+    assert set(looked.ways) <= set(looked.starts()) and looked.ways[0] == looked.ways[1] == "of tasks 0 1 2"
+    assert [row.entropy for row in looked.pool.rows] == [0.0, 0.0, None]  # a single task is not asked
+
+
+def test_a_group_without_a_signal_stays_together(small_run, small_settings, monkeypatch):
+    family, config = small(small_settings)
+
+    def silent(*args, **kw):
+        raise DataError("nothing tells good actions from bad ones")
+
+    monkeypatch.setattr(pipeline, "split_group", silent)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    looked = look_again(small_run.policy, config.ppo, family, config, small_run.spends.at(1), labels, small_run.meta)
+    assert looked.k == 2 and len(looked.found) == 2 and all(np.isnan(found.gain).all() for found in looked.found)
+
+
+def test_nothing_is_looked_at_where_nothing_can_be_split(small_run, small_settings):
+    family, config = small(small_settings)
+    known = small_run.policy, config.ppo, family
+    lone = look_again(*known, config, small_run.spends.at(1), np.arange(6), small_run.meta)
+    late = look_again(*known, config, small_run.spends.at(2), np.arange(6) % 2, small_run.meta)
+    fresh = dataclasses.replace(config, continue_meta=False)
+    scratch = look_again(*known, fresh, small_run.spends.at(1), np.arange(6) % 2, small_run.meta)
+    for looked in (lone, late, scratch):
+        assert looked.pool == EMPTY and not looked.found and looked.spent == 0
+        assert looked.ways == ("",) * looked.k and looked.starts() == {}
+
+
+def test_what_every_look_found_is_told(small_run):
+    results = small_run.results
+    first, *groups = results.looks
+    assert first.tasks == results.task_names and first.groups == results.groups and first.look == 1
+    assert first.gain == results.gain.predicted
+    assert [look.tasks for look in groups] == results.groups and all(look.look == 2 for look in groups)
+    assert all(look.gain.lo < look.gain.mean < look.gain.hi for look in results.looks)
+    assert groups[-1].env_steps == small_run.ours().spent
+    figure = draw(results)
+    (axes,) = figure.axes
+    assert len(axes.lines) == 3 and len(axes.patches) >= 3
+    assert [text.get_text() for text in axes.get_yticklabels()] == [n for group in results.groups for n in group]
+
+
+def test_partitions_between_looks(small_run):
+    results = small_run.results
+    one, (left, right) = results.task_names, results.groups
+    look = results.looks[1]
+    split = structs.replace(look, groups=[left[:1], left[1:]])
+    changed = structs.replace(results, looks=[results.looks[0], split], groups=[left[:1], left[1:], right])
+    times, partitions = looks_figure._segments(changed)
+    assert times == [0, results.looks[0].env_steps, split.env_steps]
+    assert partitions == [[one], [left, right], [left[:1], left[1:], right]]
+    assert looks_figure.ordered_tasks(partitions) == [*left, *right]
