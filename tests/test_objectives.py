@@ -13,6 +13,7 @@ from pgx_jax.compare.budget import make_budget
 from pgx_jax.config import check
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
+from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import collect, make_policy
 from pgx_jax.runs.saved import load, regroup
 from pgx_jax.tasks.checks import check_family
@@ -176,13 +177,15 @@ def test_one_source_gives_what_copies_of_it_give(both, how):
 
 
 def test_logged_data_of_one_source_are_grouped(both):
-    """Tasks 0, 2 and tasks 1, 3 share a planted direction."""
+    """Tasks 0, 2 and tasks 1, 3 share a planted direction; the two are at an acute angle, no conflict."""
     (transitions, features), _ = both
     config = EstimateConfig()
     member = estimate.make_subsets(0, 4, 2)
     scores = pipeline.score_subsets(features, transitions, member, config).scores
     held_out = pipeline.HeldOut(features, transitions, config, KEY)
-    found = pipeline.choose_groups(estimate.affinity(scores), held_out, Config())
+    affinity, differing = estimate.affinity(scores), GroupingConfig(conflict=False)
+    assert pipeline.choose_groups(affinity, held_out, Config()).k == 1
+    found = pipeline.choose_groups(affinity, held_out, Config(grouping=differing))
     assert found.labels.tolist() == [0, 1, 0, 1]
     assert pipeline.predicted_gain(found)["ci95"][0] > 0
 

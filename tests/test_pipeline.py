@@ -206,7 +206,7 @@ def test_partitions_are_scored_by_every_trajectory_and_none_is_fitted(small_run)
     found, expected = run.held_out(np.stack([labels, np.zeros(6, int)]))(labels), np.zeros(6)
     for way in estimate.OUTER:
         assert way.judge not in way.fitted
-        solved = pipeline.fit_subsets(run.features, t, member, e, parts=way.fitted)
+        solved = estimate.fit(run.features, t, member, l2=e.l2, ridge=e.ridge, parts=way.fitted)
         scores = estimate.heldout(run.features, t, solved, way.judge).values
         expected += (t.split == way.judge).mean() * np.asarray(scores)[labels, np.arange(6)]
     means = np.bincount(found.task, found.gain) / np.bincount(found.task)
