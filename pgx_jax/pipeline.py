@@ -342,11 +342,11 @@ def nested_gain(
         base, ours = (data.gains(x, [way]).gain for x in (one, labels))
         drawn = np.mean([data.gains(x, [way]).gain for x in random], 0)
         against = data.opposition(labels, way)
-        rows.append(data.weight[way.judge] * np.stack([ours - base, drawn - base, against]))
+        rows.append(data.weight[way.judge] * np.stack([ours - base, drawn - base, base, against]))
         chosen.append(labels)
     known = data.task, n, data.trajectory
-    gain, null, opposition = (grouping.paired_difference(row, *known) for row in np.sum(rows, 0))
-    return grouping.Nested(np.stack(chosen), *gain, null[0], *opposition)
+    gain, null, together, opposition = (grouping.paired_difference(row, *known) for row in np.sum(rows, 0))
+    return grouping.Nested(np.stack(chosen), *gain, null[0], together[0], *opposition)
 
 
 def _split_without(
@@ -412,8 +412,8 @@ def choose_groups(
 
 
 def similarity(held_out: HeldOut, kind: str) -> Affinity:
-    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are no
-    subsets behind it."""
+    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are
+    no subsets behind it."""
     parts = ((FIT, SCORE), (FIT,), (SCORE,))
     whole, *folds = (held_out.similarity(kind, part, held_out.data.names) for part in parts)
     return Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))
@@ -508,8 +508,8 @@ def split_group(
     looks: int,
     names: Sequence[str] | None = None,
 ) -> Grouping:
-    """Whether a group's policy should be split, from what it experienced on its tasks: `group_transitions` for
-    one of several looks, without subsets; the closed form of their affinity proposes.
+    """Whether a group's policy should be split, from what it experienced on its tasks: `group_transitions`
+    for one of several looks, without subsets; the closed form of their affinity proposes.
 
     Args:
         log_prob, params, transitions, config, names: see `group_transitions`, of the group's tasks alone.

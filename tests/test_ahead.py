@@ -79,11 +79,16 @@ def test_what_later_stages_need_is_compiled_ahead(small_settings, compilations, 
     assert sorted(compiled_now) == ["jit(_enter)", "jit(_segment)"]  # of the blind policy
 
 
+def nothing(run, stage):
+    """In the place of `Run._compute`: a record that says there are two groups."""
+    run.records[stage] = SimpleNamespace(k=2)
+
+
 def test_a_whole_run_rehearses_and_no_other(small_settings, monkeypatch):
     family, config = small_settings
     run, began = Run(make_family("points", **family), config), []
     monkeypatch.setattr(run_module, "compiling_ahead", lambda run: began.append(run) or nullcontext())
-    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: SimpleNamespace(k=2)}))
+    monkeypatch.setattr(Run, "_compute", nothing)
     run.compute("transitions")
     assert not began
     run.compute()  # its meta-policy is trained already
@@ -97,7 +102,7 @@ def test_several_seeds_rehearse_once(small_settings, monkeypatch):
     family, config = small_settings
     family, began = make_family("points", **family), []
     monkeypatch.setattr(run_module, "compiling_ahead", lambda run: began.append(run) or nullcontext())
-    monkeypatch.setattr(Run, "_compute", lambda self, stage: self.records.update({stage: None}))
+    monkeypatch.setattr(Run, "_compute", nothing)
     monkeypatch.setattr(Run, "write", lambda self: None)
     runs = [Run(family, override(config, {"seed": seed})) for seed in range(3)]
     assert not finish(runs) and began == runs[:1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from pgx_jax.report.figures import looks as draw
 from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Grouping
 
-looks_figure = importlib.import_module("pgx_jax.report.figures.looks")
+tree = importlib.import_module("pgx_jax.report.figures.tree")
 AGAIN = ["meta-2", "transitions-2", "features-2", "scores-2", "affinity-2", "grouping-2"]
 
 
@@ -47,7 +48,8 @@ def test_looks_come_at_growing_times(small_settings, changes, times):
 def test_a_look_that_leaves_too_little_is_left_out(small_settings):
     family, config = small(small_settings, meta_fraction=0.3, collect_fraction=0.3)
     assert len(make_budget(config, family, config.ppo).ends) == 2
-    tight = dataclasses.replace(config, steps_per_task=420, estimate=pgx_jax.EstimateConfig(steps=64, num_envs=16))
+    e = pgx_jax.EstimateConfig(steps=64, num_envs=8)
+    tight = dataclasses.replace(config, steps_per_task=280, estimate=e)
     budget = make_budget(tight, family, config.ppo)
     assert len(budget.times) == 2 and len(budget.ends) == 1 and budget.collect == budget.collect_once
 
@@ -101,22 +103,24 @@ def test_the_meta_policy_trains_on_until_a_split_pays(small_settings, once_undec
 
 
 def test_later_training_goes_on_from_the_last_look(small_settings, once_undecided):
-    """At a learning rate of zero the policy stays what it was when it was first asked."""
+    """Without learning the policy stays what it was when it was first asked."""
     family, config = small(small_settings)
-    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=0.0))
+    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=1e-30))
     run = Run(family, still).compute("meta")
     run.records["grouping"] = Grouping(np.zeros(6, int))
     run.look = 2
     again = run._compute("meta-2") or run.record("meta")
-    jax.tree.map(np.testing.assert_array_equal, again.agents.actor, run.at_look(1, "meta").agents.actor)
+    first = run.at_look(1, "meta")
+    for x, y in zip(*(jax.tree.leaves(trained.agents.actor) for trained in (again, first)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-20)
     assert int(again.steps[0]) == run.spends.ends[1] - run.spends.ends[0]
-    assert (again.agents.observation.count > run.at_look(1, "meta").agents.observation.count).all()
+    assert (again.agents.observation.count > first.agents.observation.count).all()
 
 
 def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
     """Each with its own policy on its own tasks; parts go on from the policy of the group."""
-    family, config = small(small_settings)
-    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=0.0))
+    family, config = small(small_settings, steps_per_task=10_800)
+    still = dataclasses.replace(config, ppo=config.ppo.replace(learning_rate=1e-30))
     asked = []
 
     def split(log_prob, params, transitions, config, *, looks, names):
@@ -126,7 +130,7 @@ def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
 
     monkeypatch.setattr(pipeline, "split_group", split)
     labels = np.array([0, 0, 0, 1, 1, 2])
-    budget, meta = small_run.spends.at(1), small_run.meta
+    budget, meta = make_budget(still, family, still.ppo), small_run.meta
     looked = look_again(small_run.policy, still.ppo, family, still, budget, labels, meta)
     names = np.array(family.task_names)
     assert [(own, count) for own, count, _ in asked] == [(list(names[:3]), 4), (list(names[3:5]), 4)]
@@ -134,13 +138,15 @@ def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
         assert params["params"].keys() == meta.actor["params"].keys()
         for name, layer in params["params"].items():
             if name != "log_std":
-                jax.tree.map(np.testing.assert_array_equal, layer, meta.actor["params"][name])
+                close = partial(np.testing.assert_allclose, atol=1e-20)
+                jax.tree.map(close, layer, meta.actor["params"][name])
     assert looked.labels.tolist() == [0, 1, 0, 2, 2, 3] and looked.origin == (0, 0, 1, 2)
     assert [found.k for found in looked.found] == [2, 1]
     assert looked.found[0].labels.tolist() == [0, 1, 0, -1, -1, -1]
     trained = sum(row.steps for row in looked.pool.rows)
     assert looked.spent == trained + sum(found.collected for found in looked.found)
-    assert budget.meta + budget.collect + trained <= 0.4 * budget.total < budget.meta + budget.collect + trained + 540
+    before = budget.meta + budget.collect + trained
+    assert before <= 0.4 * budget.total < before + 3 * config.ppo.steps_per_update
     assert looked.found[-1].steps == budget.meta + budget.collect + looked.spent
     assert set(looked.ways) <= set(looked.starts()) and looked.ways[0] == looked.ways[1] == "of tasks 0 1 2"
     assert [row.entropy for row in looked.pool.rows] == [0.0, 0.0, None]  # a single task is not asked
@@ -154,8 +160,10 @@ def test_a_group_without_a_signal_stays_together(small_run, small_settings, monk
 
     monkeypatch.setattr(pipeline, "split_group", silent)
     labels = np.array([0, 0, 0, 1, 1, 1])
-    looked = look_again(small_run.policy, config.ppo, family, config, small_run.spends.at(1), labels, small_run.meta)
-    assert looked.k == 2 and len(looked.found) == 2 and all(np.isnan(found.gain).all() for found in looked.found)
+    known = small_run.policy, config.ppo, family, config
+    looked = look_again(*known, small_run.spends.at(1), labels, small_run.meta)
+    assert looked.k == 2 and len(looked.found) == 2
+    assert all(np.isnan(found.gain).all() for found in looked.found)
 
 
 def test_nothing_is_looked_at_where_nothing_can_be_split(small_run, small_settings):
@@ -181,7 +189,9 @@ def test_what_every_look_found_is_told(small_run):
     figure = draw(results)
     (axes,) = figure.axes
     assert len(axes.lines) == 3 and len(axes.patches) >= 3
-    assert [text.get_text() for text in axes.get_yticklabels()] == [n for group in results.groups for n in group]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        n for group in results.groups for n in group
+    ]
 
 
 def test_partitions_between_looks(small_run):
@@ -190,7 +200,7 @@ def test_partitions_between_looks(small_run):
     look = results.looks[1]
     split = structs.replace(look, groups=[left[:1], left[1:]])
     changed = structs.replace(results, looks=[results.looks[0], split], groups=[left[:1], left[1:], right])
-    times, partitions = looks_figure._segments(changed)
+    times, partitions = tree._segments(changed)
     assert times == [0, results.looks[0].env_steps, split.env_steps]
     assert partitions == [[one], [left, right], [left[:1], left[1:], right]]
-    assert looks_figure.ordered_tasks(partitions) == [*left, *right]
+    assert tree.ordered_tasks(partitions) == [*left, *right]

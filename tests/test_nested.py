@@ -96,9 +96,11 @@ def test_more_looks_ask_for_more():
     needed = [float(choose(*data, looks=looks).path["nested_needed"]) for looks in (1, 3)]
     assert needed == [threshold(0.05), threshold(0.05 / 3)] == pytest.approx([1.645, 2.128], abs=1e-3)
     nested = Nested(
-        np.zeros((3, 6), int), gain=2.0, stderr=1.0, null=0.0, opposition=-1.9, opposition_stderr=1.0
-    )
+        np.zeros((3, 6), int), gain=2.0, stderr=1.0, null=0.0, together=1.0, opposition=-1.9,
+        opposition_stderr=1.0,
+    )  # fmt: skip
     assert nested.pays(needed[0]) and not nested.pays(needed[1])
+    assert not nested._replace(together=2.1).pays(needed[0])
     assert nested._replace(opposition=1.0).pays(1.6, conflict=False)
     assert not nested._replace(opposition=1.0).pays(1.6)
 

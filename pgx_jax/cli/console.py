@@ -54,7 +54,6 @@ def doing(stage: str) -> str:
     return f"{DOING.get(name, name)}{f' (look {look})' if look else ''}"
 
 
-
 class ConsoleListener(Listener):
     """Shows a progress bar for the running stage and keeps a line for every finished one."""
 

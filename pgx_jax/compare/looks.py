@@ -50,7 +50,7 @@ class Looked(NamedTuple):
     labels: Int[np.ndarray, "n"]
     """int [n], canonical."""
     pool: Pool
-    """The policies of the groups as they were at the last look; none if there was none after the first split."""
+    """The policies of the groups as they were at the last look; none if that was the first split."""
     origin: tuple[int, ...]
     """Which of these each of the k groups continues."""
     spent: int
@@ -113,7 +113,8 @@ def look_again(
         spent = before + looked.spent
         allowed = int(budget.times[look - 1] * budget.total) - spent
         collecting = budget.collect_once * int(asked.sum()) // n
-        if not len(asked) or budget.rest(scoring) - looked.spent - allowed - collecting < least(n, learner, config):
+        left = budget.rest(scoring) - looked.spent - allowed - collecting
+        if not len(asked) or left < least(n, learner, config):
             break
         try:
             shares = share(groups, allowed, learner, config.min_updates)
@@ -188,8 +189,8 @@ def _ask(
     look: int,
     looks: int,
 ) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"], int]:
-    """Whether a split of a group's tasks pays: their labels int [m], the predicted gain with its interval, and
-    the environment steps that were collected. It is one of so many ``looks`` that share a level.
+    """Whether a split of a group's tasks pays: their labels int [m], the predicted gain with its interval,
+    and the environment steps that were collected. It is one of so many ``looks`` that share a level.
 
     Tasks of which nothing tells good actions from bad ones any more are left together.
     """
@@ -209,6 +210,6 @@ def _ask(
 
 
 def gain(found: Grouping) -> Float[np.ndarray, "3"]:
-    """float [3]: predicted gain of a split, whether it was made or not, and its interval; NaN if it is unknown."""
+    """float [3]: predicted gain of a split, made or not, and its interval; NaN if it is unknown."""
     predicted = pipeline.gain_of_splitting(found)
     return np.array([predicted["mean"], *predicted["ci95"]]) if predicted else np.full(3, np.nan)

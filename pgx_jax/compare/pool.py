@@ -15,7 +15,7 @@ from pgx_jax.config import Config
 from pgx_jax.errors import DataError
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Key, Rows
+from pgx_jax.types import Agent, Key, Rows
 
 BASE = "base"
 """Name of the policy that a run's settings describe (or of one's own networks)."""

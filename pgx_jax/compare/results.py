@@ -129,6 +129,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     """The least z that splits, where k was not given."""
     null: Number
     """Mean gain of random groups of the same sizes."""
+    together: Number = None
+    """What one policy for all still has to gain."""
     opposition: Interval
     """Gain of the tasks, to first order, from the step of all other groups' tasks."""
     kind: Literal["conflict", "company", "apart"]

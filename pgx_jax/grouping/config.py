@@ -26,8 +26,9 @@ class GroupingConfig:
         level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
             .5, where any gain splits.
         conflict: split only where the groups' tasks oppose each other: where the step of all others, held
-            out, harms a task. Tasks that see different states, or the same ones in another scale, gain a
-            little by a split of which training has nothing.
+            out, harms a task, and a split gains more than one policy for all still has to gain. Tasks that
+            see different states, or the same ones in another scale, gain a little by a split of which
+            training has nothing.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not

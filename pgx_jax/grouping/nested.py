@@ -23,6 +23,8 @@ class Nested(NamedTuple):
     stderr: float
     null: float
     """Mean gain of random partitions into groups of the same sizes, judged in the same way."""
+    together: float
+    """Gain of one group over what theta* is: what training one policy for all on still brings."""
     opposition: float
     """Gain of the tasks, to first order, from the step of all tasks that are not in their group: below zero
     where they want opposite things, above it where they differ in the states that they see, in scale or in
@@ -41,8 +43,10 @@ class Nested(NamedTuple):
         return "conflict" if z < -needed else "company" if z > needed else "apart"
 
     def pays(self, needed: float, *, conflict: bool = True) -> bool:
-        """Whether a split gains more than ``needed`` standard errors, and (for ``conflict``) against one."""
-        return self.z > needed and (not conflict or self.kind(needed) == "conflict")
+        """Whether a split gains more than ``needed`` standard errors, and (for ``conflict``) against one and
+        more than there is to be gained together."""
+        against = self.kind(needed) == "conflict" and self.gain > self.together
+        return self.z > needed and (against or not conflict)
 
     def plain(self) -> dict[str, np.ndarray]:
         """As arrays, for a grouping's path."""

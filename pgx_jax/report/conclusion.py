@@ -149,8 +149,10 @@ def _advice_for_one_group(results: Results) -> str:
         "not_shown": "no gain by splitting them is shown",
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
-    if kind == "too_small" and results.evidence is not None and results.evidence.kind != "conflict":
-        because = "what a split gains is not owed to a conflict between them"
+    if kind == "too_small" and results.evidence is not None:
+        one = "one policy for all still has more to gain than a split adds"
+        owed = "what a split gains is not owed to a conflict between them"
+        because = one if results.evidence.kind == "conflict" else owed
     joint = "while" if realised_gain(results).mean is None else "and"
     return _dont_group(n, because, f"{_predicted_clause(results)}, {joint} {realised}")
 

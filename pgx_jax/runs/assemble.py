@@ -72,6 +72,7 @@ def evidence_result(found: Grouping) -> results.Evidence | None:
         z=nested.z,
         needed=needed,
         null=nested.null,
+        together=nested.together,
         opposition=results.Interval(
             nested.opposition, grouping.interval(nested.opposition, nested.opposition_stderr)
         ),

@@ -26,7 +26,6 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
 
-
 ASKED = ("meta", "transitions", "features", "scores", "affinity", "grouping")
 """Stages that are gone through at every look at the meta-policy."""
 

@@ -176,8 +176,8 @@ STAGES: dict[str, Stage] = {
     "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity", "clustering"), (Pool, Row)),
     "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
 }
-"""Every stage by its name, in the order in which they run; those of ``records.ASKED`` run again, under numbered
-names, where the meta-policy trains on and is looked at once more."""
+"""Every stage by its name, in the order in which they run; those of ``records.ASKED`` run again, under
+numbered names, where the meta-policy trains on and is looked at once more."""
 
 
 def stage_of(name: str) -> Stage:

@@ -220,7 +220,7 @@ class TaskFamily:
         return weights
 
     def only(self, tasks: Int[np.ndarray, "m"]) -> TaskFamily:
-        """The family of some of its tasks, int [m], with the same context vectors and without planted groups."""
+        """The family of some of its tasks, int [m], with their context vectors and no planted groups."""
         return replace(
             self,
             task_names=tuple(self.task_names[i] for i in tasks),

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, methods, per_task
-from pgx_jax.report.figures.looks import looks
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
 from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
+from pgx_jax.report.figures.tree import looks
 
 __all__ = [
     "DRAWERS",
