@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import calibration_tables
 import cost_tables
 import drawings
 import environment_tables
@@ -70,6 +71,7 @@ SECTIONS = (
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
     by_script("Batches and entropy bonuses", "search", tables.search),
+    by_script("Calibration", "calibration", calibration_tables.calibration),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     by_script("Gradient features", "features", cost_tables.features),

@@ -21,7 +21,7 @@ from pgx_jax.grouping import paired_difference
 from pgx_jax.types import FIT, SCORE, SELECT
 
 KEY = jax.random.PRNGKey(3)
-CONFIG = EstimateConfig(l2=0.1)
+CONFIG = EstimateConfig(l2=0.1, ridge="mean")
 MEMBER = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1]], bool)
 LABELS = np.array([0, 1, 0, 1])
 
@@ -77,7 +77,7 @@ def test_the_noise_of_the_fit_is_what_its_trajectories_move(make_logged, monkeyp
     its quadratic model)."""
     monkeypatch.setattr(crossfit, "ADJOINT_TOLERANCE", 1e-5)
     transitions, features = make_logged(count=600, d=6)
-    data, way = CrossFit(features, transitions, EstimateConfig(l2=100.0), KEY), one(SELECT)
+    data, way = CrossFit(features, transitions, EstimateConfig(l2=100.0, ridge="mean"), KEY), one(SELECT)
     rows = data.rows(way, MEMBER[:1])[0]
     judge, a = data.statistics([SELECT]), signed_weights(transitions).astype(float)
     g, keep = np.asarray(features.values, float), np.isin(transitions.split, way.fitted)

@@ -186,7 +186,7 @@ def test_nothing_compared_and_no_path(run_results):
     check(html)
     assert "the realised gain was not measured" in html and "none is measured" in html
     assert "No path was recorded" in html
-    drawn = {f"figures/{name}.png" for name in ("affinity", "methods", "per_task", "pipeline")}
+    drawn = {f"figures/{name}.png" for name in ("affinity", "looks", "methods", "per_task", "pipeline")}
     assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
 
 

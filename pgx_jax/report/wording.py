@@ -29,11 +29,11 @@ _JUDGING = ("similarity", "clustering", "comparisons", "evaluation")
 CAPTIONS = {
     "pipeline": "Every stage of the run and how long it took, compilation included (and waiting for others, "
     "where several seeds ran side by side).",
-    "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
-    "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "looks": "Who trained with whom along all steps of our method, and when a policy was asked whether "
     "splitting its tasks pays. Policies go on from what they are: those of a group that is split from the "
     "group's.",
+    "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
+    "by group, and the number of subsets behind each value. Outlines mark the groups found.",
     "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
     "though the affinity that proposed it may have. Whether to split at all is decided by splits that were "
     "neither proposed nor chosen on what judges them. Where k is not given, the smallest one is chosen whose "
