@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import affinity
-from pgx_jax.grouping import ari, canonical, exact, group, group_sizes, nmi, random_groupings, similarity
+from pgx_jax.grouping import (
+    ari,
+    canonical,
+    committees,
+    exact,
+    group,
+    group_sizes,
+    nmi,
+    random_groupings,
+    similarity,
+)
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Scores
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
@@ -146,3 +157,30 @@ def test_the_closed_form_is_the_affinity_over_all_triples(seed):
     for i, j, k, m in permutations(range(n), 4):  # what is left of a pair without terms of single tasks
         one, other = (u[i, j] - u[i, m] - u[k, j] + u[k, m] for u in (sampled, exact))
         assert 3 * (n - 2) / (n - 3) * one == pytest.approx(other, abs=1e-10)
+
+
+def test_committees_are_tasks_with_similar_parameters():
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1, 0, 2, 1, 2, 2, 0])
+    centres = np.array([[0.0, 1e-3], [1.0, 1e-3], [1.0, 5e-3]])  # the scale of a parameter does not matter
+    parameters = centres[labels] + rng.normal(size=(8, 2)) * [0.02, 2e-5]
+    constant = np.full((8, 1), 9.8)
+    key = np.array([0, 7], np.uint32)
+    found = committees(np.hstack([constant, parameters]), 3, key)
+    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(found, committees(parameters * [100, 1], 3, key))
+    assert committees(constant, 3, key).tolist() == [0] * 8
+    assert committees(np.zeros((8, 0)), 3, key).tolist() == [0] * 8
+    assert sorted(set(committees(labels[:, None], 5, key))) == [
+        0,
+        1,
+        2,
+    ]  # no more than there are different ones
+
+
+def test_parameters_of_a_family_are_all_of_its_numbers():
+    family = make_family("points", n_tasks=6, n_groups=2)
+    parameters = family.parameters()
+    assert parameters.shape[0] == 6
+    np.testing.assert_array_equal(parameters[:, :2].astype(np.float32), np.asarray(family.tasks.goal))
+    assert exact(committees(parameters, 2, np.zeros(2, np.uint32)), family.true_groups)

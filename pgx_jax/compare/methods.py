@@ -56,6 +56,8 @@ class Contest(NamedTuple):
     """Groupings by gradient similarity, by kind."""
     clustered: Mapping[str, Clustered] = {}
     """Groupings by clustering on returns, by name, with their policies."""
+    parameters: np.ndarray | None = None
+    """float [n, q]: what the tasks are described by, used for nothing but committees."""
     true_groups: np.ndarray | None = None
     """Planted labels, used for nothing but the methods of that name."""
     scoring: int = 0
@@ -184,6 +186,15 @@ def _clustered(contest: Contest) -> Methods:
     return found
 
 
+def _committees(contest: Contest) -> Methods:
+    """Tasks with similar parameters, which ours does not see, at our k."""
+    k, n = int(contest.labels.max()) + 1, contest.budget.n
+    if contest.parameters is None or not contest.parameters.shape[1] or not 1 < k < n:
+        return {}
+    labels = grouping.committees(contest.parameters, k, contest.config.stream("random"))
+    return {"committees": [method(contest, labels, contest.budget.total)]}
+
+
 def _true_groups(contest: Contest) -> Methods:
     if contest.true_groups is None:
         return {}
@@ -227,8 +238,8 @@ def _with_steps(contest: Contest, row: Row, total: int) -> Row:
 
 
 _EQUAL_STEPS = (
-    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _clustered, _true_groups,
-    _named_baselines,
+    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _clustered, _committees,
+    _true_groups, _named_baselines,
 )  # fmt: skip
 BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
     zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _more_steps)), strict=True)

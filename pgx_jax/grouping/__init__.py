@@ -4,6 +4,7 @@ from pgx_jax.grouping.agreement import ari, exact, nmi
 from pgx_jax.grouping.alternatives import (
     SIMILARITIES,
     Similarity,
+    committees,
     group_sizes,
     random_groupings,
     similarity,
@@ -40,6 +41,7 @@ __all__ = [
     "all_partitions",
     "ari",
     "canonical",
+    "committees",
     "distinct_groups",
     "exact",
     "group",

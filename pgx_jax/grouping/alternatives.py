@@ -44,6 +44,29 @@ def random_groupings(key: Key, sizes: ArrayLike, draws: int) -> Int[np.ndarray, 
     return np.stack([canonical(rng.permutation(labels)) for _ in range(draws)])
 
 
+def committees(parameters: ArrayLike, k: int, key: Key) -> Int[np.ndarray, "n"]:
+    """Groups of tasks with similar parameters, by k-means on standardised parameters (compare the committees
+    of Ge et al., ICML 2025): what somebody would do who knows what differs between the tasks.
+
+    Args:
+        parameters: float [n, q]; those that do not vary count for nothing.
+        k: number of groups, at most as many as there are different tasks.
+        key: raw PRNG key of where k-means begins.
+
+    Returns:
+        Canonical labels, int [n].
+    """
+    from sklearn.cluster import KMeans  # here: a second that few need to wait for
+
+    x = np.asarray(parameters, np.float64)
+    x = x[:, x.std(0) > 1e-9 * (1 + np.abs(x).max(0))]
+    if not x.shape[1]:
+        return np.zeros(len(x), np.int64)
+    x = (x - x.mean(0)) / x.std(0)
+    seed = int(np.asarray(key)[-1])
+    return canonical(KMeans(min(k, len(np.unique(x, axis=0))), n_init=10, random_state=seed).fit_predict(x))
+
+
 Name = Callable[[int], str]
 """How messages call a task."""
 

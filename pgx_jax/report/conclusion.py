@@ -104,17 +104,19 @@ def _nothing(gain: Interval) -> bool:
 
 
 def advice(results: Results) -> str:
-    """One sentence, and a second one if other methods do better than ours.
+    """What to do, in two or three sentences.
 
     The first says: group or don't, with the predicted and the realised gain and their intervals. If
-    nothing is gained, it says so; if nothing was measured or judged, it says that.
+    nothing is gained, it says so; if nothing was measured or judged, it says that. The second names the
+    best of one policy for all, groups and one policy a task, blind or told; the last all that do better
+    than ours.
 
     Args:
         results: of a run; reads ``k``, ``n_tasks``, ``gain``, ``methods`` and ``path``.
     """
     one_group = results.k == 1
     first = _advice_for_one_group(results) if one_group else _advice_for_groups(results)
-    return " ".join(filter(None, (first, _shortfall(results))))
+    return " ".join(filter(None, (first, _best_choice(results), _shortfall(results))))
 
 
 def _advice_for_groups(results: Results) -> str:
@@ -159,6 +161,27 @@ def _advice_for_one_group(results: Results) -> str:
 
 def _dont_group(n: int, because: str, evidence: str) -> str:
     return f"Don't group: train one policy for all {n} tasks, because {because}; {evidence}."
+
+
+CHOICES = (
+    "multitask", "multitask_continued", "multitask_conditioned", OURS, f"{OURS}_told", "single_task",
+)  # fmt: skip
+"""What anybody can choose among who does not know the planted groups."""
+
+
+def _best_choice(results: Results) -> str:
+    """The sentence that names the choice that earned most at this budget; empty if there was none."""
+    means = {name: entry.mean for name, entry in results.methods.items() if entry.equal_steps}
+    known = {name: means[name] for name in CHOICES if means.get(name) is not None}
+    if len(known) < 3:
+        return ""
+    best = max(known, key=lambda name: known[name] or 0.0)
+    phrase = "ours" if best == OURS else _phrase(results, best)
+    earned = with_interval(results.methods[best].interval)
+    return (
+        f"Of one policy for all, groups and one policy per task, told their task or not, {phrase} earned "
+        f"most at this budget: {earned}."
+    )
 
 
 def _shortfall(results: Results) -> str:

@@ -20,6 +20,7 @@ _LABELS = {
     SIMILAR: "Gradient similarity",
     "em": "Clustering on returns",
     "em_true_k": "Clustering on returns, planted k",
+    "committees": "Groups by task parameters",
     "random": "Random groups",
     "true_groups": "True groups",
     "single_task": "One policy per task",

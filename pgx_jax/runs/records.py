@@ -260,7 +260,12 @@ class Records:
             return {}
         similar = {name: found.labels for name, found in self.similar.items()}
         told = learn.can_be_told(self.policy, self.family)
-        contest = self._contest()._replace(similar=similar, clustered=self.clustered, can_be_told=told)
+        contest = self._contest()._replace(
+            similar=similar,
+            clustered=self.clustered,
+            can_be_told=told,
+            parameters=self.family.parameters(),
+        )
         return methods.baselines(contest)
 
     def _contest(self) -> Contest:

@@ -219,6 +219,12 @@ class TaskFamily:
                 )
         return weights
 
+    def parameters(self) -> Float[np.ndarray, "n q"]:
+        """float [n, q]: all numbers in which the tasks are described, as they are."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.tasks)]
+        numbers = [leaf.reshape(self.n, -1) for leaf in leaves if leaf.dtype.kind in "biuf"]
+        return np.concatenate([np.zeros((self.n, 0)), *numbers], axis=1)
+
     def only(self, tasks: Int[np.ndarray, "m"]) -> TaskFamily:
         """The family of some of its tasks, int [m], with their context vectors and no planted groups."""
         return replace(

@@ -30,6 +30,7 @@ _METHOD_STYLE = {
     "multitask_continued": ("#d55e00", ":"),
     "gradient_similarity": ("#159a73", "-."),
     "em": ("#46b4d8", "-."),
+    "committees": ("#9a6a4a", "-."),
     "random": ("#8d95a5", ":"),
     "true_groups": ("#c0609a", "--"),
     "true_groups_continued": ("#c0609a", ":"),
