@@ -67,6 +67,12 @@ SECTIONS = (
         {f"study_{name}": f"{STUDY} {name}" for name in BROUGHT},
         tables.families,
     ),
+    Section(
+        "Many planted groups, at 123k steps a task",
+        {f"study_{name}": f"{STUDY} {name}" for name in ("many_10_5", "many_13_4", "many_16_5")},
+        tables.families,
+        waits=True,
+    ),
     Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),

@@ -114,6 +114,13 @@ def budgets(
     ]
 
 
+def many(n: int, k: int) -> list[Cell]:
+    """Many planted groups, with the budget that they need, on family seeds that nothing was tuned on."""
+    settings = {"n_tasks": n, "n_groups": k}
+    config = {"compare": "fast", "steps_per_task": 122_880}
+    return [cell("cartpole-goals", settings | {"seed": seed}, 0, config) for seed in range(6, 9)]
+
+
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
     "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=6),
@@ -133,6 +140,9 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "budget_physics": lambda: budgets("cartpole-physics"),
     "budget_reacher": lambda: budgets("reacher-targets", family_seeds=1, seeds=3),
     "budget_highway_objectives": lambda: budgets("highway-objectives", family_seeds=1, seeds=3),
+    "many_10_5": lambda: many(10, 5),
+    "many_13_4": lambda: many(13, 4),
+    "many_16_5": lambda: many(16, 5),
     "sizes": sizes,
     "scales": scales,
     "options": options,
