@@ -130,7 +130,7 @@ def test_every_record_is_of_one_moment(how):
     """Had the process been killed after any of the savings, going on would give the same."""
     memory = Memory()
     whole = train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory, **how)
-    assert len(memory.history) >= 4
+    assert len(memory.history) >= 2  # how many depends on how the lanes' segments fall
     for name, record in memory.history[:: max(1, len(memory.history) // 4)]:
         for row, updates in zip(record["rows"], record["updates"], strict=True):
             assert np.isnan(record["returns"][row, updates:]).all()
