@@ -170,14 +170,14 @@ def draws(world: World, config: Config, seeds: range, choose: bool | None, truth
         nested = pipeline.nested_gain(held_out, config)
         found = {
             "gain": nested.gain, "stderr": nested.stderr, "z": nested.z, "null": nested.null,
-            "opposition": [nested.opposition, nested.opposition_stderr],
+            "together": nested.together, "opposition": [nested.opposition, nested.opposition_stderr],
             "splits": [row.tolist() for row in nested.labels],
             "true": truth.gain(nested.labels, held_out),
         }  # fmt: skip
         if truth.others:
             found["true_afresh"] = float(np.mean([truth.gain(nested.labels, x) for x in truth.others]))
         truth.others = [*truth.others[-3:], held_out]
-        pays = nested.pays(grouping.threshold(config.grouping.level))
+        pays = nested.pays(grouping.threshold(config.grouping.level), config.grouping.min_ratio)
         if pays if choose is None else choose:
             member = pipeline.subsets(config, world.n)
             scored = pipeline.score_subsets(features, transitions, member, config.estimate)
@@ -226,8 +226,8 @@ def compute(cell: Mapping, transitions: int) -> dict:
 def summary(world: World, config: Config, found: list[dict], choice: bool | None, looks: int = 3) -> dict:
     """Rates of splits (without a choice: that the nested gain allows), coverage of the nested interval, and
     agreement with the clusters."""
-    level = config.grouping.level
-    z = np.array([min(draw["z"], -draw["opposition"][0] / (draw["opposition"][1] or 1)) for draw in found])
+    level, ratio = config.grouping.level, config.grouping.min_ratio
+    z = np.array([draw["z"] if draw["gain"] > ratio * draw["together"] else -np.inf for draw in found])
     may = [max(draw.get("labels", [0 if choice is None else 1])) > 0 for draw in found]
     split, several = (np.array(may) & (z > grouping.threshold(x)) for x in (level, level / looks))
     whole = len(found) // looks * looks

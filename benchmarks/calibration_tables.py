@@ -34,8 +34,9 @@ def calibration(data: Mapping) -> str:
         f"Simulated data of known truth (d = {size['dim']}, {size['trajectories']} trajectories of about "
         f"{size['length']} transitions a task). Signal: deviation of the part of the advantages that the "
         "tasks agree or disagree on, in units of their noise (0.1 where not given). Split: by the test of "
-        "noise and conflict, at one look, or at any of three that share the level. Covered: how often the "
-        "95% interval of the predicted gain holds the true gain of the splits as they were fitted, or "
+        "noise and of what there is to gain together, at one look, or at any of three that share the level. "
+        "Covered: how often the 95% interval of the predicted gain holds the true gain of the splits as they "
+        "were fitted, or "
         "fitted afresh on other draws. Ridge: of the sum of a group's losses, or of their mean (the default "
         "where nothing stands: sum). Older rule: the smallest k within two standard errors of the best."
     )

@@ -381,7 +381,7 @@ def choose_groups(
     """From an affinity to a partition; k chosen on held-out data if not given.
 
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
-    ``config.grouping.level`` / ``looks``, against a conflict (unless ``config.grouping.conflict`` is off). If
+    ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times). If
     it does, candidates that the affinity (and those of the scores' folds) propose compete on all data.
 
     Args:
@@ -404,7 +404,7 @@ def choose_groups(
         nested = nested_gain(held_out, config, k=k, kind=kind, also=candidates.labels, names=names)
     needed = grouping.threshold(g.level / looks)
     chooses = k is None and g.trace_penalty is None
-    split = nested is None or not chooses or nested.pays(needed, conflict=g.conflict)
+    split = nested is None or not chooses or nested.pays(needed, g.min_ratio)
     score = held_out(candidates.labels)
     found = grouping.select(candidates, score, names=names, split=split, **g.rule(k))
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}

@@ -163,7 +163,9 @@ def test_one_group_is_judged_by_the_evidence_for_a_split(ungrouped_results):
     results = structs.replace(ungrouped_results, evidence=evidence("company"))
     assert bounds(conclusion.predicted_gain(results)) == pytest.approx((0.01, 0.008, 0.012))
     assert report.verdict(results) == "too_small"
-    assert "because what a split gains is not owed to a conflict between them" in report.advice(results)
+    assert "because what a split adds is little beside what training them together still" in report.advice(
+        results
+    )
     assert report.verdict(structs.replace(results, evidence=evidence("apart", -0.01))) == "no_gain"
 
 

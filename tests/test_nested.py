@@ -61,7 +61,7 @@ def test_tasks_that_share_nothing_gain_by_the_ridge_on_a_mean_alone():
     directions = np.kron(np.eye(6), [[1, 0]])
     data = tasks(directions, visible=visible)
     found = {
-        ridge: choose(*data, override(CONFIG, {"estimate.ridge": ridge, "grouping.conflict": False}))
+        ridge: choose(*data, override(CONFIG, {"estimate.ridge": ridge, "grouping.min_ratio": 0.0}))
         for ridge in ("mean", "sum")
     }
     nested = {ridge: Nested.of(f.path) for ridge, f in found.items()}
@@ -99,10 +99,9 @@ def test_more_looks_ask_for_more():
         np.zeros((3, 6), int), gain=2.0, stderr=1.0, null=0.0, together=1.0, opposition=-1.9,
         opposition_stderr=1.0,
     )  # fmt: skip
-    assert nested.pays(needed[0]) and not nested.pays(needed[1])
-    assert not nested._replace(together=2.1).pays(needed[0])
-    assert nested._replace(opposition=1.0).pays(1.6, conflict=False)
-    assert not nested._replace(opposition=1.0).pays(1.6)
+    assert nested.pays(needed[0]) and not nested._replace(gain=1.9).pays(needed[1])
+    assert nested.pays(1.6, min_ratio=1.9) and not nested.pays(1.6, min_ratio=2.1)
+    assert nested._replace(together=-1.0).pays(1.6, min_ratio=2.1)
 
 
 def test_a_given_k_is_not_tested_but_its_gain_is_told():

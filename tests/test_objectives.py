@@ -183,7 +183,7 @@ def test_logged_data_of_one_source_are_grouped(both):
     member = estimate.make_subsets(0, 4, 2)
     scores = pipeline.score_subsets(features, transitions, member, config).scores
     held_out = pipeline.HeldOut(features, transitions, config, KEY)
-    affinity, differing = estimate.affinity(scores), GroupingConfig(conflict=False)
+    affinity, differing = estimate.affinity(scores), GroupingConfig(min_ratio=0.0)
     assert pipeline.choose_groups(affinity, held_out, Config()).k == 1
     found = pipeline.choose_groups(affinity, held_out, Config(grouping=differing))
     assert found.labels.tolist() == [0, 1, 0, 1]

@@ -25,10 +25,10 @@ class GroupingConfig:
             more groups must pay for the data that each of them loses.
         level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
             .5, where any gain splits.
-        conflict: split only where the groups' tasks oppose each other: where the step of all others, held
-            out, harms a task, and a split gains more than one policy for all still has to gain. Tasks that
-            see different states, or the same ones in another scale, gain a little by a split of which
-            training has nothing.
+        min_ratio: least gain of a split, in multiples of what one policy for all still has to gain: as long
+            as training together brings more, nothing needs to be split. (Tasks of one kind of physics
+            gain up to 1 times as much by a split, of which training has nothing; those that conflict
+            2 to 100 times.) 0 leaves the test of noise alone.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
@@ -42,7 +42,7 @@ class GroupingConfig:
     standard_errors: float = 2.0
     min_share: float = 0.03
     level: float = 0.05
-    conflict: bool = True
+    min_ratio: float = 1.5
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
     solver: Named[str, SDP_SOLVERS] | None = None
@@ -53,7 +53,7 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
-        for name in ("standard_errors", "min_share"):
+        for name in ("standard_errors", "min_share", "min_ratio"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
         if not 0 < self.level <= 0.5:

@@ -42,11 +42,10 @@ class Nested(NamedTuple):
         z = _in_errors(self.opposition, self.opposition_stderr)
         return "conflict" if z < -needed else "company" if z > needed else "apart"
 
-    def pays(self, needed: float, *, conflict: bool = True) -> bool:
-        """Whether a split gains more than ``needed`` standard errors, and (for ``conflict``) against one and
-        more than there is to be gained together."""
-        against = self.kind(needed) == "conflict" and self.gain > self.together
-        return self.z > needed and (against or not conflict)
+    def pays(self, needed: float, min_ratio: float = 0.0) -> bool:
+        """Whether a split gains more than ``needed`` standard errors, and more than ``min_ratio`` times what
+        is to be gained together."""
+        return self.z > needed and self.gain > min_ratio * self.together
 
     def plain(self) -> dict[str, np.ndarray]:
         """As arrays, for a grouping's path."""

@@ -76,8 +76,7 @@ def verdict(results: Results) -> str:
     "gain", "loss": of our groups, measured; the whole 95% interval is on one side of zero.
     "predicted": a gain is predicted, and was not measured.
     "no_gain": nothing is gained; "not_shown": no gain is shown.
-    "too_small": one group, as the gain that is predicted of the best split is not worth a split, or not
-    against a conflict.
+    "too_small": one group, as the gain that is predicted of the best split is not worth a split.
     "not_judged": one group was the only candidate.
 
     One group is never a gain or a loss: it is one policy for all.
@@ -152,9 +151,7 @@ def _advice_for_one_group(results: Results) -> str:
         "too_small": "the gain that is predicted is too small to be worth a split",
     }[kind]
     if kind == "too_small" and results.evidence is not None:
-        one = "one policy for all still has more to gain than a split adds"
-        owed = "what a split gains is not owed to a conflict between them"
-        because = one if results.evidence.kind == "conflict" else owed
+        because = "what a split adds is little beside what training them together still brings"
     joint = "while" if realised_gain(results).mean is None else "and"
     return _dont_group(n, because, f"{_predicted_clause(results)}, {joint} {realised}")
 
