@@ -7,6 +7,7 @@ of the file is `schema()`, published as ``results.schema.json`` beside this file
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Annotated, Any, Literal
 
@@ -285,7 +286,11 @@ class Results(Record, frozen=True, kw_only=True):
 
 def schema(kind: type[Struct] = Results) -> dict[str, Any]:
     """The JSON schema of ``results.json``, or of another record's file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | msgspec.json.schema(kind)
+    found = msgspec.json.schema(kind)
+    for record in found["$defs"].values():
+        if "description" in record:  # which Python 3.13 has without its indentation
+            record["description"] = inspect.cleandoc(record["description"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found
 
 
 def finite(found: Results) -> Results:
