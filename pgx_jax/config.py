@@ -70,6 +70,9 @@ class Config:
     its steps give fewer and every task keeps one. 1 leaves them as they are wherever they allow an update."""
     continue_meta: bool = True
     """Train the groups from the meta-policy and its critic, exploring afresh, instead of from scratch."""
+    tell_groups: bool = False
+    """Tell the groups' policies their task once the groups are found, by a meta-policy that is not told: they
+    go on from it with weights of zero for the context. (The report shows both.)"""
     learner: Named[str, LEARNERS] = "ppo"
     """Name of the learner that trains the meta-policy, the groups and the baselines."""
     learner_options: tuple[str, ...] = ()

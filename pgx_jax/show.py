@@ -90,7 +90,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
     run = saved.load(path)
 
     def agent(task: int) -> Act:
-        policy, found = run.policy, run.agent_for(run.family.task_names[task])
+        policy, found = run.group_policy, run.agent_for(run.family.task_names[task])
         context = jnp.asarray(run.family.context[task])
 
         def act(obs: Array, key: Array) -> Array:

@@ -189,6 +189,28 @@ def test_without_comparisons(small_run, small_settings):
         assert done == sorted(done) and done[-1] == [t for s, _, t in ears.steps if s == stage][-1]
 
 
+def test_groups_can_be_told_their_task(small_run):
+    """Those that are found are found blind; they are then what the report shows beside ours."""
+    told_too = dataclasses.replace(small_run.config, tell_groups=True)
+    run = Run(small_run.family, told_too)
+    run.records = {name: small_run.records[name] for name in STAGES[:7]}
+    run.compute("policies")
+    (same,) = small_run.baselines()["policygradex_told"]
+    assert run.ours().rows == same.rows and run.group_policy.conditioned_actor
+    for row in same.rows:
+        agents = run.policies.agent(row), small_run.comparisons.agent(row)
+        jax.tree.map(np.testing.assert_array_equal, *agents)
+    task = run.family.task_names[1]
+    action = run.group_policy.act(run.agent_for(task), np.zeros(4), run.family.context[1])
+    assert np.shape(action) == (2,)
+    for change, words in (
+        ({"continue_meta": False}, "go on from the meta-policy"),
+        ({"policy": dataclasses.replace(told_too.policy, conditioned_actor=True)}, "told its task already"),
+    ):
+        with pytest.raises(ConfigError, match=f"tell_groups: .*{words}"):
+            Run(small_run.family, dataclasses.replace(told_too, **change))
+
+
 def test_k_can_be_given(small_run, tmp_path):
     run = Run(small_run.family, dataclasses.replace(small_run.config, k=3, compare="none"))
     run.records = {name: small_run.records[name] for name in STAGES[:5]}

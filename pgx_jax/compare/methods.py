@@ -114,9 +114,11 @@ def _other(num_envs: int, learner: Learner) -> int | None:
     return None if num_envs == learner.num_envs else num_envs
 
 
-def ours(contest: Contest, policy: str = BASE) -> Method:
-    """Our groups: what is left after meta-training, collecting, scoring and all further looks."""
+def ours(contest: Contest, policy: str | None = None) -> Method:
+    """Our groups: what is left after meta-training, collecting, scoring and all further looks. Their networks
+    are those that the settings ask for (`Config.tell_groups`), or of another name."""
     looked = contest.looked
+    policy = policy or ("told" if contest.config.tell_groups else BASE)
     if looked is None:
         return like_ours(contest, contest.labels, policy)
     mine = like_ours(contest, contest.labels, policy, looked.spent)
@@ -150,9 +152,11 @@ def _one_policy(contest: Contest) -> Methods:
 
 
 def _told_groups(contest: Contest) -> Methods:
-    """Our groups, which were found blind, told their task from then on."""
+    """Our groups, which were found blind, told their task from then on; or not, where ours are."""
     if not contest.can_be_told or not contest.config.continue_meta:
         return {}
+    if contest.config.tell_groups:
+        return {f"{OURS}_blind": [ours(contest, policy=BASE)]}
     return {f"{OURS}_told": [ours(contest, policy="told")]}
 
 
@@ -277,7 +281,8 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
         learner = suited(learners[name], size, size * total // budget.n, config.min_updates)
         return Row((), 0, False, policy, name, learner.num_envs)
 
-    found = [kind(size, budget.rest()) for size in range(1, budget.n + 1)]
+    own = "told" if config.tell_groups else BASE
+    found = [kind(size, budget.rest(), own) for size in range(1, budget.n + 1)]
     if BASELINES[config.compare]:
         others = [] if told else [("told", config.learner)]
         others += [split_name(name) for name in config.baselines]

@@ -9,6 +9,7 @@ from pgx_jax.report.wording import method_label, metric_name, number, ordered_me
 
 _PHRASES = {
     f"{OURS}_told": "the same groups told their task",
+    f"{OURS}_blind": "the same groups not told their task",
     "multitask": "one policy for all",
     "multitask_continued": "one policy for all (continuing the meta-policy)",
     "multitask_conditioned": "one policy for all that is told its task",
@@ -161,7 +162,8 @@ def _dont_group(n: int, because: str, evidence: str) -> str:
 
 
 CHOICES = (
-    "multitask", "multitask_continued", "multitask_conditioned", OURS, f"{OURS}_told", "single_task",
+    "multitask", "multitask_continued", "multitask_conditioned", OURS, f"{OURS}_told", f"{OURS}_blind",
+    "single_task",
 )  # fmt: skip
 """What anybody can choose among who does not know the planted groups."""
 

@@ -14,6 +14,7 @@ from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Timin
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
     f"{OURS}_told": "PolicyGradEx, groups told the task",
+    f"{OURS}_blind": "PolicyGradEx, groups not told the task",
     "multitask": "One policy for all",
     "multitask_continued": "One policy for all, continuing the meta-policy",
     "multitask_conditioned": "One policy for all, told the task",

@@ -94,6 +94,7 @@ class Records:
         self.policy = policy or self.config.policy.make(family)
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
+        self._check_telling()
         told = self.policy.conditioned_actor
         self.spends = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
         self.look = self._last_look()
@@ -113,6 +114,19 @@ class Records:
                 self._learner(learner, f"baselines: the learner of {name!r}"),
                 learner,
             )
+
+    def _check_telling(self) -> None:
+        """Refuse to tell the groups' policies their task where they cannot go on from a blind one."""
+        if not self.config.tell_groups:
+            return
+        if self.policy.conditioned_actor:
+            raise ConfigError(
+                "tell_groups: the meta-policy is told its task already (policy.conditioned_actor)"
+            )
+        if not self.config.continue_meta:
+            raise ConfigError("tell_groups: the groups must go on from the meta-policy; set continue_meta")
+        if not learn.can_be_told(self.policy, self.family):
+            raise ConfigError("tell_groups: these networks cannot go on told their task; see learn.tell")
 
     def _learner(self, name: str, setting: str) -> Learner:
         """The learner of a name that a setting gives."""
@@ -281,8 +295,13 @@ class Records:
             told=self.policy.conditioned_actor,
         )
 
+    @property
+    def group_policy(self) -> Policy:
+        """The networks of the groups' policies: those of the meta-policy, told their task or not."""
+        return self.policies_by_name[self.ours().rows[0].policy]
+
     def agent_for(self, task: str) -> Agent:
-        """The trained group policy that serves a task, by the task's name.
+        """The trained group policy that serves a task, by the task's name; its networks are `group_policy`.
 
         Of a learner that adapts (``adaptation_steps``) it is the policy before it has adapted to the task;
         evaluation has adapted it, from experience there, and thrown the result away.

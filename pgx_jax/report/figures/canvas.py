@@ -25,6 +25,7 @@ GROUP_COLOURS = ("#1f7fd0", "#d9822b", "#159a73", "#c0609a", "#b3a012", "#46b4d8
 _METHOD_STYLE = {
     OURS: (BLUE, "-"),
     f"{OURS}_told": (BLUE, "--"),
+    f"{OURS}_blind": (BLUE, "--"),
     "multitask_conditioned": ("#d29a00", "--"),
     "multitask": ("#d55e00", "-"),
     "multitask_continued": ("#d55e00", ":"),
