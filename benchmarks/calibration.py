@@ -3,7 +3,7 @@
 Simulated features and advantages of known truth, without an environment: features with a decaying spectrum
 that are correlated along a trajectory, trajectories of uneven lengths, advantages whose noise is correlated
 along a trajectory and as a whole, about a hundredth to a tenth of them signal. Of many draws, each a data
-set of its own, it saves what `pipeline.choose_groups` finds, what today's rule would (``rule`` below), and
+set of its own, it saves what `pipeline.choose_groups` finds, what an older rule would (``rule`` below), and
 the true gain of the splits of the nested choice, by the quadratic model of a population of two million
 transitions: as they were fitted, and fitted afresh on other draws of equal size.
 """

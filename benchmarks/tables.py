@@ -189,7 +189,7 @@ def families(found: Mapping[str, Mapping | None]) -> str:
     note = "Methods beside ours: mean return, in parentheses ours minus it, paired; of the gradient "
     note += "similarities (each at its own k and at ours) the one that earned most. "
     note += "‡ Reduction of the surrogate's loss on held-out trajectories, in standardised advantage a step. "
-    note += "§ Of the first look, without `grouping.min_share` and the test of a split (`grouping.level`)."
+    note += "§ At the last look at the meta-policy, without `grouping.min_share` and the test of a split."
     parts = [table(["", *found], body), note, *(told_by_group(name, cells) for name, cells in known.items())]
     return "\n\n".join(part for part in parts if part)
 

@@ -54,7 +54,8 @@ class Config:
     looks: int = 2
     """Times that it may be asked, each after twice as many steps as the last: where no split pays, the
     meta-policy trains on and is asked again; a group that was split off is a meta-policy of its own tasks,
-    and is asked again as well. Once alone where the number of groups is given, or roll-outs score."""
+    and is asked again as well. Once alone where the number of groups or their price is given, or roll-outs
+    score."""
     collect_fraction: float = 0.15
     """Largest part of all steps that may be spent on transitions to estimate from, in all looks together;
     ``estimate.steps`` are collected at each where they are fewer."""

@@ -23,6 +23,10 @@ class DataError(PgxError, ValueError):
     """Arrays that a stage cannot use (non-finite values, no signal, wrong shape)."""
 
 
+class NoSignalError(DataError):
+    """A task of which nothing that was experienced tells good actions from bad ones."""
+
+
 class SolverError(PgxError, RuntimeError):
     """A numerical solver that did not reach a solution."""
 

@@ -75,7 +75,8 @@ def of_look(key: Key, look: int) -> Key:
 
 def look_times(config: Config) -> tuple[float, ...]:
     """Parts of all steps at which the tasks are looked at (`Config.looks`), up to three quarters."""
-    once = config.k is not None or estimate.SCORES[config.estimate.score].rolls_out
+    given = config.k is not None or config.grouping.trace_penalty is not None
+    once = given or estimate.SCORES[config.estimate.score].rolls_out
     count = 1 if once else config.looks
     times = [config.meta_fraction * 2**i for i in range(count)]
     return tuple(time for i, time in enumerate(times) if not i or time <= LAST_LOOK)
@@ -390,7 +391,8 @@ def choose_groups(
         config: settings.
         k: number of groups; no test then.
         kind: similarity that proposes within the nested choice; None leaves that out (and the test).
-        looks: how often the same tasks may be asked in all.
+        looks: how many such questions share the level: the times that the same tasks may be asked, or
+            all looks at groups.
         names: n task names for error messages.
 
     Returns:

@@ -176,7 +176,10 @@ def difference(mean: float, half: float) -> dict:
 def test_a_second_sentence_names_the_methods_that_do_better(run_results):
     first = report.advice(run_results)
     assert first.count(". ") == 1 and first.startswith("Group")
-    assert "told their task or not, ours earned most at this budget: 149.6 [147.3, 151.9]." in first
+    assert (
+        "told their task or not, ours earned most at this budget, with this seed: 149.6 [147.3, 151.9]."
+        in first
+    )
     better = {
         "multitask_conditioned": difference(-4.5, 0.6),
         "multitask": difference(87.7, 4.7),

@@ -16,7 +16,7 @@ from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.looks import look_again
 from pgx_jax.compare.pool import EMPTY
 from pgx_jax.config import override
-from pgx_jax.errors import DataError
+from pgx_jax.errors import NoSignalError
 from pgx_jax.report.figures import looks as draw
 from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Grouping
@@ -34,6 +34,7 @@ AGAIN = ["meta-2", "transitions-2", "features-2", "scores-2", "affinity-2", "gro
         ({"looks": 9, "meta_fraction": 0.05}, (0.05, 0.1, 0.2, 0.4)),
         ({"meta_fraction": 0.8}, (0.8,)),
         ({"k": 2}, (0.2,)),
+        ({"grouping.trace_penalty": 1.0}, (0.2,)),
         ({"estimate.score": "rollouts"}, (0.2,)),
     ],
 )
@@ -51,7 +52,11 @@ def test_a_look_that_leaves_too_little_is_left_out(small_settings):
     e = pgx_jax.EstimateConfig(steps=64, num_envs=8)
     tight = dataclasses.replace(config, steps_per_task=280, estimate=e)
     budget = make_budget(tight, family, config.ppo)
-    assert len(budget.times) == 2 and len(budget.ends) == 1 and budget.collect == budget.collect_once
+    assert len(budget.times) == len(budget.ends) == 1 and budget.collect == budget.collect_once
+    given = make_budget(config, family, config.ppo, own_meta=True)
+    assert given.ends == (0,) and len(given.times) == 1  # a meta-policy that is given is asked once
+    coarse = dataclasses.replace(config, ppo=config.ppo.replace(num_steps=450))
+    assert len(make_budget(coarse, family, coarse.ppo).ends) == 1  # no update between the looks
 
 
 @pytest.fixture
@@ -102,6 +107,27 @@ def test_the_meta_policy_trains_on_until_a_split_pays(small_settings, once_undec
     assert plain(tmp_path / "run") == before
 
 
+def test_a_later_look_without_a_signal_leaves_the_last_word_to_the_earlier_one(
+    small_settings, once_undecided, monkeypatch, tmp_path
+):
+    family, config = small(small_settings)
+    collect = pipeline.collect
+
+    def silent(policy, learner, family, config, agent, look=1):
+        if look > 1:
+            raise NoSignalError("task 'a' gave no reward but 0")
+        return collect(policy, learner, family, config, agent, look)
+
+    monkeypatch.setattr(pipeline, "collect", silent)
+    run = pgx_jax.run(family, config, out=tmp_path / "run")
+    assert run.look == 1 and run.results.k == 1 and len(run.results.looks) == 1
+    assert run.budget.meta == run.spends.ends[1] and run.budget.collect == 2 * run.spends.collect_once
+    assert run.ours().spent == run.budget.meta + run.budget.collect  # the second look is paid for
+    assert run.results.methods["policygradex"].env_steps <= run.budget.total
+    again = load(tmp_path / "run")
+    assert again.ours().rows == run.ours().rows and again.agent_for(family.task_names[0])
+
+
 def test_later_training_goes_on_from_the_last_look(small_settings, once_undecided):
     """Without learning the policy stays what it was when it was first asked."""
     family, config = small(small_settings)
@@ -147,7 +173,7 @@ def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
     assert looked.spent == trained + sum(found.collected for found in looked.found)
     before = budget.meta + budget.collect + trained
     assert before <= 0.4 * budget.total < before + 3 * config.ppo.steps_per_update
-    assert looked.found[-1].steps == budget.meta + budget.collect + looked.spent
+    assert looked.found[-1].steps == looked.spent
     assert set(looked.ways) <= set(looked.starts()) and looked.ways[0] == looked.ways[1] == "of tasks 0 1 2"
     assert [row.entropy for row in looked.pool.rows] == [0.0, 0.0, None]  # a single task is not asked
 
@@ -156,7 +182,7 @@ def test_a_group_without_a_signal_stays_together(small_run, small_settings, monk
     family, config = small(small_settings)
 
     def silent(*args, **kw):
-        raise DataError("nothing tells good actions from bad ones")
+        raise NoSignalError("nothing tells good actions from bad ones")
 
     monkeypatch.setattr(pipeline, "split_group", silent)
     labels = np.array([0, 0, 0, 1, 1, 1])
@@ -164,6 +190,22 @@ def test_a_group_without_a_signal_stays_together(small_run, small_settings, monk
     looked = look_again(*known, small_run.spends.at(1), labels, small_run.meta)
     assert looked.k == 2 and len(looked.found) == 2
     assert all(np.isnan(found.gain).all() for found in looked.found)
+
+
+def test_further_looks_keep_to_the_largest_number_of_groups(small_run, small_settings, monkeypatch):
+    family, config = small(small_settings, steps_per_task=10_800)
+    few = dataclasses.replace(config, grouping=dataclasses.replace(config.grouping, max_groups=3))
+    asked = []
+
+    def split(log_prob, params, transitions, config, *, looks, names):
+        asked.append(config.grouping.max_groups)
+        return Grouping(np.minimum(np.arange(len(names)), config.grouping.max_groups - 1), {})
+
+    monkeypatch.setattr(pipeline, "split_group", split)
+    budget = make_budget(few, family, few.ppo)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    looked = look_again(small_run.policy, few.ppo, family, few, budget, labels, small_run.meta)
+    assert asked == [2] and looked.k == 3 and len(looked.found) == 1
 
 
 def test_nothing_is_looked_at_where_nothing_can_be_split(small_run, small_settings):

@@ -38,7 +38,7 @@ class Budget:
     collect_once: int
     """Transitions that are collected from all tasks at a look."""
     times: tuple[float, ...]
-    """Parts of the total at which groups are looked at, from the first look on."""
+    """Parts of the total at which the meta-policy, or its groups, are looked at."""
     look: int = 1
     """The look at the meta-policy that has led to the groups."""
 
@@ -88,8 +88,11 @@ def make_budget(
             f"and collecting ({budget.collect}); {_least_of(n, learner, config)}: raise steps_per_task or "
             f"lower meta_fraction"
         )
-    enough = [at for at in range(1, len(ends) + 1) if budget.at(at).rest() >= least(n, learner, config)]
-    return replace(budget, ends=ends[: len(enough)])
+    needed = least(n, learner, config)
+    looks = 1
+    while looks < len(ends) and ends[looks] > ends[looks - 1] and budget.at(looks + 1).rest() >= needed:
+        looks += 1
+    return replace(budget, ends=ends[:looks], times=times[:looks])
 
 
 def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:

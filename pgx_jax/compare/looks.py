@@ -7,6 +7,7 @@ group's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from pgx_jax import grouping, learn, pipeline
 from pgx_jax.compare.budget import Budget, Shares, least, share
 from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, train_pool
 from pgx_jax.config import Config
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, NoSignalError
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Grouping
@@ -32,11 +33,12 @@ class Found(NamedTuple):
     labels: Int[np.ndarray, "n"]
     """int [n]: into which of its groups each task goes; -1 where the policy has nothing to do with it."""
     gain: Float[np.ndarray, "3"]
-    """float [3]: predicted gain of the split, and its 95% interval."""
+    """float [3]: predicted gain of the split in standardised advantage a step, and its 95% interval."""
     collected: int
     """Environment steps that were collected."""
     steps: int
-    """Environment steps of the method up to this look, its own included."""
+    """Environment steps up to this look, its own included: of all since the first split, or (of a look at
+    the meta-policy) of the whole method."""
 
     @property
     def k(self) -> int:
@@ -103,44 +105,61 @@ def look_again(
         scoring: environment steps that scoring took.
         progress, checkpoint: see `learn.train`.
     """
-    looked, n = Looked(labels, EMPTY, (), 0, ()), family.n
+    looked = Looked(labels, EMPTY, (), 0, ())
     before = budget.meta + budget.collect + scoring
     if not config.continue_meta:
         return looked
     for look in range(budget.look + 1, len(budget.times) + 1):
         groups = Grouping(looked.labels).member
-        asked = groups[groups.sum(1) > 1]
+        collecting = [_collecting(policy, family, config, member) for member in groups]
         spent = before + looked.spent
         allowed = int(budget.times[look - 1] * budget.total) - spent
-        collecting = budget.collect_once * int(asked.sum()) // n
-        left = budget.rest(scoring) - looked.spent - allowed - collecting
-        if not len(asked) or left < least(n, learner, config):
+        left = budget.rest(scoring) - looked.spent - allowed - sum(collecting)
+        if not any(collecting) or left < least(family.n, learner, config):
             break
         try:
             shares = share(groups, allowed, learner, config.min_updates)
         except ConfigError:  # not one update for each until then
             continue
-        rows = _rows(groups, shares, looked.ways, learner, config)
+        rows = _rows(groups, shares, looked.ways, np.array(collecting) > 0, learner, config)
         pool = train_pool(
             rows, {BASE: policy}, {config.learner: learner}, family, config, meta,
             progress=progress, checkpoint=checkpoint, starts=looked.starts(),
         )  # fmt: skip
         known = policy, learner, family, config
-        looked = _split(known, look, pool, rows, looked, spent + sum(row.steps for row in rows))
+        looked = _split(known, look, pool, rows, collecting, looked)
     return looked
 
 
+def _collecting(policy: Policy, family: TaskFamily, config: Config, member: Bool[np.ndarray, "n"]) -> int:
+    """Environment steps that a look at a group collects; 0 where there is nothing to look at, or too little
+    could be collected."""
+    if member.sum() < 2:
+        return 0
+    try:
+        own = family.only(np.flatnonzero(member))
+        sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
+    except ConfigError:
+        return 0
+    return sources * steps
+
+
 def _rows(
-    groups: Bool[np.ndarray, "k n"], shares: Shares, ways: tuple[str, ...], learner: Learner, config: Config
+    groups: Bool[np.ndarray, "k n"],
+    shares: Shares,
+    ways: tuple[str, ...],
+    asked: Bool[np.ndarray, "k"],
+    learner: Learner,
+    config: Config,
 ) -> list[Row]:
-    """The groups' training until they are looked at; single tasks, which are not, have no bonus."""
+    """The groups' training until this look; those that will be ``asked`` have the meta-policy's bonus."""
     has = config.meta_entropy is not None and hasattr(learner, "entropy")
     return [
         Row(
             tuple(member.tolist()), int(steps), True, BASE, config.learner, int(envs),
-            config.meta_entropy if has and member.sum() > 1 else None, name,
+            config.meta_entropy if has and explores else None, name,
         )
-        for member, steps, envs, name in zip(groups, *shares, ways, strict=True)
+        for member, steps, envs, name, explores in zip(groups, *shares, ways, asked, strict=True)
     ]  # fmt: skip
 
 
@@ -149,34 +168,34 @@ def _split(
     look: int,
     pool: Pool,
     rows: list[Row],
+    collecting: list[int],
     looked: Looked,
-    before: int,
 ) -> Looked:
-    """Look at every group of several tasks, after ``before`` environment steps in all."""
-    n, collected = len(looked.labels), 0
-    looks = len(pipeline.look_times(known[3])) * sum(sum(row.member) > 1 for row in rows)
-    labels = np.zeros(n, int)
+    """Look at the groups for which something is to be collected."""
+    policy, learner, family, config = known
+    looks = len(pipeline.look_times(config)) * sum(steps > 0 for steps in collecting)
+    spent = looked.spent + sum(row.steps for row in rows)
+    labels = np.zeros(family.n, int)
     origin: list[int] = []
     found: list[Found] = []
-    for place, row in enumerate(rows):
+    for place, (row, steps) in enumerate(zip(rows, collecting, strict=True)):
         tasks = np.flatnonzero(row.member)
         own = np.zeros(len(tasks), int)
-        if len(tasks) > 1:
-            own, gain, new = _ask(*known, pool.agent(row), tasks, look, looks)
-            collected += new
-            inside = np.full(n, -1)
+        groups = len(origin) + len(rows) - place
+        limit = config.grouping.max_groups
+        if steps and (limit is None or groups < limit):
+            most = None if limit is None else limit - groups + 1
+            own_config = replace(config, grouping=replace(config.grouping, max_groups=most))
+            own, promised = _ask(policy, learner, family, own_config, pool.agent(row), tasks, look, looks)
+            spent += steps
+            inside = np.full(family.n, -1)
             inside[tasks] = own
-            found.append(Found(look, np.array(row.member), inside, gain, new, before + collected))
+            found.append(Found(look, np.array(row.member), inside, promised, steps, spent))
         labels[tasks] = len(origin) + own
         origin += [place] * (int(own.max()) + 1)
     first = list(dict.fromkeys(labels.tolist()))  # in the order in which canonical labels number them
-    return Looked(
-        grouping.canonical(labels),
-        pool,
-        tuple(origin[group] for group in first),
-        looked.spent + sum(row.steps for row in rows) + collected,
-        looked.found + tuple(found),
-    )
+    starts = tuple(origin[group] for group in first)
+    return Looked(grouping.canonical(labels), pool, starts, spent, looked.found + tuple(found))
 
 
 def _ask(
@@ -188,28 +207,27 @@ def _ask(
     tasks: Int[np.ndarray, "m"],
     look: int,
     looks: int,
-) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"], int]:
-    """Whether a split of a group's tasks pays: their labels int [m], the predicted gain with its interval,
-    and the environment steps that were collected. It is one of so many ``looks`` that share a level.
+) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"]]:
+    """Whether a split of a group's tasks pays: their labels int [m], and the predicted gain with its
+    interval. It is one of so many ``looks`` that share a level.
 
     Tasks of which nothing tells good actions from bad ones any more are left together.
     """
     own = family.only(tasks)
     agent = agent._replace(reward=learn.take(agent.reward, tasks))
-    sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
-    nothing = np.zeros(own.n, int), np.full(3, np.nan), sources * steps
     try:
         transitions = pipeline.collect(policy, learner, own, config, agent, look)
         params = learn.policy_params(agent)
         found = pipeline.split_group(
             policy.log_prob, params, transitions, config, looks=looks, names=own.task_names
         )
-    except DataError:
-        return nothing
-    return found.labels, gain(found), sources * steps
+    except NoSignalError:
+        return np.zeros(own.n, int), np.full(3, np.nan)
+    return found.labels, gain(found)
 
 
 def gain(found: Grouping) -> Float[np.ndarray, "3"]:
-    """float [3]: predicted gain of a split, made or not, and its interval; NaN if it is unknown."""
+    """float [3]: predicted gain of a split, made or not, in standardised advantage a step, and its interval;
+    NaN if it is unknown."""
     predicted = pipeline.gain_of_splitting(found)
     return np.array([predicted["mean"], *predicted["ci95"]]) if predicted else np.full(3, np.nan)

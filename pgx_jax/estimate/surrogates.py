@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pgx_jax.errors import ConfigError, DataError, SolverError, pick
+from pgx_jax.errors import ConfigError, DataError, NoSignalError, SolverError, pick
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data, TaskStatistics, make_problems
 from pgx_jax.estimate.solvers import SOLVERS, Solved, Solver
@@ -63,7 +63,7 @@ def signed_weights(transitions: Transitions, names: Sequence[str] | None = None)
             )
         if row.std() <= 1e-6 * np.abs(row).max():
             value = "zero" if not row.any() else f"equal to {row[0]:.3g}"
-            raise DataError(
+            raise NoSignalError(
                 f"all {row.size} advantages of {label(task, names)} are {value}: nothing tells good actions "
                 f"from bad ones; collect more transitions, check its rewards, or leave the task out"
             )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, Int8
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
@@ -152,7 +152,7 @@ def _check_rewarded(family: TaskFamily, reward: np.ndarray) -> None:
     critic."""
     silent = ~reward.reshape(len(reward), -1).any(1)
     if silent.any():
-        raise DataError(
+        raise NoSignalError(
             f"task {family.task_names[int(np.argmax(silent))]!r} gave no reward but 0 in {reward[0].size:,} "
             f"collected steps: nothing tells good actions from bad ones; check its rewards, train the "
             f"meta-policy longer, collect more, or leave the task out"

@@ -165,11 +165,13 @@ CHOICES = (
     "multitask", "multitask_continued", "multitask_conditioned", OURS, f"{OURS}_told", f"{OURS}_blind",
     "single_task",
 )  # fmt: skip
-"""What anybody can choose among who does not know the planted groups."""
+"""The simple choices, and ours."""
 
 
 def _best_choice(results: Results) -> str:
     """The sentence that names the choice that earned most at this budget; empty if there was none."""
+    if not _ours_is_fair(results):
+        return ""
     means = {name: entry.mean for name, entry in results.methods.items() if entry.equal_steps}
     known = {name: means[name] for name in CHOICES if means.get(name) is not None}
     if len(known) < 3:
@@ -179,7 +181,7 @@ def _best_choice(results: Results) -> str:
     earned = with_interval(results.methods[best].interval)
     return (
         f"Of one policy for all, groups and one policy per task, told their task or not, {phrase} earned "
-        f"most at this budget: {earned}."
+        f"most at this budget, with this seed: {earned}."
     )
 
 
@@ -208,9 +210,14 @@ def _predicted_clause(results: Results) -> str:
     which = " of the best split" if results.k == 1 else ""
     gain = with_interval(value, signed=True)
     told = ["held-out surrogate score"]
+    first = results.path.k[results.path.chosen] if results.path else results.k
+    if results.k > 1 and first != results.k:
+        told.append(f"of the first split, k = {first}")
     if results.evidence is not None:
         null = number(results.evidence.null, 4)
-        told += [f"{null} for random groups of these sizes", _KINDS[results.evidence.kind]]
+        if results.evidence.null != results.evidence.gain.mean:  # all partitions of these sizes are that one
+            told.append(f"{null} for random groups of these sizes")
+        told.append(_KINDS[results.evidence.kind])
     return f"the predicted gain{which} over one policy for all is {gain} ({'; '.join(told)})"
 
 

@@ -89,9 +89,11 @@ def numbers(values: np.ndarray) -> list[Any]:
 
 def look_results(run: Records) -> list[results.LookResult]:
     """What every look at the meta-policy, and then at the groups, has found."""
-    looked = run.looked
+    looked, before = run.looked, run.budget.total - run.budget.rest(int(run.scored.steps))
     found = [_first_looks(run, look) for look in range(1, run.look + 1)]
-    return [_look_result(f, run.family) for f in (*found, *(() if looked is None else looked.found))]
+    if looked is not None:
+        found += [f._replace(steps=before + f.steps) for f in looked.found]
+    return [_look_result(f, run.family) for f in found]
 
 
 def _first_looks(run: Records, look: int) -> Found:

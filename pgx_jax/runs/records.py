@@ -151,8 +151,11 @@ class Records:
 
     @property
     def budget(self) -> Budget:
-        """What the total is spent on, up to the present look."""
-        return self.spends.at(self.look)
+        """What the total is spent on, up to the present look, or to a later one that found no signal."""
+        looks = range(self.look, len(self.spends.ends) + 1)
+        names = {look: numbered("meta", look) for look in looks}
+        begun = [look for look, name in names.items() if name in self.records or self._has(name)]
+        return self.spends.at(max(begun, default=self.look))
 
     def record(self, stage: str) -> Any:
         """The record of a stage that is computed or saved; of the last look, where there are several.

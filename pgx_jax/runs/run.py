@@ -14,7 +14,7 @@ from pgx_jax import learn, report
 from pgx_jax.compare import methods, results
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, DataError, PgxError
+from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
@@ -54,11 +54,26 @@ class Run(Records):
                     continue
                 self._reach(name)
                 while name == "grouping" and self.grouping.k == 1 and self.look < len(self.spends.ends):
-                    self.look += 1
-                    for again in ASKED:
-                        self._reach(again)
+                    if not self._look_again():
+                        break
         self.look = self._last_look()
         return self
+
+    def _look_again(self) -> bool:
+        """Train the meta-policy on and look at it once more; False where a task has no signal any more, and
+        the last look has the last word (what this one took is paid for all the same)."""
+        self.look += 1
+        try:
+            for stage in ASKED:
+                self._reach(stage)
+        except NoSignalError as error:
+            self.listener.finish(numbered("grouping", self.look), 0.0, f"not looked at: {error}")
+            self.look -= 1
+            return False
+        except BaseException:
+            self.look = self._last_look()
+            raise
+        return True
 
     def _reach(self, stage: str) -> None:
         """Have a stage's record, at the present look."""
