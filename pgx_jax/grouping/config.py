@@ -26,9 +26,8 @@ class GroupingConfig:
         level: chance of splitting where nothing is gained by it, over all looks at the same tasks; at most
             .5, where any gain splits.
         min_ratio: least gain of a split, in multiples of what one policy for all still has to gain: as long
-            as training together brings more, nothing needs to be split. (Tasks of one kind of physics
-            gain up to 1 times as much by a split, of which training has nothing; those that conflict
-            2 to 100 times.) 0 leaves the test of noise alone.
+            as training together brings more, nothing needs to be split. (Where physics alone differ a
+            split gains a little, of which training has nothing.) 0 leaves the test of noise alone.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
@@ -42,7 +41,7 @@ class GroupingConfig:
     standard_errors: float = 2.0
     min_share: float = 0.03
     level: float = 0.05
-    min_ratio: float = 1.5
+    min_ratio: float = 1.0
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
     solver: Named[str, SDP_SOLVERS] | None = None
