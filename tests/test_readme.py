@@ -39,7 +39,8 @@ def execute(example: str, folder, monkeypatch) -> dict:
 def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
     names = execute(blocks("python")[0], tmp_path, monkeypatch)
     results = names["run"].results
-    assert results.agreement.exact
+    planted = [set(group) for group in results.true_groups]  # which a further look may split on
+    assert results.k > 1 and all(any(set(group) <= true for true in planted) for group in results.groups)
     assert (tmp_path / "runs" / "points" / "report.html").stat().st_size > 10_000
     assert names["action"].shape == (2,) and abs(names["action"]).max() <= 1
 
