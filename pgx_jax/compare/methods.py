@@ -69,6 +69,11 @@ class Contest(NamedTuple):
     can_be_told: bool = False
     """Whether a policy can continue theta* and be told its task from then on."""
 
+    @property
+    def k(self) -> int:
+        """Number of our groups."""
+        return int(self.labels.max()) + 1
+
 
 def method(
     contest: Contest,
@@ -184,18 +189,17 @@ def _clustered(contest: Contest) -> Methods:
     adapting = contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
     for name, groups in contest.clustered.items():
         found[name] = [Method(groups.labels, groups.pool.rows, int(groups.spent) + adapting)]
-    truth, k = contest.true_groups, contest.labels.max() + 1
-    if truth is not None and "em" in found and len(grouping.group_sizes(truth)) == k:
+    truth = contest.true_groups
+    if truth is not None and "em" in found and len(grouping.group_sizes(truth)) == contest.k:
         found["em_true_k"] = [found["em"][0]._replace(same_as="em")]
     return found
 
 
 def _committees(contest: Contest) -> Methods:
     """Tasks with similar parameters, which ours does not see, at our k."""
-    k, n = int(contest.labels.max()) + 1, contest.budget.n
-    if contest.parameters is None or not contest.parameters.shape[1] or not 1 < k < n:
+    if contest.parameters is None or not contest.parameters.shape[1] or not 1 < contest.k < contest.budget.n:
         return {}
-    labels = grouping.committees(contest.parameters, k, contest.config.stream("random"))
+    labels = grouping.committees(contest.parameters, contest.k, contest.config.stream("random"))
     return {"committees": [method(contest, labels, contest.budget.total)]}
 
 

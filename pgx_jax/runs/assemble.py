@@ -37,7 +37,7 @@ def assemble(run: Records) -> results.Results:
         n_tasks=family.n,
         task_names=list(family.task_names),
         seed=run.config.seed,
-        k=int(labels.max()) + 1,
+        k=run.k,
         groups=judging.named_groups(labels, family.task_names),
         methods=entries,
         gain=results.Gain(

@@ -224,6 +224,11 @@ class Records:
         return self.grouping.labels if looked is None else looked.labels
 
     @property
+    def k(self) -> int:
+        """Number of groups after all looks."""
+        return int(self.labels.max()) + 1
+
+    @property
     def similar(self) -> dict[str, Grouping]:
         """Groupings by every gradient similarity: at their own k ("dot"), and at ours ("dot_our_k")."""
         return self.record("similarity")

@@ -29,7 +29,7 @@ from pgx_jax.report.seeds import advice
 from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin, write_files
 from pgx_jax.runs.saved import load
-from pgx_jax.runs.store import RunStore
+from pgx_jax.runs.store import RunStore, is_taken
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
@@ -235,15 +235,8 @@ def _prepare(out: Path, overwrite: bool) -> None:
         FolderError: it has contents, or other ones.
     """
     try:
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if not is_taken(out, overwrite, "resume the runs in it, or overwrite them"):
             return
-        if not out.is_dir():
-            raise FolderError(f"the output folder {out} is a file; choose another")
-        if not overwrite:
-            raise FolderError(
-                f"the output folder {out} already has contents; choose another, resume the runs in it, or "
-                "overwrite them"
-            )
         if not holds_seeds(out):
             raise FolderError(f"{out} has contents but no runs of several seeds; choose another or empty it")
         for place in folders(out).values():

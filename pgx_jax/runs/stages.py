@@ -114,7 +114,7 @@ def _looks_text(run: Records, looked: Looked) -> str:
 
 
 def _similarity(run: Records) -> dict[str, Grouping]:
-    return pipeline.similar_groups(run.held_out, run.config, int(run.labels.max()) + 1)
+    return pipeline.similar_groups(run.held_out, run.config, run.k)
 
 
 def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
@@ -123,7 +123,7 @@ def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
 
 def _clustering(run: Records) -> dict[str, Clustered]:
     """Clustering on returns, with our number of policies and the planted one where that is another."""
-    wanted, truth = {int(run.labels.max()) + 1: "em"}, run.family.true_groups
+    wanted, truth = {run.k: "em"}, run.family.true_groups
     if truth is not None:
         wanted.setdefault(len(grouping.group_sizes(truth)), "em_true_k")
     known = (run.policy, run.learner, run.family, run.config, run.budget)

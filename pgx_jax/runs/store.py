@@ -45,6 +45,21 @@ _DAMAGED = (
 _CLASSES = {name: value for name, value in vars(types).items() if serial.is_namedtuple_class(value)}
 
 
+def is_taken(path: Path, overwrite: bool, otherwise: str) -> bool:
+    """Whether an output folder has contents, which are to be overwritten.
+
+    Raises:
+        FolderError: they are not, or it is a file; ``otherwise`` says what can be done but choose another.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return False
+    if not path.is_dir():
+        raise FolderError(f"the output folder {path} is a file; choose another")
+    if not overwrite:
+        raise FolderError(f"the output folder {path} already has contents; choose another, {otherwise}")
+    return True
+
+
 class RunStore:
     """One run's folder on disk. A file or a stage is either there whole or not there at all.
 
@@ -111,15 +126,8 @@ class RunStore:
             FolderError: the folder has contents that are not to be overwritten, or that are no run.
             OSError: something cannot be removed.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not is_taken(self.path, overwrite, "resume the run in it, or overwrite it"):
             return
-        if not self.path.is_dir():
-            raise FolderError(f"the output folder {self.path} is a file; choose another")
-        if not overwrite:
-            raise FolderError(
-                f"the output folder {self.path} already has contents; choose another, resume the run in it, "
-                "or overwrite it"
-            )
         if not (self.path / "config.json").is_file():
             raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
         for name in _OWN_FOLDERS:
