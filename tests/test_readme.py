@@ -39,6 +39,8 @@ def execute(example: str, folder, monkeypatch) -> dict:
 def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
     names = execute(blocks("python")[0], tmp_path, monkeypatch)
     results = names["run"].results
+    (split, *_) = [look for look in results.looks if len(look.groups) > 1]
+    assert split.tasks == results.task_names and sorted(split.groups) == sorted(results.true_groups)
     planted = [set(group) for group in results.true_groups]  # which a further look may split on
     assert results.k > 1 and all(any(set(group) <= true for true in planted) for group in results.groups)
     assert (tmp_path / "runs" / "points" / "report.html").stat().st_size > 10_000
