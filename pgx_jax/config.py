@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from pgx_jax.errors import ConfigError, pick
-from pgx_jax.estimate import EstimateConfig
-from pgx_jax.grouping import SIMILARITIES, GroupingConfig
+from pgx_jax.estimate import SIMILARITIES, EstimateConfig
+from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key, Named

@@ -295,7 +295,7 @@ class HeldOut:
     ) -> Float[np.ndarray, "n n"]:
         """A similarity of the tasks' gradients at theta* in some parts of the data."""
         stats = self.data.statistics(parts)
-        return grouping.similarity(stats.b, stats.h.mean(0), kind, self.config.l2, names)
+        return estimate.similarity(stats.b, stats.h.mean(0), kind, self.config.l2, names)
 
 
 RANDOM_PARTITIONS = 5

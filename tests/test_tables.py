@@ -18,9 +18,19 @@ from pgx_jax import (
     pipeline,
 )
 from pgx_jax.config import check_method, override
-from pgx_jax.estimate import AFFINITIES, LIFTS, SCORES, SOLVERS, Lift, Score, Solver, checks
+from pgx_jax.estimate import (
+    AFFINITIES,
+    LIFTS,
+    SCORES,
+    SIMILARITIES,
+    SOLVERS,
+    Lift,
+    Score,
+    Similarity,
+    Solver,
+    checks,
+)
 from pgx_jax.estimate.solvers import Solved
-from pgx_jax.grouping import SIMILARITIES, Similarity
 from pgx_jax.types import Scores, Seen
 
 

@@ -29,6 +29,7 @@ from pgx_jax.estimate.scores import (
     rollouts,
 )
 from pgx_jax.estimate.sharing import deal
+from pgx_jax.estimate.similarities import SIMILARITIES, Similarity, similarity
 from pgx_jax.estimate.solvers import SOLVERS, Solver
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
 from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_statistics
@@ -40,12 +41,14 @@ __all__ = [
     "PARTS",
     "PRECISIONS",
     "SCORES",
+    "SIMILARITIES",
     "SOLVERS",
     "CrossFit",
     "EstimateConfig",
     "Lift",
     "LogProb",
     "Score",
+    "Similarity",
     "Solver",
     "TaskStatistics",
     "Way",
@@ -76,5 +79,6 @@ __all__ = [
     "ridge_unit",
     "rollouts",
     "signed_weights",
+    "similarity",
     "task_statistics",
 ]

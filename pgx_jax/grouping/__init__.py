@@ -2,12 +2,9 @@
 
 from pgx_jax.grouping.agreement import ari, exact, nmi
 from pgx_jax.grouping.alternatives import (
-    SIMILARITIES,
-    Similarity,
     committees,
     group_sizes,
     random_groupings,
-    similarity,
 )
 from pgx_jax.grouping.config import GroupingConfig
 from pgx_jax.grouping.nested import Nested, interval, threshold
@@ -31,13 +28,11 @@ from pgx_jax.grouping.selection import (
 
 __all__ = [
     "SDP_SOLVERS",
-    "SIMILARITIES",
     "Candidates",
     "GroupingConfig",
     "Nested",
     "PartitionSDP",
     "SDPSolver",
-    "Similarity",
     "all_partitions",
     "ari",
     "canonical",
@@ -56,7 +51,6 @@ __all__ = [
     "refine",
     "round_sdp",
     "select",
-    "similarity",
     "solve_sdp",
     "standardise",
     "threshold",
