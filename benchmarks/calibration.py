@@ -181,7 +181,7 @@ def draws(world: World, config: Config, seeds: range, choose: bool | None, truth
         if pays if choose is None else choose:
             member = pipeline.subsets(config, world.n)
             scored = pipeline.score_subsets(features, transitions, member, config.estimate)
-            affinity = estimate.affinity(scored.scores, config.estimate.affinity)
+            affinity = pipeline.affinity(scored.scores, held_out, config.estimate)
             chosen = pipeline.choose_groups(affinity, held_out.afresh(), config)
             found |= {"labels": chosen.labels.tolist()}
             if choose:

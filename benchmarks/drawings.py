@@ -75,7 +75,7 @@ def _interval(axes, row: int, estimate, colour: str) -> None:
 def goals_affinity(data: Mapping) -> bytes:
     """Affinity heat map of the first run."""
     first = data["cells"][0]
-    matrix = AffinityResult(first["affinity"]["matrix"], [])
+    matrix = AffinityResult(first["affinity"]["matrix"], None)
     with matplotlib.rc_context(RC):
         return png(figures.affinity_of(matrix, first["task_names"], first["groups"], first["true_groups"]))
 

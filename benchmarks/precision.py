@@ -104,8 +104,8 @@ def estimates(run: Run, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
     feats = Features(jnp.asarray(values, jnp.float32), run.features.key)
     names, e = run.family.task_names, run.config.estimate
     scored = pipeline.score_subsets(feats, run.transitions, estimation.members(run), e, names=names)
-    affinity = estimate.affinity(scored.scores, e.affinity)
     held_out = pipeline.HeldOut(feats, run.transitions, e, run.config.stream("deal"), names)
+    affinity = pipeline.affinity(scored.scores, held_out, e)
     grouping = pipeline.choose_groups(affinity, held_out, run.config, names=names)
     return np.asarray(affinity.matrix, np.float64), np.asarray(grouping.labels).tolist()
 

@@ -87,6 +87,7 @@ OPTIONS = {
     "solver=lbfgs": {"estimate": {"solver": "lbfgs"}},
     "affinity=aggregate": {"estimate": {"affinity": "aggregate"}},
     "affinity=datamodel": {"estimate": {"affinity": "datamodel"}},
+    "affinity=closed_form": {"estimate": {"affinity": "closed_form"}},
 }
 
 

@@ -1,7 +1,7 @@
 """The method on one page: every function is one arrow from n tasks to one policy a group.
 
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
-      --score_subsets--> Scored --estimate.affinity--> Affinity
+      --score_subsets--> Scored --affinity--> Affinity
       --choose_groups--> Grouping --compare.groups.train_groups--> Pool
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
@@ -369,6 +369,33 @@ def _split_without(
     return grouping.select(candidates, score, names=names, **fewer.rule(k)).labels
 
 
+def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -> Affinity:
+    """How well every pair of tasks goes together.
+
+    Args:
+        scores: of the subsets; None will do for a kind that does not read them.
+        held_out: the data, of which the other kinds take gradients and curvature, see `similarity`.
+        config: settings.
+
+    Raises:
+        As `estimate.affinity` and `estimate.similarity`, and ConfigError without scores that are needed.
+    """
+    kind = pick(estimate.AFFINITIES, config.affinity, "estimate.affinity")
+    if kind.similarity is not None:
+        return similarity(held_out, kind.similarity)
+    if scores is None:
+        raise ConfigError(f"the affinity {config.affinity!r} needs the scores of subsets")
+    return estimate.affinity(scores, config.affinity)
+
+
+def similarity(held_out: HeldOut, kind: str) -> Affinity:
+    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are
+    no subsets behind it."""
+    parts = ((FIT, SCORE), (FIT,), (SCORE,))
+    whole, *folds = (held_out.similarity(kind, part, held_out.data.names) for part in parts)
+    return Affinity(whole, None, np.stack(folds))
+
+
 def choose_groups(
     affinity: Affinity,
     held_out: HeldOut,
@@ -383,7 +410,7 @@ def choose_groups(
 
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
     ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times). If
-    it does, candidates that the affinity (and those of the scores' folds) propose compete on all data.
+    it does, candidates that the affinity (and those of its folds) propose compete on all data.
 
     Args:
         affinity: how well pairs go together.
@@ -411,14 +438,6 @@ def choose_groups(
     found = grouping.select(candidates, score, names=names, split=split, **g.rule(k))
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
     return found._replace(path=(found.path or {}) | evidence)
-
-
-def similarity(held_out: HeldOut, kind: str) -> Affinity:
-    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are
-    no subsets behind it."""
-    parts = ((FIT, SCORE), (FIT,), (SCORE,))
-    whole, *folds = (held_out.similarity(kind, part, held_out.data.names) for part in parts)
-    return Affinity(whole, np.zeros(whole.shape, int), np.stack(folds))
 
 
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
@@ -495,10 +514,10 @@ def group_transitions(
     member = subsets(config, n)
     feats = features(log_prob, params, transitions, config, names)
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
-    affinity = estimate.affinity(scores, e.affinity)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
-    found = choose_groups(affinity, held_out, config, k=config.k, names=names)
-    return Grouped(surrogates, scores, affinity, found, predicted_gain(found))
+    pairs = affinity(scores, held_out, e)
+    found = choose_groups(pairs, held_out, config, k=config.k, names=names)
+    return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
 
 
 def split_group(

@@ -149,14 +149,14 @@ class Scores(NamedTuple):
 
 
 class Affinity(NamedTuple):
-    """How well tasks go together, estimated from the scores."""
+    """How well tasks go together, estimated from the scores of subsets or from the tasks' gradients."""
 
     matrix: Float[np.ndarray, "n n"]
     """float [n, n], symmetric."""
-    coverage: Int[np.ndarray, "n n"]
-    """int [n, n]: number of subsets that contain both tasks."""
+    coverage: Int[np.ndarray, "n n"] | None
+    """int [n, n]: number of subsets that contain both tasks; None if no subsets are behind the matrix."""
     folds: Float[np.ndarray, "F n n"] | None = None
-    """float [F, n, n]: the matrices of the scores' folds; None if there are none."""
+    """float [F, n, n]: the matrices of the folds of scores or data; None if there are none."""
 
 
 class Gains(NamedTuple):

@@ -11,6 +11,7 @@ from pgx_jax.estimate import affinity, affinity_interval, all_subsets, cross_fit
 from pgx_jax.estimate.pairs import AFFINITIES, DATAMODEL_RIDGE
 from pgx_jax.types import Scores
 
+OF_SCORES = [name for name, kind in AFFINITIES.items() if kind.reads_scores]
 KEY = np.array([3, 4], np.uint32)
 
 examples = settings(derandomize=True, deadline=None, max_examples=20)
@@ -59,7 +60,7 @@ def test_datamodel_is_a_ridge_regression_on_membership():
     np.testing.assert_allclose(got[off], ((weight + weight.T) / 2)[off])
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", OF_SCORES)
 def test_like_tasks_get_a_higher_affinity(kind):
     scores, same = planted_scores()
     matrix = affinity(scores, kind).matrix
@@ -69,7 +70,7 @@ def test_like_tasks_get_a_higher_affinity(kind):
         assert matrix[same & off].min() > matrix[~same].max()
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", OF_SCORES)
 @examples
 @given(order=st.permutations(range(6)), seed=st.integers(0, 9))
 def test_renaming_tasks_renames_the_affinity(kind, order, seed):
@@ -79,21 +80,21 @@ def test_renaming_tasks_renames_the_affinity(kind, order, seed):
     np.testing.assert_allclose(affinity(moved, kind).matrix, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", OF_SCORES)
 def test_scores_of_tasks_outside_a_subset_are_not_read(kind):
     scores = random_scores()
     spoilt = Scores(scores.member, np.where(scores.member, scores.values, np.nan))
     np.testing.assert_array_equal(affinity(spoilt, kind).matrix, affinity(scores, kind).matrix)
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", OF_SCORES)
 def test_two_tasks_and_one_subset_suffice(kind):
     result = affinity(Scores(np.ones((1, 2), bool), np.array([[0.2, 0.4]])), kind)
     assert np.isfinite(result.matrix).all()
     np.testing.assert_array_equal(result.coverage, np.ones((2, 2)))
 
 
-@pytest.mark.parametrize("kind", AFFINITIES)
+@pytest.mark.parametrize("kind", OF_SCORES)
 def test_interval_covers_the_estimate_and_the_noise_of_the_design(kind):
     off = ~np.eye(7, dtype=bool)
     widths = []
@@ -128,8 +129,11 @@ def test_interval_follows_its_key_and_stays_finite_where_pairs_are_rare():
 
 def test_what_cannot_be_known_is_refused():
     scores = random_scores()
-    with pytest.raises(ConfigError, match="'cosine'; choose one of 'per_task', 'aggregate', 'datamodel'"):
+    with pytest.raises(ConfigError, match="'cosine'; choose one of 'per_task', .*, 'closed_form'"):
         affinity(scores, "cosine")
+    for function in (affinity, lambda *given: affinity_interval(given[0], KEY, given[1])):
+        with pytest.raises(ConfigError, match="'closed_form' comes from gradients"):
+            function(scores, "closed_form")
     with pytest.raises(ConfigError, match="both task 0 and task 2"):
         affinity(Scores(np.array([[1, 1, 0], [0, 1, 1]], bool), np.zeros((2, 3))))
     values = scores.values.copy()

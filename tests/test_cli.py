@@ -225,6 +225,10 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     extra = ["--affinity", "datamodel", "--score", "importance", "--solver", "lbfgs"]
     status, shown, err = call(capsys, "regroup", path, *extra, "--out", tmp_path / "other.json")
     assert status == 0 and "k = 2" in shown, err
+    extra = ["--affinity", "closed_form", "--l2", "2"]
+    status, shown, err = call(capsys, "regroup", path, *extra, "--out", tmp_path / "other.json")
+    assert status == 0 and "k = 2" in shown, err
+    assert json.loads((tmp_path / "other.json").read_text())["affinity"]["coverage"] is None
     for extra in (
         ["--k", "7"],
         ["--l2", "1e-9"],

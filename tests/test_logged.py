@@ -15,6 +15,15 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
     )
     np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
     np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
+    settings = override(run.config, {"estimate": {"affinity": "closed_form"}})
+    closed = group_transitions(
+        run.policy.log_prob, run.meta.actor, data, settings, names=run.family.task_names
+    )
+    np.testing.assert_array_equal(closed.grouping.labels, run.grouping.labels)
+    np.testing.assert_array_equal(closed.scores.values, found.scores.values)
+    expected = pipeline.similarity(run.held_out, "closed_form")
+    np.testing.assert_allclose(closed.affinity.matrix, expected.matrix, rtol=1e-4, atol=1e-6)
+    assert closed.affinity.coverage is None and closed.affinity.folds.shape == (2, 6, 6)
     constant = data._replace(advantage=np.where(np.arange(6)[:, None] == 2, 1.0, data.advantage))
     with pytest.raises(DataError, match="task2_"):
         group_transitions(

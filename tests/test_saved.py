@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jsonschema
 import numpy as np
 import pytest
 from small import STAGES, Ears, copy_of, plain, small, told
@@ -12,6 +13,7 @@ from small import STAGES, Ears, copy_of, plain, small, told
 import pgx_jax
 from envs.points import PointMass
 from pgx_jax import ConfigError, DataError, load, resume
+from pgx_jax.compare import results
 from pgx_jax.learn import make_policy
 from pgx_jax.runs.provenance import identity
 from pgx_jax.runs.saved import regroup
@@ -78,10 +80,11 @@ def test_regrouping(small_run, no_training, tmp_path):
     assert same.groups == found.groups and same.agreement.nmi == 1.0
     assert same.gain.predicted == found.gain.predicted and same.path == found.path
     assert regroup(run, dataclasses.replace(run.config, k=4)).k == 4
-    for change in ({"affinity": "aggregate"}, {"affinity": "datamodel"}):
+    for change in ({"affinity": "aggregate"}, {"affinity": "datamodel"}, {"affinity": "closed_form"}):
         estimate = dataclasses.replace(run.config.estimate, **change)
         found = regroup(run, dataclasses.replace(run.config, estimate=estimate))
         assert found.groups == small_run.results.groups, change
+    assert found.affinity.coverage is None  # of the last
     grouping = dataclasses.replace(run.config.grouping, trace_penalty=1e6)
     assert regroup(run, dataclasses.replace(run.config, grouping=grouping)).k == 1
     for change in ({"dim": 7}, {"steps": 64}, {"score": "rollouts"}):
@@ -100,9 +103,40 @@ def test_regrouping_keeps_the_scores_of_roll_outs(small_run, small_settings, no_
     for change in ({"k": 4}, {"estimate": dataclasses.replace(rollouts, affinity="aggregate")}):
         found = regroup(run, dataclasses.replace(run.config, **change))
         assert found.k == change.get("k", 2)
+    changed = dataclasses.replace(rollouts, rollout_episodes=3)
     with pytest.raises(ConfigError, match="no environment steps"):
-        changed = dataclasses.replace(rollouts, rollout_episodes=3)
         regroup(run, dataclasses.replace(run.config, estimate=changed))
+    unread = dataclasses.replace(changed, affinity="closed_form")
+    assert regroup(run, dataclasses.replace(run.config, estimate=unread)).k == 2
+
+
+def test_a_run_whose_affinity_needs_no_subsets(small_run, small_settings, tmp_path, monkeypatch):
+    """The same groups, nothing said of subsets that were not read, and the same when it is resumed."""
+    _, config = small_settings
+    estimate = dataclasses.replace(config.estimate, affinity="closed_form")
+    family, config = small(small_settings, estimate=estimate)
+    texts = {}
+    heard = pgx_jax.Listener()
+    heard.finish = lambda stage, seconds, text: texts.update({stage: text})
+    run = pgx_jax.run(family, config, out=tmp_path / "run", listener=heard)
+    jax.tree.map(np.testing.assert_array_equal, run.scored.scores, small_run.scored.scores)
+    expected = pgx_jax.pipeline.similarity(small_run.held_out, "closed_form")
+    jax.tree.map(np.testing.assert_array_equal, run.affinity, expected)
+    np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
+    assert texts["affinity"].endswith("without subsets") and "subsets solved and scored" in texts["scores"]
+    found = plain(tmp_path / "run")
+    assert found["affinity"]["coverage"] is None and found["diagnostics"]["affinity_ci95"] is None
+    assert found["diagnostics"]["subsets"] == 20
+    jsonschema.validate(json.loads((tmp_path / "run" / "results.json").read_text()), results.schema())
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "subsets that contain both" not in page
+    assert "subsets that contain both" in (small_run.store.path / "report.html").read_text()
+    for stage in ("affinity", "grouping"):
+        run.store.remove(stage)
+    monkeypatch.setattr(pgx_jax.estimate, "affinity", None)  # not called
+    assert told(resume(tmp_path / "run")) | {"timings": None} == told(run) | {"timings": None}
+    regrouped = regroup(load(tmp_path / "run"), dataclasses.replace(config, k=3))
+    assert regrouped.k == 3 and regrouped.affinity.coverage is None
 
 
 def test_a_meta_policy_of_ones_own_is_saved_with_its_run(small_run, small_settings, tmp_path):

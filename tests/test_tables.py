@@ -24,6 +24,7 @@ from pgx_jax.estimate import (
     SCORES,
     SIMILARITIES,
     SOLVERS,
+    AffinityKind,
     Lift,
     Score,
     Similarity,
@@ -63,7 +64,7 @@ def toys(monkeypatch):
     monkeypatch.setitem(LIFTS, "toy", Lift(entry("lift", lambda _, surrogates, params: np.zeros(
         (len(surrogates.member), *params.shape)
     ))))  # fmt: skip
-    monkeypatch.setitem(AFFINITIES, "toy", entry("affinity", AFFINITIES["aggregate"]))
+    monkeypatch.setitem(AFFINITIES, "toy", AffinityKind(entry("affinity", AFFINITIES["aggregate"].matrices)))
     monkeypatch.setitem(SIMILARITIES, "toy", Similarity(entry("similarity", lambda b, name: b @ b.T)))
     return called
 

@@ -36,7 +36,7 @@ DOING = {
     "transitions": "collecting transitions",
     "features": "projecting gradients",
     "scores": "solving and scoring subsets",
-    "affinity": "averaging over pairs",
+    "affinity": "rating all pairs",
     "grouping": "choosing the groups",
     "looks": "looking at the groups again",
     "similarity": "grouping by gradient similarity",

@@ -75,7 +75,7 @@ class RegroupCommand:
     score: Named[str, HELD_OUT] | None = None
     """How subsets are scored."""
     affinity: Named[str, AFFINITIES] | None = None
-    """How scores are averaged over pairs."""
+    """How scores are averaged over pairs, or the closed form, which reads none."""
     solver: Named[str, SOLVERS] | None = None
     """Solver of the surrogates."""
     l2: float | None = None

@@ -142,8 +142,8 @@ class AffinityResult(Record, frozen=True):
     """The affinity of pairs of tasks."""
 
     matrix: list[list[Number]]
-    coverage: list[list[int]]
-    """Number of subsets behind each value."""
+    coverage: list[list[int]] | None
+    """Number of subsets behind each value; None where it comes from gradients, without subsets."""
 
 
 class PathResult(Record, frozen=True, kw_only=True):
@@ -233,7 +233,8 @@ class Diagnostics(Record, frozen=True, kw_only=True):
     l2: Number
     relative_distance: list[Number]
     """Of the groups' lifted solutions from theta*."""
-    affinity_ci95: Bounds
+    affinity_ci95: Bounds | None
+    """Over the choice of subsets; None where the affinity comes from none."""
     scoring_steps: int
     meta_steps: int
     collect_steps: int

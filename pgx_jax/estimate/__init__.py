@@ -15,7 +15,7 @@ from pgx_jax.estimate.lifting import (
     relative_distance,
     rescale,
 )
-from pgx_jax.estimate.pairs import AFFINITIES, affinity, affinity_interval
+from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.problems import TaskStatistics
 from pgx_jax.estimate.projection import gaussian, lift
@@ -43,6 +43,7 @@ __all__ = [
     "SCORES",
     "SIMILARITIES",
     "SOLVERS",
+    "AffinityKind",
     "CrossFit",
     "EstimateConfig",
     "Lift",

@@ -62,7 +62,8 @@ class EstimateConfig:
     rollout_episodes: int = 8
     """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
     affinity: Named[str, AFFINITIES] = "per_task"
-    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression."""
+    """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression; or, from the tasks'
+    gradients and mean curvature without any subset, the closed form of the first over all triples."""
 
     def check(self) -> None:
         """Refuse settings with which nothing can be estimated, wherever the data are from.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -61,8 +62,39 @@ Matrices = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(member [m, n], values [m, n] with zeros outside the subsets, weights of the subsets [B, m]) -> symmetric
 matrices [B, n, n], nan for a pair that meets in no subset of positive weight."""
 
-AFFINITIES: dict[str, Matrices] = {"per_task": _per_task, "aggregate": _aggregate, "datamodel": _datamodel}
-"""Kinds of affinity by name, see `affinity`."""
+
+@dataclass(frozen=True)
+class AffinityKind:
+    """How it is told how well pairs go together: from scores of subsets, or from gradients without them."""
+
+    matrices: Matrices | None = None
+    """Of scores of subsets."""
+    similarity: str | None = None
+    """In place of these, the name of a similarity of gradients (in `estimate.SIMILARITIES`)."""
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it comes from scores of subsets."""
+        return self.similarity is None
+
+
+AFFINITIES: dict[str, AffinityKind] = {
+    "per_task": AffinityKind(_per_task),
+    "aggregate": AffinityKind(_aggregate),
+    "datamodel": AffinityKind(_datamodel),
+    "closed_form": AffinityKind(similarity="closed_form"),
+}
+"""Kinds of affinity by name, see `affinity`; where gradients alone tell it, `estimate.similarity`."""
+
+
+def _of_scores(kind: str) -> Matrices:
+    """The function of a kind that comes from scores of subsets."""
+    chosen = pick(AFFINITIES, kind, "affinity")
+    if chosen.matrices is None:
+        raise ConfigError(
+            f"the affinity {kind!r} comes from gradients, not from scores of subsets: use estimate.similarity"
+        )
+    return chosen.matrices
 
 
 def _checked(scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,16 +124,17 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
 
     Args:
         scores: values [m, n] of subsets member [m, n].
-        kind: one of the above, or what else is in `AFFINITIES`.
+        kind: one of the above, or what else in `AFFINITIES` comes from scores.
 
     Returns:
         Affinity with matrix and coverage [n, n], and the matrices [F, n, n] of the scores' folds.
 
     Raises:
-        ConfigError: for an unknown kind, or if no subset contains some pair, naming it.
+        ConfigError: for a kind that is unknown or reads no scores, or if no subset contains some pair,
+            naming it.
         DataError: if a score is not finite.
     """
-    matrices = pick(AFFINITIES, kind, "affinity")
+    matrices = _of_scores(kind)
     member, values, met = _checked(scores)
     folds = None
     if scores.folds is not None:
@@ -136,7 +169,7 @@ def affinity_interval(
     """
     if not (0 < level < 1 and draws >= 2):
         raise ConfigError(f"level = {level}, draws = {draws}; need 0 < level < 1 and draws >= 2")
-    matrices = pick(AFFINITIES, kind, "affinity")
+    matrices = _of_scores(kind)
     member, values, _ = _checked(scores)
     m = len(member)
     weights = np.random.default_rng(np.asarray(key)).multinomial(m, np.full(m, 1 / m), size=draws)

@@ -35,7 +35,8 @@ CAPTIONS = {
     "splitting its tasks pays. Policies go on from what they are: those of a group that is split from the "
     "group's.",
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
-    "by group, and the number of subsets behind each value. Outlines mark the groups found.",
+    "by group, and the number of subsets behind each value where it comes from subsets. Outlines mark the "
+    "groups found.",
     "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
     "though the affinity that proposed it may have. Whether to split at all is decided by splits that were "
     "neither proposed nor chosen on what judges them. Where k is not given, the smallest one is chosen whose "

@@ -123,7 +123,8 @@ def _look_result(found: Found, family: TaskFamily) -> results.LookResult:
 
 def affinity_result(affinity: Affinity) -> results.AffinityResult:
     """The affinity of the results."""
-    return results.AffinityResult(numbers(affinity.matrix), np.asarray(affinity.coverage).tolist())
+    met = affinity.coverage
+    return results.AffinityResult(numbers(affinity.matrix), None if met is None else np.asarray(met).tolist())
 
 
 def agreement(family: TaskFamily, labels: np.ndarray) -> results.Agreement | None:
@@ -143,13 +144,17 @@ def diagnostics(run: Records) -> results.Diagnostics:
     solved = pipeline.fit_subsets(feats, transitions, run.grouping.member, config)
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
-    low, high = estimate.affinity_interval(scored.scores, run.config.stream("interval"), config.affinity)
+    bounds = None
+    if estimate.AFFINITIES[config.affinity].reads_scores:
+        key = run.config.stream("interval")
+        low, high = estimate.affinity_interval(scored.scores, key, config.affinity)
+        bounds = results.Bounds(numbers(low), numbers(high))
     return results.Diagnostics(
         parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),
         subsets=len(scored.scores.member),
         l2=float(solved.l2),
         relative_distance=numbers(np.asarray(estimate.relative_distance(moved, params))),
-        affinity_ci95=results.Bounds(numbers(low), numbers(high)),
+        affinity_ci95=bounds,
         scoring_steps=int(scored.steps),
         meta_steps=run.budget.meta,
         collect_steps=run.budget.collect,

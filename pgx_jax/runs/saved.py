@@ -152,8 +152,9 @@ def regroup(run: Run, config: Config) -> Regrouped:
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)
     names = run.family.task_names
-    affinity = estimate.affinity(_scores(run, config), e.affinity)
     held_out = pipeline.HeldOut(run.features, run.transitions, e, config.stream("deal"), names)
+    scores = _scores(run, config) if estimate.AFFINITIES[e.affinity].reads_scores else None
+    affinity = pipeline.affinity(scores, held_out, e)
     looks = len(pipeline.look_times(config))
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
     return Regrouped(

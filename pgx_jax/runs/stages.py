@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pgx_jax import estimate, grouping, learn, pipeline
+from pgx_jax import grouping, learn, pipeline
 from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.looks import Found, Looked, look_again
@@ -84,7 +84,13 @@ def _scores_text(run: Records, scored: Scored) -> str:
 
 
 def _affinity(run: Records) -> Affinity:
-    return estimate.affinity(run.scored.scores, run.config.estimate.affinity)
+    return pipeline.affinity(run.scored.scores, run.held_out, run.config.estimate)
+
+
+def _affinity_text(run: Records, affinity: Affinity) -> str:
+    if affinity.coverage is None:
+        return "from the tasks' gradients and curvature, without subsets"
+    return f"every pair met in at least {int(affinity.coverage.min())} subsets"
 
 
 def _grouping(run: Records) -> Grouping:
@@ -162,12 +168,7 @@ STAGES: dict[str, Stage] = {
     "transitions": Stage(_transitions, _transitions_text, ("meta",), Transitions),
     "features": Stage(_features, _features_text, ("transitions",), Features),
     "scores": Stage(_scores, _scores_text, ("features",), (Scored, Surrogates, Scores)),
-    "affinity": Stage(
-        _affinity,
-        lambda run, a: f"every pair met in at least {int(a.coverage.min())} subsets",
-        ("scores",),
-        Affinity,
-    ),
+    "affinity": Stage(_affinity, _affinity_text, ("scores",), Affinity),
     "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
     "looks": Stage(_looks, _looks_text, ("grouping",), (Looked, Found, Pool, Row)),
     "policies": Stage(_policies, _pool_text, ("looks",), (Pool, Row)),

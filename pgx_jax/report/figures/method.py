@@ -47,7 +47,7 @@ def pipeline(results: Results) -> Figure | None:
 
 
 def affinity(results: Results) -> Figure | None:
-    """Affinity of every pair, ordered by group, with the number of subsets behind it."""
+    """Affinity of every pair, ordered by group, with the number of subsets behind it if there are any."""
     if results.affinity is None:
         return None
     return affinity_of(results.affinity, results.task_names, results.groups, results.true_groups)

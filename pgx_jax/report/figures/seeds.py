@@ -24,7 +24,7 @@ def together(found: SeedsResult) -> Figure | None:
     labels = np.stack([task_labels(groups, found.task_names) for groups in found.groups])
     same = (labels[:, :, None] == labels[:, None]).astype(float)
     middle = np.abs(same - np.array(found.together, float)).sum((1, 2)).argmin()
-    entry = AffinityResult(found.together, [])
+    entry = AffinityResult(found.together, None)
     groups = found.groups[middle]
     title = "part of seeds with both in one group"
     return affinity_of(entry, found.task_names, groups, found.true_groups, title=title, limits=(0.0, 1.0))
