@@ -329,23 +329,47 @@ def nested_gain(
     Returns:
         The mean over the judges; None if the settings allow no split.
     """
-    data, chosen, rows = held_out.data, [], []
-    n = len(data.transitions.source)
+    n = len(held_out.data.transitions.source)
     if n == 1 or k == 1 or config.grouping.max_groups == 1:
         return None
+    chosen, rows = [], []
     for way in estimate.OUTER:
         labels = _split_without(way.judge, held_out, config, k, kind, names)
         key = np.append(np.asarray(held_out.key), way.judge)
         random = grouping.random_groupings(key, grouping.group_sizes(labels), RANDOM_PARTITIONS)
-        one = np.zeros(n, int)
-        asked = np.stack([one, labels, *random, *(() if also is None else also)])
-        data.solve(grouping.distinct_groups(asked)[0], [way], Grouping(labels).member)
-        base, ours = (data.gains(x, [way]).gain for x in (one, labels))
-        drawn = np.mean([data.gains(x, [way]).gain for x in random], 0)
-        against = data.opposition(labels, way)
-        rows.append(data.weight[way.judge] * np.stack([ours - base, drawn - base, base, against]))
+        rows.append(_judged(held_out, labels, way, random, also))
         chosen.append(labels)
-    known = data.task, n, data.trajectory
+    return _nested(held_out, chosen, rows)
+
+
+def given_gain(held_out: HeldOut, labels: Int[np.ndarray, "n"]) -> grouping.Nested:
+    """What a split that these data neither proposed nor chose gains over one group; without a null."""
+    rows = [_judged(held_out, labels, way, labels[None]) for way in estimate.OUTER]
+    return _nested(held_out, [labels] * len(rows), rows)._replace(null=np.nan)
+
+
+def _judged(
+    held_out: HeldOut,
+    labels: Int[np.ndarray, "n"],
+    way: estimate.Way,
+    random: Int[np.ndarray, "r n"],
+    also: Int[np.ndarray, "c n"] | None = None,
+) -> Float[np.ndarray, "4 J"]:
+    """Rows of one way, weighted by its judge: gain of a split and of ``random`` ones, of one group over
+    theta*, and opposition."""
+    data, one = held_out.data, np.zeros_like(labels)
+    asked = np.stack([one, labels, *random, *(() if also is None else also)])
+    data.solve(grouping.distinct_groups(asked)[0], [way], Grouping(labels).member)
+    base, ours = (data.gains(x, [way]).gain for x in (one, labels))
+    drawn = np.mean([data.gains(x, [way]).gain for x in random], 0)
+    against = data.opposition(labels, way)
+    return data.weight[way.judge] * np.stack([ours - base, drawn - base, base, against])
+
+
+def _nested(held_out: HeldOut, chosen: list[np.ndarray], rows: list[np.ndarray]) -> grouping.Nested:
+    """The mean over the ways, of their rows."""
+    data = held_out.data
+    known = data.task, len(data.transitions.source), data.trajectory
     gain, null, together, opposition = (grouping.paired_difference(row, *known) for row in np.sum(rows, 0))
     return grouping.Nested(np.stack(chosen), *gain, null[0], together[0], *opposition)
 
@@ -540,3 +564,33 @@ def split_group(
     held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
     proposes = similarity(held_out, "closed_form")
     return choose_groups(proposes, held_out, config, looks=looks, names=names)
+
+
+def join_groups(
+    log_prob: LogProb,
+    params: PyTree,
+    transitions: Transitions,
+    labels: Int[np.ndarray, "n"],
+    config: Config,
+    *,
+    looks: int,
+    names: Sequence[str] | None = None,
+) -> tuple[grouping.Nested, bool]:
+    """Whether two groups had better be one, from what one policy experienced on the tasks of both.
+
+    They had where nothing tells that they gain by being apart (at the one-sided level
+    ``config.grouping.level``), and the step of either's tasks helps the other's (at that level / ``looks``).
+
+    Args:
+        log_prob, params, transitions, config, names: see `group_transitions`, of the two groups' tasks.
+        labels: int [n], 0 and 1.
+        looks: how often such questions are asked in all.
+
+    Returns:
+        What being apart gains, and whether they had better be one.
+    """
+    feats = features(log_prob, params, transitions, config, names)
+    held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+    found, level = given_gain(held_out, labels), config.grouping.level
+    helps = found.kind(grouping.threshold(level / looks)) == "company"
+    return found, helps and found.z <= grouping.threshold(level)

@@ -12,11 +12,13 @@ from small import STAGES, Ears, plain, small
 
 import pgx_jax
 from pgx_jax import Run, load, pipeline, resume
+from pgx_jax.compare import joining
 from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.looks import look_again
 from pgx_jax.compare.pool import EMPTY
 from pgx_jax.config import override
 from pgx_jax.errors import NoSignalError
+from pgx_jax.grouping import Nested
 from pgx_jax.report.figures import looks as draw
 from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Grouping
@@ -176,6 +178,36 @@ def test_groups_are_looked_at_again(small_run, small_settings, monkeypatch):
     assert looked.found[-1].steps == looked.spent
     assert set(looked.ways) <= set(looked.starts()) and looked.ways[0] == looked.ways[1] == "of tasks 0 1 2"
     assert [row.entropy for row in looked.pool.rows] == [0.0, 0.0, None]  # a single task is not asked
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_groups_become_one_again(small_run, small_settings, monkeypatch, joins):
+    """The larger one's policy is asked, and goes on with the tasks of both; its steps are paid for."""
+    family, config = small(small_settings, steps_per_task=10_800)
+    monkeypatch.setattr(
+        pipeline, "split_group",
+        lambda *args, names, **kw: Grouping(np.minimum(np.arange(len(names)), 1) * (len(names) == 3), {}),
+    )  # fmt: skip
+    asked = []
+
+    def join(log_prob, params, transitions, labels, config, *, looks, names):
+        asked.append((params, labels.tolist(), looks, list(names)))
+        return Nested(labels[None], -1.0, 0.5, 0.0, 0.0, 1.0, 0.1), joins
+
+    monkeypatch.setattr(pipeline, "join_groups", join)
+    monkeypatch.setattr(joining, "worth_asking", lambda held_out, labels, origin: [(2, 0)])
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    known = small_run.policy, config.ppo, family, config
+    budget = make_budget(config, family, config.ppo)
+    looked = look_again(*known, budget, labels, small_run.meta, small_run.held_out)
+    (_, sides, looks, names), *others = asked
+    assert not others and sides == [1, 0, 0] and looks == 2
+    assert names == [family.task_names[i] for i in (0, 3, 4)]
+    found = looked.found[-1]
+    assert found.guest.tolist() == [True] + [False] * 5 and found.k == 2 - joins
+    assert found.collected > 0 and found.steps == looked.spent
+    assert looked.labels.tolist() == ([0, 1, 1, 0, 0, 2] if joins else [0, 1, 1, 2, 2, 3])
+    assert looked.origin == ((1, 0, 2) if joins else (0, 0, 1, 2))
 
 
 def test_a_group_without_a_signal_stays_together(small_run, small_settings, monkeypatch):

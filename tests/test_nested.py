@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pgx_jax import estimate, pipeline
+from pgx_jax.compare.joining import worth_asking
 from pgx_jax.config import Config, override
 from pgx_jax.grouping import Nested, threshold
 from pgx_jax.types import FIT, SCORE, SELECT, Affinity, Features, Transitions
@@ -54,6 +55,25 @@ def test_identical_tasks_stay_together():
     found = choose(*tasks(SAME))
     assert Nested.of(found.path).kind(2.0) == "company"
     assert pipeline.predicted_gain(found) == {"mean": 0.0, "ci95": (0.0, 0.0)}
+
+
+def test_only_groups_that_gain_nothing_by_being_apart_are_asked_to_join():
+    """Tasks 0 to 2 want one thing and 3 to 5 another; the policy of task 2 is of its own, not split off."""
+    feats, data = tasks(np.eye(10)[[0, 0, 0, 1, 1, 1]] - np.eye(10)[[1, 1, 1, 0, 0, 0]])
+    held_out, labels = pipeline.HeldOut(feats, data, CONFIG.estimate, KEY), np.array([0, 0, 1, 2, 2, 2])
+    assert worth_asking(held_out, labels, (0, 1, 2)) == [(0, 1)]
+    assert worth_asking(held_out, labels, (0, 0, 1)) == []  # these were split on evidence just now
+    assert worth_asking(held_out, np.array([0, 0, 0, 1, 1, 1]), (0, 1)) == []
+
+
+def test_groups_join_where_their_steps_help_one_another():
+    found = []
+    for directions in (SAME, OPPOSED):
+        held_out = pipeline.HeldOut(*tasks(directions), CONFIG.estimate, KEY)
+        found.append(pipeline.given_gain(held_out, np.array([0, 0, 1, 0, 1, 1])))
+    same, opposed = found
+    assert same.z < 0 and same.kind(2.0) == "company"
+    assert opposed.z > 5 and opposed.kind(2.0) == "conflict"
 
 
 def test_tasks_that_share_nothing_gain_by_the_ridge_on_a_mean_alone():

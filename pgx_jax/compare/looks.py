@@ -2,7 +2,7 @@
 
 Between two looks the groups train on, with the meta-policy's entropy bonus where they will be asked. What is
 spent here comes out of our total. Policies go on from what they are: those of a group that is split from the
-group's.
+group's. Then groups that gain nothing by being apart become one again (`joining`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pgx_jax import grouping, learn, pipeline
+from pgx_jax import grouping, pipeline
+from pgx_jax.compare.asking import Asking
 from pgx_jax.compare.budget import Budget, Shares, least, share
+from pgx_jax.compare.joining import ask_pairs
 from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, train_pool
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, NoSignalError
 from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
+from pgx_jax.pipeline import HeldOut
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Grouping
 
@@ -39,6 +42,9 @@ class Found(NamedTuple):
     steps: int
     """Environment steps up to this look, its own included: of all since the first split, or (of a look at
     the meta-policy) of the whole method."""
+    guest: Bool[np.ndarray, "n"] | None = None
+    """bool [n]: of two groups that were asked to become one, the tasks of the one whose policy was not asked;
+    None where a split was asked."""
 
     @property
     def k(self) -> int:
@@ -63,7 +69,7 @@ class Looked(NamedTuple):
     @property
     def ways(self) -> tuple[str, ...]:
         """Names of the agents that the k groups continue; "" is the meta-policy."""
-        return tuple(way(self.pool.rows[place].member) for place in self.origin) or ("",) * self.k
+        return tuple(way(self.pool.rows[place]) for place in self.origin) or ("",) * self.k
 
     @property
     def k(self) -> int:
@@ -73,12 +79,13 @@ class Looked(NamedTuple):
     def starts(self) -> dict[str, Agent]:
         """The agents that the groups continue, by their names."""
         pairs = zip(self.pool.rows, self.pool.agents, strict=True)
-        return {way(row.member): agent for row, agent in pairs}
+        return {way(row): agent for row, agent in pairs}
 
 
-def way(member: tuple[bool, ...]) -> str:
-    """The name of a group's policy at the last look."""
-    return "of tasks " + " ".join(str(i) for i, inside in enumerate(member) if inside)
+def way(row: Row) -> str:
+    """The name of a group's policy at the last look: its tasks, and what it went on from itself."""
+    tasks = " ".join(str(i) for i, inside in enumerate(row.member) if inside)
+    return f"of tasks {tasks}" + (f", {row.way}" if row.way else "")
 
 
 def look_again(
@@ -89,6 +96,7 @@ def look_again(
     budget: Budget,
     labels: Int[np.ndarray, "n"],
     meta: Agent,
+    held_out: HeldOut | None = None,
     *,
     scoring: int = 0,
     progress: Progress | None = None,
@@ -102,20 +110,22 @@ def look_again(
         budget: what may be spent, at the look that led to the groups.
         labels: int [n], the groups.
         meta: theta*, from which they go on.
+        held_out: what theta* has experienced; without it no groups become one again.
         scoring: environment steps that scoring took.
         progress, checkpoint: see `learn.train`.
     """
-    looked = Looked(labels, EMPTY, (), 0, ())
+    looked, asking = Looked(labels, EMPTY, (), 0, ()), Asking(policy, learner, family, config)
     before = budget.meta + budget.collect + scoring
     if not config.continue_meta:
         return looked
     for look in range(budget.look + 1, len(budget.times) + 1):
         groups = Grouping(looked.labels).member
-        collecting = [_collecting(policy, family, config, member) for member in groups]
+        collecting = [asking.collecting(member) for member in groups]
         spent = before + looked.spent
         allowed = int(budget.times[look - 1] * budget.total) - spent
         left = budget.rest(scoring) - looked.spent - allowed - sum(collecting)
-        if not any(collecting) or left < least(family.n, learner, config):
+        left -= least(family.n, learner, config)
+        if not any(collecting) or left < 0:
             break
         try:
             shares = share(groups, allowed, learner, config.min_updates)
@@ -126,22 +136,10 @@ def look_again(
             rows, {BASE: policy}, {config.learner: learner}, family, config, meta,
             progress=progress, checkpoint=checkpoint, starts=looked.starts(),
         )  # fmt: skip
-        known = policy, learner, family, config
-        looked = _split(known, look, pool, rows, collecting, looked)
+        looked = _split(asking, look, pool, rows, collecting, looked)
+        if held_out is not None:
+            looked = _join(asking, look, looked, held_out, left)
     return looked
-
-
-def _collecting(policy: Policy, family: TaskFamily, config: Config, member: Bool[np.ndarray, "n"]) -> int:
-    """Environment steps that a look at a group collects; 0 where there is nothing to look at, or too little
-    could be collected."""
-    if member.sum() < 2:
-        return 0
-    try:
-        own = family.only(np.flatnonzero(member))
-        sources, steps, _ = pipeline.collects(config, own, policy.conditioned_actor)
-    except ConfigError:
-        return 0
-    return sources * steps
 
 
 def _rows(
@@ -164,7 +162,7 @@ def _rows(
 
 
 def _split(
-    known: tuple[Policy, Learner, TaskFamily, Config],
+    asking: Asking,
     look: int,
     pool: Pool,
     rows: list[Row],
@@ -172,10 +170,10 @@ def _split(
     looked: Looked,
 ) -> Looked:
     """Look at the groups for which something is to be collected."""
-    policy, learner, family, config = known
+    config, n = asking.config, asking.family.n
     looks = len(pipeline.look_times(config)) * sum(steps > 0 for steps in collecting)
     spent = looked.spent + sum(row.steps for row in rows)
-    labels = np.zeros(family.n, int)
+    labels = np.zeros(n, int)
     origin: list[int] = []
     found: list[Found] = []
     for place, (row, steps) in enumerate(zip(rows, collecting, strict=True)):
@@ -186,43 +184,55 @@ def _split(
         if steps and (limit is None or groups < limit):
             most = None if limit is None else limit - groups + 1
             own_config = replace(config, grouping=replace(config.grouping, max_groups=most))
-            own, promised = _ask(policy, learner, family, own_config, pool.agent(row), tasks, look, looks)
+            asked = asking._replace(config=own_config)
+            own, promised = _ask(asked, pool.agent(row), tasks, look, looks)
             spent += steps
-            inside = np.full(family.n, -1)
+            inside = np.full(n, -1)
             inside[tasks] = own
             found.append(Found(look, np.array(row.member), inside, promised, steps, spent))
         labels[tasks] = len(origin) + own
         origin += [place] * (int(own.max()) + 1)
-    first = list(dict.fromkeys(labels.tolist()))  # in the order in which canonical labels number them
-    starts = tuple(origin[group] for group in first)
-    return Looked(grouping.canonical(labels), pool, starts, spent, looked.found + tuple(found))
+    return _numbered(Looked(labels, pool, tuple(origin), spent, looked.found + tuple(found)))
+
+
+def _numbered(looked: Looked) -> Looked:
+    """The same with canonical labels."""
+    first = list(dict.fromkeys(looked.labels.tolist()))  # in the order in which canonical labels number them
+    origin = tuple(looked.origin[group] for group in first)
+    return looked._replace(labels=grouping.canonical(looked.labels), origin=origin)
+
+
+def _join(asking: Asking, look: int, looked: Looked, held_out: HeldOut, afford: int) -> Looked:
+    """Ask pairs of groups whether they had better be one, for so many steps at most."""
+    agents, number = looked.pool.agents, look + len(pipeline.look_times(asking.config))
+    pairs = ask_pairs(asking, held_out, looked.labels, looked.origin, agents, number, afford)
+    labels, spent, found = looked.labels.copy(), looked.spent, list(looked.found)
+    for pair in pairs:
+        guest = looked.labels == pair.guest
+        inside = np.where(pair.member, guest & (not pair.joined), -1)
+        spent += pair.collected
+        found.append(Found(look, pair.member, inside, pair.gain, pair.collected, spent, guest))
+        if pair.joined:
+            labels[guest] = pair.host
+    return _numbered(looked._replace(labels=labels, spent=spent, found=tuple(found)))
 
 
 def _ask(
-    policy: Policy,
-    learner: Learner,
-    family: TaskFamily,
-    config: Config,
-    agent: Agent,
-    tasks: Int[np.ndarray, "m"],
-    look: int,
-    looks: int,
+    asking: Asking, agent: Agent, tasks: Int[np.ndarray, "m"], look: int, looks: int
 ) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "3"]]:
     """Whether a split of a group's tasks pays: their labels int [m], and the predicted gain with its
     interval. It is one of so many ``looks`` that share a level.
 
     Tasks of which nothing tells good actions from bad ones any more are left together.
     """
-    own = family.only(tasks)
-    agent = agent._replace(reward=learn.take(agent.reward, tasks))
     try:
-        transitions = pipeline.collect(policy, learner, own, config, agent, look)
-        params = learn.policy_params(agent)
+        seen = asking.experience(agent, tasks, look)
         found = pipeline.split_group(
-            policy.log_prob, params, transitions, config, looks=looks, names=own.task_names
-        )
+            asking.policy.log_prob, seen.params, seen.transitions, asking.config,
+            looks=looks, names=seen.family.task_names,
+        )  # fmt: skip
     except NoSignalError:
-        return np.zeros(own.n, int), np.full(3, np.nan)
+        return np.zeros(len(tasks), int), np.full(3, np.nan)
     return found.labels, gain(found)
 
 

@@ -165,16 +165,19 @@ class PathResult(Record, frozen=True, kw_only=True):
 
 
 class LookResult(Record, frozen=True, kw_only=True):
-    """What one look at one policy has found: whether its tasks should be split."""
+    """What one look at one policy has found: whether its tasks should be split, or stay with those of another
+    group."""
 
     look: int
     """Which of the looks, from 1 on."""
     tasks: list[str]
-    """The policy's tasks."""
+    """The tasks that were asked: the policy's, and those that might join them."""
+    joining: list[str] = []
+    """Tasks of another group that might join; empty where a split was asked."""
     groups: Groups
-    """Into which they were split; one group is no split."""
+    """What they were left in; one group is no split, or a joined pair."""
     gain: Interval
-    """Predicted gain of the split, in standardised advantage a step."""
+    """Predicted gain of being apart, in standardised advantage a step."""
     collected: int
     """Environment steps that were collected for it."""
     env_steps: int

@@ -32,8 +32,8 @@ CAPTIONS = {
     "pipeline": "Every stage of the run and how long it took, compilation included (and waiting for others, "
     "where several seeds ran side by side).",
     "looks": "Who trained with whom along all steps of our method, and when a policy was asked whether "
-    "splitting its tasks pays. Policies go on from what they are: those of a group that is split from the "
-    "group's.",
+    "splitting its tasks pays, or whether two groups should become one. Policies go on from what they are: "
+    "those of a group that is split from the group's, those of a joined pair from the larger group's.",
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value where it comes from subsets. Outlines mark the "
     "groups found.",

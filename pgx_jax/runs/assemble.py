@@ -114,6 +114,7 @@ def _look_result(found: Found, family: TaskFamily) -> results.LookResult:
     return results.LookResult(
         look=int(found.look),
         tasks=names[found.member].tolist(),
+        joining=[] if found.guest is None else names[found.guest].tolist(),
         groups=groups,
         gain=results.Interval(mean, None if low is None else (low, high)),
         collected=int(found.collected),

@@ -108,15 +108,18 @@ def _grouping_text(run: Records, found: Grouping) -> str:
 def _looks(run: Records) -> Looked:
     return look_again(
         run.policy, run.learner, run.family, run.config, run.budget, run.grouping.labels, run.meta,
-        scoring=int(run.scored.steps), **run.reporting("looks"),
+        run.held_out, scoring=int(run.scored.steps), **run.reporting("looks"),
     )  # fmt: skip
 
 
 def _looks_text(run: Records, looked: Looked) -> str:
     if not looked.found:
         return "no group was looked at again"
-    split = sum(found.k > 1 for found in looked.found)
-    return f"{len(looked.found)} looked at again, {split} split: k = {looked.k}"
+    pairs = [found for found in looked.found if found.guest is not None]
+    alone = len(looked.found) - len(pairs)
+    split = sum(found.k > 1 for found in looked.found) - sum(found.k > 1 for found in pairs)
+    joined = sum(found.k == 1 for found in pairs)
+    return f"{alone} looked at again, {split} split, {joined} of {len(pairs)} pairs joined: k = {looked.k}"
 
 
 def _similarity(run: Records) -> dict[str, Grouping]:

@@ -13,6 +13,14 @@ from pgx_jax.compare.results import OURS, Groups, LookResult, Results
 from pgx_jax.report import wording
 from pgx_jax.report.figures.canvas import FAINT, INK, canvas, group_colour
 
+KINDS = {
+    (False, True): ("a look that split", "D", INK),
+    (False, False): ("a look that found no split worth it", "D", "white"),
+    (True, False): ("two groups that became one", "s", INK),
+    (True, True): ("two groups that were left apart", "s", "white"),
+}
+"""(Whether groups might join, whether they are apart) -> text, marker and filling of a look."""
+
 
 def looks(results: Results) -> Figure | None:
     """Every task's policy along the steps of our method, and the looks; None for results without looks."""
@@ -30,10 +38,11 @@ def looks(results: Results) -> Figure | None:
             colour = group_colour(number) if last else FAINT
             _bars(axes, begin, end, sorted(rows[task] for task in group), colour)
     when = {look.look: look.env_steps for look in results.looks}  # the last of several at a time
-    for look in results.looks:
+    kinds = [(bool(look.joining), len(look.groups) > 1) for look in results.looks]
+    for look, kind in zip(results.looks, kinds, strict=True):
+        _, marker, filling = KINDS[kind]
         middle = np.mean([rows[task] for task in look.tasks])
-        inside = INK if len(look.groups) > 1 else "white"
-        axes.plot(when[look.look], middle, marker="D", ms=8, mec=INK, mfc=inside, ls="", zorder=3)
+        axes.plot(when[look.look], middle, marker, ms=8, mec=INK, mfc=filling, zorder=3)
     names = list(rows) if n <= 40 else []
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
@@ -41,8 +50,9 @@ def looks(results: Results) -> Figure | None:
     axes.set(xlim=(0, ours.env_steps), ylim=(n - 0.5, -0.5), xlabel="environment steps of our method")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
     handles = [
-        Line2D([], [], marker="D", ls="", mec=INK, mfc=inside, label=text)
-        for inside, text in ((INK, "a look that split"), ("white", "a look that found no split worth it"))
+        Line2D([], [], ls="", marker=marker, mec=INK, mfc=filling, label=text)
+        for kind, (text, marker, filling) in KINDS.items()
+        if kind in kinds
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=9)
     return figure
@@ -53,17 +63,22 @@ def _segments(results: Results) -> tuple[list[int], list[Groups]]:
     times, partitions = [0], [[list(results.task_names)]]
     for number in sorted({look.look for look in results.looks}):
         of_time = [look for look in results.looks if look.look == number]
-        if any(len(look.groups) > 1 for look in of_time):
+        after = _after(partitions[-1], of_time)
+        if sorted(map(sorted, after)) != sorted(map(sorted, partitions[-1])):
             times.append(max(look.env_steps for look in of_time))
-            partitions.append(_split(partitions[-1], of_time))
+            partitions.append(after)
     partitions[-1] = results.groups
     return times, partitions
 
 
-def _split(groups: Groups, found: list[LookResult]) -> Groups:
-    """The groups after some of them were split."""
-    into = {tuple(look.tasks): look.groups for look in found}
-    return [part for group in groups for part in into.get(tuple(group), [group])]
+def _after(groups: Groups, found: list[LookResult]) -> Groups:
+    """The groups after some of them were split, and some of these joined."""
+    for look in found:
+        asked = set(look.tasks)
+        place = next(i for i, group in enumerate(groups) if asked & set(group))
+        others = [group for group in groups if not asked & set(group)]
+        groups = [*others[:place], *look.groups, *others[place:]]
+    return groups
 
 
 def ordered_tasks(partitions: list[Groups]) -> list[str]:
