@@ -406,10 +406,13 @@ def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -
     """
     kind = pick(estimate.AFFINITIES, config.affinity, "estimate.affinity")
     if kind.similarity is not None:
-        return similarity(held_out, kind.similarity)
-    if scores is None:
+        found = similarity(held_out, kind.similarity)
+    elif scores is None:
         raise ConfigError(f"the affinity {config.affinity!r} needs the scores of subsets")
-    return estimate.affinity(scores, config.affinity)
+    else:
+        found = estimate.affinity(scores, config.affinity)
+    others = [held_out.similarity(kind, (FIT, SCORE), held_out.data.names) for kind in config.beside]
+    return found._replace(beside=np.stack(others) if others else None)
 
 
 def similarity(held_out: HeldOut, kind: str) -> Affinity:
@@ -434,7 +437,8 @@ def choose_groups(
 
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
     ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times). If
-    it does, candidates that the affinity (and those of its folds) propose compete on all data.
+    it does, candidates that the affinity (and those of its folds, and others beside it) propose compete on
+    all data.
 
     Args:
         affinity: how well pairs go together.
@@ -450,8 +454,11 @@ def choose_groups(
         Grouping whose path holds the candidates (see `grouping.select`) and, with "nested_" before their
         names, the fields of `grouping.Nested` and "nested_needed", the least z that splits.
     """
-    g, folds = config.grouping, () if affinity.folds is None else affinity.folds
-    candidates = grouping.propose(affinity.matrix, folds, k=k, names=names, config=g)
+    g = config.grouping
+    others = [
+        matrix for several in (affinity.folds, affinity.beside) if several is not None for matrix in several
+    ]
+    candidates = grouping.propose(affinity.matrix, others, k=k, names=names, config=g)
     nested = None
     if kind is not None:
         nested = nested_gain(held_out, config, k=k, kind=kind, also=candidates.labels, names=names)

@@ -157,6 +157,8 @@ class Affinity(NamedTuple):
     """int [n, n]: number of subsets that contain both tasks; None if no subsets are behind the matrix."""
     folds: Float[np.ndarray, "F n n"] | None = None
     """float [F, n, n]: the matrices of the folds of scores or data; None if there are none."""
+    beside: Float[np.ndarray, "B n n"] | None = None
+    """float [B, n, n]: others whose partitions are to compete with its own; None if there are none."""
 
 
 class Gains(NamedTuple):

@@ -18,6 +18,7 @@ from pgx_jax.learn import make_policy
 from pgx_jax.runs.provenance import identity
 from pgx_jax.runs.saved import regroup
 from pgx_jax.runs.store import RunStore
+from pgx_jax.types import FIT, SCORE
 
 
 def test_a_finished_run_resumes_without_training(small_run, tmp_path, no_training):
@@ -121,7 +122,9 @@ def test_a_run_whose_affinity_needs_no_subsets(small_run, small_settings, tmp_pa
     run = pgx_jax.run(family, config, out=tmp_path / "run", listener=heard)
     jax.tree.map(np.testing.assert_array_equal, run.scored.scores, small_run.scored.scores)
     expected = pgx_jax.pipeline.similarity(small_run.held_out, "closed_form")
-    jax.tree.map(np.testing.assert_array_equal, run.affinity, expected)
+    jax.tree.map(np.testing.assert_array_equal, run.affinity._replace(beside=None), expected)
+    whitened = small_run.held_out.similarity("whitened", (FIT, SCORE))
+    np.testing.assert_array_equal(run.affinity.beside[0], whitened)
     np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
     assert texts["affinity"].endswith("without subsets") and "subsets solved and scored" in texts["scores"]
     found = plain(tmp_path / "run")

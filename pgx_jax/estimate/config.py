@@ -12,6 +12,7 @@ from pgx_jax.estimate.lifting import LIFTS
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
+from pgx_jax.estimate.similarities import SIMILARITIES
 from pgx_jax.estimate.solvers import SOLVERS
 from pgx_jax.estimate.surrogates import MIN_L2, RIDGES
 from pgx_jax.types import Named
@@ -64,6 +65,8 @@ class EstimateConfig:
     affinity: Named[str, AFFINITIES] = "per_task"
     """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression; or, from the tasks'
     gradients and mean curvature without any subset, the closed form of the first over all triples."""
+    beside: tuple[Named[str, SIMILARITIES], ...] = ("whitened", "cosine")
+    """Similarities of the tasks' gradients whose partitions compete with the affinity's."""
 
     def check(self) -> None:
         """Refuse settings with which nothing can be estimated, wherever the data are from.
@@ -80,6 +83,8 @@ class EstimateConfig:
         }
         for name, table in tables.items():
             pick(table, getattr(self, name), f"estimate.{name}")
+        for kind in self.beside:
+            pick(SIMILARITIES, kind, "estimate.beside")
         check_precision(self.precision)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
