@@ -73,6 +73,12 @@ SECTIONS = (
         tables.families,
         waits=True,
     ),
+    Section(
+        "How often to look, and what groups start from",
+        {"study_looks": f"{STUDY} looks"},
+        tables.looks,
+        waits=True,
+    ),
     Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
     Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),

@@ -122,6 +122,29 @@ def many(n: int, k: int) -> list[Cell]:
     return [cell("cartpole-goals", settings | {"seed": seed}, 0, config) for seed in range(6, 9)]
 
 
+LOOKS = {
+    "once, at half": {"looks": 1, "meta_fraction": 0.5},
+    "once, at a quarter": {"looks": 1},
+    "twice, from a quarter": {},
+    "three times, from an eighth": {"looks": 3, "meta_fraction": 0.125},
+    "four times, from a sixteenth": {"looks": 4, "meta_fraction": 0.0625},
+    "once, groups from scratch": {"looks": 1, "continue_meta": False},
+}
+
+
+def looks() -> list[Cell]:
+    """How often to look, and what groups start from, on the seeds of the families on which settings are
+    chosen."""
+    return [
+        cell(family, {"seed": f}, seed, {"compare": "none", "steps_per_task": steps} | changes, label)
+        for family, tried in (("cartpole-goals", BUDGETS[1:4]), ("points-hard", BUDGETS[2:3]))
+        for f in (100, 101)
+        for seed in range(2)
+        for steps in tried
+        for label, changes in LOOKS.items()
+    ]
+
+
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "goals": lambda: per_seed("cartpole-goals", 3, seeds=5),
     "goals_fresh": lambda: per_seed("cartpole-goals", 3, seeds=5, first=6),
@@ -147,6 +170,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "sizes": sizes,
     "scales": scales,
     "options": options,
+    "looks": looks,
 }
 
 SMALL_CONFIG = {

@@ -311,6 +311,24 @@ def options(data: Mapping) -> str:
     return table(["option", "mean NMI", "exactly right", "k found", "steps for scoring"], rows)
 
 
+def looks(data: Mapping) -> str:
+    """Mean return of ours (and its NMI with the planted groups) by how often is looked."""
+    groups: dict[tuple[str, int], dict[str, list]] = {}
+    for c in data["cells"]:
+        key = c["cell"]["family"], c["cell"]["config"]["steps_per_task"]
+        groups.setdefault(key, {}).setdefault(c["cell"]["label"], []).append(c)
+    labels = dict.fromkeys(label for some in groups.values() for label in some)
+    rows = [
+        [label]
+        + [
+            f"{means(some[label], OURS).mean():.1f} ({agreement(some[label])[0]})" if label in some else "–"
+            for some in groups.values()
+        ]
+        for label in labels
+    ]
+    return table(["looks", *(f"{family}, {steps(size)}" for family, size in groups)], rows)
+
+
 def changes(command: str) -> str:
     """What a command changes of the default run."""
     changed = command.partition("--compare none")[2].strip()

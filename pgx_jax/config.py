@@ -58,7 +58,8 @@ class Config:
     score."""
     collect_fraction: float = 0.15
     """Largest part of all steps that may be spent on transitions to estimate from, in all looks together;
-    ``estimate.steps`` are collected at each where they are fewer."""
+    ``estimate.steps`` are collected at each where they are fewer. What pairs of groups collect that are asked
+    to become one again comes on top, and out of the same total."""
     meta_entropy: float | None = 0.15
     """Weight of the entropy bonus of the meta-policy, if its learner has one; the learner's own if None. It
     must not settle: where it has given a task up, so that nothing that it does changes the reward, no

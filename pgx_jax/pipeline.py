@@ -521,15 +521,20 @@ def group_transitions(
     transitions: Transitions,
     config: Config | None = None,
     *,
+    looks: int = 1,
     names: Sequence[str] | None = None,
 ) -> Grouped:
     """Group tasks from logged data alone: no environment, no training.
+
+    A policy that trains on may be looked at again, and so may that of a group, with what it experienced on
+    the group's tasks: say with ``looks`` how often you will have asked in all.
 
     Args:
         log_prob: (params, obs, action) of one transition -> log pi, a scalar.
         params: pytree of the policy's parameters.
         transitions: logged data with advantages (see `Transitions`).
         config: settings; roll-outs cannot score here.
+        looks: looks that share the level of a test (see `choose_groups`).
         names: names of the n tasks.
 
     Raises:
@@ -547,7 +552,7 @@ def group_transitions(
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
     pairs = affinity(scores, held_out, e)
-    found = choose_groups(pairs, held_out, config, k=config.k, names=names)
+    found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
 
 
@@ -586,7 +591,8 @@ def join_groups(
     """Whether two groups had better be one, from what one policy experienced on the tasks of both.
 
     They had where nothing tells that they gain by being apart (at the one-sided level
-    ``config.grouping.level``), and the step of either's tasks helps the other's (at that level / ``looks``).
+    ``config.grouping.level``), and the step of the other group's tasks helps a task, on average over all (at
+    that level / ``looks``).
 
     Args:
         log_prob, params, transitions, config, names: see `group_transitions`, of the two groups' tasks.

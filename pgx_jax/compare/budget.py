@@ -92,7 +92,7 @@ def make_budget(
     looks = 1
     while looks < len(ends) and ends[looks] > ends[looks - 1] and budget.at(looks + 1).rest() >= needed:
         looks += 1
-    return replace(budget, ends=ends[:looks], times=times[:looks])
+    return replace(budget, ends=ends[:looks], times=times if own_meta else times[:looks])
 
 
 def suited(learner: Learner, tasks: int, steps: float, min_updates: int) -> Learner:

@@ -1,10 +1,12 @@
-"""Groups that gain nothing by being apart become one again, so that a first split that mixed tasks is undone:
-a part of one group joins the group that its tasks belong to.
+"""Groups that gain nothing by being apart become one again, so that a split that mixed tasks is undone: a
+part of one group joins the group that its tasks belong to.
 
-Two groups that did not come from one split are asked where the meta-policy's own held-out data show no gain
-in their being apart (which costs nothing). The policy of the larger one is tried on the tasks of both, which
-is paid for; they are joined where what it experiences tells that either's step helps the other, and nothing
-tells that they gain by being apart (`pipeline.join_groups`).
+Two groups that were not split off one another at this look are asked where the meta-policy's own held-out
+data show no gain in their being apart (which costs nothing). The policy of the larger one, the host, is tried
+on the tasks of both, which is paid for beyond what looks for splits collect; they are joined where the steps
+of either's tasks help the other's (on average over all tasks), and nothing tells that they gain by being
+apart (`pipeline.join_groups`). The last two groups are not asked: that one policy is not enough has been
+decided with all tasks.
 """
 
 from __future__ import annotations
@@ -85,10 +87,11 @@ def ask_pairs(
 def worth_asking(
     held_out: HeldOut, labels: Int[np.ndarray, "n"], origin: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """(host, guest) of the pairs that gain nothing by being apart where theta* is, by rising gain."""
+    """(host, guest) of the pairs that gain nothing by being apart where theta* is, by rising gain; each group
+    once at most."""
     size = np.bincount(labels)
     pairs = [pair for pair in combinations(range(len(size)), 2) if len({origin[g] for g in pair}) == 2]
-    if not pairs:
+    if len(size) < 3 or not pairs:
         return []
     joined = np.array([np.where(labels == second, first, labels) for first, second in pairs])
     score = held_out(np.stack([labels, *joined]))

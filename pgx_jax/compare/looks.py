@@ -8,7 +8,7 @@ group's. Then groups that gain nothing by being apart become one again (`joining
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from pgx_jax.compare.joining import ask_pairs
 from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, train_pool
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, NoSignalError
-from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.pipeline import HeldOut
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Grouping
@@ -32,11 +32,11 @@ class Found(NamedTuple):
     look: int
     """Which look, from 1 on."""
     member: Bool[np.ndarray, "n"]
-    """bool [n]: the policy's tasks."""
+    """bool [n]: the tasks that it was about: the policy's, and those that might join them."""
     labels: Int[np.ndarray, "n"]
-    """int [n]: into which of its groups each task goes; -1 where the policy has nothing to do with it."""
+    """int [n]: into which of its groups each task goes; -1 for all other tasks."""
     gain: Float[np.ndarray, "3"]
-    """float [3]: predicted gain of the split in standardised advantage a step, and its 95% interval."""
+    """float [3]: predicted gain of being apart in standardised advantage a step, and its 95% interval."""
     collected: int
     """Environment steps that were collected."""
     steps: int
@@ -99,8 +99,7 @@ def look_again(
     held_out: HeldOut | None = None,
     *,
     scoring: int = 0,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
+    **kw: Any,
 ) -> Looked:
     """Train the groups on and look at each of them, at all times of ``budget`` that are left.
 
@@ -112,7 +111,7 @@ def look_again(
         meta: theta*, from which they go on.
         held_out: what theta* has experienced; without it no groups become one again.
         scoring: environment steps that scoring took.
-        progress, checkpoint: see `learn.train`.
+        kw: progress and checkpoint, see `train_pool`.
     """
     looked, asking = Looked(labels, EMPTY, (), 0, ()), Asking(policy, learner, family, config)
     before = budget.meta + budget.collect + scoring
@@ -132,10 +131,8 @@ def look_again(
         except ConfigError:  # not one update for each until then
             continue
         rows = _rows(groups, shares, looked.ways, np.array(collecting) > 0, learner, config)
-        pool = train_pool(
-            rows, {BASE: policy}, {config.learner: learner}, family, config, meta,
-            progress=progress, checkpoint=checkpoint, starts=looked.starts(),
-        )  # fmt: skip
+        own = {BASE: policy}, {config.learner: learner}
+        pool = train_pool(rows, *own, family, config, meta, starts=looked.starts(), **kw)
         looked = _split(asking, look, pool, rows, collecting, looked)
         if held_out is not None:
             looked = _join(asking, look, looked, held_out, left)

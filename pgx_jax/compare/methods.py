@@ -1,7 +1,8 @@
 """Methods: sets of policies that serve all tasks, at the same total of environment steps.
 
-Every method is a set of rows. Equal rows of different methods are trained once: a row's key
-depends on its tasks alone. The baselines stand in a table: a new one is a function and an entry.
+Every method is a set of rows. Equal rows of different methods are trained once: a row's key depends on its
+tasks and the agent that it goes on from alone. The baselines stand in a table: a new one is a function and an
+entry.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Bool, Float, UInt32
 
 from pgx_jax import learn
 from pgx_jax.config import Config
@@ -93,18 +93,21 @@ def program(row: Row) -> Row:
     return row._replace(member=(), steps=0, continues=False, way="")
 
 
-def row_keys(key: Key, rows: Sequence[Row]) -> UInt32[np.ndarray, "R 2"]:
+def row_keys(
+    key: Key, member: Bool[np.ndarray, "R n"], ways: Sequence[str] | None = None
+) -> UInt32[np.ndarray, "R 2"]:
     """Keys uint32 [R, 2] of rows: they depend on the run's key, the row's tasks and the agent that it goes on
-    from, so that equal groups of different methods train alike (their difference is paired)."""
+    from (``ways``, "" being theta*), so that equal groups of different methods train alike (their difference
+    is paired)."""
+    words = np.packbits(np.asarray(member, bool), axis=1, bitorder="little").tolist()
 
-    def fold(row: Row) -> np.ndarray:
-        words = np.packbits(np.array(row.member, bool), bitorder="little").tolist()
+    def fold(row: list[int], way: str) -> np.ndarray:
         out = key
-        for word in words + ([zlib.crc32(row.way.encode())] if row.way else []):
+        for word in row + ([zlib.crc32(way.encode())] if way else []):
             out = jax.random.fold_in(out, word)
         return np.asarray(out)
 
-    return np.stack([fold(row) for row in rows])
+    return np.stack([fold(*pair) for pair in zip(words, ways or [""] * len(words), strict=True)])
 
 
 def train_pool(
@@ -161,7 +164,7 @@ def _rows(
 ) -> Rows:
     """The rows of one call of `learn.train`, fresh or from the agents of their ways."""
     member, steps = np.array([row.member for row in some]), np.array([row.steps for row in some])
-    keys = row_keys(config.stream("rows"), some)
+    keys = row_keys(config.stream("rows"), member, [row.way for row in some])
     fresh = learn.init_agents(policy, family, keys)
     first = learn.take(fresh, 0)
 

@@ -5,7 +5,7 @@ Pure functions of the results (`compare.results.Results`); who calls them writes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pgx_jax.compare.results import Results
@@ -15,8 +15,18 @@ from pgx_jax.report.wording import CAPTIONS, SEEDS_CAPTIONS
 
 if TYPE_CHECKING:
     from pgx_jax.compare.seeds import SeedsResult
+    from pgx_jax.report.budgets import Point
 
-__all__ = ["FILES", "SEEDS_FILES", "advice", "render", "render_seeds", "terminal_table", "verdict"]
+__all__ = [
+    "FILES",
+    "SEEDS_FILES",
+    "advice",
+    "render",
+    "render_budgets",
+    "render_seeds",
+    "terminal_table",
+    "verdict",
+]
 
 FILES = ("report.html", *(f"figures/{name}.png" for name in CAPTIONS))
 """All files that a report may consist of, relative to the run's folder."""
@@ -56,3 +66,20 @@ def render_seeds(found: SeedsResult, config: Mapping[str, Any], links: Mapping[i
     html = page.render_seeds(found, config, svgs, links)
     images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
     return images | {"report.html": html.encode()}
+
+
+def render_budgets(
+    points: Sequence[Point], family: str, links: Mapping[tuple[int, int], str]
+) -> dict[str, bytes]:
+    """The files of a study of budgets: the page, and its figure as PNG.
+
+    Args:
+        points: the runs.
+        family: their family's name.
+        links: (steps a task, seed) -> where a run's report is, relative to this one.
+    """
+    from pgx_jax.report import figures, page
+
+    drawn = figures.by_budget(points)
+    html = page.render_budgets(points, family, {"by_budget": figures.svg(drawn, "by_budget")}, links)
+    return {"budget.png": figures.png(drawn), "report.html": html.encode()}

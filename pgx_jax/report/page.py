@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pgx_jax.compare.results import OURS, Groups, Interval, Results
 from pgx_jax.compare.seeds import SeedsResult
-from pgx_jax.report import conclusion, seeds, wording
+from pgx_jax.report import budgets, conclusion, seeds, wording
 from pgx_jax.report.figures.canvas import group_colour
 
 _VERDICTS = {
@@ -101,6 +101,45 @@ def render_seeds(
             links=links,
             settings=wording.flatten(own),
             figures=_figures(svgs, wording.SEEDS_CAPTIONS),
+        )
+    )
+
+
+def render_budgets(
+    points: Sequence[budgets.Point],
+    family: str,
+    svgs: Mapping[str, str],
+    links: Mapping[tuple[int, int], str],
+) -> str:
+    """The whole page of a study of budgets as HTML text.
+
+    Args:
+        points: the runs.
+        family: their family's name.
+        svgs: figure name -> ``<svg>`` element.
+        links: (steps a task, seed) -> where a run's report is, relative to this one.
+    """
+    tried, (head, rows) = budgets.budgets(points), budgets.cells(points)
+    return (
+        _templates()
+        .get_template("budgets.html.j2")
+        .render(
+            family=family,
+            badge="Return against budget",
+            tone="plain",
+            advice=budgets.advice(points),
+            facts=[
+                ("budgets", str(len(tried)), ""),
+                ("steps a task", f"{wording.steps(tried[0])} to {wording.steps(tried[-1])}", ""),
+                ("training seeds", str(len({point.seed for point in points})), ""),
+            ],
+            metric=wording.metric_name(points[0].methods),
+            head=[word.capitalize() for word in head],
+            rows=rows,
+            ours=wording.method_label(points[0].methods, OURS),
+            runs=[(budget, budgets.at(points, budget)) for budget in tried],
+            links=links,
+            figures=_figures(svgs, wording.BUDGET_CAPTIONS),
         )
     )
 

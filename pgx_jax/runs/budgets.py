@@ -55,11 +55,16 @@ def run_budgets(
     for one in wanted:
         Run(family, one)
     for steps, some in groupby(wanted, key=lambda one: one.steps_per_task):
-        runs = [_run(family, one, out / f"steps={steps}-seed={one.seed}", listener) for one in some]
+        runs = [_run(family, one, out / run_folder(steps, one.seed), listener) for one in some]
         if errors := finish(runs):
             raise told(errors)
         for done in runs:
             yield steps, done.results
+
+
+def run_folder(steps_per_task: int, seed: int) -> str:
+    """Name of the folder of a run."""
+    return f"steps={steps_per_task}-seed={seed}"
 
 
 def _run(family: TaskFamily, config: Config, folder: Path, listener: Listeners | None) -> Run:

@@ -173,7 +173,8 @@ def regroup(run: Run, config: Config) -> Regrouped:
 def _scores(run: Run, config: Config) -> Scores:
     """The saved scores where the settings that they depend on are the same, or else new ones."""
     e, names = config.estimate, run.family.task_names
-    same = dataclasses.replace(e, affinity=run.config.estimate.affinity) == run.config.estimate
+    own = run.config.estimate
+    same = dataclasses.replace(e, affinity=own.affinity, beside=own.beside) == own
     if same and config.seed == run.config.seed and (run.store is None or run.store.has("scores")):
         return run.scored.scores
     estimate.require_held_out(e.score, "regrouping takes no environment steps")

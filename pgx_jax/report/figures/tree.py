@@ -21,6 +21,9 @@ KINDS = {
 }
 """(Whether groups might join, whether they are apart) -> text, marker and filling of a look."""
 
+ASIDE = 0.02
+"""How far beside the looks for splits those stand that ask pairs, in parts of all steps."""
+
 
 def looks(results: Results) -> Figure | None:
     """Every task's policy along the steps of our method, and the looks; None for results without looks."""
@@ -41,8 +44,12 @@ def looks(results: Results) -> Figure | None:
     kinds = [(bool(look.joining), len(look.groups) > 1) for look in results.looks]
     for look, kind in zip(results.looks, kinds, strict=True):
         _, marker, filling = KINDS[kind]
-        middle = np.mean([rows[task] for task in look.tasks])
-        axes.plot(when[look.look], middle, marker, ms=8, mec=INK, mfc=filling, zorder=3)
+        sides = [look.tasks]
+        if look.joining:
+            sides = [look.joining, [task for task in look.tasks if task not in look.joining]]
+        at = when[look.look] + bool(look.joining) * ASIDE * ours.env_steps
+        middles = [float(np.mean([rows[task] for task in side])) for side in sides]
+        axes.plot([at] * len(middles), middles, "-", marker=marker, ms=8, c=INK, lw=1, mfc=filling, zorder=3)
     names = list(rows) if n <= 40 else []
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
