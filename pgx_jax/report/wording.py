@@ -36,8 +36,8 @@ CAPTIONS = {
     "those of a group that is split from the group's, those of a joined pair from the larger group's.",
     "affinity": "How much every pair of tasks gains from being trained together (larger is better), ordered "
     "by group, and the number of subsets behind each value where it comes from subsets. Outlines mark the "
-    "groups found. It proposes partitions; which affinity does hardly matters. What its surrogates add is the "
-    "choice of the number of groups, one included, and predicted gains with intervals.",
+    "groups found. It proposes partitions; which affinity does so hardly matters. What the surrogates add is "
+    "the choice of the number of groups, one included, and predicted gains with intervals.",
     "path": "Every candidate partition with its score on trajectories that its surrogates have not seen, "
     "though the affinity that proposed it may have. Whether to split at all is decided by splits that were "
     "neither proposed nor chosen on what judges them. Where k is not given, the smallest one is chosen whose "
