@@ -98,17 +98,20 @@ class Set(Loud):
 
 
 def test_an_actor_says_what_of_it_is_exploration():
-    def leaves_renewed(actor):
+    def leaves_renewed(actor, **kw):
         policy = make_policy(FAMILY, actor=actor)
         old, new = (policy.init(KEY, (4,), jnp.eye(3)) for _ in range(2))
         new = new._replace(actor=jax.tree.map(lambda x: x + 1, old.actor))
-        found = explore_afresh(policy, old, new).actor
+        found = explore_afresh(policy, old, new, **kw).actor
         same = jax.tree.map(lambda a, b: bool((a == b).all()), found, old.actor)
         return {jax.tree_util.keystr(p) for p, kept in jax.tree_util.tree_leaves_with_path(same) if not kept}
 
     assert leaves_renewed(Loud()) == {"['params']['noise']"}
     assert leaves_renewed(Set()) == {"['params']['noise']"}
     assert leaves_renewed(GaussianActor(2, (4,))) == {"['params']['log_std']"}
+    last = {f"['params']['MLP_0']['Dense_1']['{name}']" for name in ("kernel", "bias")}
+    assert leaves_renewed(GaussianActor(2, (4,)), alone=True) == last | {"['params']['log_std']"}
+    assert leaves_renewed(Loud(), alone=True) == {"['params']['noise']"}
     assert check_networks(make_policy(FAMILY, actor=Loud()), FAMILY).actor["params"]["noise"].shape == (2,)
 
 

@@ -15,7 +15,7 @@ from small import STAGES, Ears, small, told
 import pgx_jax
 from pgx_jax import PPO, ConfigError, Run, estimate, load, pipeline
 from pgx_jax.compare.groups import train_groups
-from pgx_jax.compare.pool import train_pool
+from pgx_jax.compare.pool import of_tasks, train_pool
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
@@ -158,6 +158,17 @@ def test_groups_continue_the_meta_policy_and_explore_afresh(small_run):
     want = jax.tree.map(np.asarray, settled.actor)
     want["params"]["log_std"] = np.full(2, GaussianActor.initial_log_std, np.float32)
     jax.tree.map(np.testing.assert_array_equal, (agent.actor, agent.critic), (want, settled.critic))
+
+    # A task that leaves the others begins with a mean of its own, once.
+    lone = row._replace(member=tuple(i == 1 for i in range(run.family.n)))
+    rows = [lone, lone._replace(way=of_tasks(row.member)), lone._replace(way=of_tasks(lone.member))]
+    starts = {way: settled for way in (of_tasks(row.member), of_tasks(lone.member))}
+    agents = train_pool(
+        rows, run.policies_by_name, learners, run.family, still, settled, starts=starts
+    ).agents
+    last = [agent.actor["params"]["MLP_0"]["Dense_2"]["kernel"] for agent in agents]
+    kept = [np.array_equal(kernel, settled.actor["params"]["MLP_0"]["Dense_2"]["kernel"]) for kernel in last]
+    assert sum(row.member) > 1 and kept == [False, False, True]
 
     blind = Policy(CategoricalActor(3, (4,)), Critic((4,)), Categorical(3))
     one, other = (blind.init(jax.random.PRNGKey(i), (2,), np.zeros((1, 1))) for i in range(2))

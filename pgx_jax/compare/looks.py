@@ -17,7 +17,7 @@ from pgx_jax import grouping, pipeline
 from pgx_jax.compare.asking import Asking
 from pgx_jax.compare.budget import Budget, Shares, least, share
 from pgx_jax.compare.joining import ask_pairs
-from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, train_pool
+from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, of_tasks, train_pool
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, NoSignalError
 from pgx_jax.learn import Learner, Policy
@@ -84,8 +84,7 @@ class Looked(NamedTuple):
 
 def way(row: Row) -> str:
     """The name of a group's policy at the last look: its tasks, and what it went on from itself."""
-    tasks = " ".join(str(i) for i, inside in enumerate(row.member) if inside)
-    return f"of tasks {tasks}" + (f", {row.way}" if row.way else "")
+    return of_tasks(row.member) + (f", {row.way}" if row.way else "")
 
 
 def look_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -110,6 +111,16 @@ def row_keys(
     return np.stack([fold(*pair) for pair in zip(words, ways or [""] * len(words), strict=True)])
 
 
+def of_tasks(member: Sequence[bool]) -> str:
+    """How ways call the policy of some tasks."""
+    return "of tasks " + " ".join(str(i) for i, inside in enumerate(member) if inside)
+
+
+def _leaves(row: Row) -> bool:
+    """Whether it is that of a single task, which goes on from a policy of several."""
+    return row.continues and sum(row.member) == 1 and row.way.split(", ")[0] != of_tasks(row.member)
+
+
 def train_pool(
     rows: Iterable[Row],
     policies: Mapping[str, Policy],
@@ -168,10 +179,12 @@ def _rows(
     fresh = learn.init_agents(policy, family, keys)
     first = learn.take(fresh, 0)
 
-    def start(way: str) -> Agent:
+    @functools.cache
+    def start(way: str, alone: bool) -> Agent:
         known = learn.tell(starts[way], first) if policy.conditioned_actor else starts[way]
-        return learn.explore_afresh(policy, known, first)
+        return learn.explore_afresh(policy, known, first, alone=alone)
 
-    ways = {way: start(way) for way in {row.way for row in some if row.continues}}
-    begin = [ways[row.way] if row.continues else learn.take(fresh, i) for i, row in enumerate(some)]
+    begin = [
+        start(row.way, _leaves(row)) if row.continues else learn.take(fresh, i) for i, row in enumerate(some)
+    ]
     return Rows(member, steps, keys, learn.stack(begin))

@@ -366,19 +366,19 @@ def with_policy_params(agent: Agent, actor: PyTree) -> Agent:
     return agent._replace(actor=actor)
 
 
-def explore_afresh(policy: Policy, agent: Agent, fresh: Agent) -> Agent:
+def explore_afresh(policy: Policy, agent: Agent, fresh: Agent, *, alone: bool = False) -> Agent:
     """The agent with the exploration of a fresh one, all else as it was.
 
     Where tasks pull apart, a Gaussian policy for all of them settles on a compromise and stops
     exploring; what continues it must explore again to leave that. Replaced are the actor's parameters
-    that it says are exploration (see `learn.networks`).
+    that it says are exploration, and for a task that is ``alone`` from now on also those that settle its
+    mean (see `learn.networks`).
     """
-    explores = getattr(policy.actor, "explores", None)
-    if explores is None:
-        return agent
+    known = (getattr(policy.actor, name, None) for name in ("explores", "settles")[: 1 + alone])
+    asked = [question for question in known if question is not None]
 
     def choose(path: tuple[Any, ...], settled: Array, new: Array) -> Array:
-        return new if explores(_names(path)) else settled
+        return new if any(question(_names(path)) for question in asked) else settled
 
     return with_policy_params(agent, jax.tree_util.tree_map_with_path(choose, agent.actor, fresh.actor))
 

@@ -10,7 +10,9 @@ by 255 before) and its task's context (float [C]; None where it is not told its 
 An actor returns logits [outputs], or (mean, log_std) [outputs] each for continuous actions, a critic
 the value []. What of an actor's parameters is exploration, the actor says itself, by a method
 ``explores(path) -> bool`` of a parameter's path (a tuple of names): policies that continue theta*
-begin with these afresh. The core maps networks over batches, rows and tasks.
+begin with these afresh. If it has a method ``settles(path) -> bool`` as well, what that names is begun
+afresh, too, where a single task leaves the policy of several. The core maps networks over batches, rows and
+tasks.
 
 What the table holds is called with the settings of its network by name (`MLPNetworks`) and makes the
 two modules. Another module adds its own, ``NETWORKS["mine"] = Mine``, for settings in Python:

@@ -63,6 +63,10 @@ class GaussianActor(nn.Module):
         """The deviation is exploration."""
         return path[-1] == "log_std"
 
+    def settles(self, path: tuple[str, ...]) -> bool:
+        """The last layer: where the mean has left what actions can do, no deviation explores any more."""
+        return path[-2] == f"Dense_{len(self.hidden)}"
+
 
 class Critic(nn.Module):
     """The value of a state, []."""
