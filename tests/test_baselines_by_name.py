@@ -23,7 +23,10 @@ from pgx_jax.runs.serial import dumps
 
 @pytest.mark.parametrize(
     ("engine", "names"),
-    [("device", ("linear/reinforce", "told/reinforce", "linear/ppo")), ("host", ("linear/reinforce",))],
+    [
+        ("device", ("linear/reinforce", "told/reinforce", "linear/ppo", "paco/ppo")),
+        ("host", ("linear/reinforce",)),
+    ],
 )
 def test_any_network_and_any_learner_by_name(small_settings, engine, names):
     settings, config = small_settings
@@ -50,12 +53,14 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
         assert ("spread" if policy == "linear" else "log_std") in params
 
 
-def test_a_whole_run_with_a_network_and_a_learner_of_ones_own(small_settings):
+@pytest.mark.parametrize(("network", "part"), [("linear", "spread"), ("multi_head", "body")])
+def test_a_whole_run_with_a_network_and_a_learner_of_ones_own(small_settings, network, part):
     family, config = small(small_settings, k=2, steps_per_task=2400, learner="reinforce")
-    config = dataclasses.replace(config, policy=PolicyConfig(network="linear"))
+    config = dataclasses.replace(config, policy=PolicyConfig(network=network, hidden=(8, 8)))
     run = pgx_jax.run(family, config)
     assert {(row.policy, row.learner) for row in run.policies.rows} == {("base", "reinforce")}
-    assert all("spread" in agent.actor["params"] for agent in run.policies.agents)
+    assert all(part in agent.actor["params"] for agent in run.policies.agents)
+    assert run.group_policy.conditioned_actor == (network != "linear")
     assert run.results.methods["policygradex"].env_steps <= 6 * 2400
 
 

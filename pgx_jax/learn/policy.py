@@ -29,8 +29,19 @@ def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
 
 
 def apply(network: nn.Module, params: PyTree, inputs: Float[Array, "..."] | Seen) -> PyTree:
-    """What a network returns for one observation: ``network(obs, context)``."""
-    return network.apply(params, *_arguments(inputs))
+    """What a network returns for one observation: ``network(obs, context)``.
+
+    Raises:
+        ConfigError: its parameters are of observations or contexts of other lengths.
+    """
+    obs, context = _arguments(inputs)
+    try:
+        return network.apply(params, obs, context)
+    except flax.errors.ScopeParamShapeError as error:
+        raise ConfigError(
+            f"the network {type(network).__name__} has parameters for other inputs than an observation of "
+            f"shape {list(obs.shape)} and the context {_told(context)}: {_reason(error)}"
+        ) from error
 
 
 def _check_call(network: nn.Module) -> None:
@@ -156,6 +167,8 @@ def make_policy(
 ) -> Policy:
     """A policy for a family's spaces, by default of two-layer tanh networks.
 
+    It is told its task where the architecture needs that (`Networks`).
+
     Args:
         family: supplies the spaces.
         network: name of an architecture (`NETWORKS`).
@@ -174,6 +187,13 @@ def make_policy(
     except ValueError as error:
         raise ConfigError(f"family {family.name!r}: {error}") from None
     made = make_networks(network, dict(options or {}) | ({} if hidden is None else {"hidden": tuple(hidden)}))
+    if getattr(made, "needs_task", False):
+        settings |= {} if actor else {"conditioned_actor": True}
+        if not (critic or settings.get("conditioned_critic", True)):
+            raise ConfigError(
+                f"policy.conditioned_critic = False, but the critic of network {network!r} needs the task; "
+                f"leave it True, or take another network"
+            )
     bytes_seen = family.observation_space.dtype == np.uint8
     return Policy(
         actor or made.actor(distribution),
@@ -205,12 +225,12 @@ class PolicyConfig:
     network: Named[str, NETWORKS] = "mlp"
     """Architecture of actor and critic."""
     options: tuple[str, ...] = ()
-    """Settings of the architecture, as KEY=VALUE."""
+    """Settings of the architecture, as KEY=VALUE (an unknown KEY is answered with those that it has)."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic, in architectures that have them (for which it counts
     instead of their own default)."""
     conditioned_actor: bool = False
-    """Tell the actor which task it is on."""
+    """Tell the actor which task it is on; architectures that need the task are told in any case."""
     conditioned_critic: bool = True
     """Tell the critic which task it is on."""
     normalise_observations: bool = False
@@ -321,12 +341,20 @@ def _traced(role: str, network: nn.Module, inputs: Array | Seen) -> PyTree:
     try:
         return jax.eval_shape(applied, jax.random.PRNGKey(0))
     except (TypeError, ValueError, flax.errors.FlaxError) as error:
-        reason = str(error).strip().split("\n")[0]
-        told = "None" if context is None else f"float {list(context.shape)}"
         raise ConfigError(
             f"the {role} {type(network).__name__} cannot be called with (obs, context), an observation of "
-            f"shape {list(obs.shape)} and the context {told}: {reason}"
+            f"shape {list(obs.shape)} and the context {_told(context)}: {_reason(error)}"
         ) from error
+
+
+def _told(context: Array | None) -> str:
+    """A context in words."""
+    return "None" if context is None else f"float {list(context.shape)}"
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    return str(error).strip().split("\n")[0]
 
 
 def check_agent(agent: Agent, expected: Agent) -> None:
@@ -394,6 +422,12 @@ def tell(agent: Agent, fresh: Agent) -> Agent:
     Raises:
         ConfigError: its parameters differ by more than rows.
     """
+    own, wide = (jax.tree.structure(x.actor) for x in (agent, fresh))
+    if own != wide:  # type: ignore[operator]  # of a type that has no stubs
+        raise ConfigError(
+            "an actor that is told its task has not the blind one's parameters, and cannot go on from it; "
+            "give both one architecture"
+        )
 
     def widened(path: tuple[Any, ...], own: Array, wide: Array) -> Array:
         more = np.shape(wide)[0] - np.shape(own)[0] if np.ndim(wide) else 0

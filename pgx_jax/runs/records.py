@@ -121,7 +121,8 @@ class Records:
             return
         if self.policy.conditioned_actor:
             raise ConfigError(
-                "tell_groups: the meta-policy is told its task already (policy.conditioned_actor)"
+                "tell_groups: the meta-policy is told its task already (policy.conditioned_actor, or a "
+                "network that needs the task)"
             )
         if not self.config.continue_meta:
             raise ConfigError("tell_groups: the groups must go on from the meta-policy; set continue_meta")

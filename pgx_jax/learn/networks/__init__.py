@@ -5,7 +5,9 @@ by 255 before) and its task's context (float [C]; None where it is not told its 
 
     def __call__(self, obs, context): ...
 
-`Torso` makes one vector of the two, whatever the observation's shape.
+`Torso` makes one vector of the two, whatever the observation's shape. Architectures that select or mix by
+the task (`networks.told`) leave the context out of it, and are linear in the context with what is a task's
+own: with one-hot contexts that are rows of tables, and any other context mixes these.
 
 An actor returns logits [outputs], or (mean, log_std) [outputs] each for continuous actions, a critic
 the value []. What of an actor's parameters is exploration, the actor says itself, by a method
@@ -16,7 +18,8 @@ tasks.
 
 What the table holds is called with the settings of its network by name (`MLPNetworks`) and makes the
 two modules. Another module adds its own, ``NETWORKS["mine"] = Mine``, for settings in Python:
-``PolicyConfig(network="mine", options=("width=32",))``.
+``PolicyConfig(network="mine", options=("width=32",))``. With ``needs_task = True`` its policies are told
+their task without being asked to.
 """
 
 from __future__ import annotations
@@ -27,12 +30,20 @@ from typing import Protocol
 import flax.linen as nn
 
 from pgx_jax.learn.distributions import Distribution
+from pgx_jax.learn.networks.care import CareNetworks
 from pgx_jax.learn.networks.mlp import MLP, CategoricalActor, Critic, GaussianActor, MLPNetworks
+from pgx_jax.learn.networks.moore import MooreNetworks
+from pgx_jax.learn.networks.multi_head import MultiHeadNetworks
+from pgx_jax.learn.networks.paco import PaCoNetworks
+from pgx_jax.learn.networks.soft_modularization import SoftModularizationNetworks
 from pgx_jax.learn.networks.torso import Torso
 
 
 class Networks(Protocol):
-    """Settings of an architecture, and the modules that they describe (which must be hashable)."""
+    """Settings of an architecture, and the modules that they describe (which must be hashable).
+
+    It may say ``needs_task: ClassVar[bool] = True``: neither actor nor critic can do without the context.
+    """
 
     def actor(self, distribution: Distribution) -> nn.Module:
         """The actor for the actions of a family; ``distribution.outputs`` is how much it returns."""
@@ -41,7 +52,14 @@ class Networks(Protocol):
         """The critic."""
 
 
-NETWORKS: dict[str, Callable[..., Networks]] = {"mlp": MLPNetworks}
+NETWORKS: dict[str, Callable[..., Networks]] = {
+    "mlp": MLPNetworks,
+    "multi_head": MultiHeadNetworks,
+    "soft_modularization": SoftModularizationNetworks,
+    "paco": PaCoNetworks,
+    "care": CareNetworks,
+    "moore": MooreNetworks,
+}
 """Architectures by name."""
 
 __all__ = [

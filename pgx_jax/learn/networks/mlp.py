@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pgx_jax.errors import ConfigError
 from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution
+from pgx_jax.learn.networks.deviation import is_deviation, log_std
+from pgx_jax.learn.networks.settings import check_flag, check_widths
 from pgx_jax.learn.networks.torso import Torso
 from pgx_jax.types import Array
 
@@ -50,18 +51,18 @@ class GaussianActor(nn.Module):
     size: int
     hidden: tuple[int, ...] = (64, 64)
     initial_log_std: float = FRESH_LOG_STD
+    own_deviation: bool = False
 
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
         """(mean [size], log_std [size])."""
         mean = MLP(self.size, self.hidden, last_scale=0.01)(Torso(name="torso")(obs, context))
-        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.size,))
-        return mean, jnp.clip(log_std, -5.0, 2.0)
+        return mean, log_std(self, self.size, context, self.own_deviation, self.initial_log_std)
 
     @staticmethod
     def explores(path: tuple[str, ...]) -> bool:
         """The deviation is exploration."""
-        return path[-1] == "log_std"
+        return is_deviation(path)
 
     def settles(self, path: tuple[str, ...]) -> bool:
         """The last layer: where the mean has left what actions can do, no deviation explores any more."""
@@ -86,16 +87,20 @@ class MLPNetworks:
 
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
+    own_deviation: bool = False
+    """Whether a Gaussian's deviation is a task's own; for actors that are told their task."""
+
+    needs_task: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        widths = self.hidden if isinstance(self.hidden, tuple) else ()
-        if not widths or not all(isinstance(width, Integral) and width >= 1 for width in widths):
-            raise ConfigError(f"policy.hidden = {self.hidden}: give at least one width, 1 or more each")
+        check_widths(self.hidden)
+        check_flag("own_deviation", self.own_deviation)
 
     def actor(self, distribution: Distribution) -> nn.Module:
         """Logits, or mean and deviation."""
-        gaussian = isinstance(distribution, DiagonalGaussian)
-        return (GaussianActor if gaussian else CategoricalActor)(distribution.outputs, self.hidden)
+        if isinstance(distribution, DiagonalGaussian):
+            return GaussianActor(distribution.outputs, self.hidden, own_deviation=self.own_deviation)
+        return CategoricalActor(distribution.outputs, self.hidden)
 
     def critic(self) -> nn.Module:
         """Values."""

@@ -1,0 +1,34 @@
+"""Multi-head networks: all is shared but the last layer (as multi-head SAC of Meta-World, Yu et al., 2020).
+
+Published for MT10: ``hidden=(400, 400, 400)``, ``activation="relu"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from pgx_jax.learn.networks.layers import Stacked, hidden_layers, mixed
+from pgx_jax.learn.networks.told import Body, TaskNetworks
+from pgx_jax.learn.networks.torso import Torso
+from pgx_jax.types import Array
+
+
+class MultiHead(Body):
+    """Hidden layers for all tasks, and a linear head a task."""
+
+    @nn.compact
+    def __call__(self, obs: Array, context: Array) -> Array:
+        """[outputs]: of the task's own head; for other contexts than one-hot ones, the heads weighted."""
+        x = hidden_layers(Torso(name="torso")(obs), self.hidden, self.activation)
+        return mixed(context, Stacked(len(context), self.outputs, self.scale, name="heads")(x))
+
+
+@dataclass(frozen=True)
+class MultiHeadNetworks(TaskNetworks):
+    """A head a task; ``hidden`` are the shared layers."""
+
+    def body(self, outputs: int, scale: float) -> MultiHead:
+        """The network."""
+        return MultiHead(outputs, scale, *self._common)
