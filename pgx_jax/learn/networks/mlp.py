@@ -66,7 +66,7 @@ class GaussianActor(nn.Module):
 
     def settles(self, path: tuple[str, ...]) -> bool:
         """The last layer: where the mean has left what actions can do, no deviation explores any more."""
-        return path[-2] == f"Dense_{len(self.hidden)}"
+        return path[-2:-1] == (f"Dense_{len(self.hidden)}",)
 
 
 class Critic(nn.Module):
