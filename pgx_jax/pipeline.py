@@ -575,6 +575,8 @@ def split_group(
     feats = features(log_prob, params, transitions, config, names)
     held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
     proposes = similarity(held_out, "closed_form")
+    g = config.grouping
+    config = dataclasses.replace(config, grouping=dataclasses.replace(g, min_ratio=g.group_ratio))
     return choose_groups(proposes, held_out, config, looks=looks, names=names)
 
 

@@ -56,3 +56,18 @@ def test_logged_data_that_cannot_work_are_refused_first(
             run.policy.log_prob, run.meta.actor, t._replace(**fields), override(run.config, settings),
             names=run.family.task_names,
         )  # fmt: skip
+
+
+def test_a_group_is_split_for_less_than_all_tasks(small_run, monkeypatch):
+    """The same data; ``grouping.group_ratio`` takes the place of ``min_ratio``."""
+    run, wide = small_run, {"grouping.min_ratio": np.inf, "grouping.group_ratio": 0.0}
+    asked = []
+    monkeypatch.setattr(pipeline, "features", lambda *args: run.features)
+    for settings in (wide, {"grouping.min_ratio": 0.0, "grouping.group_ratio": 1e9}):
+        config = override(run.config, settings)
+        names = run.family.task_names
+        found = pipeline.split_group(
+            run.policy.log_prob, run.meta.actor, run.transitions, config, looks=1, names=names
+        )
+        asked.append(found.k)
+    assert asked == [run.grouping.k, 1] and run.grouping.k > 1
