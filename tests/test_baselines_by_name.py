@@ -24,8 +24,8 @@ from pgx_jax.runs.serial import dumps
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
-        ("device", ("linear/reinforce", "told/reinforce", "linear/ppo", "paco/ppo")),
-        ("host", ("linear/reinforce",)),
+        ("device", ("linear/reinforce", "told/reinforce", "linear/ppo", "paco/ppo", "told/pcgrad")),
+        ("host", ("linear/reinforce", "told/famo")),
     ],
 )
 def test_any_network_and_any_learner_by_name(small_settings, engine, names):

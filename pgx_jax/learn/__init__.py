@@ -20,6 +20,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
+from pgx_jax.learn.taskwise import Taskwise
 from pgx_jax.learn.together import give_way
 from pgx_jax.learn.training import (
     Trained,
@@ -44,6 +45,7 @@ __all__ = [
     "Policy",
     "PolicyConfig",
     "Progress",
+    "Taskwise",
     "Trained",
     "can_be_told",
     "check_agent",

@@ -50,7 +50,7 @@ class Learner(Protocol):
     """A way of learning; derive from it for the defaults.
 
     An update is one or more phases: all slots act for T steps, then the row learns. PPO and REINFORCE have
-    one phase; PCGrad is PPO with another `PPO.gradients`. MAML has two phases:
+    one phase; PCGrad is PPO with another `PPO.direction`. MAML has two phases:
     nothing is learnt from the first; in the second every slot acts with parameters that were adapted to
     its task by the first one's steps (``per_slot`` and `acting`), and `learn` differentiates through
     that adaptation, as it sees the steps of both.
@@ -94,7 +94,7 @@ class Learner(Protocol):
         check_slots(self, n, name or type(self).__name__.lower())
 
     def begin(self, policy: Policy, agent: Agent) -> PyTree:
-        """What to remember of a fresh row: arrays whose shapes stay (PPO, PCGrad: the optimiser's state)."""
+        """What to remember of a fresh row: arrays whose shapes stay (PPO: the optimiser's state)."""
         return ()
 
     def per_slot(self, phase: int) -> bool:
@@ -140,8 +140,8 @@ LEARNERS: dict[str, Callable[[], Learner]] = {}
 
 
 def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) -> dict[str, Learner]:
-    """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults, and one's
-    own.
+    """All learners that rows may name: PPO as it is set, those of `LEARNERS` at their defaults (derived from
+    PPO, they have its settings but where their own defaults are others), and one's own.
 
     Raises:
         ConfigError: the table has what makes none.
@@ -149,7 +149,17 @@ def learners_by_name(ppo: Learner, more: Mapping[str, Learner] | None = None) ->
     for name, made in LEARNERS.items():
         if not callable(made):
             raise ConfigError(f"LEARNERS[{name!r}] must be what makes the learner: {type(made).__name__}")
-    return {name: made() for name, made in LEARNERS.items()} | {"ppo": ppo} | dict(more or {})
+    known = {name: _as_set(made(), ppo) for name, made in LEARNERS.items()}
+    return known | {"ppo": ppo} | dict(more or {})
+
+
+def _as_set(learner: Learner, ppo: Learner) -> Learner:
+    """With the settings of ``ppo``, if it is a kind of it, in the place of what are PPO's defaults."""
+    if not isinstance(learner, type(ppo)):
+        return learner
+    default, fields = type(ppo)(), dataclasses.fields(ppo)  # type: ignore[arg-type]
+    names = (field.name for field in fields if getattr(learner, field.name) == getattr(default, field.name))
+    return dataclasses.replace(learner, **{name: getattr(ppo, name) for name in names})  # type: ignore[type-var]
 
 
 def with_options(learner: Learner, name: str, options: Mapping[str, Any]) -> Learner:

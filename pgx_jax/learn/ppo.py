@@ -89,10 +89,29 @@ class PPO(Learner):
     def gradients(
         self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch
     ) -> tuple[PyTree, PyTree]:
-        """Of (actor, critic) on a minibatch, before they are clipped. Methods that put the gradients of
-        single tasks together (PCGrad and its kind) override it: ``batch.task`` says whose each transition
-        is, ``row.member`` which tasks there are."""
+        """Of (actor, critic) on a minibatch, before they are clipped. ``batch.task`` says whose each
+        transition is, ``row.member`` which tasks there are. (Methods that put the gradients of single tasks
+        together derive from `taskwise.Taskwise`.)"""
         return jax.grad(ppo_loss)(params, policy, self, batch)
+
+    def direction(
+        self,
+        policy: Policy,
+        row: RowTasks,
+        params: tuple[PyTree, PyTree],
+        batch: Batch,
+        memory: PyTree,
+        key: Array,
+    ) -> tuple[Array, PyTree]:
+        """Where a gradient step on a minibatch takes all parameters away from, before the learning rate, and
+        what is remembered after it."""
+        return self.optimiser().update(_vector(self.gradients(policy, row, params, batch)), memory)
+
+    def look_back(
+        self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch, memory: PyTree
+    ) -> PyTree:
+        """What is remembered once the step of a minibatch is done."""
+        return memory
 
 
 LEARNERS["ppo"] = PPO
@@ -116,6 +135,14 @@ class Batch(NamedTuple):
 
 def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch) -> Array:
     """Value error - clipped surrogate objective - entropy bonus, weighted per transition."""
+    value_error, objective, bonus = terms(params, policy, config, batch)
+    return jnp.mean(batch.weight * (config.value * value_error - objective - config.entropy * bonus))
+
+
+def terms(
+    params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch
+) -> tuple[Array, Array, Array]:
+    """Value error (of the critic), clipped surrogate objective and entropy bonus (of the actor), each [B]."""
     actor, critic = params
     dist = policy.distribution
     dist_params = jax.vmap(policy.params, (None, 0))(actor, policy.actor_input(batch.obs, batch.context))
@@ -125,8 +152,7 @@ def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: 
     objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
     value = jax.vmap(policy.value, (None, 0))(critic, policy.critic_input(batch.obs, batch.context))
     value_error = 0.5 * (value - batch.target) ** 2
-    bonus = jax.vmap(dist.exploration)(dist_params)
-    return jnp.mean(batch.weight * (config.value * value_error - objective - config.entropy * bonus))
+    return value_error, objective, jax.vmap(dist.exploration)(dist_params)
 
 
 def make_batch(
@@ -175,7 +201,7 @@ def _vector(params: PyTree) -> Any:
 
 
 Fitted = tuple[Any, PyTree]
-"""What gradient steps change: the parameters of actor and critic, and the state of Adam."""
+"""What gradient steps change: the parameters of actor and critic, and the learner's memory."""
 
 
 def fit_batch(
@@ -185,18 +211,20 @@ def fit_batch(
 
     The parameters are one vector here: Adam is a few long loops instead of several for each leaf.
     """
-    optimiser, size = config.optimiser(), batch.weight.shape[0]
-    width, agent = size // config.minibatches, learning.agent
+    size, agent = batch.weight.shape[0], learning.agent
+    width = size // config.minibatches
     start, unravel = ravel_pytree((agent.actor, agent.critic))
 
-    def minibatch(carry: Fitted, index: Array) -> tuple[Fitted, None]:
-        vector, opt = carry
+    def minibatch(fitted: Fitted, at: tuple[Array, Array]) -> tuple[Fitted, None]:
+        (vector, memory), (index, number) = fitted, at
         part = jax.tree.map(lambda x: x[index], batch)
-        gradients = _vector(config.gradients(policy, row, unravel(vector), part))
-        updates, opt = optimiser.update(gradients, opt)
-        return (vector - rate * updates, opt), None
+        own = jax.random.fold_in(key, number)
+        step, memory = config.direction(policy, row, unravel(vector), part, memory, own)
+        vector = vector - rate * step
+        return (vector, config.look_back(policy, row, unravel(vector), part, memory)), None
 
-    shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches]
-    (vector, opt), _ = jax.lax.scan(minibatch, (start, learning.memory), shuffled.reshape(-1, width))
+    shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches].reshape(-1, width)
+    numbered = (shuffled, jnp.arange(len(shuffled)))
+    (vector, memory), _ = jax.lax.scan(minibatch, (start, learning.memory), numbered)
     actor, critic = unravel(vector)
-    return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=opt)
+    return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=memory)
