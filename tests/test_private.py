@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from small import small, told
 
 from envs.points import points
-from pgx_jax import make_family, pipeline
+from pgx_jax import PolicyConfig, load, make_family, pipeline, run
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import (
     fit,
@@ -341,3 +342,13 @@ def test_lifts_leave_what_is_private_where_it_was():
         back = lifted[False][0] @ np.asarray(dense)
         np.testing.assert_allclose(back, solved.delta, atol=3e-3 * np.abs(solved.delta).max())
     assert all((moved[:, private] != 0).any() for moved in lifted[True])
+
+
+def test_a_run_that_is_told_its_task_says_what_it_left_out(small_settings, tmp_path):
+    policy = PolicyConfig(network="multi_head", hidden=(8, 8))
+    settings = small(small_settings, policy=policy, steps_per_task=2700, looks=1, test_tasks=0)
+    found = run(*settings, out=tmp_path / "told")
+    assert told(found)["diagnostics"]["private_parameters"] == 6 * (8 * 2 + 2)
+    saved = load(found.store.path).features
+    np.testing.assert_array_equal(saved.private, found.features.private)
+    assert np.isfinite(saved.values).all() and saved.private.sum() == 6 * (8 * 2 + 2)
