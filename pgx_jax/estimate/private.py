@@ -6,9 +6,9 @@ add to what every task is to itself, and so dilute similarities and surrogates.
 
 Which they are is decided by tracing: the program of the gradient is gone through with nothing known of
 parameters, observations and actions, and a task's context as it is. What is zero then, is zero whatever the
-others are; a unit that happens to be off on all observations is not. Whatever the architecture, no parameter
-is named that two tasks reach. One may be missed where a program does what is not in the tables below (loops,
-branches): it counts as shared.
+others are; a unit that happens to be off on all observations is not. So in no network a parameter that two
+tasks reach is called private. One that is may be missed, where a program does what is not in the tables below
+(loops, branches): it counts as shared.
 """
 
 from __future__ import annotations
