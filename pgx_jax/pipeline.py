@@ -155,12 +155,14 @@ def features(
     config: Config,
     names: Sequence[str] | None = None,
 ) -> Features:
-    """Projected gradients of log pi of every transition."""
+    """Projected gradients of log pi of every transition, without parameters that one task's context alone can
+    reach (`estimate.private_parameters`)."""
     estimate.signed_weights(transitions, names)  # refuses tasks without a signal before the long part
     key, e = config.stream("project"), config.estimate
     names = names if len(transitions.split) == len(transitions.source) else None  # of sources, not of tasks
+    private = estimate.private_parameters(log_prob, params, transitions)
     return estimate.gradient_features(
-        log_prob, params, transitions, key, e.dim, precision=e.precision, names=names
+        log_prob, params, transitions, key, e.dim, precision=e.precision, names=names, private=private
     )
 
 

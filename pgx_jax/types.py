@@ -121,6 +121,8 @@ class Features(NamedTuple):
     """float [U, N, d]."""
     key: Key
     """uint32 [2]: the key from which the Gaussian map P [p, d] is drawn again where needed."""
+    private: Bool[Array, "p"] | None = None
+    """bool [p]: parameters that were left out, as one task's context alone can reach them; None if none."""
 
 
 class Surrogates(NamedTuple):

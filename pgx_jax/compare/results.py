@@ -232,6 +232,8 @@ class Diagnostics(Record, frozen=True, kw_only=True):
     """Numbers by which to judge the estimate itself."""
 
     parameters: int
+    private_parameters: int = 0
+    """Of these, how many one task's context alone can reach, which the gradient features leave out."""
     subsets: int
     l2: Number
     relative_distance: list[Number]

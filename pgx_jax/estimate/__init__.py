@@ -17,6 +17,7 @@ from pgx_jax.estimate.lifting import (
 )
 from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
+from pgx_jax.estimate.private import private_parameters
 from pgx_jax.estimate.problems import TaskStatistics
 from pgx_jax.estimate.projection import gaussian, lift
 from pgx_jax.estimate.scores import (
@@ -74,6 +75,7 @@ __all__ = [
     "lift_projection",
     "make_subsets",
     "other_parts",
+    "private_parameters",
     "relative_distance",
     "require_held_out",
     "rescale",

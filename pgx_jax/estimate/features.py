@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
@@ -112,9 +112,10 @@ def _add_block(
     rows: int,
     sizes: Sizes,
     precision: str,
+    shared: Bool[Array, "p"] | None = None,
 ) -> Float[jax.Array, "N d"]:
     """Add to the features [N, d] what the parameters of a block contribute: of the pieces that begin in
-    ``rows`` rows of the map from row ``start`` on, both whole tiles."""
+    ``rows`` rows of the map from row ``start`` on, both whole tiles. Only ``shared`` parameters count."""
     total, dim = features.shape
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     height = -(-sum(map(math.prod, shapes)) // TILE)
@@ -127,6 +128,8 @@ def _add_block(
 
         def add(turn: Array, found: jax.Array) -> jax.Array:
             x = leaf.piece(gradient.at(turn), turn)
+            if shared is not None:
+                x = jnp.where(jax.lax.dynamic_slice_in_dim(shared, places[turn], x.shape[1]), x, 0)
             part = jax.lax.dynamic_slice_in_dim(drawn, places[turn] - first * TILE, x.shape[1])
             return found + product(x, part, precision)
 
@@ -170,6 +173,7 @@ def _features(
     block: int,
     sizes: Sizes,
     precision: str,
+    shared: Bool[Array, "p"] | None = None,
 ) -> Float[Array, "N d"]:
     """Features [N, d] of transitions obs (leaves [N, ...]), action [N, ...].
 
@@ -181,7 +185,7 @@ def _features(
     for start in blocks:
         features = _add_block(
             log_prob, params, obs, action, key, features, np.array(start, np.int32),
-            rows=blocks.step, sizes=sizes, precision=precision,
+            rows=blocks.step, sizes=sizes, precision=precision, shared=shared,
         )  # fmt: skip
     return features
 
@@ -198,6 +202,7 @@ def gradient_features(
     block: int | None = None,
     precision: str = "float32",
     names: Sequence[str] | None = None,
+    private: Bool[Array, "p"] | None = None,
 ) -> Features:
     """Project the gradient of log pi of every transition: g~ = P^T grad log pi(a|s).
 
@@ -214,6 +219,7 @@ def gradient_features(
         precision: of the products with P, a name in ``PRECISIONS``. A processor multiplies in float32
             whatever it is.
         names: names of the U sources, for messages.
+        private: bool [p], parameters that are left out, as if they were constants (`private_parameters`).
 
     Returns:
         Features with values [U, N, d].
@@ -237,10 +243,11 @@ def gradient_features(
         raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
     log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
-    values = _features(log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision)
+    shared = None if private is None else ~np.asarray(private)
+    values = _features(log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision, shared)
     values = values.reshape(sources, count, dim)
     _require_finite(values.sum(-1), "gradients of the log-probability", names)
-    return Features(values, jnp.asarray(key))
+    return Features(values, jnp.asarray(key), private)
 
 
 def _require_finite(values: Float[Array, "U N"], what: str, names: Sequence[str] | None) -> None:

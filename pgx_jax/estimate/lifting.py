@@ -3,6 +3,7 @@
 Two lifts. The paper's, theta* + P D: since P P^T is not the identity, most of its length is noise
 (its cosine with the direction meant is sqrt(d / (p + d))). The dual lift, theta* + sum_t alpha_t g_t
 with the unprojected gradients g_t, has no such noise: at the solution D = sum_t alpha_t g~_t.
+Parameters that the features left out (``Features.private``) are not moved by either.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import projection
 from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.estimate.precision import full_precision
+from pgx_jax.estimate.private import without
 from pgx_jax.estimate.surrogates import signed_weights
 from pgx_jax.steady import compiled
 from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
@@ -28,7 +30,7 @@ from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 def lift_projection(features: Features, delta: Float[Array, "*lead d"], params: PyTree) -> PyTree:
     """P D as a pytree like ``params``, with the leading axes of delta [..., d] (the paper's lift)."""
-    return projection.lift(features.key, delta, params)
+    return without(features.private, projection.lift(features.key, delta, params), params)
 
 
 def _fit_weights(
@@ -163,7 +165,7 @@ def lift_dual(
     for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True):
         alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
         lifted.append(_lift_one(log_prob, params, obs, action, alpha))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted)
+    return without(features.private, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted), params)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def diagnostics(run: Records) -> results.Diagnostics:
         bounds = results.Bounds(numbers(low), numbers(high))
     return results.Diagnostics(
         parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),
+        private_parameters=0 if feats.private is None else int(np.sum(feats.private)),
         subsets=len(scored.scores.member),
         l2=float(solved.l2),
         relative_distance=numbers(np.asarray(estimate.relative_distance(moved, params))),

@@ -67,7 +67,8 @@ def _features(run: Records) -> Features:
 
 def _features_text(run: Records, f: Features) -> str:
     size = sum(np.size(x) for x in jax.tree.leaves(learn.policy_params(run.meta)))
-    return f"gradients of {size:,} parameters projected to {f.values.shape[-1]} dimensions"
+    left_out = "" if f.private is None else f" ({int(np.sum(f.private)):,} of single tasks left out)"
+    return f"gradients of {size:,} parameters{left_out} projected to {f.values.shape[-1]} dimensions"
 
 
 def _scores(run: Records) -> Scored:

@@ -7,7 +7,8 @@ by 255 before) and its task's context (float [C]; None where it is not told its 
 
 `Torso` makes one vector of the two, whatever the observation's shape. Architectures that select or mix by
 the task (`networks.told`) leave the context out of it, and are linear in the context with what is a task's
-own: with one-hot contexts that are rows of tables, and any other context mixes these.
+own: with one-hot contexts that are rows of tables, and any other context mixes these. Nobody needs to name
+these rows: estimation leaves out what one context alone can reach, and finds it by tracing.
 
 An actor returns logits [outputs], or (mean, log_std) [outputs] each for continuous actions, a critic
 the value []. What of an actor's parameters is exploration, the actor says itself, by a method
