@@ -13,20 +13,30 @@ from pgx_jax.report import figures
 from pgx_jax.report.figures.canvas import FAINT, RC, canvas, method_style, png
 from pgx_jax.report.wording import method_label, ordered_methods, with_interval
 
+BUDGETS = {
+    "budget_goals": "cartpole-goals",
+    "budget_goals_5": "cartpole-goals with 5 groups",
+    "budget_goals_30": "cartpole-goals with 30 tasks",
+    "budget_points_hard": "points-hard",
+    "budget_physics": "cartpole-physics",
+    "budget_reacher": "reacher-targets",
+    "budget_highway_objectives": "highway-objectives",
+}
+"""Studies of budgets, and the families in words."""
+
 TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
     "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
     "ppo_curves": "Learning curves of PPO on stock environments",
-    "budget_goals": "What every method earns on cartpole-goals, by steps a task",
-}
+} | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
 def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
-    own = {"ppo": "ppo_curves", "study_budget_goals": "budget_goals"}.get(source)
-    return [own] if own else []
+    own = {"ppo": "ppo_curves"}.get(source, source.removeprefix("study_"))
+    return [own] if own in DRAWERS else []
 
 
 def goals_methods(data: Mapping) -> bytes:
@@ -98,7 +108,7 @@ def ppo_curves(data: Mapping) -> bytes:
         return png(figure)
 
 
-def budget_goals(data: Mapping) -> bytes:
+def by_budget(data: Mapping) -> bytes:
     """Return against budget."""
     return png(figures.by_budget(budget_points(data)))
 
@@ -107,6 +117,5 @@ DRAWERS = {
     "goals_methods": goals_methods,
     "goals_affinity": goals_affinity,
     "ppo_curves": ppo_curves,
-    "budget_goals": budget_goals,
-}
+} | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""
