@@ -167,11 +167,6 @@ def check(config: Config, family: TaskFamily) -> None:
             raise ConfigError(f"{name} = {value} must not be negative")
     if config.learner == "ppo" or any(name.endswith("/ppo") for name in config.baselines):
         config.ppo.check(family.n, "ppo")
-    if config.baselines and config.compare == "none":
-        raise ConfigError(
-            f"baselines = {config.baselines} would not be trained, as compare = 'none'; choose another "
-            f"compare, or leave them out"
-        )
     if config.test_tasks < 0:
         raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
     for name in (

@@ -82,11 +82,6 @@ def test_methods_that_need_not_be_compared_or_have_other_names():
     assert not mine.equal_steps and "not counted" in mine.note
 
 
-def test_baselines_that_would_not_be_trained_are_refused():
-    with pytest.raises(ConfigError, match=r"'told/ppo'.* compare = 'none'"):
-        Run(FAMILY, pgx_jax.Config(compare="none", baselines=("told/ppo",)))
-
-
 def test_what_adapting_takes_is_kept_back_before_anything_is_spent():
     learner = Reinforce(num_envs=6, num_steps=10, adaptation_steps=2400)
     config = pgx_jax.Config(
