@@ -82,6 +82,11 @@ def look_times(config: Config) -> tuple[float, ...]:
     return tuple(time for i, time in enumerate(times) if not i or time <= LAST_LOOK)
 
 
+def look_count(config: Config) -> int:
+    """Number of these looks, which share a level."""
+    return len(look_times(config))
+
+
 LAST_LOOK = 0.75
 """Part of all steps after which no group is asked again: too few are left to gain by it."""
 
@@ -107,7 +112,7 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
     e, n = config.estimate, family.n
     one = learn.relabels(family, told)
     sources, multiple = (1, min(e.source_multiple, n)) if one else (n, 1)
-    looks = len(look_times(config))
+    looks = look_count(config)
     allowed = int(config.collect_fraction * config.steps_per_task * n) // (sources * multiple * looks)
     steps = e.steps if allowed >= e.steps else allowed // e.num_envs * e.num_envs
     if steps < 4 * e.num_envs:
@@ -413,7 +418,7 @@ def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -
         raise ConfigError(f"the affinity {config.affinity!r} needs the scores of subsets")
     else:
         found = estimate.affinity(scores, config.affinity)
-    others = [held_out.similarity(kind, (FIT, SCORE), held_out.data.names) for kind in config.beside]
+    others = [held_out.similarity(name, (FIT, SCORE), held_out.data.names) for name in config.beside]
     return found._replace(beside=np.stack(others) if others else None)
 
 
@@ -482,7 +487,7 @@ def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, G
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
     """
     held_out = held_out.afresh()
-    names, looks, found = held_out.data.names, len(look_times(config)), {}
+    names, looks, found = held_out.data.names, look_count(config), {}
     for kind in config.similarities:
         similar = similarity(held_out, kind)
         found[kind] = choose_groups(similar, held_out, config, kind=kind, looks=looks, names=names)
@@ -558,6 +563,18 @@ def group_transitions(
     return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
 
 
+def _experienced(
+    log_prob: LogProb,
+    params: PyTree,
+    transitions: Transitions,
+    config: Config,
+    names: Sequence[str] | None,
+) -> HeldOut:
+    """What a group's policy experienced, to judge partitions of its tasks by."""
+    feats = features(log_prob, params, transitions, config, names)
+    return HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+
+
 def split_group(
     log_prob: LogProb,
     params: PyTree,
@@ -574,8 +591,7 @@ def split_group(
         log_prob, params, transitions, config, names: see `group_transitions`, of the group's tasks alone.
         looks: how often such questions are asked in all (see `choose_groups`).
     """
-    feats = features(log_prob, params, transitions, config, names)
-    held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+    held_out = _experienced(log_prob, params, transitions, config, names)
     proposes = similarity(held_out, "closed_form")
     g = config.grouping
     config = dataclasses.replace(config, grouping=dataclasses.replace(g, min_ratio=g.group_ratio))
@@ -606,8 +622,7 @@ def join_groups(
     Returns:
         What being apart gains, and whether they had better be one.
     """
-    feats = features(log_prob, params, transitions, config, names)
-    held_out = HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+    held_out = _experienced(log_prob, params, transitions, config, names)
     found, level = given_gain(held_out, labels), config.grouping.level
     helps = found.kind(grouping.threshold(level / looks)) == "company"
     return found, helps and found.z <= grouping.threshold(level)

@@ -62,7 +62,7 @@ def ask_pairs(
     """
     asked: list[Pair] = []
     pairs = worth_asking(held_out.afresh(), labels, origin)
-    looks = len(pipeline.look_times(asking.config)) * len(pairs)
+    looks = pipeline.look_count(asking.config) * len(pairs)
     for host, guest in pairs:
         member = np.isin(labels, (host, guest))
         steps = asking.collecting(member)

@@ -167,7 +167,7 @@ def _split(
 ) -> Looked:
     """Look at the groups for which something is to be collected."""
     config, n = asking.config, asking.family.n
-    looks = len(pipeline.look_times(config)) * sum(steps > 0 for steps in collecting)
+    looks = pipeline.look_count(config) * sum(steps > 0 for steps in collecting)
     spent = looked.spent + sum(row.steps for row in rows)
     labels = np.zeros(n, int)
     origin: list[int] = []
@@ -200,7 +200,7 @@ def _numbered(looked: Looked) -> Looked:
 
 def _join(asking: Asking, look: int, looked: Looked, held_out: HeldOut, afford: int) -> Looked:
     """Ask pairs of groups whether they had better be one, for so many steps at most."""
-    agents, number = looked.pool.agents, look + len(pipeline.look_times(asking.config))
+    agents, number = looked.pool.agents, look + pipeline.look_count(asking.config)
     pairs = ask_pairs(asking, held_out, looked.labels, looked.origin, agents, number, afford)
     labels, spent, found = looked.labels.copy(), looked.spent, list(looked.found)
     for pair in pairs:

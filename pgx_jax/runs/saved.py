@@ -155,7 +155,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
     held_out = pipeline.HeldOut(run.features, run.transitions, e, config.stream("deal"), names)
     scores = _scores(run, config) if estimate.AFFINITIES[e.affinity].reads_scores else None
     affinity = pipeline.affinity(scores, held_out, e)
-    looks = len(pipeline.look_times(config))
+    looks = pipeline.look_count(config)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
     return Regrouped(
         k=found.k,

@@ -97,7 +97,7 @@ def _affinity_text(run: Records, affinity: Affinity) -> str:
 def _grouping(run: Records) -> Grouping:
     return pipeline.choose_groups(
         run.affinity, run.held_out, run.config, k=run.config.k,
-        looks=len(pipeline.look_times(run.config)), names=run.family.task_names,
+        looks=pipeline.look_count(run.config), names=run.family.task_names,
     )  # fmt: skip
 
 
