@@ -232,7 +232,9 @@ def cpu_time(cells: Cells) -> str:
 def unseen_tasks(cells: Cells, words: str) -> str:
     """Mean returns on unseen tasks, of our groups' policies and of one policy for all, put into words."""
     found = [c["test_tasks"] for c in cells if c.get("test_tasks")]
-    pairs = [(t["mean"], t["multitask"]["mean"]) for t in found if t.get("multitask")]
+    known = [{"multitask": t.get("multitask")} | t.get("methods", {}) for t in found]
+    one = [methods.get("multitask_continued", methods["multitask"]) for methods in known]
+    pairs = [(t["mean"], other["mean"]) for t, other in zip(found, one, strict=True) if other]
     return words.format(*np.mean(pairs, axis=0)) if pairs else ""
 
 

@@ -24,6 +24,7 @@ from pgx_jax.compare.results import (
     PathResult,
     Results,
     Timings,
+    UnseenMethod,
     UnseenResult,
 )
 
@@ -168,7 +169,7 @@ def example_results(seed: int = 0) -> Results:
             method="the best of the groups' policies in 8 trial episodes each",
             mean=146.1,
             ci95=(141.0, 151.2),
-            multitask=Interval(58.3, (51.0, 65.6)),
+            methods={"multitask": UnseenMethod(mean=58.3, ci95=(51.0, 65.6), env_steps=8000)},
             assigned=[0, 1, 2, 0, 1, 2],
         ),
         curves=curves,

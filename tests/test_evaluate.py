@@ -135,3 +135,23 @@ def test_non_finite_returns_are_traced_to_their_task(agents):
     spoilt = FAMILY.tasks._replace(reward=reward)
     with pytest.raises(DataError, match="task 'unseen 5' gave returns that are not finite"):
         play(agents, ROW, TASK, tasks=spoilt, names=[f"unseen {i + 1}" for i in range(6)])
+
+
+def test_what_a_policy_is_told_of_unseen_tasks():
+    told = make_policy(FAMILY, hidden=(8,), conditioned_actor=True)
+    agents = init_agents(told, FAMILY, np.asarray(jax.random.split(KEY, 1)))
+    noise = iter(jax.random.split(KEY, 20))
+    agents = agents._replace(
+        actor=jax.tree.map(lambda x: x + jax.random.normal(next(noise), x.shape), agents.actor)
+    )
+
+    def played(**unseen):
+        return evaluate(told, FAMILY, agents, np.zeros(6, int), np.arange(6), KEY, episodes=4, **unseen)
+
+    own = played()
+    same = played(tasks=FAMILY.tasks, context=np.asarray(FAMILY.context))
+    np.testing.assert_array_equal(own.returns, same.returns)
+    nothing = played(tasks=FAMILY.tasks)
+    zeros = played(tasks=FAMILY.tasks, context=np.zeros_like(FAMILY.context))
+    np.testing.assert_array_equal(nothing.returns, zeros.returns)
+    assert (nothing.returns != own.returns).any()

@@ -148,6 +148,16 @@ def test_collected_data_and_evaluation(trained):
     assert np.isfinite(found.returns).all()
 
 
+def test_a_told_policy_on_unseen_tasks():
+    told = make_policy(FAMILY, hidden=(8,), conditioned_actor=True)
+    agents = init_agents(told, FAMILY, ROWS.key[:1])
+    pairs = told, FAMILY, agents, np.zeros(3, int), np.array([3, 0, 1]), KEY
+    own = evaluate(*pairs, episodes=5)
+    context = np.asarray(FAMILY.context)[pairs[4]]
+    same = evaluate(*pairs, episodes=5, tasks=FAMILY.tasks, context=context)
+    np.testing.assert_array_equal(own.returns, same.returns)
+
+
 def test_evaluation_plays_first_episodes_to_their_end(chooser):
     agents = jax.tree.map(lambda x: x[None], chooser)
     found = evaluate(CHOOSER, SCRIPT, agents, np.zeros(2, int), np.arange(2), KEY, episodes=3)

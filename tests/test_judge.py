@@ -11,7 +11,7 @@ from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.judging import Played
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
-from pgx_jax.compare.results import Interval
+from pgx_jax.compare.results import OURS, Interval
 from pgx_jax.learn import Evaluation, make_policy
 
 
@@ -113,9 +113,39 @@ def test_what_adapting_to_unseen_tasks_takes_is_counted(monkeypatch):
     def tried(**settings):
         learner = Reinforce(**settings)
         return unseen.unseen_tasks(
-            PAIRS, None, pool, {"base": make_policy(family)}, {"ppo": learner}, family, config
+            {OURS: PAIRS}, pool, {"base": make_policy(family)}, {"ppo": learner}, family, config
         )
 
     assert tried().env_steps == 2 * 3 * 2 * 10
     found = tried(adaptation_steps=7, adaptation_envs=7)
     assert found.assigned == [1, 1, 1] and found.env_steps == 2 * 3 * (2 * 10 + 7) + 3 * 7
+    assert found.told == []
+
+
+def test_an_unseen_task_finds_what_a_policy_is_told_and_every_method_its_own(monkeypatch):
+    """Told to be on task 2, a policy earns most; one that is told nothing earns 1."""
+    calls = []
+
+    def evaluate(policy, family, agents, row, task, key, *, episodes, context, **kw):
+        calls.append((policy.conditioned_actor, len(row)))
+        told = np.full(len(row), 1.0) if context is None else np.argmax(context, 1) % 3
+        returns = np.tile(told[:, None] + task[:, None] % 2, episodes)
+        return Evaluation(returns, returns > 0, np.full(returns.shape, 10), np.zeros(len(row), int))
+
+    monkeypatch.setattr(unseen.learn, "evaluate", evaluate)
+    family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)
+    pairs = PAIRS._replace(rows=tuple(row._replace(policy="told") for row in PAIRS.rows))
+    one = Method(np.zeros(4, int), (Row((True,) * 4, 8, False),), 0)
+    rows = (*pairs.rows, *one.rows)
+    policies = {"base": make_policy(family), "told": make_policy(family, conditioned_actor=True)}
+    found = unseen.unseen_tasks(
+        {OURS: pairs, "one": one, "same": pairs}, Pool(rows, ({}, {}, {}), ()), policies,
+        {"ppo": Reinforce()}, family, config,
+    )  # fmt: skip
+    assert found.told == [family.task_names[2]] * 3 and found.assigned == [1] * 3
+    assert found.mean == pytest.approx(2 + 1 / 3) and found.methods["one"].mean == pytest.approx(1 + 1 / 3)
+    assert found.methods["same"] == unseen.UnseenMethod(
+        mean=found.mean, ci95=found.ci95, env_steps=found.env_steps
+    )
+    assert found.env_steps == 4 * 3 * 2 * 10 and found.methods["one"].env_steps == 3 * 2 * 10
+    assert calls == [(True, 12), (False, 3), (True, 3), (False, 3)]  # what two methods have is tried once

@@ -67,7 +67,7 @@ def test_results_that_do_not_say_their_version_or_hold_more_are_refused(run_resu
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(changed, published())
     assert plain.pop("schema_version") == results.SCHEMA_VERSION
-    with pytest.raises(DataError, match=r"cannot be read \(no schema_version, not 1\); resume"):
+    with pytest.raises(DataError, match=r"cannot be read \(no schema_version, not 2\); resume"):
         results.from_plain(plain)
 
 

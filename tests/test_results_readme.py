@@ -42,7 +42,7 @@ def made_up(tmp_path, run_results):
     file = common.ResultFile(tmp_path / "study_goals.json", name="study_goals", command="")
     for shift, cell in enumerate(study.study_cells("goals", "full")[:2]):
         record = common.plain(study.record(run_results))
-        assert record["test_tasks"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
+        assert record["test_tasks"]["methods"]["multitask"]["mean"] == 58.3 and "labels" not in record["path"]
         record["methods"] = {n: m | {"mean": m["mean"] + shift} for n, m in record["methods"].items()}
         record["timings"]["cpu_seconds"] = 70.0
         file.add(cell, record)

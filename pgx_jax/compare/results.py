@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pgx_jax.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a field changes its meaning or disappears."""
 
 OURS = "policygradex"
@@ -191,6 +191,20 @@ class Curve(Record, frozen=True):
     returns: list[Number] = msgspec.field(name="return")
 
 
+class UnseenMethod(Record, frozen=True, kw_only=True):
+    """The policies of one method on unseen tasks."""
+
+    mean: Number
+    ci95: tuple[Number, Number] | None
+    env_steps: int
+    """All steps before the episodes that are judged."""
+
+    @property
+    def interval(self) -> Interval:
+        """Mean and interval."""
+        return Interval(self.mean, self.ci95)
+
+
 class UnseenResult(Record, frozen=True, kw_only=True):
     """The groups' policies on tasks that none of them has seen."""
 
@@ -201,11 +215,13 @@ class UnseenResult(Record, frozen=True, kw_only=True):
     """How an unseen task finds its policy."""
     assigned: list[int]
     """The group of each unseen task."""
+    told: list[str] = []
+    """The known task that each of them is said to be, where policies are told their task."""
     env_steps: int = 0
     """All steps before the episodes that are judged: the trial's, and those of adapting to the tasks (by
     every group's policy before the trial, and again by the one that was found)."""
-    multitask: Interval | UnsetType = UNSET
-    """One policy for all (that of the realised gain) on the same tasks."""
+    methods: dict[str, UnseenMethod] = {}
+    """The other methods on the same tasks; each task finds its policy among the method's in the same way."""
 
     @property
     def interval(self) -> Interval:
@@ -261,6 +277,8 @@ class Results(Record, frozen=True, kw_only=True):
     family_settings: dict[str, Any] = {}
     n_tasks: int
     task_names: list[str]
+    told: bool = False
+    """Whether the meta-policy is told its task."""
     seed: int
     k: int
     groups: Groups

@@ -1,66 +1,157 @@
-"""The groups' policies on tasks that none of them has seen."""
+"""Policies on tasks that none of them has seen, of every method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from msgspec import UNSET, UnsetType
+from jaxtyping import Float, Int
 
 from pgx_jax import learn
 from pgx_jax.compare.methods import Method
-from pgx_jax.compare.pool import Pool, Row
-from pgx_jax.compare.results import Interval, UnseenResult
+from pgx_jax.compare.pool import Pool, Row, places
+from pgx_jax.compare.results import OURS, UnseenMethod, UnseenResult
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.config import Config
 from pgx_jax.learn import Evaluation, Learner, Policy
 from pgx_jax.tasks import TaskFamily
 
+Evaluate = Callable[..., Evaluation]
+
+
+class Candidate(NamedTuple):
+    """A policy that a new task may find; equal ones of several methods are tried once."""
+
+    row: Row
+    told: int | None = None
+    """The known task that the policy is told it is on; None if it is not told."""
+
+
+class _Played(NamedTuple):
+    """Episodes of pairs of a candidate and an unseen task."""
+
+    returns: Float[np.ndarray, "P episodes"]
+    judged: Float[np.ndarray, "P episodes"]
+    """Success or returns, as the family is judged."""
+    steps: Int[np.ndarray, "P"]
+    """Environment steps of all its episodes."""
+    adapting: Int[np.ndarray, "P"]
+    """Environment steps of adapting before them."""
+
 
 def unseen_tasks(
-    mine: Method,
-    multitask: Method | None,
+    methods: Mapping[str, Method],
     pool: Pool,
     policies: Mapping[str, Policy],
     learners: Mapping[str, Learner],
     family: TaskFamily,
     config: Config,
 ) -> UnseenResult | None:
-    """Try the group policies on unseen tasks; None where there are none, or policies are told their task.
+    """Try the policies of every method on unseen tasks; None where there are none.
 
-    A new task finds its group by trial: every group's policy plays a few episodes on it, and the
-    best mean return wins; it is then judged on fresh episodes. Where the learner adapts, it does so before
-    the trial, and afresh before it is judged.
+    Nobody says what an unseen task wants. It finds its policy by trial: every policy of the method plays a
+    few episodes on it, and the best mean return wins. A policy that is told its task is tried with the
+    context of each of its tasks: what it is told then is the known task that served best. The winner is
+    judged on fresh episodes, the same for all methods. Where the learner adapts, it does so before the trial,
+    and afresh before it is judged.
+
+    Args:
+        methods: by name; ours among them.
+        pool: their policies.
+        policies, learners: by the names that rows have.
+        family, config: what they were trained on, and how.
     """
-    told = policies[mine.rows[0].policy].conditioned_actor
-    if family.sample_test_tasks is None or config.test_tasks < 1 or told:
+    if family.sample_test_tasks is None or config.test_tasks < 1:
         return None
-    count, k = config.test_tasks, len(mine.rows)
+    count = config.test_tasks
     tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
 
-    def on_tests(rows: tuple[Row, ...], row: np.ndarray, name: str, episodes: int) -> Evaluation:
-        first = rows[0]
-        return learn.evaluate(
-            policies[first.policy], family, learn.stack([pool.agent(r) for r in rows]), row,
-            np.tile(np.arange(count), len(row) // count), config.stream(name), episodes=episodes,
-            tasks=tasks, names=names, learner=learners[first.learner],
-        )  # fmt: skip
+    def play(pairs: Sequence[tuple[Candidate, int]], stream: str, episodes: int) -> _Played:
+        return _play(pairs, pool, policies, learners, family, tasks, names, config.stream(stream), episodes)
 
-    trial = on_tests(mine.rows, np.repeat(np.arange(k), count), "trial", config.trial_episodes)
-    assigned = trial.returns.mean(1).reshape(k, count).argmax(0)
-    final = on_tests(mine.rows, assigned, "evaluate", config.episodes)
-    whole = stratified(final.judged_by(family.metric))
-    base: Interval | UnsetType = UNSET
-    if multitask is not None:
-        played = on_tests(multitask.rows[:1], np.zeros(count, int), "evaluate", config.episodes)
-        base = stratified(played.judged_by(family.metric))
+    own = {name: candidates(m, policies) for name, m in methods.items()}
+    tried = list(dict.fromkeys(c for found in own.values() for c in found))
+    trial = play([(c, t) for c in tried for t in range(count)], "trial", config.trial_episodes)
+    value = trial.returns.mean(1).reshape(len(tried), count)
+    paid = dict(zip(tried, (trial.steps + trial.adapting).reshape(len(tried), count).sum(1), strict=True))
+    at = {candidate: i for i, candidate in enumerate(tried)}
+    found = {name: _best(some, value[[at[c] for c in some]]) for name, some in own.items()}
+    pairs = list(dict.fromkeys(pair for some in found.values() for pair in some))
+    final, place = play(pairs, "evaluate", config.episodes), {pair: i for i, pair in enumerate(pairs)}
+
+    def judged(name: str) -> UnseenMethod:
+        index = [place[pair] for pair in found[name]]
+        whole = stratified(final.judged[index])
+        steps = sum(int(paid[c]) for c in own[name]) + int(final.adapting[index].sum())
+        return UnseenMethod(mean=whole.mean, ci95=whole.ci95, env_steps=steps)
+
+    mine, rows = judged(OURS), list(methods[OURS].rows)
+    told = [family.task_names[c.told] for c, _ in found[OURS] if c.told is not None]
     return UnseenResult(
-        mean=whole.mean,
-        ci95=whole.ci95,
+        mean=mine.mean,
+        ci95=mine.ci95,
         names=names,
-        method=f"the best of the groups' policies in {config.trial_episodes} trial episodes each",
-        assigned=assigned.tolist(),
-        env_steps=int(trial.steps.sum() + trial.adaptation_steps.sum() + final.adaptation_steps.sum()),
-        multitask=base,
+        method=_by_trial(bool(told), config.trial_episodes),
+        assigned=[rows.index(c.row) for c, _ in found[OURS]],
+        told=told,
+        env_steps=mine.env_steps,
+        methods={name: judged(name) for name in methods if name != OURS},
     )
+
+
+def _best(some: Sequence[Candidate], value: Float[np.ndarray, "c count"]) -> list[tuple[Candidate, int]]:
+    """Every unseen task with the candidate of most ``value``."""
+    return [(some[i], task) for task, i in enumerate(value.argmax(0).tolist())]
+
+
+def _by_trial(told: bool, episodes: int) -> str:
+    """How an unseen task finds its policy, in words."""
+    each = f"in {episodes} trial episodes each"
+    if told:
+        return f"the best of the groups' policies, told to be on each of their tasks in turn, {each}"
+    return f"the best of the groups' policies {each}"
+
+
+def candidates(method: Method, policies: Mapping[str, Policy]) -> list[Candidate]:
+    """The policies of a method, each with the context of each of its tasks if it is told its task."""
+    found = []
+    for row in method.rows:
+        told = policies[row.policy].conditioned_actor
+        known: Iterable[int | None] = np.flatnonzero(row.member).tolist() if told else [None]
+        found += [Candidate(row, task) for task in known]
+    return found
+
+
+def _play(
+    pairs: Sequence[tuple[Candidate, int]],
+    pool: Pool,
+    policies: Mapping[str, Policy],
+    learners: Mapping[str, Learner],
+    family: TaskFamily,
+    tasks: object,
+    names: Sequence[str],
+    key: np.ndarray,
+    episodes: int,
+) -> _Played:
+    """Evaluate pairs of a candidate and an unseen task, those of equal programs in one go."""
+    context, parts, order = np.asarray(family.context), [], []
+    rows = [candidate.row for candidate, _ in pairs]
+    for (policy, learner), index in places(rows, lambda row: (row.policy, row.learner)).items():
+        some = list(dict.fromkeys(rows[i] for i in index))
+        told = [pairs[i][0].told for i in index]
+        played = learn.evaluate(
+            policies[policy], family, learn.stack([pool.agent(row) for row in some]),
+            np.array([some.index(rows[i]) for i in index]), np.array([pairs[i][1] for i in index]), key,
+            episodes=episodes, tasks=tasks, names=names, learner=learners[learner],
+            context=None if told[0] is None else context[told],
+        )  # fmt: skip
+        parts.append(
+            _Played(
+                played.returns, played.judged_by(family.metric), played.steps.sum(1), played.adaptation_steps
+            )
+        )
+        order += index
+    back = np.argsort(order)
+    return _Played(*(np.concatenate(leaves)[back] for leaves in zip(*parts, strict=True)))

@@ -341,15 +341,15 @@ def _over_pairs(
     pairs: Pairs,
 ) -> PyTree:
     """``program(agents, tasks, context, key, index)`` on chunks of pairs; leaves [P, ...], of NumPy."""
-    count, own = len(pairs.row), pairs.tasks is None
+    count = len(pairs.row)
     width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
-    tasks = family.tasks if own else pairs.tasks
-    context = family.context if own else np.zeros((int(pairs.task.max()) + 1, family.context.shape[1]))
-    agents, tasks, context, key = jax.tree.map(np.asarray, (agents, tasks, context, pairs.key))
+    tasks = family.tasks if pairs.tasks is None else pairs.tasks
+    context = pairs.told(family.context)
+    agents, tasks, key = jax.tree.map(np.asarray, (agents, tasks, pairs.key))
     parts = []
     for start in range(0, len(padded), width):
         index = padded[start : start + width]
         r, t = pairs.row[index], pairs.task[index]
-        parts.append(program(take(agents, r), take(tasks, t), context[t], key, t))
+        parts.append(program(take(agents, r), take(tasks, t), context[index], key, t))
     return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs])[:count], *parts)

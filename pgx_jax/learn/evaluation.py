@@ -48,6 +48,7 @@ def evaluate(
     deterministic: bool = False,
     tasks: PyTree = None,
     names: Sequence[str] | None = None,
+    context: Float[np.ndarray, "P C"] | None = None,
 ) -> Evaluation:
     """Play full episodes of agent ``row[j]`` on task ``task[j]`` for every pair j.
 
@@ -64,11 +65,12 @@ def evaluate(
         deterministic: act by the mode.
         tasks: other task parameters than the family's own (unseen test tasks).
         names: their names, for error messages.
+        context: float [P, C], what a policy that is told its task is told of them; zeros by default.
 
     Raises:
         DataError: parameters after adapting, or a return, that are not finite, naming the task.
     """
-    pairs = Pairs(np.asarray(row, int), np.asarray(task, int), key, tasks)
+    pairs = Pairs(np.asarray(row, int), np.asarray(task, int), key, tasks, context)
     engine, adaptation = engine_of(family), learner.adaptation_steps if learner else 0
     task_names = family.task_names if tasks is None else names
 

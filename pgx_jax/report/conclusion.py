@@ -134,7 +134,7 @@ def _advice_for_groups(results: Results) -> str:
     }[kind]
     joint = "while" if value.mean is None else "but"
     doubt = ", which can't be told from zero" if kind == "not_shown" and value.lo is not None else ""
-    return _dont_group(n, because, f"{predicted}, {joint} {realised}{doubt}")
+    return _dont_group(results, because, f"{predicted}, {joint} {realised}{doubt}")
 
 
 def _advice_for_one_group(results: Results) -> str:
@@ -154,11 +154,14 @@ def _advice_for_one_group(results: Results) -> str:
     if kind == "too_small" and results.evidence is not None:
         because = "what a split adds is little beside what training them together still brings"
     joint = "while" if realised_gain(results).mean is None else "and"
-    return _dont_group(n, because, f"{_predicted_clause(results)}, {joint} {realised}")
+    return _dont_group(results, because, f"{_predicted_clause(results)}, {joint} {realised}")
 
 
-def _dont_group(n: int, because: str, evidence: str) -> str:
-    return f"Don't group: train one policy for all {n} tasks, because {because}; {evidence}."
+def _dont_group(results: Results, because: str, evidence: str) -> str:
+    told = ", told its task," if results.told else ","
+    return (
+        f"Don't group: train one policy for all {results.n_tasks} tasks{told} because {because}; {evidence}."
+    )
 
 
 CHOICES = (

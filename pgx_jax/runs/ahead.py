@@ -71,10 +71,10 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
             learner=learner, episodes=episodes, tasks=tasks,
         )  # fmt: skip
 
-    def trial() -> None:
+    def trial(policy: learn.Policy, learner: learn.Learner) -> None:
         assert family.sample_test_tasks is not None
         tasks = family.sample_test_tasks(config.stream("test_tasks"), config.test_tasks)
-        play(run.policy, run.learner, config.trial_episodes, tasks)
+        play(policy, learner, config.trial_episodes, tasks)
 
     yield collect
     meta = Row((), 0, False, BASE, config.learner, run.budget.meta_envs)
@@ -82,7 +82,12 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
     for kind in kinds:
         if kind != meta:
             yield partial(train, run.policies_by_name[kind.policy], kind.trained_by(run.learners))
-    for policy, learner in dict.fromkeys((kind.policy, kind.learner) for kind in kinds):
-        yield partial(play, run.policies_by_name[policy], run.learners[learner], config.episodes)
-    if family.sample_test_tasks is not None and config.test_tasks and not run.policy.conditioned_actor:
-        yield trial
+    judged = [
+        (run.policies_by_name[policy], run.learners[learner])
+        for policy, learner in dict.fromkeys((kind.policy, kind.learner) for kind in kinds)
+    ]
+    for known in judged:
+        yield partial(play, *known, config.episodes)
+    if family.sample_test_tasks is not None and config.test_tasks:
+        for known in judged:
+            yield partial(trial, *known)

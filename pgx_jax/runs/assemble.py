@@ -36,6 +36,7 @@ def assemble(run: Records) -> results.Results:
         family_settings=jsonable(family.settings),
         n_tasks=family.n,
         task_names=list(family.task_names),
+        told=run.policy.conditioned_actor,
         seed=run.config.seed,
         k=run.k,
         groups=judging.named_groups(labels, family.task_names),
@@ -50,8 +51,8 @@ def assemble(run: Records) -> results.Results:
         looks=look_results(run),
         curves={OURS: summaries.learning_curve([mine], pool), **curves},
         test_tasks=unseen_tasks(
-            mine, multitask[0] if multitask else None, pool, run.policies_by_name, run.learners, family,
-            run.config,
+            {OURS: mine} | {name: m[0] for name, m in others.items()}, pool, run.policies_by_name,
+            run.learners, family, run.config,
         ),
         diagnostics=diagnostics(run),
         true_groups=None if truth is None else judging.named_groups(truth, family.task_names),

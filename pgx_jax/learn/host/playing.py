@@ -53,18 +53,16 @@ class Chunk(NamedTuple):
 def _chunks(acting: Acting, family: TaskFamily, agents: Agent, pairs: Pairs, keys: int) -> Iterator[Chunk]:
     """All pairs, chunk by chunk, each with ``keys`` keys; the first of them seeds its episodes."""
     named, width = Tasks.of(family, pairs.tasks), acting.chunk
-    contexts = np.asarray(family.context, np.float32)
-    if pairs.tasks is not None:
-        contexts = np.zeros((len(named.names), contexts.shape[1]), np.float32)
+    contexts = pairs.told(family.context)
     agents = jax.tree.map(np.asarray, agents)
     for start in range(0, len(pairs.row), width):
-        r, t = (np.resize(x[start : start + width], width) for x in (pairs.row, pairs.task))
+        known = (pairs.row, pairs.task, contexts)
+        r, t, told = (np.resize(x[start : start + width], (width, *x.shape[1:])) for x in known)
         own = np.stack([jax.random.split(jax.random.fold_in(pairs.key, int(i)), keys) for i in t])
         for place, i in enumerate(t):
-            index = np.full(acting.width, i)
-            acting.enter(place, named, index, contexts[index], own[place, 0])
+            acting.enter(place, named, np.full(acting.width, i), told[place], own[place, 0])
         chosen = jax.tree.map(lambda x, r=r: x[r], agents)
-        yield Chunk(min(width, len(pairs.row) - start), chosen, contexts[t], own[:, 1:])
+        yield Chunk(min(width, len(pairs.row) - start), chosen, told, own[:, 1:])
 
 
 def _over_pairs(
