@@ -16,6 +16,7 @@ from pgx_jax.compare.summaries import stratified
 from pgx_jax.config import Config
 from pgx_jax.learn import Evaluation, Learner, Policy
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Key
 
 Evaluate = Callable[..., Evaluation]
 
@@ -132,7 +133,7 @@ def _play(
     family: TaskFamily,
     tasks: object,
     names: Sequence[str],
-    key: np.ndarray,
+    key: Key,
     episodes: int,
 ) -> _Played:
     """Evaluate pairs of a candidate and an unseen task, those of equal programs in one go."""
@@ -140,12 +141,12 @@ def _play(
     rows = [candidate.row for candidate, _ in pairs]
     for (policy, learner), index in places(rows, lambda row: (row.policy, row.learner)).items():
         some = list(dict.fromkeys(rows[i] for i in index))
-        told = [pairs[i][0].told for i in index]
+        told = [task for i in index if (task := pairs[i][0].told) is not None]
         played = learn.evaluate(
             policies[policy], family, learn.stack([pool.agent(row) for row in some]),
             np.array([some.index(rows[i]) for i in index]), np.array([pairs[i][1] for i in index]), key,
             episodes=episodes, tasks=tasks, names=names, learner=learners[learner],
-            context=None if told[0] is None else context[told],
+            context=context[told] if told else None,
         )  # fmt: skip
         parts.append(
             _Played(
