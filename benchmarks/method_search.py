@@ -1,8 +1,8 @@
 """The settings that serve every method best: `python benchmarks/method_search.py`.
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and one that falls
-while it trains), on family seeds that no table uses. `main_table.py` takes, for each method and family, what earned most here. Every policy has the
-batch that suits its budget (`Config.min_updates`).
+while it trains), on family seeds that no table uses. `main_table.py` takes, for each method and family, what
+earned most here. Every policy has the batch that suits its budget (`Config.min_updates`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 from pgx_jax import learn
 from pgx_jax.compare.budget import share
 from pgx_jax.compare.pool import row_keys
+from pgx_jax.compare.results import OURS
 from pgx_jax.config import Config, config_for, override
+from pgx_jax.runs.run import run
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Grouping, Rows
@@ -48,45 +50,42 @@ TRIED = (
 """What every method is trained with."""
 
 
-class OnePolicy(NamedTuple):
-    """A method that trains one policy for all tasks."""
+class Baseline(NamedTuple):
+    """A method that trains one policy for all tasks, or for each."""
 
     label: str
     policy: str
-    """Name of its networks; "base" is not told its task."""
+    """Name of its networks; "base" is not told its task in runs that do not tell it."""
     learner: str = "ppo"
+    each: bool = False
+    """Whether it has a policy for each task."""
 
 
 HIDDEN = {
-    "pcgrad": OnePolicy("One policy for all, PCGrad", "base", "pcgrad"),
-    "cagrad": OnePolicy("One policy for all, CAGrad", "base", "cagrad"),
-    "famo": OnePolicy("One policy for all, FAMO", "base", "famo"),
-    "gradnorm": OnePolicy("One policy for all, GradNorm", "base", "gradnorm"),
+    "one_for_all": Baseline("One policy for all", "base"),
+    "one_a_task": Baseline("One policy per task", "base", each=True),
+    "pcgrad": Baseline("One policy for all, PCGrad", "base", "pcgrad"),
+    "cagrad": Baseline("One policy for all, CAGrad", "base", "cagrad"),
+    "famo": Baseline("One policy for all, FAMO", "base", "famo"),
+    "gradnorm": Baseline("One policy for all, GradNorm", "base", "gradnorm"),
 }
-"""One policy for all that is not told its task, beside that of every run."""
+"""Not told their task."""
 
 TOLD = {
-    "told_pcgrad": OnePolicy("Told, PCGrad", "told", "pcgrad"),
-    "told_cagrad": OnePolicy("Told, CAGrad", "told", "cagrad"),
-    "told_famo": OnePolicy("Told, FAMO", "told", "famo"),
-    "told_gradnorm": OnePolicy("Told, GradNorm", "told", "gradnorm"),
-    "multi_head": OnePolicy("Multi-head", "multi_head"),
-    "soft_modularization": OnePolicy("Soft Modularization", "soft_modularization"),
-    "paco": OnePolicy("PaCo", "paco"),
-    "care": OnePolicy("CARE", "care"),
-    "moore": OnePolicy("MOORE", "moore"),
+    "told": Baseline("One policy for all", "told"),
+    "told_pcgrad": Baseline("One policy for all, PCGrad", "told", "pcgrad"),
+    "told_cagrad": Baseline("One policy for all, CAGrad", "told", "cagrad"),
+    "told_famo": Baseline("One policy for all, FAMO", "told", "famo"),
+    "told_gradnorm": Baseline("One policy for all, GradNorm", "told", "gradnorm"),
+    "multi_head": Baseline("Multi-head", "multi_head"),
+    "soft_modularization": Baseline("Soft Modularization", "soft_modularization"),
+    "paco": Baseline("PaCo", "paco"),
+    "care": Baseline("CARE", "care"),
+    "moore": Baseline("MOORE", "moore"),
 }
-"""One policy for all that is told its task, beside that of every run."""
+"""Told their task."""
 
-OF_RUNS = {
-    "one_for_all": OnePolicy("One policy for all", "base"),
-    "told": OnePolicy("One policy for all, told the task", "told"),
-    "groups": OnePolicy("Planted groups", "base"),
-    "one_a_task": OnePolicy("One policy per task", "base"),
-}
-"""Kinds of policies that every run has; their settings are the run's."""
-
-METHODS = OF_RUNS | HIDDEN | TOLD
+METHODS = HIDDEN | TOLD
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ class Settings:
     """Train every method with several entropy bonuses and step sizes."""
 
     preset: Preset = "full"
-    """full: what the README shows; small: seconds, for tests."""
+    """full: what the docs show; small: seconds, for tests."""
     families: tuple[str, ...] = FAMILIES
     """Families to train on."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = (*METHODS, OURS)
     """Methods to train."""
     seeds: tuple[int, ...] = SEEDS
     """Seeds of the families."""
@@ -105,71 +104,62 @@ class Settings:
     """File of the results."""
 
 
-def labels(family: TaskFamily, method: str) -> np.ndarray:
-    """int [n]: which policy of a method serves each task."""
-    if method == "one_a_task":
-        return np.arange(family.n)
-    if method == "groups" and family.true_groups is not None:
-        return np.asarray(family.true_groups)
-    return np.zeros(family.n, int)
-
-
-def scaled(learner: Any, factors: Factors) -> Any:
-    """A learner with its settings times factors; an entropy bonus of 0 is taken for .01."""
-    return dataclasses.replace(
-        learner,
-        entropy=factors.entropy * (learner.entropy or 0.01),
-        learning_rate=factors.learning_rate * learner.learning_rate,
-        final_learning_rate=factors.final_learning_rate * learner.final_learning_rate,
-    )
-
-
-def compute(cell: Mapping) -> dict:
-    """Mean return of one method with all factors, all trained at the same time."""
-    family = make_family(cell["family"], **tuples(cell["settings"]))
-    config = override(config_for(family), cell["config"])
-    method = METHODS[cell["method"]]
-    base = config.policy.make(family)
-    policy = learn.policies_by_name(family, base, config.policy)[method.policy]
-    learner = learn.learners_by_name(config.ppo)[method.learner]
-    member = Grouping(labels(family, cell["method"])).member
-    steps, num_envs = share(member, config.steps_per_task * family.n, learner, config.min_updates)
-    key = row_keys(config.stream("rows"), member)
-    calls = []
-    for tried in cell["factors"]:
-        own = scaled(dataclasses.replace(learner, num_envs=int(num_envs.min())), Factors(*tried))
-        unit = own.steps_per_update
-        rows = Rows(member, steps // unit * unit, key, learn.init_agents(policy, family, key))
-        calls.append((policy, own, rows))
-    row, task = np.nonzero(member)
-    returns = [
-        learn.evaluate(
-            policy, family, done.agents, row, task, config.stream("evaluate"), episodes=config.episodes
-        ).judged_by(family.metric).mean()
-        for done in learn.train_all(calls, family)
-    ]  # fmt: skip
-    return {"returns": [float(value) for value in returns]}
-
-
 def cells(settings: Settings) -> list[dict]:
     """One cell a family, seed and method."""
-    found = [
+    if settings.preset == "small":
+        small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "config": SMALL_CONFIG}
+        return [small | {"method": "told", "factors": [Factors(), Factors(entropy=5.0)]}]
+    return [
         {
-            "family": family, "settings": {"seed": seed}, "method": method, "config": {},
-            "factors": [list(factors) for factors in TRIED],
+            "family": family, "settings": {"seed": seed}, "config": {}, "method": method,
+            "factors": list(TRIED),
         }
         for family in settings.families
         for method in settings.methods
         for seed in settings.seeds
     ]  # fmt: skip
-    if settings.preset == "full":
-        return found
-    small = {
-        "settings": {"seed": 0, **SMALL_FAMILY},
-        "config": SMALL_CONFIG,
-        "factors": [[1, 1, 1], [1, 2, 1]],
-    }
-    return [cell | {"family": "points"} | small for cell in found if cell["method"] in ("told", "paco")][:1]
+
+
+def compute(cell: Mapping) -> dict:
+    """Mean return of one method with all factors."""
+    family = make_family(cell["family"], **tuples(cell["settings"]))
+    config = override(config_for(family), cell["config"])
+    factors = [Factors(*tried) for tried in cell["factors"]]
+    if cell["method"] != OURS:
+        return {"returns": trained(family, config, METHODS[cell["method"]], factors)}
+    runs = [dataclasses.replace(config, compare="none", ppo=scaled(config.ppo, tried)) for tried in factors]
+    return {"returns": [run(family, own).results.methods[OURS].mean for own in runs]}
+
+
+def scaled(learner: Any, factors: Factors) -> Any:
+    """A learner with its settings times factors; where an entropy bonus of 0 is raised, .01 is."""
+    raised = factors.entropy != 1.0 and not learner.entropy
+    return dataclasses.replace(
+        learner,
+        entropy=factors.entropy * (0.01 if raised else learner.entropy),
+        learning_rate=factors.learning_rate * learner.learning_rate,
+        final_learning_rate=factors.final_learning_rate * learner.final_learning_rate,
+    )
+
+
+def trained(family: TaskFamily, config: Config, method: Baseline, factors: Sequence[Factors]) -> list[float]:
+    """Mean returns of a baseline with all factors, trained at the same time."""
+    policy = learn.policies_by_name(family, config.policy.make(family), config.policy)[method.policy]
+    learner = learn.learners_by_name(config.ppo)[method.learner]
+    member = Grouping(np.arange(family.n) if method.each else np.zeros(family.n, int)).member
+    steps, num_envs = share(member, config.steps_per_task * family.n, learner, config.min_updates)
+    key = row_keys(config.stream("rows"), member)
+    rows = Rows(member, steps, key, learn.init_agents(policy, family, key))
+    learner = dataclasses.replace(learner, num_envs=int(num_envs[0]))  # all of one size
+    calls = [(policy, scaled(learner, tried), rows) for tried in factors]
+    row, task = np.nonzero(member)
+    played = [
+        learn.evaluate(
+            policy, family, done.agents, row, task, config.stream("evaluate"), episodes=config.episodes
+        )
+        for done in learn.train_all(calls, family)
+    ]
+    return [float(found.judged_by(family.metric).mean()) for found in played]
 
 
 def chosen(data: Mapping | None, family: str, method: str) -> Factors:
@@ -193,9 +183,8 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=args, description=__doc__)
     path = result_path("method_search", settings.preset, settings.out)
     defaults = {"defaults": dataclasses.replace(Config(), seed=0)}
-    found = ResultFile(
-        path, name="method_search", command="python benchmarks/method_search.py", settings=defaults
-    )
+    command = "python benchmarks/method_search.py"
+    found = ResultFile(path, name="method_search", command=command, settings=defaults)
     found.run(cells(settings), compute)
     for done in found.cells:
         print(done["cell"]["family"], done["cell"]["method"], done["cell"]["settings"], done["returns"])

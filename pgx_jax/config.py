@@ -83,7 +83,8 @@ class Config:
     """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
-    or "told" for the run's own networks, and of learners)."""
+    or "told" or "base" for the run's own networks, and of learners); or with /each behind it one policy for
+    each task."""
     random_draws: int = 3
     """Random groupings to average over."""
     similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")

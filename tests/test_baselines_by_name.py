@@ -24,7 +24,7 @@ from pgx_jax.runs.serial import dumps
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
-        ("device", ("linear/reinforce", "told/reinforce", "linear/ppo", "paco/ppo", "told/pcgrad")),
+        ("device", ("linear/reinforce", "told/reinforce/each", "linear/ppo", "paco/ppo", "told/pcgrad")),
         ("host", ("linear/reinforce", "told/famo")),
     ],
 )
@@ -39,8 +39,11 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
     run = pgx_jax.run(family, config)
     found, total = run.results.methods, family.n * config.steps_per_task
     for name in names:
-        entry = found[f"multitask_{name.replace('/', '_')}"]
-        assert entry.label == "One policy for all, {} by {}".format(*name.split("/"))
+        policy, learner, *each = name.split("/")
+        kind, text = ("single_task", "per task") if each else ("multitask", "for all")
+        entry = found[f"{kind}_{policy}_{learner}"]
+        assert entry.label == f"One policy {text}, {policy} by {learner}"
+        assert len(entry.groups) == (family.n if each else 1)
         assert (
             entry.equal_steps and 0.9 * total < entry.env_steps <= total and entry.difference.mean is not None
         )
@@ -48,7 +51,7 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
     np.testing.assert_array_equal(run.scored.scores.folds[0], by_hand)
     agents = dict(zip(run.comparisons.rows, run.comparisons.agents, strict=True))
     kinds = {(row.policy, row.learner): agent.actor["params"] for row, agent in agents.items()}
-    assert set(kinds) >= {("base", "ppo"), *(tuple(name.split("/")) for name in names)}
+    assert set(kinds) >= {("base", "ppo"), *(tuple(name.split("/")[:2]) for name in names)}
     for (policy, _), params in kinds.items():
         assert ("spread" if policy == "linear" else "log_std") in params
 
@@ -192,6 +195,7 @@ def test_learners_that_cannot_work_are_told_before_any_work(small_settings, no_t
         ({"learner": "reinforce", "learner_options": ("gamma",)}, "'gamma' is not of the form KEY=VALUE"),
         ({"learner": "reinforce", "learner_options": ("gamma=2",)}, "reinforce.gamma = 2 must be between"),
         ({"baselines": ("told",)}, "'told' is not of the form POLICY/LEARNER"),
+        ({"baselines": ("told/ppo/all",)}, "'told/ppo/all' is not of the form .*POLICY/LEARNER/each"),
         ({"baselines": ("tolt/ppo",)}, "the policy of 'tolt/ppo' = 'tolt'; choose one of .*'told'"),
         ({"baselines": ("told/pro",)}, "the learner of 'told/pro' = 'pro'; choose one of .*'ppo'"),
         ({"learner": "pro"}, "learner = 'pro'; choose one of"),

@@ -215,15 +215,17 @@ def _true_groups(contest: Contest) -> Methods:
 
 
 def _named_baselines(contest: Contest) -> Methods:
-    """One policy for all, of other networks or by another learner: "told/reinforce"."""
+    """One policy for all, or for each task, of other networks or by another learner: "told/reinforce"."""
     found = {}
     for name in contest.config.baselines:
-        policy, learner = split_name(name)
-        one = method(
-            contest, np.zeros(contest.budget.n, int), contest.budget.total, policy=policy, learner=learner,
-            label=f"One policy for all, {policy} by {learner}",
-        )  # fmt: skip
-        found[f"multitask_{policy}_{learner}"] = [one]
+        named = split_name(name)
+        kind, text = ("single_task", "per task") if named.each else ("multitask", "for all")
+        found[f"{kind}_{named.policy}_{named.learner}"] = [
+            method(
+                contest, named.labels(contest.budget.n), contest.budget.total, policy=named.policy,
+                learner=named.learner, label=f"One policy {text}, {named.policy} by {named.learner}",
+            )
+        ]  # fmt: skip
     return found
 
 
@@ -265,15 +267,16 @@ def baselines(contest: Contest) -> Methods:
 
 
 def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learner]) -> None:
-    """Refuse further baselines whose learner cannot train one policy for all with the total.
+    """Refuse further baselines whose learner cannot train their policies with the total.
 
     Raises:
         ConfigError: naming the baseline and the remedy.
     """
     for name in config.baselines:
         try:
-            learner = learners[split_name(name)[1]]
-            share(np.ones((1, budget.n), bool), budget.total, learner, config.min_updates)
+            named = split_name(name)
+            member = Grouping(named.labels(budget.n)).member
+            share(member, budget.total, learners[named.learner], config.min_updates)
         except ConfigError as error:
             raise ConfigError(f"baselines: {name!r}: {error}") from None
 
@@ -289,10 +292,10 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
     own = "told" if config.tell_groups else BASE
     found = [kind(size, budget.rest(), own) for size in range(1, budget.n + 1)]
     if BASELINES[config.compare]:
-        others = [] if told else [("told", config.learner)]
+        others = [] if told else [Named("told", config.learner)]
         others += [split_name(name) for name in config.baselines]
         found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
-        found += [kind(budget.n, budget.total, *names) for names in others]
+        found += [kind(1 if x.each else budget.n, budget.total, x.policy, x.learner) for x in others]
         if not told and config.continue_meta:  # groups of the likeliest size
             found.append(kind(max(1, budget.n // 3), budget.rest(), "told"))
     return list(dict.fromkeys(found))
@@ -303,13 +306,31 @@ def distinct(methods: Sequence[Method]) -> Sequence[Method]:
     return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """ "told/ppo" -> ("told", "ppo"): the names of the policy and the learner of a further baseline.
+class Named(NamedTuple):
+    """A further baseline."""
+
+    policy: str
+    """Name of its networks."""
+    learner: str
+    """Name of its learner."""
+    each: bool = False
+    """Whether it has a policy for each task, instead of one for all."""
+
+    def labels(self, n: int) -> np.ndarray:
+        """int [n]: which policy serves each task."""
+        return np.arange(n) if self.each else np.zeros(n, int)
+
+
+def split_name(name: str) -> Named:
+    """ "told/ppo" or "base/ppo/each" as the names of a policy and a learner.
 
     Raises:
         ConfigError: it is not of that form.
     """
-    policy, slash, learner = name.partition("/")
-    if not (policy and slash and learner):
-        raise ConfigError(f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo")
-    return policy, learner
+    policy, learner, *each = name.split("/") if "/" in name else ("", "")
+    if not (policy and learner) or each not in ([], ["each"]):
+        raise ConfigError(
+            f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo, or "
+            f"POLICY/LEARNER/each"
+        )
+    return Named(policy, learner, bool(each))

@@ -108,7 +108,7 @@ class Records:
         if self.own_meta is not None:
             learn.check_agent(self.own_meta, expected)
         for name in self.config.baselines:
-            policy, learner = methods.split_name(name)
+            policy, learner, _ = methods.split_name(name)
             self._check_agent(
                 pick(self.policies_by_name, policy, f"baselines: the policy of {name!r}"),
                 self._learner(learner, f"baselines: the learner of {name!r}"),
