@@ -15,6 +15,7 @@ import calibration_tables
 import cost_tables
 import drawings
 import environment_tables
+import main_tables
 import tables
 import tyro
 from common import RESULTS, ROOT, plain, read
@@ -46,6 +47,12 @@ BUDGETS = {
     "budget_highway_objectives": "highway-objectives",
 }
 SECTIONS = (
+    Section(
+        "Every method on every family",
+        {"main_table": "python benchmarks/main_table.py"},
+        main_tables.overview,
+        waits=True,
+    ),
     *(
         Section(
             f"Return against budget: {title}",
@@ -103,16 +110,20 @@ SECTIONS = (
 )
 
 
+DOCUMENTED = ("main_table", "method_search")
+"""Result files of the tables in docs/."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Write the README's tables and figures from the result files."""
+    """Write the README's tables and figures, and the tables in docs/, from the result files."""
 
     check: bool = False
-    """Write nothing; exit with 1 if the README is stale."""
+    """Write nothing; exit with 1 if the README or a table is stale."""
     results: Path = RESULTS
     """Folder of the result files."""
     readme: Path = ROOT / "README.md"
-    """File with the markers."""
+    """File with the markers; the folder docs is beside it."""
     figures: bool = True
     """Draw the figures, too."""
 
@@ -200,6 +211,14 @@ def splice(readme: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{after}"
 
 
+def documents(folder: Path) -> dict[str, str]:
+    """Tables that are too long for the README, by their names in docs/."""
+    known = {name: read(path) for name in DOCUMENTED if (path := folder / f"{name}.json").exists()}
+    if "main_table" not in known:
+        return {}
+    return {"main_table.md": main_tables.whole(known["main_table"], known.get("method_search"))}
+
+
 def draw(folder: Path) -> dict[str, bytes]:
     """Every figure that the result files have the numbers for: name -> PNG."""
     found = {}
@@ -219,10 +238,16 @@ def main(args: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {settings.readme}: {error}", file=sys.stderr)
         return 2
+    docs = settings.readme.parent / "docs"
+    wanted = {settings.readme: new} | {docs / name: t for name, t in documents(settings.results).items()}
     if settings.check:
-        print("up to date" if old == new else f"{settings.readme} is stale: run python benchmarks/figures.py")
-        return int(old != new)
-    write_atomically(settings.readme, new.encode())
+        stale = [path for path, t in wanted.items() if not path.exists() or path.read_text() != t]
+        told = [f"{path} is stale: run python benchmarks/figures.py" for path in stale]
+        print("\n".join(told) or "up to date")
+        return int(bool(stale))
+    for path, t in wanted.items():
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, t.encode())
     if settings.figures:
         for name, content in draw(settings.results).items():
             target = settings.results / "figures" / f"{name}.png"

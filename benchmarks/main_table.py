@@ -110,7 +110,7 @@ def compute(cell: Mapping) -> dict:
     found.check()
     return {
         "runs": [record(run.results) for run in found.runs],
-        "factors": factors,
+        "factors": {name: list(values) for name, values in factors.items()},
         "timings": {"cpu_seconds": time.process_time() - began},
     }
 

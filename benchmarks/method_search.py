@@ -108,11 +108,11 @@ def cells(settings: Settings) -> list[dict]:
     """One cell a family, seed and method."""
     if settings.preset == "small":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "config": SMALL_CONFIG}
-        return [small | {"method": "told", "factors": [Factors(), Factors(entropy=5.0)]}]
+        return [small | {"method": "told", "factors": [[1.0, 1.0, 1.0], [5.0, 1.0, 1.0]]}]
     return [
         {
             "family": family, "settings": {"seed": seed}, "config": {}, "method": method,
-            "factors": list(TRIED),
+            "factors": [list(tried) for tried in TRIED],
         }
         for family in settings.families
         for method in settings.methods
