@@ -177,7 +177,8 @@ def draws(world: World, config: Config, seeds: range, choose: bool | None, truth
         if truth.others:
             found["true_afresh"] = float(np.mean([truth.gain(nested.labels, x) for x in truth.others]))
         truth.others = [*truth.others[-3:], held_out]
-        pays = nested.pays(grouping.threshold(config.grouping.level), config.grouping.min_ratio)
+        g = config.grouping
+        pays = nested.pays(grouping.threshold(g.level), g.min_ratio, g.agreed_ratio)
         if pays if choose is None else choose:
             member = pipeline.subsets(config, world.n)
             scored = pipeline.score_subsets(features, transitions, member, config.estimate)

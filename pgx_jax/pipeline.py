@@ -443,9 +443,9 @@ def choose_groups(
     """From an affinity to a partition; k chosen on held-out data if not given.
 
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
-    ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times). If
-    it does, candidates that the affinity (and those of its folds, and others beside it) propose compete on
-    all data.
+    ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times, or
+    ``agreed_ratio`` times where all parts of the data choose the same split). If it does, candidates that the
+    affinity (and those of its folds, and others beside it) propose compete on all data.
 
     Args:
         affinity: how well pairs go together.
@@ -471,7 +471,7 @@ def choose_groups(
         nested = nested_gain(held_out, config, k=k, kind=kind, also=candidates.labels, names=names)
     needed = grouping.threshold(g.level / looks)
     chooses = k is None and g.trace_penalty is None
-    split = nested is None or not chooses or nested.pays(needed, g.min_ratio)
+    split = nested is None or not chooses or nested.pays(needed, g.min_ratio, g.agreed_ratio)
     score = held_out(candidates.labels)
     found = grouping.select(candidates, score, names=names, split=split, **g.rule(k))
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
@@ -594,7 +594,8 @@ def split_group(
     held_out = _experienced(log_prob, params, transitions, config, names)
     proposes = similarity(held_out, "closed_form")
     g = config.grouping
-    config = dataclasses.replace(config, grouping=dataclasses.replace(g, min_ratio=g.group_ratio))
+    g = dataclasses.replace(g, min_ratio=g.group_ratio, agreed_ratio=g.group_ratio)
+    config = dataclasses.replace(config, grouping=g)
     return choose_groups(proposes, held_out, config, looks=looks, names=names)
 
 

@@ -28,6 +28,7 @@ class GroupingConfig:
         min_ratio: least gain of a split, in multiples of what one policy for all still has to gain: as long
             as training together brings more, nothing needs to be split. (Where physics alone differ a
             split gains a little, of which training has nothing.) 0 leaves the test of noise alone.
+        agreed_ratio: the same where all parts of the data choose one and the same split, if it is less.
         group_ratio: the same for groups that were split off, of tasks among which there is a conflict.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
@@ -43,6 +44,7 @@ class GroupingConfig:
     min_share: float = 0.03
     level: float = 0.05
     min_ratio: float = 1.0
+    agreed_ratio: float = 0.5
     group_ratio: float = 0.5
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
@@ -54,7 +56,7 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
-        for name in ("standard_errors", "min_share", "min_ratio", "group_ratio"):
+        for name in ("standard_errors", "min_share", "min_ratio", "agreed_ratio", "group_ratio"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
         if not 0 < self.level <= 0.5:

@@ -42,10 +42,16 @@ class Nested(NamedTuple):
         z = _in_errors(self.opposition, self.opposition_stderr)
         return "conflict" if z < -needed else "company" if z > needed else "apart"
 
-    def pays(self, needed: float, min_ratio: float = 0.0) -> bool:
+    @property
+    def agreed(self) -> bool:
+        """Whether the same split was chosen without each of the parts."""
+        return bool((self.labels == self.labels[0]).all())
+
+    def pays(self, needed: float, min_ratio: float = 0.0, agreed_ratio: float | None = None) -> bool:
         """Whether a split gains more than ``needed`` standard errors, and more than ``min_ratio`` times what
-        is to be gained together."""
-        return self.z > needed and self.gain > min_ratio * self.together
+        is to be gained together; ``agreed_ratio`` takes its place where it is less and the parts `agreed`."""
+        ratio = min_ratio if agreed_ratio is None or not self.agreed else min(min_ratio, agreed_ratio)
+        return self.z > needed and self.gain > ratio * self.together
 
     def plain(self) -> dict[str, np.ndarray]:
         """As arrays, for a grouping's path."""
