@@ -44,7 +44,7 @@ class GroupingConfig:
     min_share: float = 0.03
     level: float = 0.05
     min_ratio: float = 1.0
-    agreed_ratio: float = 0.5
+    agreed_ratio: float = 0.6
     group_ratio: float = 0.5
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
