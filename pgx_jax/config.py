@@ -87,7 +87,7 @@ class Config:
     random_draws: int = 3
     """Random groupings to average over."""
     similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")
-    """Gradient similarities to group by as well."""
+    """Similarities of gradients, or of steps along them ("lookahead"), to group by as well."""
     episodes: int = 64
     """Evaluation episodes of every policy and task."""
     test_tasks: int = 10

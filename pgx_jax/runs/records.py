@@ -270,7 +270,7 @@ class Records:
     def _judge(self) -> pipeline.HeldOut:
         return pipeline.HeldOut(
             self.features, self.transitions, self.config.estimate, self.config.stream("deal"),
-            self.family.task_names,
+            self.family.task_names, log_prob=self.policy.log_prob, params=learn.policy_params(self.meta),
         )  # fmt: skip
 
     def ours(self) -> Method:
