@@ -32,6 +32,7 @@ STREAMS = (
     "interval",
     "deal",
     "subsets",
+    "oracle",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""
@@ -80,7 +81,8 @@ class Config:
     learner_options: tuple[str, ...] = ()
     """Settings of this learner, as KEY=VALUE; those of PPO are in ``ppo``."""
     compare: Named[str, COMPARE] = "fast"
-    """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
+    """Baselines to train at the same total: none, those of the report, or also some outside the rule (of up
+    to five tasks the best of all partitions, too, by training a policy for every subset)."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
     or "told" for the run's own networks, and of learners)."""
