@@ -278,8 +278,8 @@ class HeldOut:
         params: PyTree = None,
     ):
         """Arrange the data; nothing is fitted yet. ``key`` is that of what is drawn: how shared sources are
-        dealt, and random partitions. ``log_prob`` and ``params`` are needed by similarities that step alone.
-        """
+        dealt, and random partitions. ``log_prob`` and ``params`` are the policy's, for similarities that
+        step it."""
         self.data, self.key = estimate.CrossFit(feats, transitions, config, key, names), key
         self.config, self.log_prob, self.params = config, log_prob, params
         self._gains: dict[str, np.ndarray] = {}

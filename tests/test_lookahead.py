@@ -12,7 +12,7 @@ from small import small, told
 import pgx_jax
 from pgx_jax import Config, ConfigError, DataError, group_transitions, load, pipeline, regroup
 from pgx_jax.config import override
-from pgx_jax.estimate import deal, lookahead, signed_weights
+from pgx_jax.estimate import SIMILARITIES, Similarity, deal, lookahead, signed_weights
 from pgx_jax.types import FIT, SCORE, SELECT, Seen
 
 KEY = np.array([0, 3], np.uint32)
@@ -159,6 +159,26 @@ def test_the_similarity_is_cross_fitted_and_symmetric(make_logged, params):
         pipeline.HeldOut(feats, transitions, config, KEY).similarity("lookahead", (FIT, SCORE))
     with pytest.raises(ConfigError, match="'lookahead' comes from steps .*use pipeline.HeldOut.similarity"):
         pgx_jax.estimate.similarity(np.ones((3, 2)), kind="lookahead")
+
+
+def test_a_similarity_of_ones_own_may_step(make_logged, params, monkeypatch):
+    called = []
+
+    def gains(log_prob, params, transitions, **settings):
+        called.append(settings)
+        return np.arange(9).reshape(3, 3, 1, 1) * np.triu(np.ones((3, 3)))
+
+    monkeypatch.setitem(SIMILARITIES, "toy", Similarity(gains, steps=True))
+    transitions, _ = make_logged(n=3, count=90, sources=1)
+    config = override(Config(), {"similarities": ["toy"], "estimate.dim": 12})
+    feats = pipeline.features(log_prob, params, transitions, config)
+    known = transitions, config.estimate, KEY, "xyz"
+    held_out = pipeline.HeldOut(feats, *known, log_prob=log_prob, params=params)
+    assert set(pipeline.similar_groups(held_out, config, 2)) == {"toy", "toy_our_k"}
+    (settings,) = called  # once for all parts
+    assert settings["distance"] == 0.02 and settings["names"] == "xyz" and settings["share"].shape == (3, 90)
+    expected = (1 + 3) / 2 * np.array([[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]])
+    np.testing.assert_allclose(held_out.similarity("toy", (FIT, SCORE)), expected)
 
 
 def test_steps_that_lead_nowhere(make_logged):
