@@ -32,6 +32,7 @@ STREAMS = (
     "interval",
     "deal",
     "subsets",
+    "oracle",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""
@@ -80,7 +81,8 @@ class Config:
     learner_options: tuple[str, ...] = ()
     """Settings of this learner, as KEY=VALUE; those of PPO are in ``ppo``."""
     compare: Named[str, COMPARE] = "fast"
-    """Baselines to train at the same total: none, those of the report, or also some outside the rule."""
+    """Baselines to train at the same total: none, those of the report, or also some outside the rule (of up
+    to five tasks the best of all partitions, too, by training a policy for every subset)."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
     or "told" or "base" for the run's own networks, and of learners); or with /each behind it one policy for
@@ -88,7 +90,7 @@ class Config:
     random_draws: int = 3
     """Random groupings to average over."""
     similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")
-    """Gradient similarities to group by as well."""
+    """Similarities of gradients, or of steps along them ("lookahead"), to group by as well."""
     episodes: int = 64
     """Evaluation episodes of every policy and task."""
     test_tasks: int = 10

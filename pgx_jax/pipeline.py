@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -272,11 +273,16 @@ class HeldOut:
         config: EstimateConfig,
         key: Key,
         names: Sequence[str] | None = None,
+        *,
+        log_prob: LogProb | None = None,
+        params: PyTree = None,
     ):
         """Arrange the data; nothing is fitted yet. ``key`` is that of what is drawn: how shared sources are
-        dealt, and random partitions."""
+        dealt, and random partitions. ``log_prob`` and ``params`` are the policy's, for similarities that
+        step it."""
         self.data, self.key = estimate.CrossFit(feats, transitions, config, key, names), key
-        self.config = config
+        self.config, self.log_prob, self.params = config, log_prob, params
+        self._gains: dict[str, np.ndarray] = {}
 
     def afresh(self) -> HeldOut:
         """The same without the groups that it has met."""
@@ -300,9 +306,40 @@ class HeldOut:
     def similarity(
         self, kind: str, parts: Sequence[int], names: Sequence[str] | None = None
     ) -> Float[np.ndarray, "n n"]:
-        """A similarity of the tasks' gradients at theta* in some parts of the data."""
+        """A similarity of the tasks' gradients at theta*, or of steps along them, in parts of the data."""
+        if pick(estimate.SIMILARITIES, kind, "similarity").steps:
+            return self.folds(kind, parts, names).mean(0)
         stats = self.data.statistics(parts)
         return estimate.similarity(stats.b, stats.h.mean(0), kind, self.config.l2, names)
+
+    def folds(
+        self, kind: str, parts: Sequence[int], names: Sequence[str] | None = None
+    ) -> Float[np.ndarray, "F n n"]:
+        """The same part by part; where the policy steps, of every way to step on one and judge on another.
+
+        Raises:
+            ConfigError: one part for a similarity that steps, or no policy.
+        """
+        if not estimate.SIMILARITIES[kind].steps:
+            return np.stack([self.similarity(kind, (part,), names) for part in parts])
+        if len(parts) < 2:
+            raise ConfigError(f"the similarity {kind!r} steps on one part of the data and judges on another")
+        gains = self._stepped(kind, names)
+        ways = [gains[step, judge] for step, judge in itertools.permutations(parts, 2)]
+        return np.stack([(gain + gain.T) / 2 for gain in ways])
+
+    def _stepped(self, kind: str, names: Sequence[str] | None) -> Float[np.ndarray, "3 3 n n"]:
+        """What every task gains from a step along every task's gradient, see `estimate.lookahead`."""
+        if self.log_prob is None:
+            raise ConfigError(
+                f"the similarity {kind!r} steps the policy: give HeldOut its log_prob and params"
+            )
+        if kind not in self._gains:
+            self._gains[kind] = estimate.SIMILARITIES[kind].function(
+                self.log_prob, self.params, self.data.transitions, distance=self.config.distance,
+                share=self.data.share, private=self.data.features.private, names=names,
+            )  # fmt: skip
+        return self._gains[kind]
 
 
 RANDOM_PARTITIONS = 5
@@ -423,11 +460,10 @@ def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -
 
 
 def similarity(held_out: HeldOut, kind: str) -> Affinity:
-    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and one by one; there are
+    """A similarity of the tasks' gradients at theta*, from FIT and SCORE together and fold by fold; there are
     no subsets behind it."""
-    parts = ((FIT, SCORE), (FIT,), (SCORE,))
-    whole, *folds = (held_out.similarity(kind, part, held_out.data.names) for part in parts)
-    return Affinity(whole, None, np.stack(folds))
+    known = kind, (FIT, SCORE), held_out.data.names
+    return Affinity(held_out.similarity(*known), None, held_out.folds(*known))
 
 
 def choose_groups(
@@ -481,7 +517,7 @@ def choose_groups(
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
     """Groups by the similarity of the tasks' gradients at theta*, to compare ours with.
 
-    From the data that ours has: FIT and SCORE together and one by one propose, ``held_out`` decides.
+    From the data that ours has: FIT and SCORE together and fold by fold propose, ``held_out`` decides.
 
     Returns:
         {"dot": at its own k, "dot_our_k": at ``our_k``, and so on for all of ``config.similarities``}.
@@ -557,7 +593,8 @@ def group_transitions(
     member = subsets(config, n)
     feats = features(log_prob, params, transitions, config, names)
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
-    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names)
+    policy: dict[str, Any] = {"log_prob": log_prob, "params": params}
+    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **policy)
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
@@ -572,7 +609,8 @@ def _experienced(
 ) -> HeldOut:
     """What a group's policy experienced, to judge partitions of its tasks by."""
     feats = features(log_prob, params, transitions, config, names)
-    return HeldOut(feats, transitions, config.estimate, config.stream("deal"), names)
+    policy: dict[str, Any] = {"log_prob": log_prob, "params": params}
+    return HeldOut(feats, transitions, config.estimate, config.stream("deal"), names, **policy)
 
 
 def split_group(

@@ -41,6 +41,7 @@ DOING = {
     "looks": "looking at the groups again",
     "similarity": "grouping by gradient similarity",
     "clustering": "clustering on returns",
+    "oracle": "training a policy for every subset",
     "policies": "training one policy a group",
     "comparisons": "training the baselines",
     "evaluation": "evaluating all policies",

@@ -23,6 +23,8 @@ class Played(NamedTuple):
     """Episodes of every pooled row on its tasks: (row, task) -> values [episodes]."""
 
     values: dict[tuple[Row, int], Float[np.ndarray, "episodes"]]
+    steps: int = 0
+    """Environment steps that they took, adapting included."""
 
     def of(self, m: Method) -> Float[np.ndarray, "n episodes"]:
         """Episodes [n, episodes] of a method: every task by its own policy."""
@@ -35,23 +37,26 @@ def play(
     learners: Mapping[str, Learner],
     family: TaskFamily,
     config: Config,
+    stream: str = "evaluate",
 ) -> Played:
-    """Evaluate every row on its own tasks, with the same episodes for all of them.
+    """Evaluate every row on its own tasks, with the same episodes (those of a stream) for all of them.
 
     Policies whose learner adapts do so on every task first, at the price that their methods have paid.
     """
     values: dict[tuple[Row, int], np.ndarray] = {}
+    steps = 0
     for (policy, learner), index in places(pool.rows, lambda row: (row.policy, row.learner)).items():
         some = [pool.rows[i] for i in index]
         agents = learn.stack([pool.agents[i] for i in index])
         row, task = np.nonzero(np.array([r.member for r in some]))
         played = learn.evaluate(
-            policies[policy], family, agents, row, task, config.stream("evaluate"),
+            policies[policy], family, agents, row, task, config.stream(stream),
             episodes=config.episodes, learner=learners[learner],
         )  # fmt: skip
         judged = played.judged_by(family.metric)
+        steps += int(played.steps.sum() + played.adaptation_steps.sum())
         values |= {(some[r], int(t)): v for r, t, v in zip(row, task, judged, strict=True)}
-    return Played(values)
+    return Played(values, steps)
 
 
 def difference(mine: Method, methods: Sequence[Method], played: Played) -> Interval:

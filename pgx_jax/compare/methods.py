@@ -57,6 +57,10 @@ class Contest(NamedTuple):
     """Groupings by gradient similarity, by kind."""
     clustered: Mapping[str, Clustered] = {}
     """Groupings by clustering on returns, by name, with their policies."""
+    best: np.ndarray | None = None
+    """int [n]: the best of all partitions, if it was searched for (`compare.oracle`)."""
+    searching: int = 0
+    """Environment steps that this took."""
     parameters: np.ndarray | None = None
     """float [n, q]: what the tasks are described by, used for nothing but committees."""
     true_groups: np.ndarray | None = None
@@ -240,6 +244,23 @@ def _more_steps(contest: Contest) -> Methods:
     return found
 
 
+def _best_partition(contest: Contest) -> Methods:
+    """The best of all partitions: trained as ours is, and (outside the rule) by the policies that told it."""
+    if contest.best is None:
+        return {}
+    found = method(contest, contest.best, contest.budget.total)
+    rest = contest.searching - sum(row.steps for row in found.rows)
+    search = found._replace(
+        spent=found.spent + rest, equal_steps=False, label="Best of all partitions, with its search",
+        note="policies of all subsets are counted; these were chosen for what they earned, luck included",
+    )  # fmt: skip
+    again = like_ours(contest, contest.best)
+    return {
+        "oracle": [again._replace(note="the search for its groups is not counted")],
+        "oracle_search": [search],
+    }
+
+
 def _with_steps(contest: Contest, row: Row, total: int) -> Row:
     """The row with so many steps, in whole updates of the batch that suits them."""
     known = contest.learners[row.learner]
@@ -253,7 +274,7 @@ _EQUAL_STEPS = (
     _true_groups, _named_baselines,
 )  # fmt: skip
 BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
-    zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _more_steps)), strict=True)
+    zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _best_partition, _more_steps)), strict=True)
 )
 """What is compared with ours, by ``config.compare``."""
 

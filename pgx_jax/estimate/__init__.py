@@ -15,6 +15,7 @@ from pgx_jax.estimate.lifting import (
     relative_distance,
     rescale,
 )
+from pgx_jax.estimate.lookahead import lookahead
 from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
@@ -73,6 +74,7 @@ __all__ = [
     "lift",
     "lift_dual",
     "lift_projection",
+    "lookahead",
     "make_subsets",
     "other_parts",
     "private_parameters",

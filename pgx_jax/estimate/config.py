@@ -9,6 +9,7 @@ from typing import Any
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.lifting import LIFTS
+from pgx_jax.estimate.lookahead import DISTANCE
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
@@ -57,9 +58,10 @@ class EstimateConfig:
     """How the performance on a task after adapting to a subset is estimated."""
     lift: Named[str, LIFTS] = "dual"
     """How solutions are lifted to policies, for roll-outs."""
-    distance: float = 0.02
-    """Relative distance |theta - theta*| / |theta*| of the policies that are rolled out (for
-    the lift by projection: of a step that is mostly noise, see `estimate.lifting`)."""
+    distance: float = DISTANCE
+    """Relative distance |theta - theta*| / |theta*| of the policies that are tried: those that are rolled out
+    (for the lift by projection: of a step that is mostly noise, see `estimate.lifting`), and those of the
+    similarity "lookahead", a step along each task's gradient (in the root mean square over the tasks)."""
     rollout_episodes: int = 8
     """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
     affinity: Named[str, AFFINITIES] = "per_task"
@@ -88,6 +90,8 @@ class EstimateConfig:
         check_precision(self.precision)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
+        if not 0 < self.distance < math.inf:
+            raise ConfigError(f"estimate.distance = {self.distance} must be positive")
         if self.dim < 1:
             raise ConfigError(f"estimate.dim = {self.dim} must be at least 1")
         if self.iterations is not None and self.iterations < 1:
@@ -116,7 +120,5 @@ class EstimateConfig:
         for name in ("source_multiple", "rollout_episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"estimate.{name} = {getattr(self, name)} must be at least 1")
-        if not 0 < self.distance < math.inf:
-            raise ConfigError(f"estimate.distance = {self.distance} must be positive")
         if self.gae_lambda is not None and not 0 <= self.gae_lambda <= 1:
             raise ConfigError(f"estimate.gae_lambda = {self.gae_lambda} must lie between 0 and 1")

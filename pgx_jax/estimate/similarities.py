@@ -1,4 +1,4 @@
-"""Similarities of the tasks' own gradients, which need no subsets.
+"""Similarities of the tasks' own gradients, or of steps along them, which need no subsets.
 
 A similarity matrix is used like an affinity: the same standardisation, relaxation, roundings and
 selection, so that a comparison is about the matrix alone.
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, pick
+from pgx_jax.estimate.lookahead import lookahead
 
 Name = Callable[[int], str]
 """How messages call a task."""
@@ -50,12 +51,15 @@ def _closed_form(
 
 @dataclass(frozen=True)
 class Similarity:
-    """A similarity of the tasks' gradients."""
+    """A similarity of the tasks' gradients, or of steps along them."""
 
     function: Callable[..., np.ndarray]
     """(b [n, d], how messages call a task) -> [n, n], symmetric; with the mean curvature [d, d] and its ridge
-    as further arguments if it needs them."""
+    as further arguments if it needs them. Or, if it steps, what `lookahead` is given and returns."""
     needs_curvature: bool = False
+    steps: bool = False
+    """Whether it steps the policy's own parameters on some parts of the data and judges on others; its matrix
+    is the mean over both directions of a pair, and over the ways to step on one part and judge on another."""
 
 
 SIMILARITIES: dict[str, Similarity] = {
@@ -63,8 +67,9 @@ SIMILARITIES: dict[str, Similarity] = {
     "cosine": Similarity(_cosine),
     "whitened": Similarity(_whitened, needs_curvature=True),
     "closed_form": Similarity(_closed_form, needs_curvature=True),
+    "lookahead": Similarity(lookahead, steps=True),
 }
-"""Gradient similarities by name, see `similarity`."""
+"""Gradient similarities by name, see `similarity` and `lookahead`."""
 
 
 def similarity(
@@ -86,7 +91,7 @@ def similarity(
     Args:
         b: float [n, d], gradient of each task's objective at the meta-policy.
         H: float [n, d, d] or their mean [d, d]; for similarities that need it ("whitened", "closed_form").
-        kind: a name of `SIMILARITIES`.
+        kind: a name of `SIMILARITIES` that does not step.
         l2: ridge added to the curvature, in multiples of u.
         names: n task names for error messages.
 
@@ -94,10 +99,15 @@ def similarity(
         float64 [n, n], symmetric; its diagonal is inflated by noise and is not to be used.
 
     Raises:
-        ConfigError: unknown kind, missing H, l2 not positive.
+        ConfigError: unknown kind, or one that steps; missing H, l2 not positive.
         DataError: gradients that are not finite, or zero under "cosine".
     """
     chosen = pick(SIMILARITIES, kind, "similarity")
+    if chosen.steps:
+        raise ConfigError(
+            f"the similarity {kind!r} comes from steps of the policy, not from projected gradients: use "
+            f"pipeline.HeldOut.similarity"
+        )
     gradients = np.asarray(b, dtype=np.float64)
     name: Name = (lambda i: repr(names[i])) if names is not None else str
     bad = np.flatnonzero(~np.isfinite(gradients).all(1))

@@ -85,7 +85,7 @@ def best(points: Sequence[Point], steps_per_task: int) -> list[str]:
         {
             name: np.array([p.methods[name].mean for p in some], float).tolist()
             for name in compared(points)
-            if not name.startswith("true_groups") and all(name in p.methods for p in some)
+            if not name.startswith(wording.UNATTAINABLE) and all(name in p.methods for p in some)
         }
     )
 

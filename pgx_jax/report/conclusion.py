@@ -16,6 +16,7 @@ _PHRASES = {
     "single_task": "one policy for each task",
     "true_groups": "the true groups",
     "true_groups_continued": "the true groups (continuing the meta-policy)",
+    "oracle": "the best of all partitions (its search not counted)",
 }
 
 _KINDS = {

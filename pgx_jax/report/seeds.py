@@ -60,7 +60,7 @@ def _earned(found: SeedsResult) -> str:
         for name in wording.ordered_methods(found.methods)
         if found.methods[name].equal_steps
         and found.methods[name].mean is not None
-        and not name.startswith("true_groups")
+        and not name.startswith(wording.UNATTAINABLE)
     ]
     if len(names) < 2 or len(found.seeds) < 2:
         return ""

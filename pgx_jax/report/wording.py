@@ -24,9 +24,13 @@ _LABELS = {
     "committees": "Groups by task parameters",
     "random": "Random groups",
     "true_groups": "True groups",
+    "oracle": "Best of all partitions",
     "single_task": "One policy per task",
 }
-_JUDGING = ("similarity", "clustering", "comparisons", "evaluation")
+_JUDGING = ("similarity", "clustering", "oracle", "comparisons", "evaluation")
+UNATTAINABLE = ("true_groups", "oracle")
+"""How the names of methods begin whose groups are told by what no method is given: who planted them, or more
+training than all methods take."""
 
 CAPTIONS = {
     "pipeline": "Every stage of the run and how long it took, compilation included (and waiting for others, "

@@ -14,6 +14,7 @@ from pgx_jax.compare.budget import Budget, check_scoring, make_budget
 from pgx_jax.compare.em import Clustered
 from pgx_jax.compare.looks import Looked
 from pgx_jax.compare.methods import Contest, Method, Methods
+from pgx_jax.compare.oracle import Oracle
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
@@ -240,13 +241,20 @@ class Records:
         return self.record("clustering")
 
     @property
+    def oracle(self) -> Oracle | None:
+        """The best of all partitions, by training every subset; None where it was not searched for."""
+        return self.record("oracle") if "oracle" in self.records or self._has("oracle") else None
+
+    @property
     def policies(self) -> Pool:
         """One trained policy a group."""
         return self.record("policies")
 
     def trained(self) -> Pool:
-        """Our policies and those of clustering, which the comparisons need not train."""
-        return functools.reduce(Pool.joined, [c.pool for c in self.clustered.values()], self.policies)
+        """Our policies and those of clustering and of all subsets, which the comparisons need not train."""
+        pools = [found.pool for found in self.clustered.values()]
+        pools += [] if self.oracle is None else [self.oracle.pool]
+        return functools.reduce(Pool.joined, pools, self.policies)
 
     @property
     def comparisons(self) -> Pool:
@@ -270,12 +278,12 @@ class Records:
     def _judge(self) -> pipeline.HeldOut:
         return pipeline.HeldOut(
             self.features, self.transitions, self.config.estimate, self.config.stream("deal"),
-            self.family.task_names,
+            self.family.task_names, log_prob=self.policy.log_prob, params=learn.policy_params(self.meta),
         )  # fmt: skip
 
     def ours(self) -> Method:
         """Our groups under the rule of comparison."""
-        return methods.ours(self._contest())
+        return methods.ours(self.contest())
 
     def baselines(self) -> Methods:
         """The methods beside ours."""
@@ -283,15 +291,18 @@ class Records:
             return {}
         similar = {name: found.labels for name, found in self.similar.items()}
         told = learn.can_be_told(self.policy, self.family)
-        contest = self._contest()._replace(
+        best = self.oracle
+        contest = self.contest()._replace(
             similar=similar,
             clustered=self.clustered,
+            best=None if best is None else best.labels,
+            searching=0 if best is None else best.steps,
             can_be_told=told,
             parameters=self.family.parameters(),
         )
         return methods.baselines(contest)
 
-    def _contest(self) -> Contest:
+    def contest(self) -> Contest:
         """What methods are made from, without what only the baselines need."""
         return Contest(
             config=self.config,

@@ -12,6 +12,7 @@ import msgspec
 
 from pgx_jax import learn, report
 from pgx_jax.compare import methods, results
+from pgx_jax.compare.oracle import searches
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
@@ -46,7 +47,7 @@ class Run(Records):
         if stage not in STAGES:
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
-        names = needed(stage, compares=compares, own_meta=self.own_meta is not None)
+        names = needed(stage, compares=compares, left_out=self._left_out())
         with compiling_ahead(self) if self._is_whole(names) else nullcontext():
             self.look = 1
             for name in names:
@@ -58,6 +59,17 @@ class Run(Records):
                         break
         self.look = self._last_look()
         return self
+
+    def _left_out(self) -> set[str]:
+        """Stages that there is no need of; none of the oracle where older code has trained the baselines."""
+        older = self._is_known("comparisons") and not self._is_known("oracle")
+        oracle = searches(self.config, self.family.n) and not older
+        needs = {"meta": self.own_meta is None, "oracle": oracle}
+        return {stage for stage, need in needs.items() if not need}
+
+    def _is_known(self, stage: str) -> bool:
+        """Whether a stage is computed or saved."""
+        return stage in self.records or self._has(stage)
 
     def _look_again(self) -> bool:
         """Train the meta-policy on and look at it once more; False where a task has no signal any more, and
@@ -84,7 +96,7 @@ class Run(Records):
 
     def _is_older(self, stage: str) -> bool:
         """Whether the run was finished when there was no such stage yet."""
-        return not (stage in self.records or self._has(stage)) and self._load(EVALUATION, remade=True)
+        return not self._is_known(stage) and self._load(EVALUATION, remade=True)
 
     def _is_whole(self, names: Sequence[str]) -> bool:
         """Whether all is to be computed, from the meta-policy to the results."""

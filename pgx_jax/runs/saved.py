@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from pgx_jax import estimate, pipeline
+from pgx_jax import estimate, learn, pipeline
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.results import (
     AffinityResult,
@@ -152,7 +152,10 @@ def regroup(run: Run, config: Config) -> Regrouped:
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)
     names = run.family.task_names
-    held_out = pipeline.HeldOut(run.features, run.transitions, e, config.stream("deal"), names)
+    held_out = pipeline.HeldOut(
+        run.features, run.transitions, e, config.stream("deal"), names,
+        log_prob=run.policy.log_prob, params=learn.policy_params(run.meta),
+    )  # fmt: skip
     scores = _scores(run, config) if estimate.AFFINITIES[e.affinity].reads_scores else None
     affinity = pipeline.affinity(scores, held_out, e)
     looks = pipeline.look_count(config)

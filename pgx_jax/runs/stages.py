@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from pgx_jax import grouping, learn, pipeline
 from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.looks import Found, Looked, look_again
+from pgx_jax.compare.oracle import Oracle, search
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Trained
 from pgx_jax.pipeline import Scored
@@ -146,6 +147,15 @@ def _clustering_text(run: Records, found: dict[str, Clustered]) -> str:
     return ", ".join(parts) or "one policy, or too few steps for a round"
 
 
+def _oracle(run: Records) -> Oracle:
+    return search(run.contest(), run.policies_by_name, run.family, run.meta, **run.reporting("oracle"))
+
+
+def _oracle_text(run: Records, found: Oracle) -> str:
+    groups = " | ".join(map(", ".join, named_groups(found.labels, run.family.task_names)))
+    return f"{groups}: best of {len(found.partitions)} partitions, by {_pool_text(run, found.pool)}"
+
+
 def _pool(run: Records, stage: str, rows: Sequence[Row], known: Pool) -> Pool:
     starts = None if run.looked is None else run.looked.starts()
     return train_pool(
@@ -178,7 +188,10 @@ STAGES: dict[str, Stage] = {
     "policies": Stage(_policies, _pool_text, ("looks",), (Pool, Row)),
     "similarity": Stage(_similarity, _similarity_text, ("looks",)),
     "clustering": Stage(_clustering, _clustering_text, ("looks",), (Clustered, Pool, Row)),
-    "comparisons": Stage(_comparisons, _pool_text, ("policies", "similarity", "clustering"), (Pool, Row)),
+    "oracle": Stage(_oracle, _oracle_text, ("looks",), (Oracle, Pool, Row)),
+    "comparisons": Stage(
+        _comparisons, _pool_text, ("policies", "similarity", "clustering", "oracle"), (Pool, Row)
+    ),
     "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
 }
 """Every stage by its name, in the order in which they run; those of ``records.ASKED`` run again, under
@@ -194,18 +207,18 @@ WITHOUT_BASELINES = {"evaluation": ("policies",)}
 """What stages need instead where nothing is compared with ours."""
 
 
-def needed(stage: str, *, compares: bool, own_meta: bool) -> list[str]:
+def needed(stage: str, *, compares: bool, left_out: Collection[str] = ()) -> list[str]:
     """A stage and all that it is computed from, in order.
 
     Args:
         stage: its name.
         compares: whether baselines are trained.
-        own_meta: whether a meta-policy is given, so that none is trained.
+        left_out: stages that there is no need of: "meta" where a meta-policy is given, say.
     """
     found, todo = set(), [stage]
     while todo:
         name = todo.pop()
-        if (name == "meta" and own_meta) or name in found:
+        if name in left_out or name in found:
             continue
         found.add(name)
         other = None if compares else WITHOUT_BASELINES.get(name)

@@ -35,6 +35,7 @@ _METHOD_STYLE = {
     "random": ("#8d95a5", ":"),
     "true_groups": ("#c0609a", "--"),
     "true_groups_continued": ("#c0609a", ":"),
+    "oracle": ("#b3a012", ":"),
     "single_task": ("#8a6fd1", "-"),
 }
 RC = {
