@@ -103,7 +103,7 @@ def compute(cell: Mapping) -> dict:
     learners = {name: scaled(known[method.learner], factors[name]) for name, method in methods.items()}
     own = {
         "policy.conditioned_actor": cell["block"] == "told", "baselines": tuple(map(named, methods)),
-        "ppo": scaled(config.ppo, factors[OURS]),
+        "ppo": scaled(config.ppo, factors[OURS]), "similarities": (*config.similarities, "lookahead"),
     }  # fmt: skip
     began = time.process_time()
     found = run_seeds(family, override(config, own), cell["seeds"], learners=learners)

@@ -19,8 +19,6 @@ TITLES = {"hidden": "Task hidden from the policy", "told": "Task told to the pol
 SHARED = {
     OURS: "PolicyGradEx (ours)",
     f"{OURS}_told": "PolicyGradEx, groups found blind and told then",
-    SIMILAR: "Gradient similarity at its best",
-    f"{SIMILAR}_lookahead": "TAG's lookahead",
     "em": "Clustering on returns (EM), our k",
     "committees": "Groups by task parameters, our k",
     "random": "Random groups of our sizes",
@@ -28,7 +26,7 @@ SHARED = {
     "true_groups": "True groups, from scratch",
     "true_groups_continued": "True groups, from the meta-policy",
 }
-"""Methods of every run, by their names in results; the others are those of the blocks."""
+"""Methods of every run but similarities, by their names in results; the others are those of the blocks."""
 
 UNKNOWN = ("true_groups", "true_groups_continued")
 """What nobody knows who has the tasks alone."""
@@ -69,15 +67,20 @@ class Part(NamedTuple):
         """Labels of the methods that all runs have, by their names in results; of the gradient similarities
         the one that earned most."""
         own = {result_name(key, m): m.label for key, m in BLOCKS[self.block].items()}
-        similar = [
-            name for name in self.runs[0].entry["methods"]
-            if name.startswith(f"{SIMILAR}_") and "lookahead" not in name and self.has(name)
-        ]  # fmt: skip
-        best = max(similar, key=lambda name: self.scores(name).mean(), default="")
-        kind = best.removeprefix(f"{SIMILAR}_").replace("_our_k", ", our k")
-        shared = {name: label for name, label in SHARED.items() if name != SIMILAR}
-        found = {OURS: shared.pop(OURS), best: f"{SHARED[SIMILAR]} ({kind})", **shared, **own}
-        return {name: label for name, label in found.items() if name and self.has(name)}
+        found = {OURS: SHARED[OURS]} | self._similar() | SHARED | own
+        return {name: label for name, label in found.items() if self.has(name)}
+
+    def _similar(self) -> dict[str, str]:
+        """The gradient similarity that earned most, and TAG's lookahead, each at its best k."""
+        names = [x for x in self.runs[0].entry["methods"] if x.startswith(f"{SIMILAR}_") and self.has(x)]
+        found = {}
+        for label, ahead in (("Gradient similarity at its best", False), ("TAG's lookahead", True)):
+            own = [name for name in names if ("lookahead" in name) == ahead]
+            if own:
+                best = max(own, key=lambda name: self.scores(name).mean())
+                kind = best.removeprefix(f"{SIMILAR}_").replace("_our_k", ", our k")
+                found[best] = f"{label} ({kind})"
+        return found
 
 
 def result_name(key: str, method: Baseline) -> str:
