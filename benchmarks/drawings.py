@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+import main_tables
 import matplotlib
 import numpy as np
 from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
 
 from pgx_jax.compare.results import OURS, SIMILAR, AffinityResult
 from pgx_jax.report import figures
-from pgx_jax.report.figures.canvas import FAINT, RC, canvas, method_style, png
+from pgx_jax.report.figures.canvas import BLUE, FAINT, INK, RC, canvas, method_style, png
 from pgx_jax.report.wording import method_label, ordered_methods, with_interval
 
 BUDGETS = {
@@ -28,6 +30,8 @@ TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
     "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
     "ppo_curves": "Learning curves of PPO on stock environments",
+    "main_table_hidden": "Every method whose policies are not told their task, with bootstrap intervals",
+    "main_table_told": "Every method whose policies are told their task, with bootstrap intervals",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -35,6 +39,10 @@ def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
+    if source == "main_table":
+        return [
+            f"main_table_{block}" for block in dict.fromkeys(part.block for part in main_tables.parts(data))
+        ]
     own = {"ppo": "ppo_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
@@ -113,9 +121,45 @@ def by_budget(data: Mapping) -> bytes:
     return png(figures.by_budget(budget_points(data)))
 
 
+def main_table(data: Mapping, block: str) -> bytes:
+    """Mean return of every method with its bootstrap interval, a panel a family."""
+    known = [part for part in main_tables.parts(data) if part.block == block]
+    families = list(dict.fromkeys(part.family for part in known))
+    labels = main_tables.labels(known)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(2.6 + 2.1 * len(families), 1.0 + 0.3 * len(labels), columns=len(families))
+        for axes, family in zip(panels, families, strict=True):
+            for part in [part for part in known if part.family == family]:
+                scarce = part.budget == main_tables.BUDGETS[family][0]
+                _methods_of(axes, part, labels, scarce)
+            axes.set(title=family, ylim=(len(labels) - 0.4, -0.6), yticks=range(len(labels)), yticklabels=[])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.grid(axis="both")
+            axes.set_axisbelow(True)
+        panels[0].set_yticklabels(labels)
+        panels[0].get_yticklabels()[0].set_fontweight("bold")
+        figure.supxlabel(
+            "mean return over all tasks: filled where data are scarce, hollow where they are not"
+        )
+        return png(figure)
+
+
+def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: bool) -> None:
+    for name, label in part.names().items():
+        row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
+        found = main_tables.bootstrap(part.scores(name))
+        colour = BLUE if name.startswith(OURS) else "#c0609a" if name in main_tables.UNKNOWN else INK
+        if found.lo is not None:
+            axes.plot([found.lo, found.hi], [row, row], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")
+        axes.plot(found.mean, row, "o", ms=4.5, color=colour, mfc=colour if scarce else "white", mew=1.2)
+
+
 DRAWERS = {
     "goals_methods": goals_methods,
     "goals_affinity": goals_affinity,
     "ppo_curves": ppo_curves,
+    "main_table_hidden": partial(main_table, block="hidden"),
+    "main_table_told": partial(main_table, block="told"),
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

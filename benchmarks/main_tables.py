@@ -154,14 +154,22 @@ def overview(data: Mapping) -> str:
     return "\n\n".join(pieces)
 
 
+def short(label: str) -> str:
+    """A label without what stands in parentheses."""
+    return label.partition(" (")[0]
+
+
+def labels(known: Sequence[Part]) -> list[str]:
+    """The short labels of all methods."""
+    return list(dict.fromkeys(short(label) for part in known for label in part.names().values()))
+
+
 def _overview(known: Sequence[Part]) -> str:
-    names = [part.names() for part in known]
-    labels = dict.fromkeys(label.partition(" (")[0] for own in names for label in own.values())
-    rows = []
-    for label in labels:
+    names, rows = [part.names() for part in known], []
+    for label in labels(known):
         row = [label]
         for part, own in zip(known, names, strict=True):
-            name = next((n for n, text in own.items() if text.partition(" (")[0] == label), None)
+            name = next((n for n, text in own.items() if short(text) == label), None)
             row.append("–" if name is None else _mean(part, own, name))
         rows.append(row)
     head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in known]
