@@ -40,9 +40,7 @@ def of_source(source: str, data: Mapping) -> list[str]:
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
     if source == "main_table":
-        return [
-            f"main_table_{block}" for block in dict.fromkeys(part.block for part in main_tables.parts(data))
-        ]
+        return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
     own = {"ppo": "ppo_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
@@ -139,9 +137,7 @@ def main_table(data: Mapping, block: str) -> bytes:
             axes.set_axisbelow(True)
         panels[0].set_yticklabels(labels)
         panels[0].get_yticklabels()[0].set_fontweight("bold")
-        figure.supxlabel(
-            "mean return over all tasks: filled where data are scarce, hollow where they are not"
-        )
+        figure.supxlabel("mean return: filled where data are scarce, hollow where they are not", size=9.5)
         return png(figure)
 
 
