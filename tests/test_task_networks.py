@@ -234,6 +234,14 @@ def test_policies_are_told_without_being_asked_to(name, family):
     assert policies_by_name(family, make_policy(family), PolicyConfig())[name].conditioned_actor
 
 
+@pytest.mark.parametrize("settings", [{"network": "paco"}, {"conditioned_actor": True}])
+def test_a_family_whose_contexts_are_empty(settings):
+    family = dataclasses.replace(FAMILY, context=np.zeros((3, 0), np.float32))
+    with pytest.raises(ConfigError, match="needs the task, but contexts of family 'points' have no entries"):
+        make_policy(family, **settings)
+    make_policy(family)  # a critic can do without
+
+
 @pytest.mark.parametrize("name", SLOW)
 def test_contexts_that_do_not_fit(name):
     with pytest.raises(ConfigError, match=f"conditioned_critic = False, but the critic of network '{name}'"):

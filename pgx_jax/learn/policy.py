@@ -194,6 +194,12 @@ def make_policy(
                 f"policy.conditioned_critic = False, but the critic of network {network!r} needs the task; "
                 f"leave it True, or take another network"
             )
+    if settings.get("conditioned_actor") and not np.shape(family.context)[1]:
+        asks = f"network {network!r}" if getattr(made, "needs_task", False) else "conditioned_actor"
+        raise ConfigError(
+            f"{asks} needs the task, but contexts of family {family.name!r} have no entries: leave its context "
+            f"out (one-hot vectors then), or take policies that are not told"
+        )
     bytes_seen = family.observation_space.dtype == np.uint8
     return Policy(
         actor or made.actor(distribution),
