@@ -197,8 +197,8 @@ def make_policy(
     if settings.get("conditioned_actor") and not np.shape(family.context)[1]:
         asks = f"network {network!r}" if getattr(made, "needs_task", False) else "conditioned_actor"
         raise ConfigError(
-            f"{asks} needs the task, but contexts of family {family.name!r} have no entries: leave its context "
-            f"out (one-hot vectors then), or take policies that are not told"
+            f"{asks} needs the task, but contexts of family {family.name!r} have no entries: leave its "
+            f"context out (one-hot vectors then), or take policies that are not told"
         )
     bytes_seen = family.observation_space.dtype == np.uint8
     return Policy(
