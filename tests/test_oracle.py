@@ -137,3 +137,6 @@ def test_what_the_search_took_is_counted(best, searching):
     assert made["oracle_search"][0].env_steps == searching and not made["oracle_search"][0].equal_steps
     assert made["oracle"][0].env_steps <= budget.total and made["oracle"][0].equal_steps
     assert "oracle" not in baselines(contest._replace(best=None))
+    given_one = contest._replace(budget=make_budget(config, FAMILY, config.ppo, own_meta=True))
+    (again,) = baselines(given_one)["oracle"]
+    assert not again.equal_steps and "search" in again.note and "given meta-policy" in again.note

@@ -255,10 +255,8 @@ def _best_partition(contest: Contest) -> Methods:
         note="policies of all subsets are counted; these were chosen for what they earned, luck included",
     )  # fmt: skip
     again = like_ours(contest, contest.best)
-    return {
-        "oracle": [again._replace(note="the search for its groups is not counted")],
-        "oracle_search": [search],
-    }
+    note = "; ".join(filter(None, ("the search for its groups is not counted", again.note)))
+    return {"oracle": [again._replace(note=note)], "oracle_search": [search]}
 
 
 def _with_steps(contest: Contest, row: Row, total: int) -> Row:

@@ -15,7 +15,6 @@ from pgx_jax.estimate.lifting import (
     relative_distance,
     rescale,
 )
-from pgx_jax.estimate.lookahead import lookahead
 from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
@@ -35,6 +34,7 @@ from pgx_jax.estimate.similarities import SIMILARITIES, Similarity, similarity
 from pgx_jax.estimate.solvers import SOLVERS, Solver
 from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
 from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_statistics
+from pgx_jax.estimate.tag import lookahead
 
 __all__ = [
     "AFFINITIES",

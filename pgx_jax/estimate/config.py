@@ -9,13 +9,13 @@ from typing import Any
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.lifting import LIFTS
-from pgx_jax.estimate.lookahead import DISTANCE
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.similarities import SIMILARITIES
 from pgx_jax.estimate.solvers import SOLVERS
 from pgx_jax.estimate.surrogates import MIN_L2, RIDGES
+from pgx_jax.estimate.tag import DISTANCE
 from pgx_jax.types import Named
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, pick
-from pgx_jax.estimate.lookahead import lookahead
+from pgx_jax.estimate.tag import lookahead
 
 Name = Callable[[int], str]
 """How messages call a task."""
