@@ -22,6 +22,7 @@ from scipy.signal import lfilter
 
 from pgx_jax import estimate, grouping, pipeline
 from pgx_jax.config import Config, override
+from pgx_jax.held_out import HeldOut, nested_gain
 from pgx_jax.types import FIT, SCORE, SELECT, Features, Grouping, Transitions
 
 DIM, TRAJECTORIES, LENGTH = 60, 48, 80
@@ -123,7 +124,7 @@ def _moments(g: np.ndarray, a: np.ndarray) -> np.ndarray:
     return np.concatenate([a @ g[None] / 2, (g * np.abs(a)[:, None]).T @ g / 4])[:, :] / len(a)
 
 
-def rule(labels: np.ndarray, held_out: pipeline.HeldOut) -> np.ndarray:
+def rule(labels: np.ndarray, held_out: HeldOut) -> np.ndarray:
     """The rule of version 0.1: the smallest k within two standard errors (of the judging alone) or 3% of the
     best candidate's gain over one group, which must be .003 at least."""
     data = held_out.afresh().data
@@ -144,9 +145,9 @@ class Truth:
     def __init__(self, world: World, transitions: int):
         """Know a world by so many transitions of each kind of task."""
         self.b, self.h = world.population(transitions)
-        self.others: list[pipeline.HeldOut] = []
+        self.others: list[HeldOut] = []
 
-    def gain(self, splits: np.ndarray, fitted_on: pipeline.HeldOut) -> float:
+    def gain(self, splits: np.ndarray, fitted_on: HeldOut) -> float:
         """Of the splits [F, n] of each judge over one group, fitted on what each of them leaves."""
         data, config, total = fitted_on.data, fitted_on.config, 0.0
         for labels, way in zip(splits, estimate.OUTER, strict=True):
@@ -166,8 +167,8 @@ def draws(world: World, config: Config, seeds: range, choose: bool | None, truth
     where the nested gain allows a split."""
     for seed in seeds:
         features, transitions = world.draw(seed)
-        held_out = pipeline.HeldOut(features, transitions, config.estimate, np.array([0, seed], np.uint32))
-        nested = pipeline.nested_gain(held_out, config)
+        held_out = HeldOut(features, transitions, config.estimate, np.array([0, seed], np.uint32))
+        nested = nested_gain(held_out, config)
         found = {
             "gain": nested.gain, "stderr": nested.stderr, "z": nested.z, "null": nested.null,
             "together": nested.together, "opposition": [nested.opposition, nested.opposition_stderr],

@@ -23,6 +23,7 @@ import tyro
 from common import Preset, ResultFile, result_path
 
 from pgx_jax import estimate, learn, pipeline
+from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.run import Run
 from pgx_jax.types import Features
 
@@ -104,7 +105,7 @@ def estimates(run: Run, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
     feats = Features(jnp.asarray(values, jnp.float32), run.features.key)
     names, e = run.family.task_names, run.config.estimate
     scored = pipeline.score_subsets(feats, run.transitions, estimation.members(run), e, names=names)
-    held_out = pipeline.HeldOut(feats, run.transitions, e, run.config.stream("deal"), names)
+    held_out = HeldOut(feats, run.transitions, e, run.config.stream("deal"), names)
     affinity = pipeline.affinity(scored.scores, held_out, e)
     grouping = pipeline.choose_groups(affinity, held_out, run.config, names=names)
     return np.asarray(affinity.matrix, np.float64), np.asarray(grouping.labels).tolist()

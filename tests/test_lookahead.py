@@ -13,6 +13,7 @@ import pgx_jax
 from pgx_jax import Config, ConfigError, DataError, group_transitions, load, pipeline, regroup
 from pgx_jax.config import override
 from pgx_jax.estimate import SIMILARITIES, Similarity, deal, lookahead, signed_weights
+from pgx_jax.held_out import HeldOut
 from pgx_jax.types import FIT, SCORE, SELECT, Seen
 
 KEY = np.array([0, 3], np.uint32)
@@ -145,7 +146,7 @@ def test_the_similarity_is_cross_fitted_and_symmetric(make_logged, params):
     transitions, _ = make_logged(count=150)
     feats = pipeline.features(log_prob, params, transitions, Config())
     config = override(Config(), {"estimate.distance": 0.05}).estimate
-    held_out = pipeline.HeldOut(feats, transitions, config, KEY, log_prob=log_prob, params=params)
+    held_out = HeldOut(feats, transitions, config, KEY, log_prob=log_prob, params=params)
     gains = lookahead(log_prob, params, transitions, distance=0.05)
     both = gains[FIT, SCORE] + gains[SCORE, FIT]
     np.testing.assert_allclose(held_out.similarity("lookahead", (FIT, SCORE)), (both + both.T) / 4)
@@ -156,8 +157,8 @@ def test_the_similarity_is_cross_fitted_and_symmetric(make_logged, params):
     with pytest.raises(ConfigError, match="steps on one part of the data and judges on another"):
         held_out.similarity("lookahead", (FIT,))
     with pytest.raises(ConfigError, match="give HeldOut its log_prob and params"):
-        pipeline.HeldOut(feats, transitions, config, KEY).similarity("lookahead", (FIT, SCORE))
-    with pytest.raises(ConfigError, match="'lookahead' comes from steps .*use pipeline.HeldOut.similarity"):
+        HeldOut(feats, transitions, config, KEY).similarity("lookahead", (FIT, SCORE))
+    with pytest.raises(ConfigError, match="'lookahead' comes from steps .*use HeldOut.similarity"):
         pgx_jax.estimate.similarity(np.ones((3, 2)), kind="lookahead")
 
 
@@ -173,7 +174,7 @@ def test_a_similarity_of_ones_own_may_step(make_logged, params, monkeypatch):
     config = override(Config(), {"similarities": ["toy"], "estimate.dim": 12})
     feats = pipeline.features(log_prob, params, transitions, config)
     known = transitions, config.estimate, KEY, "xyz"
-    held_out = pipeline.HeldOut(feats, *known, log_prob=log_prob, params=params)
+    held_out = HeldOut(feats, *known, log_prob=log_prob, params=params)
     assert set(pipeline.similar_groups(held_out, config, 2)) == {"toy", "toy_our_k"}
     (settings,) = called  # once for all parts
     assert settings["distance"] == 0.02 and settings["names"] == "xyz" and settings["share"].shape == (3, 90)

@@ -8,6 +8,7 @@ from pgx_jax import estimate, pipeline
 from pgx_jax.compare.joining import worth_asking
 from pgx_jax.config import Config, override
 from pgx_jax.grouping import Nested, threshold
+from pgx_jax.held_out import HeldOut, given_gain, nested_gain
 from pgx_jax.types import FIT, SCORE, SELECT, Affinity, Features, Transitions
 
 KEY = jax.random.PRNGKey(0)
@@ -28,7 +29,7 @@ def tasks(directions, seed=0, signal=0.3, count=60, length=20, visible=None):
 
 
 def choose(feats, transitions, config=CONFIG, **kw):
-    held_out = pipeline.HeldOut(feats, transitions, config.estimate, KEY)
+    held_out = HeldOut(feats, transitions, config.estimate, KEY)
     whole, *folds = (held_out.similarity("closed_form", p) for p in ((FIT, SCORE), (FIT,), (SCORE,)))
     return pipeline.choose_groups(Affinity(whole, None, np.stack(folds)), held_out, config, **kw)
 
@@ -60,7 +61,7 @@ def test_identical_tasks_stay_together():
 def test_only_groups_that_gain_nothing_by_being_apart_are_asked_to_join():
     """Tasks 0 to 2 want one thing and 3 to 5 another; the policy of task 2 is of its own, not split off."""
     feats, data = tasks(np.eye(10)[[0, 0, 0, 1, 1, 1]] - np.eye(10)[[1, 1, 1, 0, 0, 0]])
-    held_out, labels = pipeline.HeldOut(feats, data, CONFIG.estimate, KEY), np.array([0, 0, 1, 2, 2, 2])
+    held_out, labels = HeldOut(feats, data, CONFIG.estimate, KEY), np.array([0, 0, 1, 2, 2, 2])
     assert worth_asking(held_out, labels, (0, 1, 2)) == [(0, 1)]
     assert worth_asking(held_out, labels, (0, 0, 1)) == []  # these were split on evidence just now
     assert worth_asking(held_out, np.array([0, 0, 0, 1, 1, 1]), (0, 1)) == []
@@ -69,8 +70,8 @@ def test_only_groups_that_gain_nothing_by_being_apart_are_asked_to_join():
 def test_groups_join_where_their_steps_help_one_another():
     found = []
     for directions in (SAME, OPPOSED):
-        held_out = pipeline.HeldOut(*tasks(directions), CONFIG.estimate, KEY)
-        found.append(pipeline.given_gain(held_out, np.array([0, 0, 1, 0, 1, 1])))
+        held_out = HeldOut(*tasks(directions), CONFIG.estimate, KEY)
+        found.append(given_gain(held_out, np.array([0, 0, 1, 0, 1, 1])))
     same, opposed = found
     assert same.z < 0 and same.kind(2.0) == "company"
     assert opposed.z > 5 and opposed.kind(2.0) == "conflict"
@@ -104,8 +105,8 @@ def test_what_judges_neither_proposes_nor_chooses(judge):
     splits = []
     for advantage in (data.advantage, other.astype(np.float32)):
         changed = data._replace(advantage=advantage)
-        held_out = pipeline.HeldOut(feats, changed, CONFIG.estimate, KEY)
-        splits.append(pipeline.nested_gain(held_out, CONFIG).labels)
+        held_out = HeldOut(feats, changed, CONFIG.estimate, KEY)
+        splits.append(nested_gain(held_out, CONFIG).labels)
     at = estimate.PARTS.index(judge)
     np.testing.assert_array_equal(splits[0][at], splits[1][at])
     assert (splits[0] != splits[1]).any()

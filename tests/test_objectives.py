@@ -14,6 +14,7 @@ from pgx_jax.config import check
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import fit, heldout, importance, lift_dual, signed_weights, task_statistics
 from pgx_jax.grouping import GroupingConfig
+from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import collect, make_policy
 from pgx_jax.runs.saved import load, regroup
 from pgx_jax.tasks.checks import check_family
@@ -182,7 +183,7 @@ def test_logged_data_of_one_source_are_grouped(both):
     config = EstimateConfig()
     member = estimate.make_subsets(0, 4, 2)
     scores = pipeline.score_subsets(features, transitions, member, config).scores
-    held_out = pipeline.HeldOut(features, transitions, config, KEY)
+    held_out = HeldOut(features, transitions, config, KEY)
     affinity, differing = estimate.affinity(scores), GroupingConfig(min_ratio=0.0)
     assert pipeline.choose_groups(affinity, held_out, Config()).k == 1
     found = pipeline.choose_groups(affinity, held_out, Config(grouping=differing))

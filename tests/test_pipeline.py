@@ -16,6 +16,7 @@ import pgx_jax
 from pgx_jax import PPO, ConfigError, Run, estimate, load, pipeline
 from pgx_jax.compare.groups import train_groups
 from pgx_jax.compare.pool import of_tasks, train_pool
+from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Policy, explore_afresh, make_policy
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.networks import CategoricalActor, Critic, GaussianActor
@@ -326,7 +327,7 @@ def test_gradient_similarity_reads_the_data_that_ours_reads(small_run):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "choose_groups", lambda affinity, *_, **kw: proposed.append(affinity))
             values = np.where(keep[..., None], features, 1.0)
-            held_out = pipeline.HeldOut(Features(values, None), t, small_run.config.estimate, None)
+            held_out = HeldOut(Features(values, None), t, small_run.config.estimate, None)
             pipeline.similar_groups(held_out, small_run.config, 2)
         return proposed[::2]
 

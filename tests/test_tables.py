@@ -32,6 +32,7 @@ from pgx_jax.estimate import (
     checks,
 )
 from pgx_jax.estimate.solvers import Solved
+from pgx_jax.held_out import HeldOut
 from pgx_jax.types import Scores, Seen
 
 
@@ -94,7 +95,7 @@ def test_entries_of_ones_own_group_logged_data(toys, make_logged):
     assert int(found.surrogates.iterations) == 3
     feats = pipeline.features(log_prob, PARAMS, transitions, config)
     np.testing.assert_array_equal(found.scores.folds[0], leaning(feats, transitions, found.surrogates).values)
-    held_out = pipeline.HeldOut(feats, transitions, config.estimate, np.zeros(2, np.uint32))
+    held_out = HeldOut(feats, transitions, config.estimate, np.zeros(2, np.uint32))
     assert set(pipeline.similar_groups(held_out, config, 2)) == {"toy", "toy_our_k"}
     assert toys.count("similarity") == 6  # three to propose from, and without each part
 

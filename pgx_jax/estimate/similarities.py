@@ -106,7 +106,7 @@ def similarity(
     if chosen.steps:
         raise ConfigError(
             f"the similarity {kind!r} comes from steps of the policy, not from projected gradients: use "
-            f"pipeline.HeldOut.similarity"
+            f"HeldOut.similarity"
         )
     gradients = np.asarray(b, dtype=np.float64)
     name: Name = (lambda i: repr(names[i])) if names is not None else str

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pgx_jax import learn, pipeline
+from pgx_jax import learn
 from pgx_jax.compare import methods
 from pgx_jax.compare.budget import Budget, check_scoring, make_budget
 from pgx_jax.compare.em import Clustered
@@ -19,6 +19,7 @@ from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
 from pgx_jax.errors import ConfigError, key_values, pick
+from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import PPO, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
@@ -85,7 +86,7 @@ class Records:
         self.store, self.listener, self.own_meta = store, listener or Listener(), meta
         self.records: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
-        self._judges: dict[int, pipeline.HeldOut] = {}
+        self._judges: dict[int, HeldOut] = {}
         check_family(family)
         check(self.config, family)
         self.learners = learn.learners_by_name(self.config.ppo, learners)
@@ -269,14 +270,14 @@ class Records:
     # What follows from records without any training
 
     @property
-    def held_out(self) -> pipeline.HeldOut:
+    def held_out(self) -> HeldOut:
         """Judges partitions on held-out trajectories of the last look at the meta-policy."""
         if self.look not in self._judges:
             self._judges = {self.look: self._judge()}
         return self._judges[self.look]
 
-    def _judge(self) -> pipeline.HeldOut:
-        return pipeline.HeldOut(
+    def _judge(self) -> HeldOut:
+        return HeldOut(
             self.features, self.transitions, self.config.estimate, self.config.stream("deal"),
             self.family.task_names, log_prob=self.policy.log_prob, params=learn.policy_params(self.meta),
         )  # fmt: skip

@@ -24,6 +24,7 @@ from pgx_jax.compare.results import (
 )
 from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
+from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
 from pgx_jax.runs.programs import keep_programs
@@ -152,7 +153,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)
     names = run.family.task_names
-    held_out = pipeline.HeldOut(
+    held_out = HeldOut(
         run.features, run.transitions, e, config.stream("deal"), names,
         log_prob=run.policy.log_prob, params=learn.policy_params(run.meta),
     )  # fmt: skip
