@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from aggregates import bootstrap, improvement, interquartile_mean
 from main_table import BLOCKS, BUDGETS
-from method_search import METHODS, Baseline, Factors, chosen
+from method_search import METHODS, NOISE, Baseline, Factors, chosen
 from tables import plural, table
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval
@@ -238,7 +238,8 @@ def searched(data: Mapping) -> str:
     seeds = sorted({str(c["cell"]["settings"]["seed"]) for c in data["cells"]})
     facts = (
         f"`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds that "
-        f"no table uses ({', '.join(seeds)}); bold: taken. Families that were not searched keep their "
+        f"no table uses ({', '.join(seeds)}); bold: taken, which must earn {NOISE:.0%} more than the family's "
+        f"settings. Families that were not searched keep their "
         f"settings, for all methods alike. How long ours meta-trains before its first look comes from "
         f"`python benchmarks/study.py looks`, on the same seeds."
     )

@@ -2,7 +2,7 @@
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and one that falls
 while it trains), on family seeds that no table uses. `main_table.py` takes, for each method and family, what
-earned most here. Every policy has the batch that suits its budget (`Config.min_updates`).
+earned most here, if that is clearly more than with the family's settings. Every policy has the batch that suits its budget (`Config.min_updates`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ TRIED = (
     Factors(final_learning_rate=0.1),
 )
 """What every method is trained with."""
+
+
+NOISE = 0.02
+"""Part of the return that two family seeds can't tell from luck."""
 
 
 class Baseline(NamedTuple):
@@ -163,13 +167,15 @@ def trained(family: TaskFamily, config: Config, method: Baseline, factors: Seque
 
 
 def chosen(data: Mapping | None, family: str, method: str) -> Factors:
-    """The factors of most mean return over the family seeds; 1 where they were not searched."""
+    """The factors of most mean return over the family seeds, if they gain more than `NOISE` over the family's
+    settings; 1 otherwise, and where they were not searched."""
     known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["family"] == family]
     known = [c for c in known if c["cell"]["method"] == method]
     if not known:
         return Factors()
-    mean = np.mean([c["returns"] for c in known], axis=0)
-    return Factors(*known[0]["cell"]["factors"][int(mean.argmax())])
+    mean, tried = np.mean([c["returns"] for c in known], axis=0), known[0]["cell"]["factors"]
+    own, best = mean[tried.index([*Factors()])], int(mean.argmax())
+    return Factors(*tried[best]) if mean[best] > own + NOISE * abs(own) else Factors()
 
 
 def results(path: Path = RESULTS / "method_search.json") -> Mapping | None:

@@ -64,6 +64,10 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
         return {"cell": of, "returns": returns}
 
     data = {"cells": [cell(100, [1.0, 3.0, 2.0]), cell(101, [1.0, 2.0, 2.5]), cell(100, [9, 1, 1], "paco")]}
+    near = {"cells": [cell(100, [-10.0, -9.81, -9.9])]}
+    assert method_search.chosen(near, "points", "pcgrad") == (1.0, 1.0, 1.0)
+    near["cells"][0]["returns"][1] = -9.79
+    assert method_search.chosen(near, "points", "pcgrad") == (5.0, 2.0, 1.0)
     assert method_search.chosen(data, "points", "pcgrad") == (5.0, 2.0, 1.0)
     for known in (None, data):
         assert method_search.chosen(known, "cartpole-goals", "pcgrad") == (1.0, 1.0, 1.0)
