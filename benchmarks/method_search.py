@@ -2,7 +2,8 @@
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and one that falls
 while it trains), on family seeds that no table uses. `main_table.py` takes, for each method and family, what
-earned most here, if that is clearly more than with the family's settings. Every policy has the batch that suits its budget (`Config.min_updates`).
+earned most here, if that is clearly more than with the family's settings. Every policy has the batch that
+suits its budget (`Config.min_updates`).
 """
 
 from __future__ import annotations
