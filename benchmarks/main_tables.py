@@ -239,7 +239,8 @@ def searched(data: Mapping) -> str:
     facts = (
         f"`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds that "
         f"no table uses ({', '.join(seeds)}); bold: taken. Other settings than the family's must earn "
-        f"{NOISE:.0%} more, and families that were not searched keep theirs, for all methods alike. How long ours meta-trains before its first look comes from "
+        f"{NOISE:.0%} more, and families that were not searched keep theirs, for all methods alike. How long "
+        f"ours meta-trains before its first look comes from "
         f"`python benchmarks/study.py looks`, on the same seeds."
     )
     return f"{facts}\n\n{table(head, rows)}"
