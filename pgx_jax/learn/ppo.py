@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from pgx_jax.types import Agent, Array, PyTree
 _RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
-    "0 or more": ("final_learning_rate", "entropy", "value"),
+    "0 or more": ("final_learning_rate", "entropy", "final_entropy", "value"),
     COUNT: ("num_envs", "num_steps", "epochs", "minibatches"),
 }
 
@@ -44,6 +44,8 @@ class PPO(Learner):
     """Clipping range of the probability ratio."""
     entropy: float = 0.01
     """Weight of the entropy bonus (a Gaussian's ends at the deviation of a fresh policy)."""
+    final_entropy: float = 1.0
+    """Fraction of the entropy bonus that is left at the end of a row's budget (linear annealing)."""
     value: float = 0.5
     """Weight of the critic's squared error."""
     max_grad_norm: float = 0.5
@@ -81,10 +83,17 @@ class PPO(Learner):
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
     ) -> Learning:
         """Epochs of minibatches on the clipped objective."""
-        batch = make_batch(policy, self, learning.agent, steps[0], row.context, row.slot_task)
+        config = self.annealed(row, learning)
+        batch = make_batch(policy, config, learning.agent, steps[0], row.context, row.slot_task)
+        return fit_batch(policy, config, row, learning, batch, key)
+
+    def annealed(self, row: RowTasks, learning: Learning) -> Self:
+        """The settings with the learning rate and the entropy bonus of a row's next update."""
         progress = learning.update / jnp.maximum(row.total, 1)
-        rate = self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate))
-        return fit_batch(policy, self, row, learning, batch, key, rate)
+        return self.replace(  # type: ignore[attr-defined]
+            learning_rate=self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate)),
+            entropy=self.entropy * (1.0 - progress * (1.0 - self.final_entropy)),
+        )
 
     def gradients(
         self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch
@@ -205,7 +214,7 @@ Fitted = tuple[Any, PyTree]
 
 
 def fit_batch(
-    policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array, rate: Array
+    policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array
 ) -> Learning:
     """Epochs of minibatch Adam on one batch.
 
@@ -220,7 +229,7 @@ def fit_batch(
         part = jax.tree.map(lambda x: x[index], batch)
         own = jax.random.fold_in(key, number)
         step, memory = config.direction(policy, row, unravel(vector), part, memory, own)
-        vector = vector - rate * step
+        vector = vector - config.learning_rate * step
         return (vector, config.look_back(policy, row, unravel(vector), part, memory)), None
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches].reshape(-1, width)
