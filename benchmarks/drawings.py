@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
+from learning_tables import by_environment
 from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
 
 from pgx_jax.compare.results import OURS, SIMILAR, AffinityResult
@@ -28,6 +29,7 @@ TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
     "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
     "ppo_curves": "Learning curves of PPO on stock environments",
+    "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -35,7 +37,7 @@ def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
-    own = {"ppo": "ppo_curves"}.get(source, source.removeprefix("study_"))
+    own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
 
@@ -108,6 +110,27 @@ def ppo_curves(data: Mapping) -> bytes:
         return png(figure)
 
 
+def peer_curves(data: Mapping) -> bytes:
+    """Mean return over seeds along the steps, ours and the peer's, with its range; an environment a panel."""
+    from peers import OURS as OWN
+
+    found = by_environment(data)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(3.2 * len(found), 2.7, columns=len(found))
+        for axes, (env, pair) in zip(panels, found.items(), strict=True):
+            for name, cell in pair.items():
+                values, total = np.array(cell["returns"]), cell["cell"]["steps"]
+                at = (np.arange(values.shape[1]) + 1) / values.shape[1] * total / 1e3
+                colour = method_style(OURS if name == OWN else "multitask")[0]
+                axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+                axes.plot(at, values.mean(0), color=colour, lw=1.6, label=name)
+            axes.set(title=env, xlabel="thousand environment steps")
+            axes.grid(axis="y")
+        panels[0].set(ylabel="mean return")
+        panels[0].legend(frameon=False)
+        return png(figure)
+
+
 def by_budget(data: Mapping) -> bytes:
     """Return against budget."""
     return png(figures.by_budget(budget_points(data)))
@@ -117,5 +140,6 @@ DRAWERS = {
     "goals_methods": goals_methods,
     "goals_affinity": goals_affinity,
     "ppo_curves": ppo_curves,
+    "peer_curves": peer_curves,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""
