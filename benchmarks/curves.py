@@ -32,7 +32,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent
 
 PEER = "rejax"
-SOURCE = "github.com/keraJLi/rejax, configs/ at 4954fbf (gymnax) and 48b561a (brax)"
+SOURCE = "github.com/keraJLi/rejax, configs/ of v0.1.3"
 """Where the peer's settings are published."""
 SMALL_STEPS = {
     "num_envs": 5, "num_steps": 100, "num_epochs": 5, "num_minibatches": 5, "learning_rate": 7.5e-4,
@@ -42,7 +42,8 @@ SMALL_STEPS = {
 CELLS: dict[str, dict] = {
     "CartPole-v1": {
         "points": 10, "episodes": 64, "peer": SMALL_STEPS,
-        "policy": {}, "ppo": {"num_envs": 5, "num_steps": 100, "epochs": 5, "minibatches": 5},
+        "policy": {},
+        "ppo": {"num_envs": 5, "num_steps": 100, "epochs": 5, "minibatches": 5, "learning_rate": 2e-3},
     },
     "Acrobot-v1": {
         "points": 10, "episodes": 64, "peer": SMALL_STEPS | {"normalize_observations": True},
@@ -57,7 +58,9 @@ CELLS: dict[str, dict] = {
             "normalize_observations": True, "total_timesteps": 150_000,
         },
         "policy": {"normalise_observations": True},
-        "ppo": {"num_envs": 10, "num_steps": 100, "epochs": 10, "minibatches": 10, "gamma": 0.95},
+        "ppo": {
+            "num_envs": 10, "num_steps": 100, "epochs": 10, "minibatches": 10, "gamma": 0.95, "entropy": 0.0,
+        },
     },
     "halfcheetah": {
         "points": 5, "episodes": 8, "backend": "spring",
