@@ -8,6 +8,7 @@ from functools import partial
 import main_tables
 import matplotlib
 import numpy as np
+from learning_tables import by_environment
 from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
 
 from pgx_jax.compare.results import OURS, SIMILAR, AffinityResult
@@ -32,6 +33,7 @@ TITLES = {
     "ppo_curves": "Learning curves of PPO on stock environments",
     "main_table_hidden": "Every method whose policies are not told their task, with bootstrap intervals",
     "main_table_told": "Every method whose policies are told their task, with bootstrap intervals",
+    "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -41,7 +43,7 @@ def of_source(source: str, data: Mapping) -> list[str]:
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
     if source == "main_table":
         return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
-    own = {"ppo": "ppo_curves"}.get(source, source.removeprefix("study_"))
+    own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
 
@@ -114,6 +116,27 @@ def ppo_curves(data: Mapping) -> bytes:
         return png(figure)
 
 
+def peer_curves(data: Mapping) -> bytes:
+    """Mean return over seeds along the steps, ours and the peer's, with its range; an environment a panel."""
+    from peers import OURS as OWN
+
+    found = by_environment(data)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(3.2 * len(found), 2.7, columns=len(found))
+        for axes, (env, pair) in zip(panels, found.items(), strict=True):
+            for name, cell in pair.items():
+                values, total = np.array(cell["returns"]), cell["cell"]["steps"]
+                at = (np.arange(values.shape[1]) + 1) / values.shape[1] * total / 1e3
+                colour = method_style(OURS if name == OWN else "multitask")[0]
+                axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+                axes.plot(at, values.mean(0), color=colour, lw=1.6, label=name)
+            axes.set(title=env, xlabel="thousand environment steps")
+            axes.grid(axis="y")
+        panels[0].set(ylabel="mean return")
+        panels[0].legend(frameon=False)
+        return png(figure)
+
+
 def by_budget(data: Mapping) -> bytes:
     """Return against budget."""
     return png(figures.by_budget(budget_points(data)))
@@ -157,5 +180,6 @@ DRAWERS = {
     "ppo_curves": ppo_curves,
     "main_table_hidden": partial(main_table, block="hidden"),
     "main_table_told": partial(main_table, block="told"),
+    "peer_curves": peer_curves,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

@@ -15,6 +15,7 @@ import calibration_tables
 import cost_tables
 import drawings
 import environment_tables
+import learning_tables
 import main_tables
 import tables
 import tyro
@@ -96,6 +97,8 @@ SECTIONS = (
     by_script("Gradient features", "features", cost_tables.features),
     by_script("Precision of the projection", "precision", cost_tables.precision),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
+    by_script("PPO's learning curves and a peer's", "curves", learning_tables.curves),
+    by_script("Options of PPO", "ppo_options", learning_tables.ppo_options),
     by_script("Other libraries on one core", "peers", cost_tables.peers),
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
     by_script("The default command", "default_command", cost_tables.default_command),

@@ -86,6 +86,9 @@ class Agent(NamedTuple):
     """Moments [*observation shape] with which observations are normalised."""
     reward: Moments
     """Moments [n] of the discounted returns with which rewards are scaled, per task."""
+    value: Moments | None = None
+    """Moments [n] of the critic's targets, by which it gives values, per task; None if it gives them as they
+    are (`Policy.normalise_values`)."""
 
 
 class Seen(NamedTuple):

@@ -18,7 +18,9 @@ import pytest
 from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, check, override
 from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.learn import PPO, make_policy, take, train
 from pgx_jax.tasks.registry import make_family
+from pgx_jax.types import Rows
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -29,11 +31,15 @@ import against  # noqa: E402
 import calibration  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
+import curves  # noqa: E402
 import default_command  # noqa: E402
+import drawings  # noqa: E402
 import estimation  # noqa: E402
 import features  # noqa: E402
+import learning_tables  # noqa: E402
 import peers  # noqa: E402
 import ppo  # noqa: E402
+import ppo_options  # noqa: E402
 import precision  # noqa: E402
 import regressions  # noqa: E402
 import rows  # noqa: E402
@@ -165,6 +171,62 @@ def test_ppo_small_preset(tmp_path):
     )
     assert cell["solved"] == [score >= 475 for score in cell["scores"]["sampled"]]
     assert cell["settings"]["ppo"]["num_envs"] == 4
+
+
+def test_ppo_options_small_preset(tmp_path):
+    out, tried = tmp_path / "ppo_options.json", ("default", "own deviation", "target KL")
+    args = ["--preset", "small", "--families", "points-hard", "--options", *tried, "--out", str(out)]
+    assert ppo_options.main(args) == 0
+    data = common.read(out)
+    assert [(c["cell"]["option"], c["cell"]["settings"]["seed"]) for c in data["cells"]] == [
+        (option, seed) for option in tried for seed in (100, 101)
+    ]
+    for cell in data["cells"]:
+        assert np.shape(cell["returns"]) == (2, 4) and cell["env_steps"] == [512, 512]
+        assert cell["ppo"]["target_kl"] == (0.02 if cell["cell"]["option"] == "target KL" else None)
+    shown = learning_tables.ppo_options(data)
+    assert all(f"| {option} | {ppo_options.OPTIONS[option].does} |" in shown for option in tried)
+    assert "4 pairs of equal seeds" in shown and "| – |" in shown  # what was not tried
+
+
+def test_every_option_of_ppo_can_be_tried():
+    for cell in ppo_options.cells(ppo_options.Settings(family_seeds=(100,))):
+        family = make_family("points") if cell["settings"] else ppo_options.family_of(cell)
+        config = override(Config(), cell["config"])
+        config.ppo.check(family.n)
+        assert config.policy.make(family, conditioned_actor=True).conditioned_actor
+    with pytest.raises(ConfigError, match="there is no .'magic'.; there are: default, "):
+        ppo_options.cells(ppo_options.Settings(options=("magic",)))
+
+
+def test_learning_curves_small_preset(tmp_path):
+    out = tmp_path / "curves.json"
+    assert curves.main(["--preset", "small", "--only", "Pendulum-v1", "--out", str(out)]) == 0
+    data = common.read(out)
+    (cell,) = data["cells"]
+    assert np.shape(cell["returns"]) == (2, 2) and cell["settings"]["ppo"]["num_envs"] == 4
+    assert "| Pendulum-v1 |" not in learning_tables.curves(data)  # there is nothing to compare with
+    data["cells"].append(cell | {"cell": cell["cell"] | {"library": "rejax"}, "versions": {"rejax": "0"}})
+    assert "| Pendulum-v1 | 80 | 2 |" in learning_tables.curves(data)
+    assert drawings.of_source("curves", data) == ["peer_curves"] and drawings.peer_curves(data)
+
+
+def test_agents_on_the_way_are_those_of_one_training():
+    cell = curves.cells(curves.Settings(preset="small", only=("CartPole-v1",)))[0]
+    family, learner = curves.family_of(cell), override(PPO(), cell["ppo"])
+    policy, key = make_policy(family, hidden=(8,)), np.asarray(jax.random.PRNGKey(4))
+    agents = curves.on_the_way(policy, learner, family, key, 12, 2)
+    for updates, agent in ((12, agents[0]), (24, agents[1])):
+        steps = np.array([updates * learner.steps_per_update])
+        rows = Rows(np.array([[True, False]]), steps, key[None])
+        whole = take(train(policy, learner, family, rows).agents, 0)
+        jax.tree.map(np.testing.assert_array_equal, agent, whole)
+
+
+def test_the_peers_settings_are_whole_updates_of_both():
+    for cell in curves.cells(curves.Settings()):
+        known = cell["settings"] if cell["library"] == curves.PEER else cell["ppo"]
+        assert cell["steps"] % (cell["points"] * known["num_envs"] * known["num_steps"]) == 0
 
 
 def test_rows_small_preset(tmp_path):

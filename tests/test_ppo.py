@@ -253,10 +253,10 @@ def test_epochs_see_every_transition_once():
         target=zeros + 1,
         weight=zeros + 1,
     )
-    config = PPO(epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
+    config = PPO(learning_rate=0.1, epochs=1, minibatches=3, num_envs=4, num_steps=3, entropy=0.0)
     learning = Learning(agent, config.begin(policy, agent), jnp.int32(0))
     row = row_tasks(config, jnp.asarray(FAMILY.context), jnp.ones(2, bool), jnp.int32(1))
-    after = jax.jit(fit_batch, static_argnums=0)(policy, config, row, learning, batch, KEY, 0.1)
+    after = jax.jit(fit_batch, static_argnums=0)(policy, config, row, learning, batch, KEY)
     weights = np.asarray(after.agent.critic["params"]["Dense_0"]["kernel"])[:, 0]
     # Adam moves every coordinate that had a gradient by about the learning rate, and later on coasts
     assert (weights > 0.05).all()

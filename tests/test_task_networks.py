@@ -283,6 +283,9 @@ def test_agents_of_a_family_with_more_tasks_are_refused_before_training():
         ("multi_head", {"heads": 3}, "'multi_head' has no setting 'heads'; its settings are hidden, activ"),
         ("mlp", {"own_deviation": "yes"}, "own_deviation = 'yes' must be True or False"),
         ("care", {"own_deviation": 1}, "own_deviation = 1 must be True or False"),
+        ("mlp", {"min_log_std": 2.0}, "min_log_std = 2.0 must be a number below max_log_std = 2.0"),
+        ("paco", {"max_log_std": float("inf")}, "a number below max_log_std = inf"),
+        ("mlp", {"min_log_std": "low"}, "min_log_std = 'low' must be a number below max_log_std = 2.0"),
     ],
 )
 def test_settings_that_cannot_be(name, options, words):
@@ -306,6 +309,24 @@ def test_a_deviation_of_each_tasks_own(name):
     np.testing.assert_array_equal(again.pop("log_std"), np.full((3, 2), -0.5, np.float32))
     rest = {part: x for part, x in agent.actor["params"].items() if part != "log_std"}
     assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (again, rest)), strict=True))
+
+
+@pytest.mark.parametrize("name", ["mlp", "multi_head"])
+@pytest.mark.parametrize("own", [True, False])
+def test_bounds_of_deviations(name, own):
+    bounds = {"min_log_std": -1.0, "max_log_std": -0.75}
+    options = {"hidden": (5,), "own_deviation": own} | bounds
+    policy = make_policy(FAMILY, network=name, options=options, conditioned_actor=True)
+    agent = jax.jit(policy.init, static_argnums=1)(KEY, (4,), ONE_HOT)
+    log_std = lambda: policy.params(agent.actor, Seen(OBS, ONE_HOT[1]))[1]  # noqa: E731
+    np.testing.assert_array_equal(log_std(), [-0.75, -0.75])  # the nearest to where others begin
+    slope = jax.grad(lambda actor: policy.params(actor, Seen(OBS, ONE_HOT[1]))[1].sum())
+    assert np.abs(slope(agent.actor)["params"]["log_std"]).max() > 0  # from where it can go
+    agent.actor["params"]["log_std"] = jnp.broadcast_to(jnp.array([-3.0, 0.5]), (3, 2) if own else (2,))
+    np.testing.assert_array_equal(log_std(), [-1.0, -0.75])
+    assert policy != make_policy(
+        FAMILY, network=name, options={"hidden": (5,), "own_deviation": own}, conditioned_actor=True
+    )
 
 
 def test_who_has_no_deviation_of_a_tasks_own():

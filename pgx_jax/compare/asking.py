@@ -42,7 +42,8 @@ class Asking(NamedTuple):
             NoSignalError: nothing tells good actions of one of the tasks from bad ones any more.
         """
         own = self.family.only(tasks)
-        agent = agent._replace(reward=learn.take(agent.reward, tasks))
+        reward, value = learn.take((agent.reward, agent.value), tasks)
+        agent = agent._replace(reward=reward, value=value)
         transitions = pipeline.collect(self.policy, self.learner, own, self.config, agent, number)
         return Experience(own, learn.policy_params(agent), transitions)
 

@@ -143,7 +143,8 @@ def _steps(policy: Policy, family: TaskFamily, agent: Agent, length: int, envs: 
     obs, number, flag = (_array((*lead, *x.shape), x.dtype) for x in (one, _array(()), _array((), bool)))
     rewards = None if family.objectives is None else _array((*lead, family.objectives.shape[1]))
     action = _array((*lead, *action.shape), action.dtype)
-    return Steps(obs, action, number, obs, flag, flag, number, number, flag, rewards)
+    age = _array(lead, jnp.int32)
+    return Steps(obs, action, number, obs, flag, flag, number, number, flag, rewards, age)
 
 
 def _told(error: Exception) -> str:

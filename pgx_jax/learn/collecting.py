@@ -12,12 +12,13 @@ from jaxtyping import Bool, Int, Int8
 from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.engine import engine_of
+from pgx_jax.learn.moments import unstandardise
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Seen, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Moments, Seen, Transitions
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic"))
@@ -41,26 +42,28 @@ def _judge(
     def everywhere(context: Array) -> Array:
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
-    def advantage(reward: Array, context: Array, scale: Array) -> Array:
+    def advantage(reward: Array, context: Array, scale: Array, moments: Moments | None) -> Array:
         if not critic:
             zero = jnp.zeros(steps.done.shape)
             return gae(reward / scale, zero, zero, steps.terminated, steps.done, gamma, 1.0)
         of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
         value, next_value = (
-            of_all(agent.critic, policy.critic_input(x, everywhere(context))) for x in (obs, next_obs)
+            unstandardise(moments, of_all(agent.critic, policy.critic_input(x, everywhere(context))))
+            for x in (obs, next_obs)
         )
         return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
 
-    def relabelled(task: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    def relabelled(task: tuple[Array, Array, Array, Moments | None]) -> tuple[Array, Array]:
         assert steps.objectives is not None, "see `check_vector_rewards`"
-        weights, context, scale = task
+        weights, context, scale, moments = task
         reward = jnp.sum(steps.objectives * weights, axis=-1)
-        return reward, advantage(reward, context, scale)
+        return reward, advantage(reward, context, scale, moments)
 
     inputs = policy.actor_input(obs, everywhere(context[index]))
     if weights is None:
-        return inputs, steps.reward, advantage(steps.reward, context[index], scale[index])
-    reward, judged = jax.lax.map(relabelled, (weights, context, scale))  # [n, T, E]
+        own = jax.tree.map(lambda x: x[index], (context, scale, agent.value))
+        return inputs, steps.reward, advantage(steps.reward, *own)
+    reward, judged = jax.lax.map(relabelled, (weights, context, scale, agent.value))  # [n, T, E]
     return inputs, jnp.moveaxis(reward, 0, 1), jnp.moveaxis(judged, 0, 1)
 
 

@@ -66,6 +66,8 @@ class Learner(Protocol):
     """Trace decay of the advantages, for collecting with what it trained."""
     scale_rewards: bool = True
     """Whether its critic's values are of rewards divided by their running deviation. Static."""
+    freeze_observations: float | None = None
+    """Fraction of a row's budget after which the moments of its observations stay; None: they never do."""
     critic: bool = True
     """Whether it trains the critic; collecting does without its values otherwise. Static."""
     phases: int = 1
@@ -214,6 +216,9 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "between 0 and 1": lambda value: 0 <= value <= 1,
     "positive": lambda value: 0 < value < math.inf,
     "0 or more": lambda value: 0 <= value < math.inf,
+    "None or positive": lambda value: value is None or 0 < value < math.inf,
+    "None or between 0 and 1": lambda value: value is None or 0 <= value <= 1,
+    "True or False": lambda value: isinstance(value, bool),
     COUNT: lambda value: isinstance(value, Integral) and value >= 1,
 }
 """Ranges of settings, by the words that messages have for them."""

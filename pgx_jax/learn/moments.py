@@ -1,4 +1,4 @@
-"""Running mean and variance, for the normalisation of observations and rewards."""
+"""Running mean and variance, for the normalisation of observations, rewards and values."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def update_moments(moments: Moments, mean: Array, var: Array, count: Array) -> M
 def normalise(moments: Moments, x: Array, clip: float = 10.0) -> Array:
     """(x - mean) / std, clipped to [-clip, clip]."""
     return jnp.clip((x - moments.mean) / jnp.sqrt(moments.var + 1e-8), -clip, clip)
+
+
+def standardise(moments: Moments, x: Array) -> Array:
+    """(x - mean) / std, of moments that broadcast to x."""
+    return (x - moments.mean) / jnp.sqrt(moments.var + 1e-8)
+
+
+def unstandardise(moments: Moments | None, x: Array) -> Array:
+    """What `standardise` makes x of; x itself without moments."""
+    return x if moments is None else moments.mean + jnp.sqrt(moments.var + 1e-8) * x
 
 
 def per_task(one_hot: Array, x: Array) -> tuple[Array, Array, Array]:

@@ -70,6 +70,8 @@ class Policy:
     conditioned_actor: bool = False
     conditioned_critic: bool = True
     normalise_observations: bool = False
+    normalise_values: bool = False
+    """The critic gives values standardised by the agent's moments of its task's (see `PolicyConfig`)."""
     scale: float = 1.0
     """Observations are multiplied by it: 1 / 255 where they are bytes."""
 
@@ -96,7 +98,9 @@ class Policy:
         obs = jnp.zeros(observation_shape)
         actor = self.actor.init(actor_key, *_arguments(self.actor_input(obs, context[0])))
         critic = self.critic.init(critic_key, *_arguments(self.critic_input(obs, context[0])))
-        return Agent(actor, critic, initial_moments(observation_shape), initial_moments((len(context),)))
+        reward = initial_moments((len(context),))
+        value = reward if self.normalise_values else None
+        return Agent(actor, critic, initial_moments(observation_shape), reward, value)
 
     def normalise(self, agent: Agent, obs: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Observations as both networks see them."""
@@ -130,7 +134,8 @@ class Policy:
         return apply(self.actor, actor, inputs)
 
     def value(self, critic: PyTree, inputs: Float[Array, "..."] | Seen) -> Float[Array, ""]:
-        """V(s) in units of scaled reward, for one observation (`critic_input`)."""
+        """V(s) in units of scaled reward, for one observation (`critic_input`); standardised, with
+        ``normalise_values``."""
         return apply(self.critic, critic, inputs)
 
     def log_prob(
@@ -241,6 +246,10 @@ class PolicyConfig:
     """Tell the critic which task it is on."""
     normalise_observations: bool = False
     """Normalise observations by running moments."""
+    normalise_values: bool = False
+    """Let the critic give values standardised by running moments of its targets, a mean and a deviation a
+    task. (`ppo.scale_rewards` divides by the deviation of sums of past rewards, and leaves the tasks' means
+    as they are.)"""
     squash: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
 
@@ -257,6 +266,7 @@ class PolicyConfig:
             "squash": self.squash, "conditioned_actor": self.conditioned_actor,
             "conditioned_critic": self.conditioned_critic,
             "normalise_observations": self.normalise_observations,
+            "normalise_values": self.normalise_values,
         }  # fmt: skip
         return make_policy(family, network=self.network, options=options, **(settings | changes))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,27 +10,31 @@ import optax
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
-from pgx_jax.errors import ConfigError
-from pgx_jax.learn.advantages import gae
+from pgx_jax.errors import ConfigError, pick
+from pgx_jax.learn.baselines import BASELINES
+from pgx_jax.learn.batches import Batch, make_batch, standardise_advantages, standardise_targets
 from pgx_jax.learn.learner import COUNT, LEARNERS, Learner, Learning, RowTasks, check_ranges, check_slots
-from pgx_jax.learn.moments import per_task
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.shuffling import orders
-from pgx_jax.types import Agent, Array, PyTree
+from pgx_jax.learn.stopping import divergence, until
+from pgx_jax.types import Agent, Array, Named, PyTree
 
 _RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
-    "0 or more": ("final_learning_rate", "entropy", "value"),
+    "None or positive": ("value_clip", "target_kl"),
+    "None or between 0 and 1": ("freeze_observations",),
+    "True or False": ("standardise_minibatches", "scale_rewards"),
+    "0 or more": ("final_learning_rate", "entropy", "final_entropy", "value"),
     COUNT: ("num_envs", "num_steps", "epochs", "minibatches"),
 }
 
 
 @struct.dataclass
 class PPO(Learner):
-    """Settings of PPO. The last five are compiled in; the others are traced numbers, so that other
-    values need no new compilation."""
+    """Settings of PPO. From ``num_envs`` on they are compiled in, as is whether one is None; the others are
+    traced numbers, so that other values need no new compilation."""
 
     learning_rate: float = 1e-3
     """Step size of Adam."""
@@ -44,10 +48,20 @@ class PPO(Learner):
     """Clipping range of the probability ratio."""
     entropy: float = 0.01
     """Weight of the entropy bonus (a Gaussian's ends at the deviation of a fresh policy)."""
+    final_entropy: float = 1.0
+    """Fraction of the entropy bonus that is left at the end of a row's budget (linear annealing)."""
     value: float = 0.5
     """Weight of the critic's squared error."""
+    value_clip: float | None = None
+    """Distance from what the critic said when the batch was made, beyond which its error draws it no further
+    away (as in OpenAI Baselines' PPO2), in units of its output."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm, in minibatches where theirs is larger."""
+    target_kl: float | None = None
+    """Divergence of the policy from the one that acted, in nats, estimated on every minibatch: once it is
+    larger, the rest of the update's gradient steps are left out."""
+    freeze_observations: float | None = None
+    """Fraction of a row's budget after which the moments that normalise its observations stay as they are."""
     num_envs: int = struct.field(pytree_node=False, default=40)
     """Environments of a policy, shared evenly by its tasks; in a run fewer, where its budget is small
     (`Config.min_updates`)."""
@@ -59,6 +73,12 @@ class PPO(Learner):
     """Gradient steps of a pass."""
     scale_rewards: bool = struct.field(pytree_node=False, default=True)
     """Divide every task's rewards by the running deviation of its discounted returns."""
+    standardise_minibatches: bool = struct.field(pytree_node=False, default=False)
+    """Standardise advantages over every minibatch, all tasks together, instead of each task's over the
+    batch."""
+    baseline: Named[str, BASELINES] = struct.field(pytree_node=False, default="critic")
+    """What advantages are measured against: the critic's values, or a linear function of features of
+    observation and time that is fitted to each task's returns in every update."""
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam on clipped gradients, before the learning rate."""
@@ -68,6 +88,7 @@ class PPO(Learner):
         """Refuse settings that cannot work for rows of up to n tasks (see `Learner.check`)."""
         name = name or "ppo"
         check_ranges(self, name, _RANGES)
+        pick(BASELINES, self.baseline, f"{name}.baseline")
         check_slots(self, n, name)
         count, batch = self.minibatches, self.steps_per_update
         if batch < count:
@@ -81,10 +102,21 @@ class PPO(Learner):
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Array
     ) -> Learning:
         """Epochs of minibatches on the clipped objective."""
-        batch = make_batch(policy, self, learning.agent, steps[0], row.context, row.slot_task)
+        config = self.annealed(row, learning)
+        agent = learning.agent
+        batch = make_batch(policy, config, agent, steps[0], row.context, row.slot_task)
+        if agent.value is not None:
+            value, batch = standardise_targets(agent.value, batch)
+            learning = learning._replace(agent=agent._replace(value=value))
+        return fit_batch(policy, config, row, learning, batch, key)
+
+    def annealed(self, row: RowTasks, learning: Learning) -> Self:
+        """The settings with the learning rate and the entropy bonus of a row's next update."""
         progress = learning.update / jnp.maximum(row.total, 1)
-        rate = self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate))
-        return fit_batch(policy, self, row, learning, batch, key, rate)
+        return self.replace(  # type: ignore[attr-defined]
+            learning_rate=self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate)),
+            entropy=self.entropy * (1.0 - progress * (1.0 - self.final_entropy)),
+        )
 
     def gradients(
         self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch
@@ -117,22 +149,6 @@ class PPO(Learner):
 LEARNERS["ppo"] = PPO
 
 
-class Batch(NamedTuple):
-    """What the loss sees, every leaf [B, ...]."""
-
-    obs: Array
-    """Normalised."""
-    context: Array
-    task: Array
-    """int [B]: the task that each transition is of."""
-    action: Array
-    log_prob: Array
-    """Of the action when it was taken."""
-    advantage: Array
-    target: Array
-    weight: Array
-
-
 def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch) -> Array:
     """Value error - clipped surrogate objective - entropy bonus, weighted per transition."""
     value_error, objective, bonus = terms(params, policy, config, batch)
@@ -151,48 +167,12 @@ def terms(
     clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
     objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
     value = jax.vmap(policy.value, (None, 0))(critic, policy.critic_input(batch.obs, batch.context))
-    value_error = 0.5 * (value - batch.target) ** 2
-    return value_error, objective, jax.vmap(dist.exploration)(dist_params)
-
-
-def make_batch(
-    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, slot_task: Array
-) -> Batch:
-    """Turn T steps of E slots into B = T * E weighted training examples.
-
-    Advantages are standardised per task; weights make the row's tasks count the same.
-
-    Args:
-        policy, config, agent: what acted.
-        steps: what its slots did, leaves [T, E, ...].
-        context: float [n, C], the family's.
-        slot_task: int [E], the task of every slot.
-    """
-    one_hot = jax.nn.one_hot(slot_task, len(context))
-    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
-    value_of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-    value, next_value = (value_of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
-    scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
-    advantage = gae(
-        steps.reward / scale, value, next_value, steps.terminated, steps.done, config.gamma, config.gae_lambda
-    )
-    mean, var, count = per_task(one_hot, advantage)
-    standardised = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
-    weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
-    log_prob_of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
-    log_prob = log_prob_of_all(agent.actor, policy.actor_input(obs, told), steps.action)
-    batch = Batch(
-        obs=obs,
-        context=told,
-        task=jnp.broadcast_to(slot_task, value.shape),
-        action=steps.action,
-        log_prob=log_prob,
-        advantage=standardised,
-        target=advantage + value,
-        weight=jnp.broadcast_to(weight, value.shape),
-    )
-    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
+    squared = (value - batch.target) ** 2
+    if config.value_clip is not None:
+        assert batch.value is not None, "see `make_batch`"
+        near = batch.value + jnp.clip(value - batch.value, -config.value_clip, config.value_clip)
+        squared = jnp.maximum(squared, (near - batch.target) ** 2)
+    return 0.5 * squared, objective, jax.vmap(dist.exploration)(dist_params)
 
 
 def _vector(params: PyTree) -> Any:
@@ -205,7 +185,7 @@ Fitted = tuple[Any, PyTree]
 
 
 def fit_batch(
-    policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array, rate: Array
+    policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array
 ) -> Learning:
     """Epochs of minibatch Adam on one batch.
 
@@ -215,16 +195,28 @@ def fit_batch(
     width = size // config.minibatches
     start, unravel = ravel_pytree((agent.actor, agent.critic))
 
+    def of_minibatch(index: Array) -> Batch:
+        part = jax.tree.map(lambda x: x[index], batch)
+        return standardise_advantages(part) if config.standardise_minibatches else part
+
     def minibatch(fitted: Fitted, at: tuple[Array, Array]) -> tuple[Fitted, None]:
         (vector, memory), (index, number) = fitted, at
-        part = jax.tree.map(lambda x: x[index], batch)
+        part = of_minibatch(index)
         own = jax.random.fold_in(key, number)
         step, memory = config.direction(policy, row, unravel(vector), part, memory, own)
-        vector = vector - rate * step
+        vector = vector - config.learning_rate * step
         return (vector, config.look_back(policy, row, unravel(vector), part, memory)), None
+
+    def moved(fitted: Fitted, at: tuple[Array, Array]) -> Array:
+        return divergence(policy, unravel(fitted[0])[0], of_minibatch(at[0]))
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches].reshape(-1, width)
     numbered = (shuffled, jnp.arange(len(shuffled)))
-    (vector, memory), _ = jax.lax.scan(minibatch, (start, learning.memory), numbered)
+    fitted = (start, learning.memory)
+    if config.target_kl is None:
+        (vector, memory), _ = jax.lax.scan(minibatch, fitted, numbered)
+    else:
+        step = until(config.target_kl, moved, minibatch)
+        ((vector, memory), _), _ = jax.lax.scan(step, (fitted, jnp.array(True)), numbered)
     actor, critic = unravel(vector)
     return learning._replace(agent=agent._replace(actor=actor, critic=critic), memory=memory)

@@ -51,6 +51,8 @@ class Steps(NamedTuple):
     success: Array
     objectives: Array | None = None
     """float [T, E, K]: the vector rewards of environments that have them."""
+    age: Array | None = None
+    """int [T, E]: steps of the episode before this one."""
 
 
 class Pairs(NamedTuple):
@@ -164,6 +166,7 @@ def unroll(
             discounted,
             success,
             out.objectives,
+            slots.age,
         )
         return _restart(env, tasks, keys[2], ran, done) if restart else ran, record
 

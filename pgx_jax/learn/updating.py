@@ -5,6 +5,7 @@ The engines act; all that surrounds the learner here is the same for both.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,9 @@ def learn_from(
         moments = agent.observation
         for of_phase in known:
             moments = _with_observations(moments, of_phase)
+        if learner.freeze_observations is not None:
+            going = state.learning.update < learner.freeze_observations * row.total
+            moments = jax.tree.map(partial(jnp.where, going), moments, agent.observation)
         agent = agent._replace(observation=moments)
         state = state._replace(
             learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key

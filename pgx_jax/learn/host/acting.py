@@ -165,15 +165,15 @@ class Acting:
         self, legal: np.ndarray, mask: np.ndarray, gamma: float
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Step the slots of the mask; returns the fields of `Steps` from ``reward`` on, and who is done."""
-        arrival = self.slots.step(legal, mask)
+        arrival, age = self.slots.step(legal, mask), self.age
         self.obs = arrival.obs
-        self.age = self.age + arrival.acted
+        self.age = age + arrival.acted
         self.total = self.total + arrival.reward
         self.discounted = np.float32(gamma) * self.discounted + arrival.reward
         done = arrival.acted & (arrival.terminated | arrival.truncated | (self.age >= self.family.horizon))
         record = (
             arrival.reward, arrival.obs, arrival.terminated, done, self.total, self.discounted,
-            arrival.success, arrival.objectives,
+            arrival.success, arrival.objectives, age,
         )  # fmt: skip
         return record, done
 
@@ -191,8 +191,9 @@ class Acting:
             x = x.reshape(length, self.chunk, self.width, *x.shape[2:])
             return np.ascontiguousarray(x.swapaxes(0, 1))
 
-        *arrays, objectives = map(arrange, fields)
-        return Steps(*arrays)._replace(objectives=objectives if objectives.shape[-1] else None)
+        *arrays, objectives, age = map(arrange, fields)
+        own = {"objectives": objectives} if objectives.shape[-1] else {}
+        return Steps(*arrays)._replace(**own, age=age.astype(np.int32))
 
     def close(self) -> None:
         """Close the environments."""

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution
-from pgx_jax.learn.networks.deviation import is_deviation, log_std
-from pgx_jax.learn.networks.settings import check_flag, check_widths
+from pgx_jax.learn.networks.deviation import BOUNDS, is_deviation, log_std
+from pgx_jax.learn.networks.settings import check_bounds, check_flag, check_widths
 from pgx_jax.learn.networks.torso import Torso
 from pgx_jax.types import Array
 
@@ -52,12 +52,14 @@ class GaussianActor(nn.Module):
     hidden: tuple[int, ...] = (64, 64)
     initial_log_std: float = FRESH_LOG_STD
     own_deviation: bool = False
+    bounds: tuple[float, float] = BOUNDS
 
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
         """(mean [size], log_std [size])."""
         mean = MLP(self.size, self.hidden, last_scale=0.01)(Torso(name="torso")(obs, context))
-        return mean, log_std(self, self.size, context, self.own_deviation, self.initial_log_std)
+        own, bounds = self.own_deviation, self.bounds
+        return mean, log_std(self, self.size, context, own, bounds, self.initial_log_std)
 
     @staticmethod
     def explores(path: tuple[str, ...]) -> bool:
@@ -89,17 +91,23 @@ class MLPNetworks:
     """Widths of the hidden layers of actor and critic."""
     own_deviation: bool = False
     """Whether a Gaussian's deviation is a task's own; for actors that are told their task."""
+    min_log_std: float = BOUNDS[0]
+    """Least logarithm of a Gaussian's deviation, where 0 is half of the environment's box."""
+    max_log_std: float = BOUNDS[1]
+    """Largest one."""
 
     needs_task: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_widths(self.hidden)
         check_flag("own_deviation", self.own_deviation)
+        check_bounds(self.min_log_std, self.max_log_std)
 
     def actor(self, distribution: Distribution) -> nn.Module:
         """Logits, or mean and deviation."""
         if isinstance(distribution, DiagonalGaussian):
-            return GaussianActor(distribution.outputs, self.hidden, own_deviation=self.own_deviation)
+            own, bounds = self.own_deviation, (self.min_log_std, self.max_log_std)
+            return GaussianActor(distribution.outputs, self.hidden, own_deviation=own, bounds=bounds)
         return CategoricalActor(distribution.outputs, self.hidden)
 
     def critic(self) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any
 
 from pgx_jax.errors import ConfigError
@@ -37,6 +38,19 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise ConfigError(f"policy.options: {name} = {value!r} must be True or False")
+
+
+def check_bounds(low: Any, high: Any) -> None:
+    """Refuse what are no bounds of a logarithm of a deviation.
+
+    Raises:
+        ConfigError: they are no numbers, or the least is not less than the largest.
+    """
+    numbers = all(isinstance(x, Real) and math.isfinite(x) for x in (low, high))
+    if not numbers or low >= high:
+        raise ConfigError(
+            f"policy.options: min_log_std = {low!r} must be a number below max_log_std = {high!r}"
+        )
 
 
 def _is_count(value: Any) -> bool:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.learn.distributions import DiagonalGaussian, Distribution
-from pgx_jax.learn.networks.deviation import is_deviation, log_std
+from pgx_jax.learn.networks.deviation import BOUNDS, is_deviation, log_std
 from pgx_jax.learn.networks.layers import ACTIVATIONS, Activation
-from pgx_jax.learn.networks.settings import check_count, check_flag, check_widths
+from pgx_jax.learn.networks.settings import check_bounds, check_count, check_flag, check_widths
 from pgx_jax.types import Array
 
 
@@ -45,12 +45,13 @@ class GaussianOf(nn.Module):
 
     body: Body
     own_deviation: bool = False
+    bounds: tuple[float, float] = BOUNDS
 
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
         """(mean [size], log_std [size])."""
         mean = self.body(obs, _needed(context, self.body))
-        return mean, log_std(self, self.body.outputs, context, self.own_deviation)
+        return mean, log_std(self, self.body.outputs, context, self.own_deviation, self.bounds)
 
     @staticmethod
     def explores(path: tuple[str, ...]) -> bool:
@@ -91,10 +92,15 @@ class TaskNetworks:
     """Of hidden layers: "tanh" or "relu"."""
     own_deviation: bool = False
     """Whether a Gaussian's deviation is a task's own."""
+    min_log_std: float = BOUNDS[0]
+    """Least logarithm of a Gaussian's deviation, where 0 is half of the environment's box."""
+    max_log_std: float = BOUNDS[1]
+    """Largest one."""
 
     def __post_init__(self) -> None:
         check_widths(self.hidden)
         check_flag("own_deviation", self.own_deviation)
+        check_bounds(self.min_log_std, self.max_log_std)
         pick(ACTIVATIONS, self.activation, "policy.options: activation")
         for name in self.counts:
             check_count(name, getattr(self, name))
@@ -106,11 +112,9 @@ class TaskNetworks:
     def actor(self, distribution: Distribution) -> nn.Module:
         """Logits, or mean and deviation."""
         body = self.body(distribution.outputs, 0.01)
-        return (
-            GaussianOf(body, self.own_deviation)
-            if isinstance(distribution, DiagonalGaussian)
-            else LogitsOf(body)
-        )
+        if not isinstance(distribution, DiagonalGaussian):
+            return LogitsOf(body)
+        return GaussianOf(body, self.own_deviation, (self.min_log_std, self.max_log_std))
 
     def critic(self) -> nn.Module:
         """Values."""

@@ -1,0 +1,113 @@
+"""What PPO learns from: the steps of an update, judged, as weighted training examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pgx_jax.learn.advantages import gae
+from pgx_jax.learn.baselines import BASELINES
+from pgx_jax.learn.moments import per_task, standardise, unstandardise, update_moments
+from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.rollout import Steps
+from pgx_jax.types import Agent, Array, Moments
+
+if TYPE_CHECKING:
+    from pgx_jax.learn.ppo import PPO
+
+
+class Batch(NamedTuple):
+    """What the loss sees, every leaf [B, ...]."""
+
+    obs: Array
+    """Normalised."""
+    context: Array
+    task: Array
+    """int [B]: the task that each transition is of."""
+    action: Array
+    log_prob: Array
+    """Of the action when it was taken."""
+    advantage: Array
+    target: Array
+    """Of the critic's output."""
+    weight: Array
+    value: Array | None = None
+    """The critic's output when the batch was made, where it is needed to clip by."""
+
+
+def make_batch(
+    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, slot_task: Array
+) -> Batch:
+    """Turn T steps of E slots into B = T * E weighted training examples.
+
+    Advantages are standardised per task, unless they will be in every minibatch; weights make the row's
+    tasks count the same. Targets are values (see `standardise_targets`).
+
+    Args:
+        policy, config, agent: what acted.
+        steps: what its slots did, leaves [T, E, ...].
+        context: float [n, C], the family's.
+        slot_task: int [E], the task of every slot.
+
+    Raises:
+        ConfigError: a baseline that is none of such observations.
+    """
+    one_hot = jax.nn.one_hot(slot_task, len(context))
+    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
+    told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
+    output, value, next_value = _values(policy, agent, (obs, next_obs), told, slot_task)
+    scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
+    reward, ends = steps.reward / scale, (steps.terminated, steps.done)
+    advantage = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda)
+    target = advantage + value
+    if (fit := BASELINES[config.baseline]) is not None:
+        returns = gae(reward, value, next_value, *ends, config.gamma, 1.0) + value
+        assert steps.age is not None, "the engines tell it"
+        expected = fit(slot_task, len(context), obs, next_obs, steps.age, returns)
+        advantage = gae(reward, *expected, *ends, config.gamma, config.gae_lambda)
+    mean, var, count = per_task(one_hot, advantage)
+    if not config.standardise_minibatches:
+        advantage = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
+    weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
+    log_prob_of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
+    log_prob = log_prob_of_all(agent.actor, policy.actor_input(obs, told), steps.action)
+    batch = Batch(
+        obs=obs,
+        context=told,
+        task=jnp.broadcast_to(slot_task, value.shape),
+        action=steps.action,
+        log_prob=log_prob,
+        advantage=advantage,
+        target=target,
+        weight=jnp.broadcast_to(weight, value.shape),
+        value=None if config.value_clip is None else output,
+    )
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
+
+
+def _values(
+    policy: Policy, agent: Agent, seen: tuple[Array, Array], told: Array, slot_task: Array
+) -> tuple[Array, Array, Array]:
+    """The critic's outputs for observations, and the values [T, E] of these and of those they led to."""
+    value_of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+    output, next_output = (value_of_all(agent.critic, policy.critic_input(x, told)) for x in seen)
+    moments = jax.tree.map(lambda x: x[slot_task], agent.value)
+    return output, unstandardise(moments, output), unstandardise(moments, next_output)
+
+
+def standardise_targets(moments: Moments, batch: Batch) -> tuple[Moments, Batch]:
+    """Moments [n] of the values of each task that know those of a batch too, and the batch with targets that
+    are standardised by them: those of the output of a critic with ``Policy.normalise_values``."""
+    one_hot = jax.nn.one_hot(batch.task, len(moments.mean))
+    moments = update_moments(moments, *per_task(one_hot, batch.target[None]))
+    own = jax.tree.map(lambda x: x[batch.task], moments)
+    return moments, batch._replace(target=standardise(own, batch.target))
+
+
+def standardise_advantages(batch: Batch) -> Batch:
+    """The batch with advantages of mean 0 and variance 1 over all its transitions, by their weights."""
+    share = batch.weight / jnp.sum(batch.weight)
+    centred = batch.advantage - share @ batch.advantage
+    return batch._replace(advantage=centred / (jnp.sqrt(share @ centred**2) + 1e-8))
