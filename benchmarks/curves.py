@@ -77,8 +77,13 @@ CELLS: dict[str, dict] = {
     },
 }  # fmt: skip
 """By environment: how often and with how many episodes it is played, the peer's settings, and ours. The
-peer's ``total_timesteps`` are the steps of both; its own for the halfcheetah are 5,242,880, and its backend
-"generalized", a third as fast."""
+peer's ``total_timesteps`` are the steps of both."""
+CUT = (
+    "The halfcheetah is cut to what a core manages: the peer's settings are for 5.24M steps and Brax's "
+    "generalized physics; here both have 205k steps of spring physics. (Of Brax's own PPO, the published "
+    "settings take 328k steps an update.)"
+)
+"""What differs from the published settings."""
 SMALL = {"points": 2, "episodes": 2, "policy": {"hidden": [8]}, "peer": {"total_timesteps": 80}}
 SMALL_PPO = {"num_envs": 4, "num_steps": 10, "minibatches": 2}
 

@@ -71,7 +71,7 @@ OPTIONS = {
     ),
     "own deviation, bounded": Option(
         {"policy": {"options": [OWN, "min_log_std=-0.7", "max_log_std=0.4"]}},
-        "And it stays between 0.5 and 1.5 halves of the box, as in garage's policies for Meta-World.",
+        "And it stays between 0.5 and 1.5 halves of the box (bounds of garage's examples).",
         gaussian=True,
     ),
     "normalised observations": Option(NORMALISED, "Observations are standardised by running moments."),

@@ -18,6 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import common  # noqa: E402
 import cost_tables  # noqa: E402
 import figures  # noqa: E402
+import learning_tables  # noqa: E402
 import study  # noqa: E402
 import tables  # noqa: E402
 
@@ -34,6 +35,15 @@ def test_intervals_over_runs_are_paired_t_intervals():
     wanted = stats.ttest_rel(ours, base).confidence_interval(0.95)
     assert (found.mean, found.lo, found.hi) == pytest.approx((np.mean(ours - base), wanted.low, wanted.high))
     assert tables.over_runs([3.0]) == Interval(3.0)
+
+
+def test_intervals_between_libraries_are_welchs():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(5, 1, 5), rng.normal(3, 4, 7)
+    found = learning_tables.difference(ours, theirs)
+    wanted = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert (found.lo, found.hi) == pytest.approx((wanted.low, wanted.high))
+    assert learning_tables.difference(np.full(5, 500.0), np.full(5, 500.0)).ci95 == (0, 0)
 
 
 @pytest.fixture
