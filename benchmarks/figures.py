@@ -113,6 +113,8 @@ SECTIONS = (
 )
 
 
+CHANGES_NOTHING = ("ppo.final_entropy",)
+"""Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search")
 """Result files of the tables in docs/."""
 
@@ -158,7 +160,7 @@ def other_defaults(data: Mapping) -> list[str]:
     changed = [
         f"{name} = {before[name]}" if name in before else f"no {name}"
         for name in (now if before else ())
-        if before.get(name) != now[name]
+        if before.get(name) != now[name] and (name in before or name not in CHANGES_NOTHING)
     ]
     return [f" Of older code, with other defaults: {', '.join(changed)}."] if changed else []
 
