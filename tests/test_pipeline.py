@@ -93,7 +93,8 @@ def test_the_schema_of_the_results(small_run):
     assert path["k"][path["chosen"]] == 2 and {1, 6} <= set(path["k"])
     tests = results["test_tasks"]
     assert len(tests["names"]) == len(tests["assigned"]) == 3 and set(tests["assigned"]) <= {0, 1}
-    assert tests["mean"] > tests["multitask"]["mean"]
+    assert set(tests["methods"]) == set(results["methods"]) - {"policygradex"}
+    assert tests["mean"] > tests["methods"]["multitask_continued"]["mean"]
     stages = [name for name, _ in results["timings"]["stages"]]
     assert set(STAGES + ["similarity", "comparisons", "evaluation"]) <= set(stages)
     assert results["diagnostics"]["meta_steps"] + results["diagnostics"]["collect_steps"] < 5400 * n
