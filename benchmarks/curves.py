@@ -32,7 +32,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent
 
 PEER = "rejax"
-SOURCE = "github.com/keraJLi/rejax, configs/ of v0.1.3"
+SOURCE = "github.com/keraJLi/rejax, configs/ at v0.1.3, unchanged since v0.1.2"
 """Where the peer's settings are published."""
 SMALL_STEPS = {
     "num_envs": 5, "num_steps": 100, "num_epochs": 5, "num_minibatches": 5, "learning_rate": 7.5e-4,

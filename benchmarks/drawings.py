@@ -31,8 +31,8 @@ TITLES = {
     "goals_methods": "Every method on cartpole-goals, with paired intervals over runs",
     "goals_affinity": "Affinity of the tasks of cartpole-goals, ordered by the groups that were found",
     "ppo_curves": "Learning curves of PPO on stock environments",
-    "main_table_hidden": "Every method whose policies are not told their task, with bootstrap intervals",
-    "main_table_told": "Every method whose policies are told their task, with bootstrap intervals",
+    "main_table_hidden": "Every method, policies not told their task, with intervals over family seeds",
+    "main_table_told": "Every method, policies told their task, with intervals over family seeds",
     "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
@@ -143,7 +143,7 @@ def by_budget(data: Mapping) -> bytes:
 
 
 def main_table(data: Mapping, block: str) -> bytes:
-    """Mean return of every method with its bootstrap interval, a panel a family."""
+    """Mean return of every method with its interval over family seeds, a panel a family."""
     known = [part for part in main_tables.parts(data) if part.block == block]
     families = list(dict.fromkeys(part.family for part in known))
     labels = main_tables.labels(known)
@@ -167,7 +167,7 @@ def main_table(data: Mapping, block: str) -> bytes:
 def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: bool) -> None:
     for name, label in part.names().items():
         row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
-        found = main_tables.bootstrap(part.scores(name))
+        found = main_tables.over_units(part.scores(name)[0])
         colour = BLUE if name.startswith(OURS) else "#c0609a" if name in main_tables.UNKNOWN else INK
         if found.lo is not None:
             axes.plot([found.lo, found.hi], [row, row], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")

@@ -46,7 +46,8 @@ def ppo_options(data: Mapping) -> str:
     ]
     facts = (
         "Mean return over all tasks, and in brackets the difference from the default (of frozen moments: "
-        f"from those that are not) with its 95% interval, paired by seed: {'; '.join(sizes)}. "
+        f"from those that are not) with its 95% interval, paired by seed (training seeds of one family seed "
+        f"count as pairs of their own: the intervals leave out other families): {'; '.join(sizes)}. "
         f"Better with the whole interval wherever it was tried: {', '.join(better) or 'none'}."
     )
     return table(["option", "", *found], body) + "\n\n" + facts
@@ -76,7 +77,8 @@ def curves(data: Mapping) -> str:
     facts = (
         f"Returns of episodes by drawn actions, after equal steps; 95% intervals over seeds, of differences "
         f"Welch's. The peer is {PEER} ({told}) with its authors' settings for each environment, which stand "
-        f"in the result file; ours: {'; '.join(notes)}. {CUT}"
+        f"in the result file (those of halfcheetah for more steps and other physics); ours were chosen for "
+        f"each environment on other seeds: {'; '.join(notes)}. {CUT}"
     )
     return table([*head, "difference, mean of the curve"], body) + "\n\n" + facts
 

@@ -18,12 +18,13 @@ from typing import Annotated, Literal
 
 import tyro
 from common import ResultFile, describe, merge, result_path, says_errors, tuples
-from method_search import HIDDEN, METHODS, TOLD, Baseline, chosen, results, scaled
+from method_search import HIDDEN, METHODS, TOLD, Baseline, Factors, chosen, results, scaled
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
 from pgx_jax.compare.results import OURS, MethodResult, Results, to_plain
 from pgx_jax.config import Config, config_for, override
+from pgx_jax.errors import ConfigError
 from pgx_jax.runs.seeds import run_seeds
 from pgx_jax.tasks.registry import make_family
 
@@ -39,7 +40,8 @@ BUDGETS = {
 """Steps a task: where data are scarce, and where they are not."""
 
 FIRST_SEED = 6
-"""Of the families: nothing was tuned on those from here on."""
+"""Of the families: nothing was tuned on those from here up to 99 (that budgets of reacher-targets with seed 6
+were split too late led to `GroupingConfig.agreed_ratio`, which was then set on others)."""
 FAMILY_SEEDS = {"lunarlander": 1}
 """Seeds of a family; 5 of the others."""
 TRAINING_SEEDS = {"lunarlander": 5}
@@ -93,13 +95,33 @@ def cells(settings: Settings) -> list[dict]:
     ]  # fmt: skip
 
 
+def factors_of(cell: Mapping) -> dict[str, Factors]:
+    """What the settings of ours and of every method of a cell are multiplied by."""
+    searched = results()
+    return {name: chosen(searched, cell["family"], name) for name in (OURS, *cell["methods"])}
+
+
+def check_factors(done: Sequence[Mapping]) -> None:
+    """Refuse to go on with cells that had other settings than the search tells now.
+
+    Raises:
+        ConfigError: naming the cell.
+    """
+    for cell in done:
+        now = {name: list(values) for name, values in factors_of(cell["cell"]).items()}
+        if cell["factors"] != now:
+            raise ConfigError(
+                f"the search tells other settings than the table's cell {describe(cell['cell'])} had; remove "
+                f"the cells of this family, or choose another file with --out"
+            )
+
+
 def compute(cell: Mapping) -> dict:
     """All methods of a block with all training seeds of a cell."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
-    searched, known = results(), learn.learners_by_name(config.ppo)
+    known, factors = learn.learners_by_name(config.ppo), factors_of(cell)
     methods = {name: BLOCKS[cell["block"]][name] for name in cell["methods"]}
-    factors = {name: chosen(searched, cell["family"], name) for name in (OURS, *methods)}
     learners = {name: scaled(known[method.learner], factors[name]) for name, method in methods.items()}
     own = {
         "policy.conditioned_actor": cell["block"] == "told", "baselines": tuple(map(named, methods)),
@@ -152,6 +174,7 @@ def main(args: Sequence[str] | None = None) -> int:
     defaults = {"preset": settings.preset, "defaults": dataclasses.replace(Config(), seed=0)}
     found = ResultFile(path, name="main_table", command="python benchmarks/main_table.py", settings=defaults)
     todo = [c for c in wanted if found.find(c) is None][: settings.limit]
+    check_factors(found.cells)
     found.run(todo, compute)
     return 0
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from aggregates import bootstrap, improvement, interquartile_mean
+from aggregates import bootstrap, interquartile_mean, share_ahead
 from main_table import BLOCKS, BUDGETS
-from method_search import METHODS, NOISE, Baseline, Factors, chosen
-from tables import plural, table
+from method_search import HIDDEN, METHODS, NOISE, TOLD, Baseline, Factors, chosen
+from tables import over_runs, plural, table
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval
 from pgx_jax.report.wording import steps, with_interval
@@ -28,8 +28,11 @@ SHARED = {
 }
 """Methods of every run but similarities, by their names in results; the others are those of the blocks."""
 
-UNKNOWN = ("true_groups", "true_groups_continued")
-"""What nobody knows who has the tasks alone."""
+UNKNOWN = ("true_groups", "true_groups_continued", "committees")
+"""Methods that are given what the others are not: planted groups, or what the tasks are described by."""
+FROM_HIDDEN = (f"{OURS}_told", "single_task_base_one_a_task")
+"""What the told block takes from runs of the hidden one: groups that were found blind, and a policy for each
+task, which needs not be told."""
 
 
 class Run(NamedTuple):
@@ -38,7 +41,11 @@ class Run(NamedTuple):
     family_seed: int
     seed: int
     entry: Mapping
-    """What `main_table.record` kept of it; in the told block with the groups that were found blind."""
+    """What `main_table.record` kept of it, with what its block takes from the other one."""
+
+    def has(self, name: str) -> bool:
+        """Whether there are numbers of a method."""
+        return None not in self.entry["methods"].get(name, {}).get("per_task", [None])
 
 
 class Part(NamedTuple):
@@ -50,34 +57,62 @@ class Part(NamedTuple):
     runs: list[Run]
     factors: Mapping[str, Factors]
 
-    def scores(self, name: str) -> np.ndarray:
-        """float [runs, tasks]: means of a method."""
-        return np.array([run.entry["methods"][name]["per_task"] for run in self.runs], float)
+    def _by_unit(self, values: Mapping[tuple[int, int], np.ndarray]) -> np.ndarray:
+        """Values of runs, averaged within family seeds; as they are where there is one family seed."""
+        several = len({run.family_seed for run in self.runs}) > 1
+        units: dict[int, list[np.ndarray]] = {}
+        for (family_seed, seed), value in values.items():
+            units.setdefault(family_seed if several else seed, []).append(value)
+        return np.stack([np.mean(own, axis=0) for own in units.values()])
+
+    def scores(self, *names: str) -> np.ndarray:
+        """float [names, units, tasks]: means of methods, over the runs that have all of them. Runs of one
+        family seed have more in common than others: units are family seeds."""
+        some = [run for run in self.runs if all(run.has(name) for name in names)]
+        found = {
+            run[:2]: np.array([run.entry["methods"][name]["per_task"] for name in names], float)
+            for run in some
+        }
+        return self._by_unit(found).swapaxes(0, 1)
+
+    def mean(self, name: str) -> float:
+        """Mean return of a method."""
+        return float(self.scores(name).mean())
+
+    def ahead(self, name: str, other: str) -> np.ndarray:
+        """float [units, tasks]: what a method earns more than another."""
+        one, two = self.scores(name, other)
+        return one - two
 
     def unseen(self, name: str) -> np.ndarray | None:
-        """float [runs, 1]: means on unseen tasks; None where there are none."""
-        found = [run.entry["unseen"].get(name) for run in self.runs]
-        return None if None in found else np.array(found, float)[:, None]
+        """float [units]: means on unseen tasks; None where there are none."""
+        found = {run[:2]: run.entry["unseen"].get(name) for run in self.runs if run.has(name)}
+        return None if None in found.values() else self._by_unit(found)
 
-    def has(self, name: str) -> bool:
-        """Whether all runs have the method."""
-        return all(name in run.entry["methods"] for run in self.runs)
+    def count(self, name: str) -> int:
+        """Runs that have a method."""
+        return sum(run.has(name) for run in self.runs)
+
+    def whole(self, name: str) -> bool:
+        """Whether all runs have it."""
+        return self.count(name) == len(self.runs)
 
     def names(self) -> dict[str, str]:
-        """Labels of the methods that all runs have, by their names in results; of the gradient similarities
-        the one that earned most."""
+        """Labels of the methods that any run has, by their names in results; of the gradient similarities the
+        one that earned most."""
         own = {result_name(key, m): m.label for key, m in BLOCKS[self.block].items()}
-        found = {OURS: SHARED[OURS]} | self._similar() | SHARED | own
-        return {name: label for name, label in found.items() if self.has(name)}
+        alone = {name: HIDDEN["one_a_task"].label for name in FROM_HIDDEN[1:]}
+        found = {OURS: SHARED[OURS]} | self._similar() | SHARED | own | alone
+        return {name: label for name, label in found.items() if self.count(name)}
 
     def _similar(self) -> dict[str, str]:
         """The gradient similarity that earned most, and TAG's lookahead, each at its best k."""
-        names = [x for x in self.runs[0].entry["methods"] if x.startswith(f"{SIMILAR}_") and self.has(x)]
+        names = [x for x in self.runs[0].entry["methods"] if x.startswith(f"{SIMILAR}_") and self.whole(x)]
         found = {}
         for label, ahead in (("Gradient similarity at its best", False), ("TAG's lookahead", True)):
             own = [name for name in names if ("lookahead" in name) == ahead]
             if own:
-                best = max(own, key=lambda name: self.scores(name).mean())
+                best = max(own, key=self.mean)
                 kind = best.removeprefix(f"{SIMILAR}_").replace("_our_k", ", our k")
                 found[best] = f"{label} ({kind})"
         return found
@@ -103,7 +138,7 @@ def _part(family: str, budget: int, block: str, cells: Sequence[Mapping]) -> Par
     own = [c for c in cells if (c["cell"]["family"], c["cell"]["steps_per_task"]) == (family, budget)]
     mine = [c for c in own if c["cell"]["block"] == block]
     blind = {_seed(c, r): r for c in own if c["cell"]["block"] == "hidden" for r in c["runs"]}
-    runs = [Run(*_seed(c, r), _with_told(r, blind.get(_seed(c, r)), block)) for c in mine for r in c["runs"]]
+    runs = [Run(*_seed(c, r), _joined(r, blind.get(_seed(c, r)), block)) for c in mine for r in c["runs"]]
     factors = {name: Factors(*values) for c in mine[:1] for name, values in c["factors"].items()}
     return Part(family, budget, block, sorted(runs, key=lambda run: run[:2]), factors)
 
@@ -112,28 +147,30 @@ def _seed(cell: Mapping, run: Mapping) -> tuple[int, int]:
     return cell["cell"]["settings"]["seed"], run["seed"]
 
 
-def _with_told(run: Mapping, blind: Mapping | None, block: str) -> Mapping:
-    """A run without what belongs to the other block, and with what the other block's run has of its own."""
-    told = f"{OURS}_told"
-    kept = {name: {k: v for k, v in run[name].items() if k != told} for name in ("methods", "unseen")}
-    if block == "told" and blind is not None:
-        for name in kept:
-            kept[name] |= {k: v for k, v in blind[name].items() if k == told}
-    return {**run, **kept}
+def _joined(run: Mapping, blind: Mapping | None, block: str) -> Mapping:
+    """A run with what its block takes from the other block's run of the same seeds, and without groups told
+    then where nothing is told."""
+    given = {"methods": {}, "unseen": {}} if block == "hidden" or blind is None else blind
+    joined = {
+        name: {k: v for k, v in run[name].items() if k != f"{OURS}_told"}
+        | {k: v for k, v in given[name].items() if k in FROM_HIDDEN}
+        for name in ("methods", "unseen")
+    }
+    return {**run, **joined}
+
+
+def over_units(values: np.ndarray) -> Interval:
+    """Mean and 95% t-interval over units [units] or [units, tasks]."""
+    return over_runs(values.reshape(len(values), -1).mean(1).tolist())
 
 
 def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The method of most mean return of those that need no truth, and all whose paired difference to it has
-    an interval that covers zero (itself included)."""
-    known = [name for name in names if name not in UNKNOWN]
-    best = max(known, key=lambda name: part.scores(name).mean())
-    ties = [name for name in known if _ties(part, best, name)]
+    """The method of most mean return of those that all runs have and that are given no more than others, and
+    all whose paired difference to it has a t-interval that covers zero (itself included)."""
+    known = [name for name in names if name not in UNKNOWN and part.whole(name)]
+    best = max(known, key=part.mean)
+    ties = [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
     return best, ties
-
-
-def _ties(part: Part, best: str, name: str) -> bool:
-    gap = bootstrap(part.scores(best) - part.scores(name))
-    return name == best or (gap.lo is not None and gap.lo <= 0)
 
 
 def overview(data: Mapping) -> str:
@@ -144,11 +181,13 @@ def overview(data: Mapping) -> str:
         if known:
             pieces += [f"**{TITLES[block]}**", _overview(known)]
     pieces += [
-        "Mean return; bold: the first of those that need no planted groups, and all whose paired difference "
-        "to it has a 95% bootstrap interval that covers zero. In parentheses: on unseen tasks, each of which "
-        "finds the best of the method's policies (told: of what they may be told) in a few trial episodes. "
-        "Interquartile means, intervals, probabilities of improvement and what every method costs: "
-        "[docs/main_table.md](docs/main_table.md).",
+        "Mean return; bold: the first, and all whose paired difference to it has a 95% t-interval over "
+        "family seeds that covers zero. True groups and groups by task parameters are given what no other "
+        "method is, and are left out of that; the gradient similarity and k that earned most on these very "
+        "runs is shown. In parentheses: on unseen tasks, each of which finds the best of the method's "
+        "policies (told: of what they may be told) in a few trial episodes; of random groups the first "
+        "draw is tried. Interquartile means, intervals, in how many runs ours is better, and what every "
+        "method costs: [docs/main_table.md](docs/main_table.md).",
         "\n".join(f"- {sentence}" for sentence in sentences(data)),
     ]
     return "\n\n".join(pieces)
@@ -177,9 +216,10 @@ def _overview(known: Sequence[Part]) -> str:
 
 
 def _mean(part: Part, names: Mapping[str, str], name: str) -> str:
-    value, unseen = f"{part.scores(name).mean():.1f}", part.unseen(name)
+    value, unseen = f"{part.mean(name):.1f}", part.unseen(name)
     shown = f"**{value}**" if name in first(part, names)[1] else value
-    return shown if unseen is None else f"{shown} ({unseen.mean():.1f})"
+    shown = shown if unseen is None else f"{shown} ({unseen.mean():.1f})"
+    return shown if part.whole(name) else f"{shown}, {part.count(name)} of {len(part.runs)} runs"
 
 
 def sentences(data: Mapping) -> Iterator[str]:
@@ -187,30 +227,30 @@ def sentences(data: Mapping) -> Iterator[str]:
     for part in parts(data):
         names = part.names()
         best, ties = first(part, names)
+        ks = {run.entry["k"] for run in part.runs}
+        ours = f" (k = {', '.join(map(str, sorted(ks)))})"
+        said = {name: short(names[name]) + ours * (name == OURS) for name in ties}
+        others = ", ".join(text for name, text in said.items() if name != best)
+        tied = f"; not told apart from it: {others}" if others else ""
+        gap = over_units(part.ahead(best, OURS))
+        behind = "" if OURS in ties else f"; PolicyGradEx falls short by {with_interval(gap)}"
         where = f"`{part.family}`, {steps(part.budget)} steps a task, {part.block}"
-        others = [names[name] for name in ties if name not in (best, OURS)]
-        tied = f" (not told apart from it: {', '.join(others)})" if others else ""
-        if OURS in ties:
-            ks = {run.entry["k"] for run in part.runs}
-            does = "it trains one policy for all" if ks == {1} else f"k = {', '.join(map(str, sorted(ks)))}"
-            lead = "earns most" if best == OURS else f"ties with the best, {names[best]}"
-            yield f"{where}: take PolicyGradEx, which {lead}{tied}; {does}."
-        else:
-            gap = bootstrap(part.scores(best) - part.scores(OURS))
-            yield f"{where}: take {names[best]}{tied}; PolicyGradEx falls short by {with_interval(gap)}."
+        yield f"{where}: take {said[best]}{tied}{behind}."
 
 
 def whole(data: Mapping, search: Mapping | None = None) -> str:
     """Every statistic of every method, and the search of their settings."""
     pieces = [
-        "# Every method on every family\n\n"
-        "Generated by `python benchmarks/figures.py` from `benchmarks/results/main_table.json` "
-        "(`python benchmarks/main_table.py`). All methods have the same total of environment steps. Brackets "
-        "are 95% intervals of a bootstrap over runs (training seeds of several family seeds); they leave out "
-        "other families. The interquartile mean is of the middle half of all runs on all tasks. *Ours is "
-        "better* is the part of the runs, of the same family and seed, in which ours earns more. *Settings* "
-        "are what differs from the family's: what earned most in the search below, where that was made "
-        "(those of groupings are ours)."
+        "# Every method on every family\n\nGenerated by `python benchmarks/figures.py` from "
+        "`benchmarks/results/main_table.json` (`python benchmarks/main_table.py`). All methods have the "
+        "same total of environment steps. Several training seeds of one family seed are averaged first, "
+        "since they have more in common than others (of a family with one seed the training seeds count): "
+        "brackets are 95% t-intervals over family seeds, those of interquartile means (the middle half of "
+        "all family seeds on all tasks) of a bootstrap over them, which is too narrow for so few. They "
+        "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
+        "the same family and training seed of the other, ties count half. *Settings* are what differs from "
+        "the family's: what earned most in the search below, where that was made. Those of groupings are "
+        "ours, and ours is searched hidden, for both blocks."
     ]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
@@ -233,36 +273,24 @@ def searched(data: Mapping) -> str:
             f"**{value:.1f}**" if factors == best else f"{value:.1f}"
             for factors, value in zip(tried, mean, strict=True)
         ]
-        rows.append([f"{family}, {SHARED.get(method) or METHODS[method].label}", *shown])
+        told = "" if method == OURS else ", told" if method in TOLD else ", hidden"
+        rows.append([f"{family}, {SHARED.get(method) or METHODS[method].label}{told}", *shown])
     head = ["", *("the family's settings" if f == Factors() else _words(f) for f in tried)]
     seeds = sorted({str(c["cell"]["settings"]["seed"]) for c in data["cells"]})
     facts = (
-        f"`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds that "
-        f"no table uses ({', '.join(seeds)}); bold: taken. Other settings than the family's must earn "
-        f"{NOISE:.0%} more, and families that were not searched keep theirs, for all methods alike. How long "
-        f"ours meta-trains before its first look comes from "
-        f"`python benchmarks/study.py looks`, on the same seeds."
+        "`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds "
+        f"that no table of methods uses ({', '.join(seeds)}), one training seed each; bold: taken. Other "
+        f"settings than the family's must earn {NOISE:.0%} more (so few runs can't tell smaller gains from "
+        "luck, and not all larger ones), and families that were not searched keep theirs, for all methods "
+        "alike. How long ours meta-trains before its first look comes from `python benchmarks/study.py "
+        "looks`, on the same seeds."
     )
     return f"{facts}\n\n{table(head, rows)}"
 
 
 def _whole(part: Part) -> str:
-    names, ours, rows = part.names(), part.scores(OURS), []
-    for name, label in names.items():
-        own, unseen = part.scores(name), part.unseen(name)
-        mine = part.unseen(OURS)
-        apart = ["", ""]
-        if name != OURS:
-            better = improvement(ours.mean(1).tolist(), own.mean(1).tolist())
-            apart = [with_interval(bootstrap(ours - own), signed=True), _percent(better)]
-        ahead = "" if unseen is None or mine is None else with_interval(bootstrap(unseen))
-        cost = np.mean([run.entry["methods"][name]["env_steps"] for run in part.runs])
-        rows.append(
-            [
-                label, with_interval(bootstrap(own)), with_interval(bootstrap(own, interquartile_mean)),
-                *apart, ahead, steps(cost), _factors(part, name),
-            ]
-        )  # fmt: skip
+    names = part.names()
+    rows = [_row(part, name, label) for name, label in names.items()]
     head = [
         "method", "mean", "interquartile mean", "ours minus it", "ours is better", "unseen tasks", "steps",
         "settings",
@@ -275,10 +303,23 @@ def _whole(part: Part) -> str:
     return f"{facts}\n\n{table(head, rows)}"
 
 
-def _percent(value: Interval) -> str:
-    if value.mean is None or value.lo is None or value.hi is None:
-        return "–"
-    return f"{value.mean:.0%} [{value.lo:.0%}, {value.hi:.0%}]"
+def _row(part: Part, name: str, label: str) -> list[str]:
+    (own,), unseen, apart = part.scores(name), part.unseen(name), ["", ""]
+    if name != OURS:
+        pairs = [run.entry["methods"] for run in part.runs if run.has(name) and run.has(OURS)]
+        better = share_ahead(*([m[x]["mean"] for m in pairs] for x in (OURS, name)))
+        apart = [with_interval(over_units(part.ahead(OURS, name)), signed=True), f"{better:.0%}"]
+    found = [run.entry["methods"][name]["env_steps"] for run in part.runs if run.has(name)]
+    missing = "" if part.whole(name) else f", {part.count(name)} of {len(part.runs)} runs"
+    return [
+        label + missing,
+        with_interval(over_units(own)),
+        with_interval(bootstrap(own, interquartile_mean)),
+        *apart,
+        "" if unseen is None else with_interval(over_units(unseen)),
+        steps(np.mean(found)),
+        _factors(part, name),
+    ]
 
 
 def _factors(part: Part, name: str) -> str:

@@ -1,9 +1,9 @@
 """The settings that serve every method best: `python benchmarks/method_search.py`.
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and one that falls
-while it trains), on family seeds that no table uses. `main_table.py` takes, for each method and family, what
-earned most here, if that is clearly more than with the family's settings. Every policy has the batch that
-suits its budget (`Config.min_updates`).
+while it trains), on family seeds that no table of methods uses. `main_table.py` takes, for each method and
+family, what earned most here, if that is clearly more than with the family's settings. Every policy has the
+batch that suits its budget (`Config.min_updates`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pgx_jax.types import Grouping, Rows
 
 FAMILIES = ("cartpole-goals", "points-hard")
 SEEDS = (100, 101)
-"""Of the families; no other table has them."""
+"""Of the families; no table of methods has them."""
 
 
 class Factors(NamedTuple):
@@ -52,7 +52,7 @@ TRIED = (
 
 
 NOISE = 0.02
-"""Part of the return that two family seeds can't tell from luck."""
+"""Part of the return that other settings must add: so few runs can't tell less from luck, nor always more."""
 
 
 class Baseline(NamedTuple):
@@ -172,6 +172,7 @@ def chosen(data: Mapping | None, family: str, method: str) -> Factors:
     settings; 1 otherwise, and where they were not searched."""
     known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["family"] == family]
     known = [c for c in known if c["cell"]["method"] == method]
+    known = [c for c in known if c["cell"]["factors"] == known[-1]["cell"]["factors"]]
     if not known:
         return Factors()
     mean, tried = np.mean([c["returns"] for c in known], axis=0), known[0]["cell"]["factors"]

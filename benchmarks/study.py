@@ -162,7 +162,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "budget_goals_30": lambda: budgets("cartpole-goals", n_tasks=30, n_groups=3),
     "budget_points_hard": lambda: budgets("points-hard"),
     "budget_physics": lambda: budgets("cartpole-physics"),
-    "budget_reacher": lambda: budgets("reacher-targets", family_seeds=1, seeds=3),
+    "budget_reacher": lambda: budgets("reacher-targets", family_seeds=1, seeds=3, first=7),
     "budget_highway_objectives": lambda: budgets("highway-objectives", family_seeds=1, seeds=3),
     "many_10_5": lambda: many(10, 5),
     "many_13_4": lambda: many(13, 4),

@@ -22,6 +22,7 @@ import method_search  # noqa: E402
 
 from pgx_jax.compare.results import OURS  # noqa: E402
 from pgx_jax.config import Config  # noqa: E402
+from pgx_jax.errors import ConfigError  # noqa: E402
 
 NUMBERS = st.floats(-100, 100, width=32)
 
@@ -38,23 +39,15 @@ def test_the_interquartile_mean_drops_a_quarter_on_each_side(scores):
 def test_the_bootstrap_equals_a_loop_over_resamples():
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(12, 4)) + rng.normal(size=(12, 1))
-    found = aggregates.bootstrap(scores)
-    drawn = [scores[rng.integers(0, 12, 12)].mean() for _ in range(20_000)]
-    assert found.mean == pytest.approx(scores.mean())
+    found = aggregates.bootstrap(scores, aggregates.interquartile_mean)
+    drawn = [aggregates.interquartile_mean(scores[rng.integers(0, 12, 12)]) for _ in range(20_000)]
+    assert found.mean == pytest.approx(float(aggregates.interquartile_mean(scores)))
     assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
-    assert aggregates.bootstrap(scores[:1]).ci95 is None
+    assert aggregates.bootstrap(scores[:1], aggregates.interquartile_mean).ci95 is None
 
 
-def test_strata_keep_their_runs():
-    """Without spread within families nothing is left to draw; without strata there is."""
-    scores = np.repeat([[0.0], [10.0]], 5, axis=0)
-    assert aggregates.bootstrap(scores, strata=[0] * 5 + [1] * 5).ci95 == (5.0, 5.0)
-    low, high = aggregates.bootstrap(scores).ci95
-    assert low < 4 and high > 6
-
-
-def test_improvement_counts_pairs_and_halves_ties():
-    assert aggregates.improvement([1, 2, 3, 4], [0, 2, 5, 1]).mean == (1 + 0.5 + 0 + 1) / 4
+def test_ties_count_half():
+    assert aggregates.share_ahead([1, 2, 3, 4], [0, 2, 5, 1]) == (1 + 0.5 + 0 + 1) / 4
 
 
 def test_the_search_takes_what_earned_most_over_its_seeds():
@@ -78,7 +71,7 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
     silent = own.replace(entropy=0.0)
     assert method_search.scaled(silent, method_search.Factors(entropy=5.0)).entropy == 0.05
     text = main_tables.searched(data)
-    assert "| points, One policy for all, PCGrad | 1.0 | **2.5** | 2.2 |" in text
+    assert "| points, One policy for all, PCGrad, hidden | 1.0 | **2.5** | 2.2 |" in text
 
 
 def test_the_table_covers_what_it_promises():
@@ -97,57 +90,98 @@ def test_the_table_covers_what_it_promises():
     assert len(some) == 7 * 2 * 2 and set(main_table.BLOCKS["told"]) <= set(some[1]["methods"])
 
 
-def run(seed, ours, one, told, k):
-    """A run of the hidden block."""
-
-    def entry(values):
-        return {"mean": float(np.mean(values)), "per_task": values, "env_steps": 100, "equal_steps": True}
-
-    methods = {
-        OURS: entry(ours), f"{OURS}_told": entry(told), "multitask_base_one_for_all": entry(one),
-        "gradient_similarity_dot": entry(one), "gradient_similarity_cosine_our_k": entry(ours),
-        "true_groups": entry([99.0, 99.0]),
-    }  # fmt: skip
-    unseen = {OURS: ours[0], "multitask_base_one_for_all": one[0]}
+def run(seed, k=2, **methods):
+    """A run: means of two tasks by the names of methods."""
+    entries = {
+        NAMES.get(name, name): {"mean": np.mean(m) if None not in m else None, "per_task": m, "env_steps": 9}
+        for name, m in methods.items()
+    }
+    unseen = {name: entry["per_task"][0] for name, entry in entries.items()}
     agreement = {"nmi": 0.5, "ari": 0.4, "exact": False}
-    return {"seed": seed, "k": k, "methods": methods, "unseen": unseen, "agreement": agreement}
+    return {"seed": seed, "k": k, "methods": entries, "unseen": unseen, "agreement": agreement}
 
 
-def made(*runs, block="hidden"):
-    known = {"family": "points-hard", "block": block, "steps_per_task": 30_720, "settings": {"seed": 6}}
+NAMES = {
+    "ours": OURS, "then": f"{OURS}_told", "one": "multitask_base_one_for_all", "told": "multitask_told_told",
+    "alone": "single_task_base_one_a_task", "true": "true_groups", "dot": "gradient_similarity_dot",
+    "cosine": "gradient_similarity_cosine_our_k",
+}  # fmt: skip
+
+
+def made(seed, *runs, block="hidden"):
+    known = {"family": "points-hard", "block": block, "steps_per_task": 30_720, "settings": {"seed": seed}}
     return {"cell": known, "runs": list(runs), "factors": {OURS: [1, 1, 1], "one_for_all": [1, 2, 1]}}
 
 
+HIDDEN = {
+    "cells": [
+        made(6 + i, *(
+            run(seed, ours=[5 + 0.5 * i, 7 + 0.1 * i], one=[1.0, 2 + i], then=[8, 8], alone=[3 + i, 4],
+                dot=[1, 2], cosine=[5 + 0.5 * i, 7], true=[99, 99])
+            for seed in range(2)
+        ))
+        for i in range(3)
+    ]
+}  # fmt: skip
+
+
 def test_the_table_names_the_first_what_ties_and_what_falls_short():
-    hidden = [run(0, [5.0, 7.0], [1.0, 2.0], [4.0, 4.0], 2), run(1, [6.0, 7.0], [1.5, 2.0], [4.0, 5.0], 2)]
-    data = {"cells": [made(*hidden)]}
-    (part,) = main_tables.parts(data)
+    (part,) = main_tables.parts(HIDDEN)
     names = part.names()
     assert "Gradient similarity at its best (cosine, our k)" in names.values()
     assert f"{OURS}_told" not in names and "multitask_base_one_for_all" in names
     assert main_tables.first(part, names) == (OURS, [OURS, "gradient_similarity_cosine_our_k"])
-    (sentence,) = main_tables.sentences(data)
-    assert "take PolicyGradEx, which earns most (not told apart from it: Gradient similarity" in sentence
-    assert sentence.endswith("k = 2.")
-    text = main_tables.whole(data)
-    assert "| One policy for all | 1.62 [1.50, 1.75] |" in text and "| step size ×2 |" in text
-    assert "2 runs of 1 family seed; k found: 2, 2; mean NMI with the planted groups 0.500." in text
-    row = next(line for line in main_tables.overview(data).splitlines() if line.startswith("| PolicyGradEx "))
-    assert row == "| PolicyGradEx | **6.2** (5.5) |"
+    (sentence,) = main_tables.sentences(HIDDEN)
+    assert "take PolicyGradEx (k = 2); not told apart from it: Gradient similarity at its best." in sentence
+    text = main_tables.whole(HIDDEN)
+    assert "6 runs of 3 family seeds; k found: 2, 2, 2, 2, 2, 2; mean NMI with the planted groups" in text
+    assert "| step size ×2 |" in text and "| 100% |" in text
+    row = next(x for x in main_tables.overview(HIDDEN).splitlines() if x.startswith("| PolicyGradEx "))
+    assert row == "| PolicyGradEx | **6.3** (5.5) |"
 
 
-def test_what_was_found_blind_and_told_then_stands_in_the_told_block():
-    hidden = [
-        run(0, [5.0, 7.0], [1.0, 2.0], [14.0, 14.0], 2),
-        run(1, [5.0, 7.0], [1.0, 2.0], [15.0, 15.0], 2),
+def test_intervals_are_over_family_seeds():
+    """Two training seeds of one family seed are no two runs."""
+    (part,) = main_tables.parts(HIDDEN)
+    (scores,) = part.scores("multitask_base_one_for_all")
+    np.testing.assert_array_equal(scores, [[1, 2], [1, 3], [1, 4]])
+    found = main_tables.over_units(scores)
+    assert found.mean == 2.0 and found.ci95 == pytest.approx((2 - 1.2421, 2 + 1.2421), abs=1e-3)
+    alone = {"cells": HIDDEN["cells"][:1]}
+    assert len(main_tables.parts(alone)[0].scores(OURS)[0]) == 2  # of one family, its training seeds
+
+
+def test_the_told_block_takes_what_needs_no_telling_from_the_hidden_one_by_seeds():
+    told = [
+        made(6 + i, *(run(seed, 1, ours=[8, 8], told=[9, 9], then=[0, 0]) for seed in range(2)), block="told")
+        for i in range(3)
     ]
-    told = [run(0, [8.0, 8.0], [9.0, 9.0], [0.0, 0.0], 1), run(1, [8.0, 8.0], [9.0, 9.0], [0.0, 0.0], 1)]
-    data = {"cells": [made(*told, block="told"), made(*hidden)]}
-    blind, part = main_tables.parts(data)
-    assert (blind.block, part.block) == ("hidden", "told")
-    assert not blind.has(f"{OURS}_told") and part.scores(f"{OURS}_told").mean() == 14.5
-    *_, sentence = main_tables.sentences(data)
-    assert "take PolicyGradEx, groups found blind and told then; PolicyGradEx falls short by 6.5" in sentence
+    blind, part = main_tables.parts({"cells": told[::-1] + HIDDEN["cells"]})
+    assert (blind.block, part.block) == ("hidden", "told") and not blind.count(f"{OURS}_told")
+    assert part.mean(f"{OURS}_told") == 8
+    (alone,) = part.scores("single_task_base_one_a_task")
+    np.testing.assert_array_equal(alone, [[3, 4], [4, 4], [5, 4]])
+    *_, sentence = main_tables.sentences({"cells": told + HIDDEN["cells"]})
+    assert "told: take One policy for all; PolicyGradEx falls short by 1.0" in sentence
+
+
+def test_what_some_runs_lack_is_said_and_never_first():
+    some = [run(0, ours=[5, 7], alone=[1, 2], em=[50, 50]), run(1, ours=[5, 6], alone=[None, 2])]
+    data = {"cells": [made(6, *some)]}
+    (part,) = main_tables.parts(data)
+    assert part.count("em") == part.count("single_task_base_one_a_task") == 1
+    assert main_tables.first(part, part.names()) == (OURS, [OURS])
+    assert "50.0 (50.0), 1 of 2 runs" in main_tables.overview(data)
+    assert "Clustering on returns (EM), our k, 1 of 2 runs |" in main_tables.whole(data)
+
+
+def test_cells_of_another_search_are_not_mixed(monkeypatch):
+    cell = HIDDEN["cells"][0]
+    cell = {**cell, "cell": cell["cell"] | {"methods": ["one_for_all"]}}
+    monkeypatch.setattr(main_table, "results", lambda: None)
+    with pytest.raises(ConfigError, match="other settings than the table's cell family=points-hard .*--out"):
+        main_table.check_factors([cell])
+    main_table.check_factors([cell | {"factors": {OURS: [1, 1, 1], "one_for_all": [1, 1, 1]}}])
 
 
 def test_the_quick_table_runs_and_resumes(tmp_path, capsys):

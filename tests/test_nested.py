@@ -125,8 +125,9 @@ def test_more_looks_ask_for_more():
     assert nested._replace(together=-1.0).pays(1.6, min_ratio=2.1)
     assert nested.pays(1.6, 2.1, agreed_ratio=1.9) and not nested.pays(1.6, 2.1, agreed_ratio=2.05)
     assert nested.pays(1.6, 1.9, agreed_ratio=2.1)  # it asks for less, never for more
-    differ = nested._replace(labels=np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]]))
+    differ = nested._replace(labels=np.eye(6, dtype=int)[[0, 0, 1]])
     assert nested.agreed and not differ.agreed and not differ.pays(1.6, 2.1, agreed_ratio=1.9)
+    assert not nested._replace(labels=np.zeros((3, 4), int)).agreed  # of four tasks that is luck
 
 
 def test_a_given_k_is_not_tested_but_its_gain_is_told():

@@ -112,7 +112,10 @@ def test_every_kind_of_ppo_has_all_options_on_both_engines(family, name):
         ({"value_clip": 0.0}, "mine.value_clip = 0.0 must be None or positive"),
         ({"target_kl": float("nan")}, "mine.target_kl = nan must be None or positive"),
         ({"target_kl": "small"}, "mine.target_kl = 'small' must be None or positive"),
-        ({"freeze_observations": 1.5}, "mine.freeze_observations = 1.5 must be None or between 0 and 1"),
+        (
+            {"freeze_observations": 1.5},
+            "mine.freeze_observations = 1.5 must be None, or above 0 and at most 1",
+        ),
         ({"standardise_minibatches": 1}, "mine.standardise_minibatches = 1 must be True or False"),
         ({"baseline": "mean"}, "mine.baseline = 'mean'; choose one of 'critic', 'linear'"),
     ],

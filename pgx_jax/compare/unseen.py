@@ -14,11 +14,9 @@ from pgx_jax.compare.pool import Pool, Row, places
 from pgx_jax.compare.results import OURS, UnseenMethod, UnseenResult
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.config import Config
-from pgx_jax.learn import Evaluation, Learner, Policy
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key
-
-Evaluate = Callable[..., Evaluation]
 
 
 class Candidate(NamedTuple):
@@ -27,6 +25,10 @@ class Candidate(NamedTuple):
     row: Row
     told: int | None = None
     """The known task that the policy is told it is on; None if it is not told."""
+
+
+Pair = tuple[Candidate, int]
+"""A candidate and the number of an unseen task."""
 
 
 class _Played(NamedTuple):
@@ -54,8 +56,8 @@ def unseen_tasks(
     Nobody says what an unseen task wants. It finds its policy by trial: every policy of the method plays a
     few episodes on it, and the best mean return wins. A policy that is told its task is tried with the
     context of each of its tasks: what it is told then is the known task that served best. The winner is
-    judged on fresh episodes, the same for all methods. Where the learner adapts, it does so before the trial,
-    and afresh before it is judged.
+    judged on fresh episodes, the same for all methods (of several draws of a method the first stands for
+    all). Where the learner adapts, it does so before the trial, and afresh before it is judged.
 
     Args:
         methods: by name; ours among them.
@@ -69,23 +71,18 @@ def unseen_tasks(
     tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
 
-    def play(pairs: Sequence[tuple[Candidate, int]], stream: str, episodes: int) -> _Played:
+    def play(pairs: Sequence[Pair], stream: str, episodes: int) -> _Played:
         return _play(pairs, pool, policies, learners, family, tasks, names, config.stream(stream), episodes)
 
     own = {name: candidates(m, policies) for name, m in methods.items()}
-    tried = list(dict.fromkeys(c for found in own.values() for c in found))
-    trial = play([(c, t) for c in tried for t in range(count)], "trial", config.trial_episodes)
-    value = trial.returns.mean(1).reshape(len(tried), count)
-    paid = dict(zip(tried, (trial.steps + trial.adapting).reshape(len(tried), count).sum(1), strict=True))
-    at = {candidate: i for i, candidate in enumerate(tried)}
-    found = {name: _best(some, value[[at[c] for c in some]]) for name, some in own.items()}
+    found, paid = _trial(own, count, lambda pairs: play(pairs, "trial", config.trial_episodes))
     pairs = list(dict.fromkeys(pair for some in found.values() for pair in some))
     final, place = play(pairs, "evaluate", config.episodes), {pair: i for i, pair in enumerate(pairs)}
 
     def judged(name: str) -> UnseenMethod:
         index = [place[pair] for pair in found[name]]
         whole = stratified(final.judged[index])
-        steps = sum(int(paid[c]) for c in own[name]) + int(final.adapting[index].sum())
+        steps = sum(paid[c] for c in own[name]) + int(final.adapting[index].sum())
         return UnseenMethod(mean=whole.mean, ci95=whole.ci95, env_steps=steps)
 
     mine, rows = judged(OURS), list(methods[OURS].rows)
@@ -102,9 +99,18 @@ def unseen_tasks(
     )
 
 
-def _best(some: Sequence[Candidate], value: Float[np.ndarray, "c count"]) -> list[tuple[Candidate, int]]:
-    """Every unseen task with the candidate of most ``value``."""
-    return [(some[i], task) for task, i in enumerate(value.argmax(0).tolist())]
+def _trial(
+    own: Mapping[str, Sequence[Candidate]], count: int, play: Callable[[list[Pair]], _Played]
+) -> tuple[dict[str, list[Pair]], dict[Candidate, int]]:
+    """Every unseen task with the best of each method's candidates, and the steps that each candidate took on
+    all of them."""
+    tried = list(dict.fromkeys(candidate for some in own.values() for candidate in some))
+    found = play([(candidate, task) for candidate in tried for task in range(count)])
+    value = dict(zip(tried, found.returns.mean(1).reshape(len(tried), count), strict=True))
+    steps = (found.steps + found.adapting).reshape(len(tried), count).sum(1).tolist()
+    best = {name: np.stack([value[c] for c in some]).argmax(0).tolist() for name, some in own.items()}
+    chosen = {name: [(own[name][i], task) for task, i in enumerate(index)] for name, index in best.items()}
+    return chosen, dict(zip(tried, steps, strict=True))
 
 
 def _by_trial(told: bool, episodes: int) -> str:
@@ -126,7 +132,7 @@ def candidates(method: Method, policies: Mapping[str, Policy]) -> list[Candidate
 
 
 def _play(
-    pairs: Sequence[tuple[Candidate, int]],
+    pairs: Sequence[Pair],
     pool: Pool,
     policies: Mapping[str, Policy],
     learners: Mapping[str, Learner],

@@ -77,8 +77,8 @@ def lookahead(
     if not 0 < distance < np.inf:
         raise ConfigError(f"distance = {distance}; the relative distance of a step must be positive")
     a, parts = signed_weights(transitions, names), (FIT, SCORE, SELECT)
-    stepping = [_weights(transitions, a, part, share) for part in parts]
-    judging = jnp.asarray(np.stack([_weights(transitions, a, part) for part in parts]))
+    stepping = [_weights(transitions, a, part, names, share) for part in parts]
+    judging = jnp.asarray(np.stack([_weights(transitions, a, part, names) for part in parts]))
     moved = None if private is None else without(private, jax.tree.map(jnp.ones_like, params), params)
     obs, action = jax.tree.map(jnp.asarray, (transitions.obs, transitions.action))
     source, far, chunk = jnp.asarray(transitions.source), jnp.float32(distance), default_sizes().chunk
@@ -97,13 +97,18 @@ def lookahead(
 
 
 def _weights(
-    transitions: Transitions, a: Float[np.ndarray, "n N"], part: int, share: Bool[Array, "n N"] | None = None
+    transitions: Transitions,
+    a: Float[np.ndarray, "n N"],
+    part: int,
+    names: Sequence[str] | None,
+    share: Bool[Array, "n N"] | None = None,
 ) -> Float[np.ndarray, "n N"]:
     """Standardised advantages of one part, divided by the number of transitions that a task reads there."""
     read = (np.asarray(transitions.split) == part)[np.asarray(transitions.source)]
     read = read if share is None else read & np.asarray(share)
     if not read.any(1).all():
-        raise DataError(f"task {int(np.argmin(read.any(1)))} has no transitions in part {part} of the split")
+        culprit = label(int(np.argmin(read.any(1))), names)
+        raise DataError(f"{culprit} has no transitions in part {part} of the split")
     return (a * read / read.sum(1, keepdims=True)).astype(np.float32)
 
 

@@ -10,6 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+FEW_TASKS = 4
+"""Up to so many tasks there are at most 14 splits, and parts of the data choose the same one by luck."""
+
 
 class Nested(NamedTuple):
     """The gain of splits over one group, each judged by a part of the data from which it was not chosen.
@@ -44,8 +47,10 @@ class Nested(NamedTuple):
 
     @property
     def agreed(self) -> bool:
-        """Whether the same split was chosen without each of the parts."""
-        return bool((self.labels == self.labels[0]).all())
+        """Whether the same split was chosen without each of the parts, of tasks that are too many for that to
+        be luck."""
+        many = self.labels.shape[1] > FEW_TASKS
+        return many and bool((self.labels == self.labels[0]).all())
 
     def pays(self, needed: float, min_ratio: float = 0.0, agreed_ratio: float | None = None) -> bool:
         """Whether a split gains more than ``needed`` standard errors, and more than ``min_ratio`` times what

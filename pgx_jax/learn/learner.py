@@ -217,7 +217,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "positive": lambda value: 0 < value < math.inf,
     "0 or more": lambda value: 0 <= value < math.inf,
     "None or positive": lambda value: value is None or 0 < value < math.inf,
-    "None or between 0 and 1": lambda value: value is None or 0 <= value <= 1,
+    "None, or above 0 and at most 1": lambda value: value is None or 0 < value <= 1,
     "True or False": lambda value: isinstance(value, bool),
     COUNT: lambda value: isinstance(value, Integral) and value >= 1,
 }

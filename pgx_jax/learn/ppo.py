@@ -24,7 +24,7 @@ _RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
     "None or positive": ("value_clip", "target_kl"),
-    "None or between 0 and 1": ("freeze_observations",),
+    "None, or above 0 and at most 1": ("freeze_observations",),
     "True or False": ("standardise_minibatches", "scale_rewards"),
     "0 or more": ("final_learning_rate", "entropy", "final_entropy", "value"),
     COUNT: ("num_envs", "num_steps", "epochs", "minibatches"),

@@ -96,7 +96,8 @@ class Run(Records):
 
     def _is_older(self, stage: str) -> bool:
         """Whether the run was finished when there was no such stage yet."""
-        return not self._is_known(stage) and self._load(EVALUATION, remade=True)
+        finished = self.store is not None and self.store.has_file("results.json")
+        return not self._is_known(stage) and (EVALUATION in self.records or finished)
 
     def _is_whole(self, names: Sequence[str]) -> bool:
         """Whether all is to be computed, from the meta-policy to the results."""

@@ -24,6 +24,7 @@ from pgx_jax.compare.results import (
 )
 from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
+from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
@@ -59,6 +60,13 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     return cls(**{name: build(name, value) for name, value in values.items()})
 
 
+def as_before(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with what the run did where older code had no such settings."""
+    grouping = saved.get("grouping", {})
+    before = {"agreed_ratio": grouping.get("min_ratio", GroupingConfig.min_ratio)}
+    return LEGACY | dict(saved) | {"grouping": before | dict(grouping)}
+
+
 def load(
     path: str | Path,
     family: TaskFamily | None = None,
@@ -84,7 +92,7 @@ def load(
     """
     store = RunStore.open(path)
     saved = store.config
-    config = from_dict(Config, LEGACY | saved["config"])
+    config = from_dict(Config, as_before(saved["config"]))
     if config.keep_programs:
         keep_programs()
     if saved.get("own_policy") and policy is None:
