@@ -224,16 +224,21 @@ def test_a_run_goes_on_with_its_own_policies_and_learners_alone(
 
 
 def test_a_run_of_older_code_goes_on_by_its_own_rule(small_run, tmp_path, no_training):
-    """It had neither the rule of batches nor the stage of clustering."""
+    """It had neither the rule of batches nor the stage of clustering, nor asked splits for less where parts
+    of the data agree; its results are of another version."""
     folder = copy_of(small_run, tmp_path)
     saved = json.loads((folder / "config.json").read_text())
     for name in ("min_updates", "collect_fraction", "group_entropy"):
         del saved["config"][name]
-    saved["config"]["grouping"]["min_gain"] = 0.003  # which nothing reads any more
+    saved["config"]["grouping"] |= {"min_gain": 0.003, "min_ratio": 0.9}  # the first nothing reads any more
+    del saved["config"]["grouping"]["agreed_ratio"]
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"schema_version": 1}))
     (folder / "config.json").write_text(json.dumps(saved))
     shutil.rmtree(folder / "stages" / "clustering")
     run = resume(folder)
-    assert run.results.groups == small_run.results.groups
+    assert run.results.groups == small_run.results.groups and not {*run.results.methods} & {"em"}
+    assert run.config.grouping.agreed_ratio == run.config.grouping.min_ratio == 0.9
     task = run.family.task_names[0]
     for x, y in zip(*(jax.tree.leaves(r.agent_for(task)) for r in (run, small_run)), strict=True):
         np.testing.assert_array_equal(x, y)

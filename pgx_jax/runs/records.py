@@ -238,8 +238,9 @@ class Records:
 
     @property
     def clustered(self) -> dict[str, Clustered]:
-        """Groupings by clustering on returns, and their policies."""
-        return self.record("clustering")
+        """Groupings by clustering on returns, and their policies; none in runs that were finished without."""
+        older = "clustering" not in self.records and not self._has("clustering") and self._has("comparisons")
+        return {} if older else self.record("clustering")
 
     @property
     def oracle(self) -> Oracle | None:
