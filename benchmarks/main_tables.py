@@ -189,8 +189,25 @@ def overview(data: Mapping) -> str:
         "draw is tried. Interquartile means, intervals, in how many runs ours is better, and what every "
         "method costs: [docs/main_table.md](docs/main_table.md).",
         "\n".join(f"- {sentence}" for sentence in sentences(data)),
+        alone(data),
     ]
-    return "\n\n".join(pieces)
+    return "\n\n".join(filter(None, pieces))
+
+
+def alone(data: Mapping) -> str:
+    """What other settings mean for one policy per task, which the other tables train with the family's."""
+    words = [
+        f"{part.mean('single_task'):.1f} on {part.family} at {steps(part.budget)} steps a task, in place of "
+        f"{part.mean(FROM_HIDDEN[1]):.1f}"
+        for part in parts(data)
+        if part.block == "hidden" and part.factors.get("one_a_task", Factors()) != Factors()
+    ]
+    if not words:
+        return ""
+    return (
+        "One policy per task has settings here that serve it best; with the family's, as in all other "
+        f"tables, it earns {'; '.join(words)}."
+    )
 
 
 def short(label: str) -> str:
