@@ -55,6 +55,16 @@ def result_path(name: str, preset: Preset, out: Path | None = None) -> Path:
     return out or (RESULTS if preset == "full" else SMALL) / f"{name}.json"
 
 
+def check_known(names: Iterable[str], known: Mapping[str, Any]) -> None:
+    """Refuse names of environments without settings.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if unknown := set(names) - set(known):
+        raise ConfigError(f"no settings for {sorted(unknown)}; there are: {', '.join(known)}")
+
+
 def says_errors(main: Callable[..., int]) -> Callable[..., int]:
     """A script's ``main`` that answers settings that cannot work with a line and exit status 2."""
 

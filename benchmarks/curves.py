@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import ROOT, Preset, ResultFile, merge, result_path, says_errors, tuples, uncached
+from common import ROOT, Preset, ResultFile, check_known, merge, result_path, says_errors, tuples, uncached
 from peers import HERE, OURS, installed, peers
 
 from envs.brax_adapter import brax_family
@@ -116,8 +116,7 @@ def cells(settings: Settings) -> list[dict]:
     Raises:
         ConfigError: an environment without settings.
     """
-    if unknown := set(settings.only) - set(CELLS):
-        raise ConfigError(f"no settings for {sorted(unknown)}; there are: {', '.join(CELLS)}")
+    check_known(settings.only, CELLS)
     found = []
     for env in settings.only:
         known = CELLS[env]

@@ -168,7 +168,8 @@ def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: boo
     for name, label in part.names().items():
         row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
         found = main_tables.over_units(part.scores(name)[0])
-        colour = BLUE if name.startswith(OURS) else "#c0609a" if name in main_tables.UNKNOWN else INK
+        given = name.startswith(main_tables.UNATTAINABLE)
+        colour = BLUE if name.startswith(OURS) else "#c0609a" if given else INK
         if found.lo is not None:
             axes.plot([found.lo, found.hi], [row, row], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")
         axes.plot(found.mean, row, "o", ms=4.5, color=colour, mfc=colour if scarce else "white", mew=1.2)

@@ -11,7 +11,9 @@ from main_table import BLOCKS, BUDGETS
 from method_search import HIDDEN, METHODS, NOISE, TOLD, Baseline, Factors, chosen
 from tables import over_runs, plural, table
 
+from pgx_jax.compare.methods import Named
 from pgx_jax.compare.results import OURS, SIMILAR, Interval
+from pgx_jax.report import wording
 from pgx_jax.report.wording import steps, with_interval
 
 TITLES = {"hidden": "Task hidden from the policy", "told": "Task told to the policy"}
@@ -28,8 +30,9 @@ SHARED = {
 }
 """Methods of every run but similarities, by their names in results; the others are those of the blocks."""
 
-UNKNOWN = ("true_groups", "true_groups_continued", "committees")
-"""Methods that are given what the others are not: planted groups, or what the tasks are described by."""
+UNATTAINABLE = (*wording.UNATTAINABLE, "committees")
+"""How the names of methods begin that are given what others are not: planted groups, or what tasks are
+described by."""
 FROM_HIDDEN = (f"{OURS}_told", "single_task_base_one_a_task")
 """What the told block takes from runs of the hidden one: groups that were found blind, and a policy for each
 task, which needs not be told."""
@@ -120,7 +123,7 @@ class Part(NamedTuple):
 
 def result_name(key: str, method: Baseline) -> str:
     """What the results of a run call a method of the blocks (see `main_table.named`)."""
-    return f"{'single_task' if method.each else 'multitask'}_{method.policy}_{key}"
+    return Named(method.policy, key, method.each).key
 
 
 def parts(data: Mapping) -> list[Part]:
@@ -167,7 +170,7 @@ def over_units(values: np.ndarray) -> Interval:
 def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
     """The method of most mean return of those that all runs have and that are given no more than others, and
     all whose paired difference to it has a t-interval that covers zero (itself included)."""
-    known = [name for name in names if name not in UNKNOWN and part.whole(name)]
+    known = [name for name in names if not name.startswith(UNATTAINABLE) and part.whole(name)]
     best = max(known, key=part.mean)
     ties = [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
     return best, ties

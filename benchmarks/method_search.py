@@ -23,6 +23,7 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
 from pgx_jax.compare.budget import share
+from pgx_jax.compare.methods import Named
 from pgx_jax.compare.pool import row_keys
 from pgx_jax.compare.results import OURS
 from pgx_jax.config import Config, config_for, override
@@ -151,7 +152,7 @@ def trained(family: TaskFamily, config: Config, method: Baseline, factors: Seque
     """Mean returns of a baseline with all factors, trained at the same time."""
     policy = learn.policies_by_name(family, config.policy.make(family), config.policy)[method.policy]
     learner = learn.learners_by_name(config.ppo)[method.learner]
-    member = Grouping(np.arange(family.n) if method.each else np.zeros(family.n, int)).member
+    member = Grouping(Named(method.policy, method.learner, method.each).labels(family.n)).member
     steps, num_envs = share(member, config.steps_per_task * family.n, learner, config.min_updates)
     key = row_keys(config.stream("rows"), member)
     rows = Rows(member, steps, key, learn.init_agents(policy, family, key))

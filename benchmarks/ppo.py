@@ -16,11 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from common import Preset, ResultFile, merge, result_path, says_errors, tuples
+from common import Preset, ResultFile, check_known, merge, result_path, says_errors, tuples
 
 from envs.gymnax_adapter import gymnax_family
 from pgx_jax.config import override
-from pgx_jax.errors import ConfigError
 from pgx_jax.learn import PPO, evaluate, make_policy, train
 from pgx_jax.types import Rows
 
@@ -59,8 +58,7 @@ def cells(settings: Settings) -> list[dict]:
     Raises:
         ConfigError: an environment without settings.
     """
-    if unknown := set(settings.only) - set(CELLS):
-        raise ConfigError(f"no settings for {sorted(unknown)}; there are: {', '.join(CELLS)}")
+    check_known(settings.only, CELLS)
     full = [{"env": name, "seeds": settings.seeds, **CELLS[name]} for name in settings.only]
     if settings.preset == "full":
         return full

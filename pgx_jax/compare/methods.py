@@ -223,8 +223,8 @@ def _named_baselines(contest: Contest) -> Methods:
     found = {}
     for name in contest.config.baselines:
         named = split_name(name)
-        kind, text = ("single_task", "per task") if named.each else ("multitask", "for all")
-        found[f"{kind}_{named.policy}_{named.learner}"] = [
+        text = "per task" if named.each else "for all"
+        found[named.key] = [
             method(
                 contest, named.labels(contest.budget.n), contest.budget.total, policy=named.policy,
                 learner=named.learner, label=f"One policy {text}, {named.policy} by {named.learner}",
@@ -334,6 +334,11 @@ class Named(NamedTuple):
     """Name of its learner."""
     each: bool = False
     """Whether it has a policy for each task, instead of one for all."""
+
+    @property
+    def key(self) -> str:
+        """What results call it."""
+        return f"{'single_task' if self.each else 'multitask'}_{self.policy}_{self.learner}"
 
     def labels(self, n: int) -> np.ndarray:
         """int [n]: which policy serves each task."""

@@ -28,7 +28,8 @@ class GroupingConfig:
         min_ratio: least gain of a split, in multiples of what one policy for all still has to gain: as long
             as training together brings more, nothing needs to be split. (Where physics alone differ a
             split gains a little, of which training has nothing.) 0 leaves the test of noise alone.
-        agreed_ratio: the same where all parts of the data choose one and the same split, if it is less.
+        agreed_ratio: the same where all parts of the data choose one and the same split (of more than four
+            tasks, or that is luck), if it is less.
         group_ratio: the same for groups that were split off, of tasks among which there is a conflict.
         exhaustive_up_to: up to this n all partitions are candidates, without a relaxation.
         lone_tasks: also try each task alone against all the others together. Centring takes a task
