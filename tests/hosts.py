@@ -118,6 +118,7 @@ class ScriptEnv:
 
     autoreset: str | None = None
     trouble: object = None
+    processes: int = 1
 
     def make(self):
         return Script(self.trouble)
@@ -128,13 +129,15 @@ class ScriptEnv:
         raise AttributeError(name)
 
 
-def script_family(autoreset=None, trouble=None, horizon=6, lengths=((2, 3, 6), (5, 1, 4))) -> TaskFamily:
+def script_family(
+    autoreset=None, trouble=None, horizon=6, lengths=((2, 3, 6), (5, 1, 4)), processes=1
+) -> TaskFamily:
     """Two tasks of scripted episodes, none longer than 6 steps."""
     high = np.array([9, 1000, 9], np.float32)
     return TaskFamily(
         name="script",
         task_names=("short", "long"),
-        env=ScriptEnv(autoreset, trouble),
+        env=ScriptEnv(autoreset, trouble, processes),
         tasks={"number": np.arange(2), "lengths": np.array(lengths)},
         observation_space=spaces.Box(-high, high, dtype=np.float32),
         action_space=spaces.Discrete(2),

@@ -154,6 +154,17 @@ def test_the_key_decides(agent, collected):
     assert not np.array_equal(collected.action, other.action)
 
 
+def test_thinned_transitions_are_some_of_all(agent):
+    """Every fifth of 12 steps of each environment, from another one on in each; nothing else changes."""
+    given = {"steps": 60, "num_envs": 5, "gamma": 0.9, "gae_lambda": 1.0}
+    every, thinned = (collect(POLICY, FAMILY, agent, KEY, **given, thin=thin) for thin in (1, 5))
+    kept = [12 * slot + slot % 5 + 5 * i for slot in range(5) for i in range(2)]
+    expected = jax.tree.map(lambda x: x[:, kept], every._replace(source=None))
+    jax.tree.map(np.testing.assert_array_equal, thinned._replace(source=None), expected)
+    with pytest.raises(ConfigError, match="thin = 13"):
+        collect(POLICY, FAMILY, agent, KEY, steps=60, num_envs=5, thin=13)
+
+
 @pytest.mark.parametrize(("steps", "num_envs"), [(61, 5), (15, 5)])
 def test_steps_that_do_not_divide(agent, steps, num_envs):
     with pytest.raises(ConfigError, match="multiple"):

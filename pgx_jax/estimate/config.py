@@ -27,6 +27,9 @@ class EstimateConfig:
     """Transitions collected from each task with the meta-policy, at most (`Config.collect_fraction`)."""
     num_envs: int = 32
     """Environments of each task while collecting."""
+    thin: int = 1
+    """Keep one of so many collected transitions of every environment; their advantages are of all. For long
+    episodes whose steps are much alike: ``steps`` may then be whole episodes, and features remain few."""
     source_multiple: int = 4
     """Where the tasks are weightings of one vector reward, they share one source of so many times
     ``steps`` transitions and ``num_envs`` environments (at most n times, the cost of one a task)."""
@@ -116,6 +119,11 @@ class EstimateConfig:
                 f"estimate.num_envs = {self.num_envs} environments may give a task fewer than three "
                 f"trajectories (estimate.steps = {self.steps}, up to {horizon} a trajectory), one each to "
                 f"fit, to score and to select by; use at least 3 environments"
+            )
+        if not 1 <= self.thin <= self.steps // (4 * self.num_envs):
+            raise ConfigError(
+                f"estimate.thin = {self.thin} leaves fewer than 4 of the {self.steps // self.num_envs} steps "
+                f"of an environment; use a smaller one, but at least 1"
             )
         for name in ("source_multiple", "rollout_episodes"):
             if getattr(self, name) < 1:

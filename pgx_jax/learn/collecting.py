@@ -79,6 +79,7 @@ def collect(
     gae_lambda: float = 0.95,
     scale_rewards: bool = True,
     critic: bool = True,
+    thin: int = 1,
 ) -> Transitions:
     """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
 
@@ -92,22 +93,27 @@ def collect(
     Args:
         policy, family, agent: what to roll out, and where.
         key: PRNG key.
-        steps: N, transitions of each source.
-        num_envs: environments of each source; N must be a multiple of it.
+        steps: transitions of each source.
+        num_envs: environments of each source; ``steps`` must be a multiple of it.
         gamma, gae_lambda: of the advantages.
         scale_rewards: whether the agent's critic was trained on scaled rewards (``Learner.scale_rewards``).
         critic: whether the agent's critic was trained (``Learner.critic``). If not, advantages are the
             discounted returns to go, up to the end of the episode or of the window: values are taken as
             0 and lambda as 1.
+        thin: keep one of so many transitions of every environment, beginning with another one in each; N is
+            what is left of each source. (The advantages are of all.)
 
     Raises:
-        ConfigError: N is not a multiple of num_envs, or the environment lacks the family's objectives.
+        ConfigError: ``steps`` is not a multiple of num_envs, ``thin`` leaves nothing, or the environment
+            lacks the family's objectives.
         DataError: a task gave non-finite rewards or advantages, no reward but 0, or rewards that are not
             the product of its objectives and weights.
     """
     if steps % num_envs or steps < 4 * num_envs:
         raise ConfigError(f"steps = {steps} must be a multiple (at least 4) of num_envs = {num_envs}")
     n, length, one = family.n, steps // num_envs, relabels(family, policy.conditioned_actor)
+    if not 1 <= thin <= length:
+        raise ConfigError(f"thin = {thin} must lie between 1 and the steps of an environment ({length})")
     index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
     context = jnp.asarray(family.context)
     played = engine_of(family).experience(policy, family, agent, index, key, length)
@@ -133,11 +139,15 @@ def collect(
         _check_finite(family, "observations", leaf)
     _check_finite(family, "advantages", advantage)
     _check_rewarded(family, reward)
-    trajectory, split = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
-    # Environment after environment, so that trajectories are contiguous.
-    obs, action, advantage = jax.tree.map(
-        lambda x: x.reshape(len(x), steps, *x.shape[3:]), (obs, action, advantage)
-    )
+    dealt = split_by_trajectory(done, np.random.default_rng(np.asarray(key)))
+    kept = thin * np.arange(length // thin) + np.arange(num_envs)[:, None] % thin  # [E, T / thin]
+
+    def in_order(x: np.ndarray) -> np.ndarray:
+        """[U, E, T, ...] -> [U, N, ...]: environment after environment, so that trajectories are whole."""
+        return x[:, np.arange(num_envs)[:, None], kept].reshape(len(x), kept.size, *x.shape[3:])
+
+    trajectory, split = (in_order(x.reshape(sources, num_envs, length)) for x in dealt)
+    obs, action, advantage = jax.tree.map(in_order, (obs, action, advantage))
     source = np.zeros(n, int) if one else np.arange(n)
     return Transitions(obs, action, advantage, trajectory, split, source)
 

@@ -118,6 +118,10 @@ class DiagonalGaussian:
     low: tuple[float, ...]
     high: tuple[float, ...]
     squash: bool = False
+    fresh: float = FRESH_LOG_STD
+    """Logarithm of the deviation of a policy that has not been trained."""
+    bonus_up_to: float = FRESH_LOG_STD
+    """Logarithm of the deviation up to which an entropy bonus is paid."""
 
     @property
     def outputs(self) -> int:
@@ -148,10 +152,10 @@ class DiagonalGaussian:
         return jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e) + 0.0 * mean, axis=-1)
 
     def exploration(self, params: tuple[Array, Array]) -> Array:
-        """What an entropy bonus rewards: the entropy, of deviations up to that of a fresh policy. (A bonus
-        without end would drive them, and the means after them, out of the box.)"""
+        """What an entropy bonus rewards: the entropy, of deviations up to ``bonus_up_to``. (A bonus without
+        end would drive them, and the means after them, out of the box.)"""
         mean, log_std = params
-        return self.entropy((mean, jnp.minimum(log_std, FRESH_LOG_STD)))
+        return self.entropy((mean, jnp.minimum(log_std, self.bonus_up_to)))
 
     def to_env(self, action: Array) -> Array:
         """Map u to the environment's box."""

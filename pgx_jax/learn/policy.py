@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from pgx_jax.errors import ConfigError, key_values, pick
-from pgx_jax.learn.distributions import DiagonalGaussian, Distribution, for_space
+from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
@@ -168,6 +168,8 @@ def make_policy(
     actor: nn.Module | None = None,
     critic: nn.Module | None = None,
     squash: bool = False,
+    initial_log_std: float = FRESH_LOG_STD,
+    bonus_up_to: float = FRESH_LOG_STD,
     **settings: Any,
 ) -> Policy:
     """A policy for a family's spaces, by default of two-layer tanh networks.
@@ -182,6 +184,7 @@ def make_policy(
         actor: a Flax module of one's own: (obs, context) -> logits, or (mean, log_std).
         critic: a Flax module of one's own: (obs, context) -> value.
         squash: pass continuous actions through tanh.
+        initial_log_std, bonus_up_to: of continuous actions, see `PolicyConfig`.
         **settings: further fields of `Policy`.
 
     Raises:
@@ -191,6 +194,8 @@ def make_policy(
         distribution = for_space(family.action_space, squash)
     except ValueError as error:
         raise ConfigError(f"family {family.name!r}: {error}") from None
+    if isinstance(distribution, DiagonalGaussian):
+        distribution = dataclasses.replace(distribution, fresh=initial_log_std, bonus_up_to=bonus_up_to)
     made = make_networks(network, dict(options or {}) | ({} if hidden is None else {"hidden": tuple(hidden)}))
     if getattr(made, "needs_task", False):
         settings |= {} if actor else {"conditioned_actor": True}
@@ -252,6 +257,10 @@ class PolicyConfig:
     as they are.)"""
     squash: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
+    initial_log_std: float = FRESH_LOG_STD
+    """Logarithm of a Gaussian's deviation before training, where 0 is half of the environment's box."""
+    bonus_up_to: float = FRESH_LOG_STD
+    """Logarithm of a Gaussian's deviation up to which an entropy bonus is paid."""
 
     def make(self, family: TaskFamily, **changes: Any) -> Policy:
         """The policy that the settings describe, with changes of fields of `Policy`.
@@ -266,7 +275,8 @@ class PolicyConfig:
             "squash": self.squash, "conditioned_actor": self.conditioned_actor,
             "conditioned_critic": self.conditioned_critic,
             "normalise_observations": self.normalise_observations,
-            "normalise_values": self.normalise_values,
+            "normalise_values": self.normalise_values, "initial_log_std": self.initial_log_std,
+            "bonus_up_to": self.bonus_up_to,
         }  # fmt: skip
         return make_policy(family, network=self.network, options=options, **(settings | changes))
 

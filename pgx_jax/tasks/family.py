@@ -88,7 +88,8 @@ class HostCopy(Protocol):
 
 class HostVector(Protocol):
     """E running copies of one task that step together, in a library's own way (threads, processes,
-    native code)."""
+    native code). It may offer, besides, ``send(actions)`` and ``receive() -> HostStep``, which are `step` in
+    two halves: then the vectors of all tasks step at the same time."""
 
     autoreset: Literal["disabled", "same_step", "next_step"]
     """What follows the end of an episode.
@@ -111,8 +112,10 @@ class HostVector(Protocol):
 
 class HostEnv(Protocol):
     """An environment in plain Python, as a maker of running copies. It may offer, besides,
-    ``make_vector(task, count) -> HostVector``, which training and collecting then prefer, and
-    ``make_drawn() -> HostCopy``, where copies that are to be rendered must be made as such."""
+    ``make_vector(task, count) -> HostVector``, which training and collecting then prefer;
+    ``make_drawn() -> HostCopy``, where copies that are to be rendered must be made as such; and
+    ``processes``, the number of processes that step copies (as many as there are cores if 0), where a step
+    takes longer than some 50 µs."""
 
     def make(self) -> HostCopy:
         """A copy; the first call will be its ``reset``."""

@@ -12,6 +12,7 @@ import numpy as np
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
+from pgx_jax.learn.host.workers import Workers, usable_cores
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
@@ -47,9 +48,13 @@ def _act(
 
 
 def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
-    """S slots of a host family: vectors where it makes them (and they are wanted), else copies."""
+    """S slots of a host family: vectors where it makes them (and they are wanted), else copies, in processes
+    of their own where it asks for some."""
     make = getattr(family.host_env, "make_vector", None) if vectors else None
-    return Copies(family, count) if make is None else Vectors(family, count, make)
+    if make is not None:
+        return Vectors(family, count, make)
+    processes = getattr(family.host_env, "processes", 1) or usable_cores()
+    return Copies(family, count) if processes == 1 else Workers(family, count, processes)
 
 
 class Acting:

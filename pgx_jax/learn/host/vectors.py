@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -66,10 +66,7 @@ class Vectors(Placed):
         """Advance all slots of the vectors that have one in the mask ``active`` [S]."""
         self.arrival = self.fresh(np.zeros_like(active))
         obs, reward, terminated, truncated, success, acted, objectives = self.arrival
-        for vector, own, name in self.parts:
-            if not active[own].any():
-                continue
-            out: HostStep = self.guard("step", name, vector.step, actions[own])
+        for vector, own, name, out in self._moved(actions, active):
             obs[own] = self.guard.shaped(out.obs, name, len(own))
             ended = np.asarray(out.terminated, bool) | np.asarray(out.truncated, bool)
             if vector.autoreset == "same_step" and ended.any():
@@ -86,6 +83,24 @@ class Vectors(Placed):
             self.resetting[own] = False
         self.guard.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
         return self.arrival
+
+    def _moved(
+        self, actions: np.ndarray, active: np.ndarray
+    ) -> Iterator[tuple[HostVector, np.ndarray, str, HostStep]]:
+        """The vectors that have an active slot, and what their step leads to; those that can are let go
+        before any is waited for."""
+        asked = [part for part in self.parts if active[part[1]].any()]
+        sent = [hasattr(vector, "send") for vector, _, _ in asked]
+        for (vector, own, name), going in zip(asked, sent, strict=True):
+            if going:
+                self.guard("step", name, vector.send, actions[own])
+        for (vector, own, name), going in zip(asked, sent, strict=True):
+            out = (
+                self.guard("step", name, vector.receive)
+                if going
+                else self.guard("step", name, vector.step, actions[own])
+            )
+            yield vector, own, name, out
 
     def close(self) -> None:
         """Close all vectors."""

@@ -107,7 +107,7 @@ class MLPNetworks:
         """Logits, or mean and deviation."""
         if isinstance(distribution, DiagonalGaussian):
             own, bounds = self.own_deviation, (self.min_log_std, self.max_log_std)
-            return GaussianActor(distribution.outputs, self.hidden, own_deviation=own, bounds=bounds)
+            return GaussianActor(distribution.outputs, self.hidden, distribution.fresh, own, bounds)
         return CategoricalActor(distribution.outputs, self.hidden)
 
     def critic(self) -> nn.Module:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from pgx_jax.errors import ConfigError, pick
-from pgx_jax.learn.distributions import DiagonalGaussian, Distribution
+from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution
 from pgx_jax.learn.networks.deviation import BOUNDS, is_deviation, log_std
 from pgx_jax.learn.networks.layers import ACTIVATIONS, Activation
 from pgx_jax.learn.networks.settings import check_bounds, check_count, check_flag, check_widths
@@ -46,12 +46,14 @@ class GaussianOf(nn.Module):
     body: Body
     own_deviation: bool = False
     bounds: tuple[float, float] = BOUNDS
+    initial_log_std: float = FRESH_LOG_STD
 
     @nn.compact
     def __call__(self, obs: Array, context: Array | None = None) -> tuple[Array, Array]:
         """(mean [size], log_std [size])."""
         mean = self.body(obs, _needed(context, self.body))
-        return mean, log_std(self, self.body.outputs, context, self.own_deviation, self.bounds)
+        own, bounds = self.own_deviation, self.bounds
+        return mean, log_std(self, self.body.outputs, context, own, bounds, self.initial_log_std)
 
     @staticmethod
     def explores(path: tuple[str, ...]) -> bool:
@@ -114,7 +116,8 @@ class TaskNetworks:
         body = self.body(distribution.outputs, 0.01)
         if not isinstance(distribution, DiagonalGaussian):
             return LogitsOf(body)
-        return GaussianOf(body, self.own_deviation, (self.min_log_std, self.max_log_std))
+        bounds = (self.min_log_std, self.max_log_std)
+        return GaussianOf(body, self.own_deviation, bounds, distribution.fresh)
 
     def critic(self) -> nn.Module:
         """Values."""

@@ -1,0 +1,186 @@
+"""Running copies of Meta-World's environments: many of a task share one compiled model.
+
+A copy of its own costs Meta-World 27 MB and a tenth of a second, nearly all of it for the model. What its
+environments write into a model (where bodies and sites of the task stand) is put in before a copy moves, so
+that copies share all the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from metaworld import env_dict
+from metaworld.types import Task
+
+from envs.metaworld_faster import faster
+from pgx_jax.tasks import HostStep
+
+KNOWN = tuple(env_dict.ALL_V3_ENVIRONMENTS)
+"""All tasks by name."""
+SETS = {
+    "mt10": tuple(env_dict.MT10_V3),
+    "mt25": tuple(env_dict.MT25_V3),
+    "mt50": tuple(env_dict.MT50_V3),
+}
+"""Meta-World's sets of tasks, by name."""
+
+
+class MetaworldTask(NamedTuple):
+    """A task; with a leading axis n for a set of tasks."""
+
+    name: Any
+    """str: Meta-World's name of it."""
+    goals: Any
+    """int: number of its goals, those that `metaworld.MT1` draws; 0 for a fresh one at every reset."""
+    seed: Any
+    """int: of the goals."""
+
+
+class Placed(NamedTuple):
+    """What a copy has written into the model."""
+
+    bodies: np.ndarray
+    """float64 [bodies, 3]."""
+    sites: np.ndarray
+    """float64 [sites, 3]."""
+
+
+class Model:
+    """The compiled model of a task, and whose positions are in it."""
+
+    def __init__(self, name: str):
+        """Compile it."""
+        env = _class(name)()
+        self.compiled, self.data = env.model, type(env.data)
+        self.fresh = Placed(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
+        self.last: Placed | None = None
+
+    def put(self, placed: Placed) -> None:
+        """Put a copy's positions in, unless they are."""
+        if self.last is not placed:
+            self.compiled.body_pos[:], self.compiled.site_pos[:] = placed
+            self.last = placed
+
+    def take(self) -> Placed:
+        """The positions as they are, which a copy's reset has written."""
+        self.last = Placed(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
+        return self.last
+
+
+def _class(name: str) -> type:
+    return faster(env_dict.ALL_V3_ENVIRONMENTS[name])
+
+
+@functools.lru_cache(None)
+def _model(name: str) -> Model:
+    return Model(name)
+
+
+@functools.lru_cache(None)
+def _sharing(name: str) -> type:
+    """The environment of a task, with the shared model in place of one of its own."""
+    model = _model(name)
+
+    def _initialize_simulation(self: Any) -> tuple[Any, Any]:
+        return model.compiled, model.data(model.compiled)
+
+    return type(_class(name).__name__, (_class(name),), {"_initialize_simulation": _initialize_simulation})
+
+
+def show_goal(env: Any, vector: np.ndarray | None = None) -> None:
+    """Set an environment's goal, and show it; without a vector it is a new one at every reset."""
+    told = {"env_cls": object, "partially_observable": False, "rand_vec": vector}  # any class will do
+    env.set_task(Task(type(env).__name__, pickle.dumps(told)))
+    env._freeze_rand_vec = vector is not None
+
+
+@functools.lru_cache(None)
+def goals(name: str, count: int, seed: int) -> tuple[np.ndarray, ...]:
+    """``count`` vectors that set the goal (and where objects stand at first), as `metaworld.MT1` of the task
+    and seed draws them."""
+    env = _class(name)()
+    show_goal(env)
+    env._reset_hand()  # it takes nearly all of a reset's time, and draws nothing
+    env._reset_hand = lambda *args: None
+    with _drawn_from(seed):
+        return tuple(_goal(env) for _ in range(count))
+
+
+def _goal(env: Any) -> np.ndarray:
+    env.reset()
+    return env._last_rand_vec
+
+
+@contextlib.contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, of which Meta-World draws, for a while."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+class Copy:
+    """One running copy, of any task at each reset."""
+
+    def __init__(self, render_mode: str | None = None):
+        """Make nothing yet."""
+        self.render_mode, self.known = render_mode, {}
+
+    def reset(self, seed: int, task: MetaworldTask) -> np.ndarray:
+        """Start an episode; the seed tells which of the goals it has."""
+        name, count = str(task.name), int(task.goals)
+        self.model = _model(name)
+        if name not in self.known:
+            self.known[name] = _sharing(name)(render_mode=self.render_mode), self.model.fresh
+        self.env, placed = self.known[name]
+        self.model.put(placed)
+        show_goal(self.env, goals(name, count, int(task.seed))[seed % count] if count else None)
+        with _drawn_from(seed % 2**32):
+            obs = self.env.reset()[0]
+        self.placed = self.model.take()
+        self.known[name] = self.env, self.placed
+        return obs
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Advance; an episode may not go on after 500 steps."""
+        self.model.put(self.placed)
+        obs, reward, _, truncated, info = self.env.step(action)
+        return HostStep(obs, reward, False, truncated, info["success"] > 0)
+
+    def render(self) -> np.ndarray:
+        """Draw the present state, uint8 [480, 480, 3]."""
+        self.model.put(self.placed)
+        return np.asarray(self.env.render())
+
+    def close(self) -> None:
+        """Close all that was made."""
+        for env, _ in self.known.values():
+            env.close()
+
+
+@dataclass(frozen=True)
+class MetaworldEnv:
+    """Meta-World's environments by the name in a task.
+
+    Attributes:
+        processes: that step them; as many as there are cores if 0.
+    """
+
+    processes: int = 1
+
+    def make(self) -> Copy:
+        """A copy."""
+        return Copy()
+
+    def make_drawn(self) -> Copy:
+        """A copy that can be rendered."""
+        return Copy("rgb_array")

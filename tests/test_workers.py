@@ -1,0 +1,110 @@
+"""Slots that processes step: as in one process, whatever goes wrong in one of them."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from hosts import script_family
+from test_host_engine import CHOOSER, close, raising
+
+from pgx_jax.errors import DataError
+from pgx_jax.learn import PPO, evaluate, init_agents, take, train
+from pgx_jax.learn.host import experience
+from pgx_jax.learn.host.acting import open_slots
+from pgx_jax.learn.host.slots import Tasks
+from pgx_jax.learn.host.workers import Workers, pool_of
+from pgx_jax.types import Rows
+
+KEY = jax.random.PRNGKey(2)
+ALONE, SHARED = script_family(), script_family(processes=2)
+
+
+@pytest.fixture(scope="module")
+def agents():
+    return init_agents(CHOOSER, ALONE, np.asarray(KEY)[None])
+
+
+def test_two_processes_are_one(agents):
+    """Rows that train in two lanes at a time, steps, and evaluation, which opens slots of its own."""
+    learner = PPO(num_envs=3, num_steps=6, epochs=1, minibatches=1)
+    member = np.array([[1, 1], [1, 0], [0, 1]], bool)
+    rows = Rows(member, np.full(3, 3 * learner.steps_per_update), np.asarray(jax.random.split(KEY, 3)))
+    close(*(train(CHOOSER, learner, family, rows, rows_per_call=1) for family in (ALONE, SHARED)))
+    index = np.array([0, 1, 1, 0, 1])
+    close(*(experience(CHOOSER, f, take(agents, 0), index, KEY, 20) for f in (ALONE, SHARED)))
+    pairs = (np.zeros(2, int), np.arange(2), KEY)
+    close(*(evaluate(CHOOSER, f, agents, *pairs, episodes=3) for f in (ALONE, SHARED)))
+
+
+def test_fewer_slots_than_processes(agents):
+    few = [experience(CHOOSER, f, take(agents, 0), np.array([1]), KEY, 9) for f in (ALONE, SHARED)]
+    close(*few)
+
+
+def test_an_error_comes_back_and_nothing_hangs(agents):
+    family = script_family(trouble=raising, processes=2)
+    for _ in range(2):
+        with pytest.raises(DataError, match="task 'long' of 'script' raised RuntimeError in step: the motor"):
+            experience(CHOOSER, family, take(agents, 0), np.array([0, 1, 1, 0]), KEY, 40)
+    assert experience(CHOOSER, family, take(agents, 0), np.array([0]), KEY, 5).done.shape == (5, 1)
+
+
+def test_a_process_that_dies_is_named_and_the_others_end(agents):
+    slots = open_slots(SHARED, 4)
+    assert isinstance(slots, Workers)
+    slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
+    slots.restart(np.arange(4), [5, 6, 7, 8], np.zeros((4, 3), np.float32))
+    victim, other = slots.pool.processes
+    names = [f"{slots.names[slot]} (seed {5 + slot})" for slot in slots.shares[0].tolist()]
+    victim.kill()
+    with pytest.raises(DataError, match=r"'script' died \(exit code -9\)") as raised:
+        slots.step(np.zeros(4, int), np.ones(4, bool))
+    assert ", ".join(names) in str(raised.value) and other.wait(10) is not None
+    slots.close()
+    assert pool_of(SHARED.host_env, 2) is not slots.pool
+    assert experience(CHOOSER, SHARED, take(agents, 0), np.array([0, 1]), KEY, 5).done.shape == (5, 2)
+
+
+def test_an_interrupt_leaves_no_answers_behind(agents, monkeypatch):
+    slots = open_slots(SHARED, 2)
+    slots.place(np.arange(2), Tasks.of(SHARED), np.arange(2))
+    slots.restart(np.arange(2), [5, 6], np.zeros((2, 3), np.float32))
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slots.pool.pipes[0], "recv", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        slots.step(np.zeros(2, int), np.ones(2, bool))
+    assert [process.wait(10) for process in slots.pool.processes]
+    assert pool_of(SHARED.host_env, 2) is not slots.pool
+
+
+def test_a_script_without_a_guard_may_ask_for_processes(tmp_path):
+    """What multiprocessing's own start again would run twice; classes of the script itself are known."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import dataclasses, numpy as np
+from hosts import ScriptEnv, Script, script_family
+from pgx_jax.learn.host.acting import open_slots
+from pgx_jax.learn.host.slots import Tasks
+print("begins")
+@dataclasses.dataclass(frozen=True)
+class Own(ScriptEnv):
+    def make(self):
+        return Script()
+family = dataclasses.replace(script_family(), env=Own(processes=2))
+slots = open_slots(family, 2)
+slots.place(np.arange(2), Tasks.of(family), np.arange(2))
+slots.restart(np.arange(2), [1, 2], np.zeros((2, 3), np.float32))
+print(slots.step(np.zeros(2, int), np.ones(2, bool)).reward)
+"""
+    )
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **paths})
+    assert done.stdout.split("\n")[:2] == ["begins", "[1. 1.]"], done.stderr
