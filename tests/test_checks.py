@@ -122,7 +122,9 @@ def test_parameters_of_integers_and_none_are_fine():
 
 
 def test_a_family_is_judged_by_what_there_is():
-    played = Evaluation(np.array([[2.0]]), np.array([[True]]), np.array([[4]]), np.zeros(1, int))
+    played = Evaluation(
+        np.array([[2.0]]), np.array([[True]]), np.array([[True]]), np.array([[4]]), np.zeros(1, int)
+    )
     for metric in METRICS:
         assert dataclasses.replace(FAMILY, metric=metric).metric == metric
         assert played.judged_by(metric) == (2 if metric == "return" else 1)

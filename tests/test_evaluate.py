@@ -43,7 +43,7 @@ def agents():
 
 
 def slow_episode(choice, t, state):
-    """One episode of a deterministic policy: (return, success, length)."""
+    """One episode of a deterministic policy: (return, success, success at its end, length)."""
     total, success, length = 0.0, False, 0
     while True:
         at = (state, choice[state])
@@ -54,7 +54,7 @@ def slow_episode(choice, t, state):
             length + 1,
         )
         if t.terminal[at] or length == HORIZON:
-            return total, success, length
+            return total, success, t.solved[at], length
 
 
 def test_episodes_equal_a_loop(agents):
@@ -70,9 +70,10 @@ def test_episodes_equal_a_loop(agents):
             choice = np.asarray(
                 jax.vmap(POLICY.params, (None, 0))(take(agents.actor, row), jnp.eye(4))
             ).argmax(-1)
-            total, success, length = slow_episode(choice, TABLES[task], state)
+            total, success, at_end, length = slow_episode(choice, TABLES[task], state)
             np.testing.assert_allclose(found.returns[pair], total, atol=1e-5)
             np.testing.assert_array_equal(found.success[pair], success)
+            np.testing.assert_array_equal(found.success_at_end[pair], at_end)
             np.testing.assert_array_equal(found.steps[pair], length)
             seen.add((length < HORIZON, bool(success)))
     assert len(seen) == 4  # short and long, solved and not
@@ -86,6 +87,7 @@ def test_success_in_any_step_counts(agents):
     family = tabular_family([early, late, after] * 2, horizon=HORIZON)
     found = evaluate(POLICY, family, agents, np.zeros(6), np.arange(6), KEY, episodes=3, deterministic=True)
     np.testing.assert_array_equal(found.success[:, 0], [True, True, False] * 2)
+    np.testing.assert_array_equal(found.success_at_end[:, 0], [False, True, False] * 2)
     np.testing.assert_array_equal(found.steps[:, 0], [5, 2, 1] * 2)
 
 

@@ -162,6 +162,7 @@ def test_evaluation_plays_first_episodes_to_their_end(chooser):
     agents = jax.tree.map(lambda x: x[None], chooser)
     found = evaluate(CHOOSER, SCRIPT, agents, np.zeros(2, int), np.arange(2), KEY, episodes=3)
     np.testing.assert_array_equal(found.steps, [[2] * 3, [5] * 3])
+    np.testing.assert_array_equal(found.success_at_end, [[True] * 3, [False] * 3])
     assert found.success.all() and (found.returns >= [[3.0], [15.0]]).all()
 
 

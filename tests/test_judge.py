@@ -104,7 +104,7 @@ def test_what_adapting_to_unseen_tasks_takes_is_counted(monkeypatch):
     def evaluate(policy, family, agents, row, task, key, *, episodes, learner, **kw):
         returns = np.tile(row[:, None] * 1.0, episodes)  # the second group is better
         adapted = np.full(len(row), learner.adaptation_steps)
-        return Evaluation(returns, returns > 0, np.full(returns.shape, 10), adapted)
+        return Evaluation(returns, returns > 0, returns > 0, np.full(returns.shape, 10), adapted)
 
     monkeypatch.setattr(unseen.learn, "evaluate", evaluate)
     family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)
@@ -130,7 +130,9 @@ def test_an_unseen_task_finds_what_a_policy_is_told_and_every_method_its_own(mon
         calls.append((policy.conditioned_actor, len(row)))
         told = np.full(len(row), 1.0) if context is None else np.argmax(context, 1) % 3
         returns = np.tile(told[:, None] + task[:, None] % 2, episodes)
-        return Evaluation(returns, returns > 0, np.full(returns.shape, 10), np.zeros(len(row), int))
+        return Evaluation(
+            returns, returns > 0, returns > 0, np.full(returns.shape, 10), np.zeros(len(row), int)
+        )
 
     monkeypatch.setattr(unseen.learn, "evaluate", evaluate)
     family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)

@@ -263,8 +263,8 @@ def _evaluate(
     context: Array,
     key: Array,
     index: Array,
-) -> tuple[Array, Array, Array]:
-    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
+    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> tuple[Array, ...]:
         reset_key, act_key = jax.random.split(jax.random.fold_in(key, i))
         tasks, contexts = _copies(episodes, task), _copies(episodes, context)
         slots = reset_slots(env, tasks, jax.random.split(reset_key, episodes))
@@ -286,6 +286,7 @@ def _evaluate(
         return (
             jnp.sum(jnp.where(first, steps.reward, 0.0), axis=0),
             jnp.any(first & steps.success, axis=0),
+            jnp.any(first & steps.done & steps.success, axis=0),
             jnp.sum(first, axis=0),
         )
 
@@ -321,8 +322,9 @@ def _adapt(
 
 def play(
     policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, episodes: int, deterministic: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, success and length [P, episodes] of full episodes of every pair."""
+) -> tuple[np.ndarray, ...]:
+    """Returns, success in any step and in the last one, and length [P, episodes] of full episodes of every
+    pair."""
     program = partial(_evaluate, policy, family.device_env, family.horizon, episodes, deterministic)
     return _over_pairs(program, family, agents, pairs)
 

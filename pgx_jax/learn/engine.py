@@ -23,7 +23,7 @@ class Engine(NamedTuple):
     experience: Callable[[Policy, TaskFamily, Agent, np.ndarray, Array, int], Steps]
     """(policy, family, agent, index [E], key, T) -> `Steps` [T, E, ...] of one agent in fresh slots on the
     tasks ``index``."""
-    play: Callable[[Policy, TaskFamily, Agent, Pairs, int, bool], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    play: Callable[[Policy, TaskFamily, Agent, Pairs, int, bool], tuple[np.ndarray, ...]]
     """(policy, family, agents [R, ...], pairs, episodes, deterministic) -> returns, success and length
     [P, episodes] of the first episodes of every pair (`rollout.Pairs`)."""
     adapt: Callable[[Policy, Learner, TaskFamily, Agent, Pairs], Agent]

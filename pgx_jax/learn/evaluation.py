@@ -25,6 +25,8 @@ class Evaluation(NamedTuple):
     """float [P, episodes]."""
     success: Bool[np.ndarray, "P episodes"]
     """bool [P, episodes]: success in any step of the episode."""
+    success_at_end: Bool[np.ndarray, "P episodes"]
+    """bool [P, episodes]: success in the last one."""
     steps: Int[np.ndarray, "P episodes"]
     """int [P, episodes]: length of the episodes."""
     adaptation_steps: Int[np.ndarray, "P"]

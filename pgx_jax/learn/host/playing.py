@@ -90,8 +90,9 @@ def _over_pairs(
 
 def play(
     policy: Policy, family: TaskFamily, agents: Agent, pairs: Pairs, episodes: int, deterministic: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, success and length [P, episodes] of full episodes of every pair.
+) -> tuple[np.ndarray, ...]:
+    """Returns, success in any step and in the last one, and length [P, episodes] of full episodes of every
+    pair.
 
     A slot rests once its episode has ended.
     """
@@ -102,15 +103,16 @@ def play(
 def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[np.ndarray, ...]:
     """Play every slot of the pairs that count to its first ending; leaves [W, E]."""
     running = np.repeat(np.arange(acting.chunk) < chunk.size, acting.width)
-    success, t = np.zeros(len(running), bool), 0
+    success, at_end, t = np.zeros(len(running), bool), np.zeros(len(running), bool), 0
     choose = acting.chooser(chunk.agents, chunk.keys[:, 0], deterministic)
     while running.any():
         _, legal = choose(t)
         _, done = acting.advance(legal, running, 1.0)
         success |= running & acting.slots.arrival.success
+        at_end |= done & acting.slots.arrival.success
         running, t = running & ~done, t + 1
     shape = (acting.chunk, acting.width)
-    return acting.total.reshape(shape).copy(), success.reshape(shape), acting.age.reshape(shape).copy()
+    return tuple(x.reshape(shape).copy() for x in (acting.total, success, at_end, acting.age))
 
 
 def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
