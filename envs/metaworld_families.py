@@ -33,8 +33,8 @@ ENGINES = {"metaworld": MetaworldEnv, "envpool": PoolEnv}
 """What steps the environments while policies train: Meta-World itself, or EnvPool's, which are quicker and
 not quite the same. Policies are always judged on Meta-World itself."""
 
-DEFAULTS: dict[str, Any] = {}
-"""Settings of a run that suit these families."""
+EPISODES = 10
+"""Of every task between two updates; they are whole ones, since what matters comes late in them."""
 
 
 def mt10(
@@ -134,6 +134,40 @@ def _named(names: Sequence[str], goals: int, seed: int) -> MetaworldTask:
     return MetaworldTask(np.array(names), np.full(len(names), count), np.full(len(names), seed))
 
 
+def _defaults(n: int, horizon: int) -> dict[str, Any]:
+    """Settings of a run that suit n tasks: PPO as it is trained on Meta-World (a linear baseline, whole
+    episodes, many passes, deviations of the tasks' own), and an estimate of single steps' advantages, from
+    whole episodes as well."""
+    return {
+        "steps_per_task": 100_000,
+        "min_updates": 20,
+        "meta_entropy": None,
+        "group_entropy": None,
+        "episodes": 20,
+        "random_draws": 1,
+        "test_tasks": 0,
+        "policy.hidden": (256, 256, 256),
+        "policy.options": ("own_deviation=True", "min_log_std=-2.3", "max_log_std=0.4"),
+        "policy.conditioned_actor": True,
+        "policy.normalise_observations": True,
+        "policy.initial_log_std": -0.36,
+        "ppo.num_envs": EPISODES * n,
+        "ppo.num_steps": horizon,
+        "ppo.epochs": 10,
+        "ppo.minibatches": 32,
+        "ppo.learning_rate": 5e-4,
+        "ppo.final_learning_rate": 0.1,
+        "ppo.gae_lambda": 0.97,
+        "ppo.entropy": 1e-3,
+        "ppo.freeze_observations": 0.3,
+        "ppo.baseline": "linear",
+        "estimate.steps": 14 * horizon,
+        "estimate.num_envs": 14,
+        "estimate.thin": 5 if horizon >= 20 else 1,
+        "estimate.gae_lambda": 0.8,
+    }
+
+
 def _family(
     name: str, tasks: MetaworldTask, settings: dict[str, Any], names: Sequence[str] = (), **more: Any
 ) -> TaskFamily:
@@ -159,6 +193,6 @@ def _family(
         horizon,
         metric="success",
         settings=common.record(settings),
-        defaults=DEFAULTS,
+        defaults=_defaults(len(tasks.name), horizon),
         **more,
     )

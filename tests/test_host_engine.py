@@ -1,5 +1,7 @@
 """The host engine against the device engine and plain loops; endings, errors, checkpoints."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,29 @@ def test_endings_in_every_convention(chooser, autoreset, horizon):
         np.testing.assert_array_equal(steps.next_obs[:, slot, :2], steps.obs[:, slot, :2])
         close(found, dict(zip(names, (reward, *expected), strict=True)))
     assert 0 < steps.terminated.sum() < steps.done.sum() and steps.reward.max() < 10
+
+
+def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
+    steps = experience(CHOOSER, SCRIPT, chooser, np.array([0, 1, 1]), KEY, 40)
+    for slot in range(3):
+        solved = False
+        for t in range(40):
+            solved = bool(solved or steps.success[t, slot])
+            assert steps.solved[t, slot] == solved
+            solved = solved and not steps.done[t, slot]
+    assert 0 < steps.success.sum() < steps.solved.sum() < steps.solved.size
+
+
+def test_curves_are_of_what_a_family_is_judged_by():
+    """Episodes of the first task always come to their second step, which succeeds; of the other one, two of
+    three do."""
+    learner, rows = (
+        PPO(num_envs=2, num_steps=30, epochs=1, minibatches=1),
+        ROWS._replace(member=np.ones((1, 2), bool), steps=np.array([60]), key=ROWS.key[:1]),
+    )
+    judged = [dataclasses.replace(SCRIPT, metric=metric) for metric in ("return", "success")]
+    returns, success = (train(CHOOSER, learner, family, rows).returns[0, 0] for family in judged)
+    assert (returns > 1).all() and success[0] == 1 and 0.5 < success[1] < 0.8
 
 
 def test_episodes_are_seeded_by_key_and_slot(chooser):

@@ -59,7 +59,7 @@ def test_slots_that_are_done_start_anew_and_others_go_on(monkeypatch, platform):
     found = rollout._restart(FAMILY.env, FAMILY.tasks, keys, ran, done)
     for slot in range(4):
         fresh = FAMILY.env.reset(keys[slot], take(FAMILY.tasks, slot))
-        wanted = rollout.Slots(*fresh, 0, 0, 0) if done[slot] else take(ran, slot)
+        wanted = rollout.Slots(*fresh, 0, 0, 0, 0) if done[slot] else take(ran, slot)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), take(found, slot), wanted)
     none = rollout._restart(FAMILY.env, FAMILY.tasks, keys, ran, np.zeros(4, bool))
     jax.tree.map(np.testing.assert_array_equal, none, ran)

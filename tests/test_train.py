@@ -106,7 +106,7 @@ def counted(monkeypatch):
     calls, segment = [], device._segment
 
     def spy(*args):
-        calls.append((len(args[5]), int(args[8])))
+        calls.append((len(args[6]), int(args[9])))
         return segment(*args)
 
     monkeypatch.setattr(device, "_segment", spy)

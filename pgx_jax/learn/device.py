@@ -73,6 +73,7 @@ def update(
     member: Array,
     total: Array,
     state: RowState,
+    metric: str = "return",
 ) -> tuple[RowState, Array]:
     """One update of one row, act and learn in each of its phases; returns its curve [n], too."""
     row = updating.row_tasks(learner, problem.context, member, total)
@@ -94,15 +95,17 @@ def update(
             per_slot=learner.per_slot(phase),
         )
         steps = (*steps, new)
-        state, returns = updating.learn_from(policy, learner, row, state._replace(slots=slots), steps)
+        learn_from = updating.LEARN_FROM[metric]
+        state, returns = learn_from(policy, learner, row, state._replace(slots=slots), steps)
     return state, returns
 
 
-@partial(compiled, static_argnames=("policy", "env", "horizon"), donate_argnames=("state",))
+@partial(compiled, static_argnames=("policy", "env", "horizon", "metric"), donate_argnames=("state",))
 def _segment(
     policy: Policy,
     env: DeviceEnv,
     horizon: int,
+    metric: str,
     learner: Learner,
     problem: Problem,
     member: Array,
@@ -114,7 +117,7 @@ def _segment(
 
     def body(i: Array, carry: tuple[RowState, jax.Array]) -> tuple[RowState, jax.Array]:
         state, curve = carry
-        one = partial(update, policy, env, horizon, learner, problem)
+        one = partial(update, policy, env, horizon, learner, problem, metric=metric)
         state, returns = jax.vmap(one)(member, total, state)
         return state, curve.at[:, i].set(returns)
 
@@ -199,8 +202,8 @@ class DeviceLane:
         """Begin ``count`` updates of all slots."""
         del active  # idle slots cost nothing but what the program computes anyway
         self.state, outcome = _segment(
-            self.policy, self.family.device_env, self.family.horizon, self.learner, self.problem,
-            member, total, self.rows, count,
+            self.policy, self.family.device_env, self.family.horizon, self.family.metric,
+            self.learner, self.problem, member, total, self.rows, count,
         )  # fmt: skip
         return outcome
 

@@ -24,8 +24,9 @@ class Engine(NamedTuple):
     """(policy, family, agent, index [E], key, T) -> `Steps` [T, E, ...] of one agent in fresh slots on the
     tasks ``index``."""
     play: Callable[[Policy, TaskFamily, Agent, Pairs, int, bool], tuple[np.ndarray, ...]]
-    """(policy, family, agents [R, ...], pairs, episodes, deterministic) -> returns, success and length
-    [P, episodes] of the first episodes of every pair (`rollout.Pairs`)."""
+    """(policy, family, agents [R, ...], pairs, episodes, deterministic) -> returns, success in any
+    step and in the last one, and length, [P, episodes] each, of the first episodes of every pair
+    (`rollout.Pairs`)."""
     adapt: Callable[[Policy, Learner, TaskFamily, Agent, Pairs], Agent]
     """(policy, learner, family, agents [R, ...], pairs) -> agents [P, ...]: of every pair the agent after
     ``learner.adaptation_steps`` on its task."""

@@ -32,6 +32,8 @@ class Slots(NamedTuple):
     """float [E]: return of the running episode."""
     discounted: Array
     """float [E]: discounted sum of past rewards, whose variance scales the rewards."""
+    solved: Array
+    """bool [E]: whether a step of the running episode succeeded."""
 
 
 class Steps(NamedTuple):
@@ -53,6 +55,8 @@ class Steps(NamedTuple):
     """float [T, E, K]: the vector rewards of environments that have them."""
     age: Array | None = None
     """int [T, E]: steps of the episode before this one."""
+    solved: Array | None = None
+    """bool [T, E]: whether a step of the episode succeeded, up to this one."""
 
 
 class Pairs(NamedTuple):
@@ -82,7 +86,7 @@ def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:
     """Start one episode per slot; ``tasks`` and ``keys`` have a leading axis E."""
     state, obs = jax.vmap(env.reset)(keys, tasks)
     zero = jnp.zeros(obs.shape[0])
-    return Slots(state, obs, zero.astype(jnp.int32), zero, zero)
+    return Slots(state, obs, zero.astype(jnp.int32), zero, zero, zero.astype(bool))
 
 
 def _restart(env: DeviceEnv, tasks: PyTree, keys: Array, slots: Slots, done: Array) -> Slots:
@@ -153,8 +157,9 @@ def unroll(
         age, total = slots.age + 1, slots.total + out.reward
         discounted = gamma * slots.discounted + out.reward
         done = out.terminated | (age >= horizon)
-        ran = Slots(out.state, out.obs, age, total, discounted)
         success = jnp.broadcast_to(jnp.asarray(out.success, bool), (count,))
+        solved = slots.solved | success
+        ran = Slots(out.state, out.obs, age, total, discounted, solved)
         record = Steps(
             slots.obs,
             action,
@@ -167,6 +172,7 @@ def unroll(
             success,
             out.objectives,
             slots.age,
+            solved,
         )
         return _restart(env, tasks, keys[2], ran, done) if restart else ran, record
 

@@ -34,8 +34,8 @@ class Trained(NamedTuple):
     agents: Agent
     """Every leaf with a leading axis R."""
     returns: Float[np.ndarray, "R updates n"]
-    """float [R, updates, n]: mean return of the episodes that ended in each update, per task;
-    NaN where none ended and beyond a row's budget."""
+    """float [R, updates, n]: mean return (success rate, of a family that is judged by it) of the episodes
+    that ended in each update, per task; NaN where none ended and beyond a row's budget."""
     steps: Int[np.ndarray, "R"]
     """int [R]: environment steps that were taken."""
 

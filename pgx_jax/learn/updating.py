@@ -16,6 +16,7 @@ from pgx_jax.learn.learner import Learner, Learning, RowTasks
 from pgx_jax.learn.moments import per_task, update_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
+from pgx_jax.tasks.family import METRICS
 from pgx_jax.types import Agent, Array, Moments, PyTree
 
 
@@ -63,7 +64,12 @@ def acting_agent(
 
 
 def learn_from(
-    policy: Policy, learner: Learner, row: RowTasks, state: RowState, steps: tuple[Steps, ...]
+    policy: Policy,
+    learner: Learner,
+    row: RowTasks,
+    state: RowState,
+    steps: tuple[Steps, ...],
+    metric: str = "return",
 ) -> tuple[RowState, Array]:
     """The second half of a phase; after the last one the update is done.
 
@@ -71,10 +77,11 @@ def learn_from(
         policy, learner, row: who learns on what.
         state: the row, as it acted.
         steps: what its slots did, one record with leaves [T, E, ...] a phase up to this one.
+        metric: what the family is judged by.
 
     Returns:
-        The new state, and the mean return [n] of the episodes that ended in this phase, per task (NaN
-        if none). The curve of an update is that of its last phase.
+        The new state, and the mean return [n] (or success rate) of the episodes that ended in this phase,
+        per task (NaN if none). The curve of an update is that of its last phase.
     """
     next_key, _, learn_keys = update_keys(state.key, learner.phases)
     one_hot = jax.nn.one_hot(row.slot_task, row.member.shape[0])
@@ -100,9 +107,13 @@ def learn_from(
         state = state._replace(
             learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key
         )
-    done = steps[-1].done
+    done, earned = steps[-1].done, {"return": steps[-1].episode_return, "success": steps[-1].solved}
     ended = (done * 1.0).sum(0) @ one_hot
-    return state, (done * steps[-1].episode_return).sum(0) @ one_hot / ended
+    return state, (done * earned[metric]).sum(0) @ one_hot / ended
+
+
+LEARN_FROM = {metric: partial(learn_from, metric=metric) for metric in METRICS}
+"""`learn_from` by what a family is judged by; each is one object, so that programs are known again."""
 
 
 def soundness(agent: Agent) -> tuple[Array, Array]:

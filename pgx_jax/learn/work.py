@@ -48,7 +48,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-FORMAT = 2
+FORMAT = 3
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 

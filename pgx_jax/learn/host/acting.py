@@ -74,6 +74,7 @@ class Acting:
         self.obs = np.zeros((count, *family.observation_space.shape), np.float32)
         self.age = np.zeros(count, int)
         self.total, self.discounted = np.zeros((2, count), np.float32)
+        self.solved = np.zeros(count, bool)
         self.seeds: dict[int, Seeds] = {}
         self.context = np.zeros((chunk, width, family.context.shape[1]), np.float32)
 
@@ -97,8 +98,9 @@ class Acting:
         """Start episodes in the slots, in new arrays: records of the last step keep theirs."""
         self.obs, self.age = self.obs.copy(), self.age.copy()
         self.total, self.discounted = self.total.copy(), self.discounted.copy()
+        self.solved = self.solved.copy()
         self.slots.restart(slots, [self.seeds[slot]() for slot in slots.tolist()], self.obs)
-        self.age[slots], self.total[slots], self.discounted[slots] = 0, 0.0, 0.0
+        self.age[slots], self.total[slots], self.discounted[slots], self.solved[slots] = 0, 0.0, 0.0, False
 
     def chooser(
         self, agents: Agent, keys: Array, deterministic: bool = False, per_slot: bool = False
@@ -175,10 +177,11 @@ class Acting:
         self.age = age + arrival.acted
         self.total = self.total + arrival.reward
         self.discounted = np.float32(gamma) * self.discounted + arrival.reward
+        self.solved = self.solved | (arrival.acted & arrival.success)
         done = arrival.acted & (arrival.terminated | arrival.truncated | (self.age >= self.family.horizon))
         record = (
             arrival.reward, arrival.obs, arrival.terminated, done, self.total, self.discounted,
-            arrival.success, arrival.objectives, age,
+            arrival.success, arrival.objectives, age, self.solved,
         )  # fmt: skip
         return record, done
 
@@ -196,9 +199,9 @@ class Acting:
             x = x.reshape(length, self.chunk, self.width, *x.shape[2:])
             return np.ascontiguousarray(x.swapaxes(0, 1))
 
-        *arrays, objectives, age = map(arrange, fields)
+        *arrays, objectives, age, solved = map(arrange, fields)
         own = {"objectives": objectives} if objectives.shape[-1] else {}
-        return Steps(*arrays)._replace(**own, age=age.astype(np.int32))
+        return Steps(*arrays)._replace(**own, age=age.astype(np.int32), solved=solved)
 
     def close(self) -> None:
         """Close the environments."""

@@ -54,7 +54,8 @@ def _of_rows(
     state: RowState,
     steps: tuple[Steps, ...],
 ) -> PyTree:
-    """``what(policy, learner, row, state, steps)`` of every row: `updating.acting_agent`, or `learn_from`."""
+    """``what(policy, learner, row, state, steps)`` of every row: `updating.acting_agent`, or one of
+    `updating.LEARN_FROM`."""
 
     def one(member: Array, total: Array, state: RowState, steps: tuple[Steps, ...]) -> PyTree:
         return what(policy, learner, updating.row_tasks(learner, context, member, total), state, steps)
@@ -144,7 +145,8 @@ class HostLane:
             for i, part in enumerate(self.parts):
                 if active[part].any():
                     own = jax.tree.map(lambda x, part=part: x[part], steps)
-                    learn = (updating.learn_from, *known, member[part], total[part], states[i], own)
+                    learn_from = updating.LEARN_FROM[self.family.metric]
+                    learn = (learn_from, *known, member[part], total[part], states[i], own)
                     states[i], curves[i] = _of_rows(*learn)
         self.states = states
         return _joined(curves)
