@@ -17,6 +17,7 @@ import drawings
 import environment_tables
 import learning_tables
 import main_tables
+import metaworld_tables
 import tables
 import tyro
 from common import RESULTS, ROOT, plain, read
@@ -101,6 +102,12 @@ SECTIONS = (
     by_script("Options of PPO", "ppo_options", learning_tables.ppo_options),
     by_script("Other libraries on one core", "peers", cost_tables.peers),
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
+    Section(
+        "Meta-World's MT10",
+        {"mt10": "python benchmarks/mt10.py --preset standard"},
+        metaworld_tables.mt10,
+        waits=True,
+    ),
     by_script("The default command", "default_command", cost_tables.default_command),
     Section(
         "This code against an earlier one",
@@ -113,7 +120,7 @@ SECTIONS = (
 )
 
 
-CHANGES_NOTHING = ("ppo.final_entropy",)
+CHANGES_NOTHING = ("ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin")
 """Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search")
 """Result files of the tables in docs/."""

@@ -112,7 +112,7 @@ def _afresh(cell: Mapping) -> list[float]:
 
 def _library(cell: Mapping) -> list[float]:
     """Meta-World's own asynchronous vectors, ten processes."""
-    envs = gymnasium.make_vec("Meta-World/MT10", vector_strategy="async", seed=0)
+    envs = gymnasium.make_vec("metaworld:Meta-World/MT10", vector_strategy="async", seed=0)
     policy, agents = _policy_and_agents(make_family(FAMILY))
     act = jax.jit(lambda obs, context: _act(policy, agents, obs, context))
     context = np.eye(10, dtype=np.float32)
