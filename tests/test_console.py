@@ -98,6 +98,8 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
     assert rate(16_000, 1.25) == "3k steps/s, return 1.2"
     listener.start("policies")
     assert rate(1_000, 1.25) == "return 1.2"
+    listener.metric = "success"
+    assert rate(1_000, 0.25) == "success 25%"
 
 
 def test_several_seeds_share_a_bar(terminal):

@@ -1,7 +1,10 @@
 """The numbers of the comparison, from episodes and learning curves that are made by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from msgspec import UNSET
 from toys import Reinforce
 
 from envs.points import points
@@ -63,6 +66,17 @@ def test_the_difference_to_several_draws_is_over_draws(played):
     each = [judging.difference(PAIRS, [m], played).mean for m in (ONE, CROSSED)]
     assert found == summaries.over_draws(each) and found.ci95[0] < min(each)
     assert judging.difference(PAIRS, [ONE, ONE], played) == judging.difference(PAIRS, [ONE], played)
+
+
+def test_success_at_the_end_is_told_beside_success_in_any_step():
+    family = dataclasses.replace(points(n_tasks=2, n_groups=2), metric="success")
+    one, two = Row((True, False), 8, False), Row((False, True), 8, False)
+    ends = {(one, 0): 0.25, (two, 1): 0.5}
+    values = {pair: np.array([1.0, 0.0]) for pair in ends}
+    method = Method(np.array([0, 1]), (one, two), 0)
+    found = judging.method_result([method], Played(values, 0, ends), family)
+    assert found.per_task == [0.5, 0.5] and found.at_end == [0.25, 0.5] and found.metric == "success"
+    assert judging.method_result([method], Played(values), family).at_end is UNSET
 
 
 def test_learning_curves_are_averaged_over_tasks_and_draws():

@@ -102,7 +102,8 @@ class ConsoleListener(Listener):
         self.first = self.first or (done, now)
         steps, elapsed = done - self.first[0], now - self.first[1]
         shown = [f"{wording.steps(steps / elapsed)} steps/s"] if steps > 0 and elapsed > 0 else []
-        shown += [f"return {recent:.1f}"] if recent == recent else []
+        if recent == recent:
+            shown.append(f"success {recent:.0%}" if self.metric == "success" else f"return {recent:.1f}")
         self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
@@ -171,6 +172,7 @@ class _SeedListener(Listener):
         self.all.start(self.seed, stage)
 
     def progress(self, done: int, total: int, recent: float) -> None:
+        self.all.shown.metric = self.metric
         self.all.progress(self.seed, done, total, recent)
 
     def finish(self, stage: str, seconds: float, text: str) -> None:

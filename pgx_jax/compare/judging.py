@@ -25,6 +25,13 @@ class Played(NamedTuple):
     values: dict[tuple[Row, int], Float[np.ndarray, "episodes"]]
     steps: int = 0
     """Environment steps that they took, adapting included."""
+    at_end: Mapping[tuple[Row, int], float] = {}
+    """Part of the episodes that end in success, of families that are judged by success in any step."""
+
+    def ends(self, m: Method) -> Float[np.ndarray, "n"] | None:
+        """`at_end` [n] of a method; None if it is not known."""
+        pairs = [(m.rows[g], task) for task, g in enumerate(m.labels)]
+        return np.array([self.at_end[pair] for pair in pairs]) if self.at_end else None
 
     def of(self, m: Method) -> Float[np.ndarray, "n episodes"]:
         """Episodes [n, episodes] of a method: every task by its own policy."""
@@ -44,6 +51,7 @@ def play(
     Policies whose learner adapts do so on every task first, at the price that their methods have paid.
     """
     values: dict[tuple[Row, int], np.ndarray] = {}
+    at_end: dict[tuple[Row, int], float] = {}
     steps = 0
     for (policy, learner), index in places(pool.rows, lambda row: (row.policy, row.learner)).items():
         some = [pool.rows[i] for i in index]
@@ -55,8 +63,11 @@ def play(
         )  # fmt: skip
         judged = played.judged_by(family.metric)
         steps += int(played.steps.sum() + played.adaptation_steps.sum())
-        values |= {(some[r], int(t)): v for r, t, v in zip(row, task, judged, strict=True)}
-    return Played(values, steps)
+        pairs = [(some[r], int(t)) for r, t in zip(row, task, strict=True)]
+        values |= dict(zip(pairs, judged, strict=True))
+        if family.metric == "success":
+            at_end |= dict(zip(pairs, played.success_at_end.mean(1).tolist(), strict=True))
+    return Played(values, steps, at_end)
 
 
 def difference(mine: Method, methods: Sequence[Method], played: Played) -> Interval:
@@ -75,6 +86,7 @@ def method_result(
     draws = distinct(methods)
     first, episodes = draws[0], [played.of(m) for m in draws]
     named, whole = [named_groups(m.labels, family.task_names) for m in draws], summarise(episodes)
+    ends = [played.ends(m) for m in draws]
     several = [Draw(g, float(x.mean())) for g, x in zip(named, episodes, strict=True)]
     return MethodResult(
         mean=whole.mean,
@@ -82,6 +94,7 @@ def method_result(
         groups=named[0],
         metric=family.metric,
         per_task=np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
+        at_end=UNSET if ends[0] is None else np.mean(ends, axis=0).tolist(),
         env_steps=int(np.mean([m.env_steps for m in draws])),
         equal_steps=first.equal_steps,
         draws=several if len(several) > 1 else UNSET,

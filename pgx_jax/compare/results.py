@@ -89,6 +89,8 @@ class MethodResult(Record, frozen=True, kw_only=True):
     metric: Literal["return", "success"]
     per_task: list[Number] | None = None
     """[n], mean over episodes (and draws)."""
+    at_end: list[Number] | UnsetType = UNSET
+    """[n], success in the last step of an episode, where the metric is success in any."""
     env_steps: int | None = None
     """All environment steps of the method, everything that it needed included (mean over draws)."""
     equal_steps: bool = True

@@ -55,8 +55,8 @@ def demonstrate(
 ) -> Demonstrations:
     """What the experts of a host family do (``expert(task)`` of its environment: obs -> action).
 
-    To states to which their actions alone do not lead, noise does (Laskey et al., 2017), or an agent that acts
-    in their stead and is told what they would have done (DAgger: Ross et al., 2011).
+    To states to which their actions alone do not lead, noise does (Laskey et al., 2017), or an agent that
+    acts in their stead and is told what they would have done (DAgger: Ross et al., 2011).
 
     Args:
         policy, family: of continuous actions, and of the host engine.

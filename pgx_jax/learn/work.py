@@ -22,7 +22,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree, Rows
 
 Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, mean recent return) after every segment."""
+"""Called with (steps done, steps in all, mean recent return or success) after every segment."""
 
 
 class Checkpoint(Protocol):

@@ -38,13 +38,19 @@ def numbered(stage: str, look: int) -> str:
 
 
 class Listener:
-    """Hears what a run is doing; this one keeps silent."""
+    """Hears what a run is doing; this one keeps silent.
+
+    Attributes:
+        metric: what the family is judged by, as the run says when it begins.
+    """
+
+    metric = "return"
 
     def start(self, stage: str) -> None:
         """A stage begins."""
 
     def progress(self, done: int, total: int, recent: float) -> None:
-        """Training goes on: environment steps done and in all, recent mean return."""
+        """Training goes on: environment steps done and in all, recent mean return (or success)."""
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """A stage has ended, with its result in one line."""
@@ -84,6 +90,7 @@ class Records:
         """
         self.family, self.config = family, config_for(family) if config is None else config
         self.store, self.listener, self.own_meta = store, listener or Listener(), meta
+        self.listener.metric = family.metric
         self.records: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self._judges: dict[int, HeldOut] = {}

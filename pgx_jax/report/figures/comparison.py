@@ -40,7 +40,10 @@ def curves(results: Results) -> Figure | None:
     end = max(x[-1] for _, x, _ in drawn)
     axes.set(xlim=(0, end))
     label_ends(axes, drawn, {name: wording.method_label(results.methods, name) for name, _, _ in drawn})
-    axes.set(xlabel="environment steps, all of a method's policies", ylabel="mean return while training")
+    axes.set(
+        xlabel="environment steps, all of a method's policies",
+        ylabel=f"{wording.metric_name(results.methods)} while training",
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
     axes.grid(axis="y")
     return figure
