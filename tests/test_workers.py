@@ -108,3 +108,14 @@ print(slots.step(np.zeros(2, int), np.ones(2, bool)).reward)
     command = [sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **paths})
     assert done.stdout.split("\n")[:2] == ["begins", "[1. 1.]"], done.stderr
+
+
+def test_processes_that_nobody_uses_end_when_others_start(agents):
+    first, second = (script_family(processes=2, trouble=trouble) for trouble in (None, raising))
+    slots = open_slots(first, 2)
+    open_slots(second, 2).close()
+    assert pool_of(first.host_env, 2) is slots.pool and slots.pool.processes[0].poll() is None
+    slots.close()
+    other = open_slots(script_family(processes=3), 2)
+    assert slots.pool.processes[0].wait(10) is not None and len(other.pool.processes) == 3
+    other.close()

@@ -8,7 +8,9 @@ loaded once in each.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -23,7 +25,7 @@ import cloudpickle
 import jax
 import numpy as np
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import DataError, PgxError
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.slots import Arrival, Placed, Tasks
 from pgx_jax.tasks import HostEnv, TaskFamily
@@ -58,7 +60,7 @@ class Pool:
 
     def __init__(self, count: int):
         """Start them."""
-        self.lock, self.opened = threading.Lock(), 0
+        self.lock, self.numbers, self.open_now = threading.Lock(), itertools.count(), set[int]()
         self.pipes: list[Connection] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         for _ in range(count):
@@ -71,10 +73,15 @@ class Pool:
 
     def open(self, family: TaskFamily, counts: Sequence[int]) -> int:
         """Open so many slots in every process; returns their number."""
-        lean = dataclasses.replace(family, sample_test_tasks=None, draw=None)
-        self.opened += 1
-        self.ask("open", self.opened, [(cloudpickle.dumps(lean), count) for count in counts])
-        return self.opened
+        lean, number = dataclasses.replace(family, sample_test_tasks=None, draw=None), next(self.numbers)
+        self.ask("open", number, [(cloudpickle.dumps(lean), count) for count in counts])
+        self.open_now.add(number)
+        return number
+
+    def let_go(self, number: int) -> None:
+        """Close slots; the processes stay for the next ones."""
+        self.open_now.discard(number)
+        self.ask("close", number, [()] * len(self.pipes))
 
     def ask(self, what: str, number: int, args: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         """What every process answers to a request about its slots of this number (None: it isn't asked).
@@ -90,19 +97,14 @@ class Pool:
         return [answer.value for answer in answers]
 
     def _answers(self, what: str, number: int, args: Sequence[tuple[Any, ...] | None]) -> list[Answer]:
-        asked, answers, place = (
-            [i for i, own in enumerate(args) if own is not None],
-            [Answer()] * len(args),
-            0,
-        )
+        asked, answers = [i for i, own in enumerate(args) if own is not None], [Answer()] * len(args)
+        place = 0
         try:
             for place in asked:
                 self.pipes[place].send((what, number, args[place]))
             for place in asked:
                 answers[place] = self.pipes[place].recv()
-        except (
-            BaseException
-        ) as error:  # answers that nobody hears would be taken for those to the next request
+        except BaseException as error:  # an answer left unheard would be taken for that to another request
             self.close()
             if isinstance(error, EOFError | OSError):
                 raise Died(place, self.processes[place].wait()) from error
@@ -119,15 +121,25 @@ class Pool:
 
 
 _POOLS: dict[tuple[HostEnv, int], Pool] = {}
+_LOCK = threading.Lock()
 
 
 def pool_of(env: HostEnv, count: int) -> Pool:
-    """The pool of an environment, started if there is none."""
-    if (env, count) not in _POOLS:
-        if not _POOLS:
-            atexit.register(lambda: [pool.close() for pool in list(_POOLS.values())])
-        _POOLS[env, count] = Pool(count)
-    return _POOLS[env, count]
+    """The pool of an environment, started if there is none; those of others that nobody uses are ended."""
+    with _LOCK:
+        if (env, count) not in _POOLS:
+            close_pools(idle=True)
+            _POOLS[env, count] = Pool(count)
+        return _POOLS[env, count]
+
+
+def close_pools(*, idle: bool = False) -> None:
+    """End all processes, or those that serve no slots."""
+    for pool in [pool for pool in _POOLS.values() if not (idle and pool.open_now)]:
+        pool.close()
+
+
+atexit.register(close_pools)
 
 
 def serve(descriptor: int) -> None:
@@ -141,9 +153,12 @@ def serve(descriptor: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            pipe.send(Answer(_do(known, what, number, args)))
-        except Exception as error:
-            pipe.send(Answer(error=error))
+            answer = Answer(_do(known, what, number, args))
+        except PgxError as error:
+            answer = Answer(error=error)
+        except Exception as error:  # of a library, perhaps one that cannot be sent
+            answer = Answer(error=DataError(f"{type(error).__name__} in a process of its own: {error}"))
+        pipe.send(answer)
 
 
 def _do(known: dict[int, Copies], what: str, number: int, args: tuple[Any, ...]) -> Any:
@@ -233,8 +248,6 @@ class Workers(Placed):
             ) from died
 
     def close(self) -> None:
-        """Close the slots; the processes stay."""
-        try:
-            self.pool.ask("close", self.number, [()] * len(self.shares))
-        except Died:
-            pass
+        """Close the slots."""
+        with contextlib.suppress(Died):
+            self.pool.let_go(self.number)
