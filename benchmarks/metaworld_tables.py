@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tables import plural, table
 
-from pgx_jax.report.wording import duration, steps
+from pgx_jax.compare.results import from_plain
+from pgx_jax.report import wording
+from pgx_jax.report.wording import duration, steps, with_interval
 
 WAYS = {
     "library": "Meta-World's own vectors, ten processes",
@@ -28,7 +30,7 @@ def speeds(cells: Sequence[Mapping]) -> str:
     """Steps a second, and how many times those of the library."""
     times, cell = cells[-1]["timings"], cells[-1]["cell"]
     rows = []
-    for way, label in WAYS.items():
+    for way, label in ((way, label) for way, label in WAYS.items() if way in times["raw"]):
         own, ratio = [label], lambda kind, way=way: times[kind][way] / times[kind]["library"]
         for kind in ("raw", "with_policy"):
             own += [f"{times[kind][way]:,.0f}", f"{ratio(kind):.1f}×"]
@@ -79,13 +81,13 @@ def grouped(cells: Sequence[Mapping]) -> str:
     """All methods of the runs."""
     rows = []
     for cell in cells:
-        own, found = cell["cell"], cell["results"]
+        own, found = cell["cell"], from_plain(cell["results"])
         where = f"{own['network']}, {steps(own['steps_per_task'])} a task, seed {own['seed']}"
-        for entry in found["methods"].values():
-            if entry["mean"] is not None:
-                policies = str(len(entry["groups"] or ())) or "–"
-                rows.append([where, entry["label"], policies, f"{entry['mean']:.2f}"])
-    return table(["run", "method", "policies", "any step"], rows)
+        for name in wording.ordered_methods(found.methods):
+            entry, label = found.methods[name], wording.method_label(found.methods, name)
+            shown = [with_interval(entry.interval), f"{np.mean(entry.at_end):.2f}" if entry.at_end else ""]
+            rows.append([where, label, str(len(entry.groups or ())), *shown])
+    return table(["run", "method", "policies", "any step", "last step"], rows)
 
 
 PARTS: dict[str, Callable[[Sequence[Mapping]], str]] = {

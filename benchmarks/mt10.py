@@ -9,6 +9,7 @@ as the benchmark has it, and in the last one. Started again it goes on where it 
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import sys
 import time
@@ -69,9 +70,13 @@ def cells(preset: str) -> list[dict]:
     shown = {"part": "experts", "episodes": 50, "noise": 0.1, "rounds": 1, "asked": 20, "epochs": 15}
     shown |= {"steps": 500_000, "judged": 50, "seed": 0, "config": {}}
     if preset == "small":
-        few = {"episodes": 1, "rounds": 1, "asked": 1, "epochs": 1, "steps": 5_000, "judged": 1}
-        few |= {"config": {"policy.hidden": (8,), "ppo.num_envs": 10, "ppo.epochs": 1, "ppo.minibatches": 2}}
-        return [speed | {"slots": 10, "steps": 5, "rounds": 1}, shown | few]
+        few = {"episodes": 1, "rounds": 1, "asked": 1, "epochs": 1, "steps": 400, "judged": 1}
+        return [
+            speed | {"slots": 10, "steps": 5, "rounds": 1},
+            shown | few | SMALL,
+            _scratch(400, 0) | {"judged": 1} | SMALL,
+            _groups(1_000, 0, k=2) | SMALL,
+        ]
     if preset == "quick":
         return [speed, _groups(20_000, 0, k=3)]
     if preset == "standard":
@@ -88,7 +93,19 @@ def _scratch(steps: int, seed: int) -> dict:
 
 
 def _groups(steps: int, seed: int, network: str = "mlp", k: int | None = None) -> dict:
-    return {"part": "groups", "steps_per_task": steps, "seed": seed, "network": network, "k": k}
+    return {
+        "part": "groups", "steps_per_task": steps, "seed": seed, "network": network, "k": k, "config": {},
+    }  # fmt: skip
+
+
+SMALL = {
+    "horizon": 20,
+    "config": {
+        "policy.hidden": (8,), "ppo.num_envs": 10, "ppo.epochs": 1, "ppo.minibatches": 2, "min_updates": 1,
+        "episodes": 1, "compare": "none", "estimate.dim": 50, "estimate.thin": 1, "looks": 1,
+    },
+}  # fmt: skip
+"""Changes of the cells of the small preset."""
 
 
 def speed(cell: Mapping, work: Path) -> dict:
@@ -102,6 +119,10 @@ def speed(cell: Mapping, work: Path) -> dict:
     middle = {name: np.median([each[name] for each in rounds], axis=0).tolist() for name in ways}
     return {"timings": {"rounds": rounds, "raw": {k: v[0] for k, v in middle.items()},
                         "with_policy": {k: v[1] for k, v in middle.items()}}}  # fmt: skip
+
+
+def _has(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
 
 
 def _afresh(cell: Mapping) -> list[float]:
@@ -161,6 +182,11 @@ def _ours(engine: str, cell: Mapping) -> list[float]:
     return [raw, acted]
 
 
+def _family(cell: Mapping, more: int = 0) -> TaskFamily:
+    """The family of a cell, its goals of so much larger a seed."""
+    return make_family(FAMILY, seed=cell["seed"] + more, **{k: cell[k] for k in ("horizon",) if k in cell})
+
+
 def _policy_and_agents(family: TaskFamily) -> tuple[Policy, Agent]:
     policy = config_for(family).policy.make(family)
     return policy, learn.init_agents(policy, family, KEY[None])
@@ -168,7 +194,7 @@ def _policy_and_agents(family: TaskFamily) -> tuple[Policy, Agent]:
 
 def _judged(policy: Policy, agents: Agent, cell: Mapping) -> dict:
     """Success on goals that no training has seen."""
-    family = make_family(FAMILY, seed=cell["seed"] + UNSEEN)
+    family = _family(cell, UNSEEN)
     row, task = np.zeros(family.n, int), np.arange(family.n)
     found = learn.evaluate(policy, family, agents, row, task, KEY, episodes=cell["judged"])
     at = {"any_step": found.success.mean(1), "last_step": found.success_at_end.mean(1)}
@@ -191,7 +217,7 @@ def _train(
 
 def scratch(cell: Mapping, work: Path) -> dict:
     """One policy for all tasks, from scratch."""
-    family = make_family(FAMILY, seed=cell["seed"])
+    family = _family(cell)
     policy, trained = _train(cell, work, override(config_for(family), cell["config"]), family)
     curve = trained.returns[0].mean(1)
     return {**_judged(policy, trained.agents, cell), "steps": int(trained.steps[0]), "curve": curve.tolist()}
@@ -199,7 +225,7 @@ def scratch(cell: Mapping, work: Path) -> dict:
 
 def experts(cell: Mapping, work: Path) -> dict:
     """One policy for all tasks that begins with what experts show."""
-    family, key = make_family(FAMILY, seed=cell["seed"]), jax.random.PRNGKey(cell["seed"])
+    family, key = _family(cell), jax.random.PRNGKey(cell["seed"])
     config = override(config_for(family), cell["config"])
     policy = config.policy.make(family)
     agents = learn.init_agents(policy, family, np.asarray(key)[None])
@@ -225,9 +251,9 @@ def experts(cell: Mapping, work: Path) -> dict:
 
 def groups(cell: Mapping, work: Path) -> dict:
     """The whole method and its baselines at equal steps."""
-    family, folder = make_family(FAMILY, seed=cell["seed"]), work / describe(cell).replace(" ", ",")
+    family, folder = _family(cell), work / describe(cell).replace(" ", ",")
     changes: dict[str, Any] = {"seed": cell["seed"], "k": cell["k"], "steps_per_task": cell["steps_per_task"]}
-    changes |= {"policy.network": cell["network"]}
+    changes |= {"policy.network": cell["network"], **cell["config"]}
     if folder.exists():
         done = resume(folder)
     else:
