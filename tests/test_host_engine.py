@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hosts import host_points, script_family
+from hosts import ScriptEnv, ScriptVector, host_points, script_family
 
 from envs.points import points
 from pgx_jax.errors import DataError
@@ -105,6 +105,31 @@ def test_endings_in_every_convention(chooser, autoreset, horizon):
         np.testing.assert_array_equal(steps.next_obs[:, slot, :2], steps.obs[:, slot, :2])
         close(found, dict(zip(names, (reward, *expected), strict=True)))
     assert 0 < steps.terminated.sum() < steps.done.sum() and steps.reward.max() < 10
+
+
+def test_vectors_that_need_not_be_waited_for_step_at_the_same_time(chooser):
+    heard = []
+
+    class Split(ScriptVector):
+        def send(self, actions):
+            heard.append("send")
+            self.sent = actions
+
+        def receive(self):
+            heard.append("receive")
+            return self.step(self.sent)
+
+    class Env(ScriptEnv):
+        def make_vector(self, task, count):
+            return Split("disabled", task, count)
+
+    index = np.array([0, 1, 0])
+    found, wanted = (
+        experience(CHOOSER, dataclasses.replace(SCRIPT, env=env), chooser, index, KEY, 12)
+        for env in (Env(), ScriptEnv("disabled"))
+    )
+    close(found, wanted)
+    assert heard == ["send", "send", "receive", "receive"] * 12
 
 
 def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):

@@ -28,10 +28,9 @@ class Played(NamedTuple):
     at_end: Mapping[tuple[Row, int], float] = {}
     """Part of the episodes that end in success, of families that are judged by success in any step."""
 
-    def ends(self, m: Method) -> Float[np.ndarray, "n"] | None:
-        """`at_end` [n] of a method; None if it is not known."""
-        pairs = [(m.rows[g], task) for task, g in enumerate(m.labels)]
-        return np.array([self.at_end[pair] for pair in pairs]) if self.at_end else None
+    def ends(self, m: Method) -> Float[np.ndarray, "n"]:
+        """`at_end` [n] of a method."""
+        return np.array([self.at_end[m.rows[g], task] for task, g in enumerate(m.labels)])
 
     def of(self, m: Method) -> Float[np.ndarray, "n episodes"]:
         """Episodes [n, episodes] of a method: every task by its own policy."""
@@ -86,7 +85,7 @@ def method_result(
     draws = distinct(methods)
     first, episodes = draws[0], [played.of(m) for m in draws]
     named, whole = [named_groups(m.labels, family.task_names) for m in draws], summarise(episodes)
-    ends = [played.ends(m) for m in draws]
+    ends = [played.ends(m) for m in draws if played.at_end]
     several = [Draw(g, float(x.mean())) for g, x in zip(named, episodes, strict=True)]
     return MethodResult(
         mean=whole.mean,
@@ -94,7 +93,7 @@ def method_result(
         groups=named[0],
         metric=family.metric,
         per_task=np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
-        at_end=UNSET if ends[0] is None else np.mean(ends, axis=0).tolist(),
+        at_end=np.mean(ends, axis=0).tolist() if ends else UNSET,
         env_steps=int(np.mean([m.env_steps for m in draws])),
         equal_steps=first.equal_steps,
         draws=several if len(several) > 1 else UNSET,

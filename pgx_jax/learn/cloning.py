@@ -40,8 +40,8 @@ class Demonstrations(NamedTuple):
 
     def also(self, other: Demonstrations) -> Demonstrations:
         """These and others."""
-        both = [np.concatenate(pair) for pair in zip(self[:3], other[:3], strict=True)]
-        return Demonstrations(*both, self.success)
+        obs, action, task = (np.concatenate(pair) for pair in zip(self[:3], other[:3], strict=True))
+        return Demonstrations(obs, action, task, self.success)
 
 
 def demonstrate(
@@ -97,8 +97,8 @@ def demonstrate(
                 break
     finally:
         acting.close()
-    whole = (np.concatenate(parts) for parts in zip(*records, strict=True))
-    return Demonstrations(*whole, acting.solved.reshape(family.n, episodes).mean(1))
+    obs, action, task = (np.concatenate(parts) for parts in zip(*records, strict=True))
+    return Demonstrations(obs, action, task, acting.solved.reshape(family.n, episodes).mean(1))
 
 
 def clone(
@@ -133,7 +133,7 @@ def clone(
     width = min(batch, size)
     if width < 1 or epochs < 1:
         raise ConfigError(f"nothing to learn from {size} steps with batch = {batch} and epochs = {epochs}")
-    moments = Moments(shown.obs.mean(0), shown.obs.var(0), np.float32(size))
+    moments = Moments(shown.obs.mean(0), shown.obs.var(0), np.array(size, np.float32))
     agent = agent._replace(observation=jax.tree.map(jnp.asarray, moments))
     per_epoch = size // width
     data = (shown.obs, shown.action, np.asarray(family.context, np.float32)[shown.task])

@@ -90,4 +90,5 @@ def evaluate(
         refuse("adapting to {task} gave parameters that are not finite", jax.tree.leaves(agents), remedy)
     played = engine.play(policy, family, agents, pairs, episodes, deterministic)
     refuse("evaluating on {task} gave returns that are not finite", played[:1], "check its rewards")
-    return Evaluation(*played, np.full(len(pairs.row), adaptation))
+    returns, success, at_end, steps = played
+    return Evaluation(returns, success, at_end, steps, np.full(len(pairs.row), adaptation))

@@ -107,9 +107,11 @@ def learn_from(
         state = state._replace(
             learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key
         )
-    done, earned = steps[-1].done, {"return": steps[-1].episode_return, "success": steps[-1].solved}
+    done = steps[-1].done
+    earned = steps[-1].episode_return if metric == "return" else steps[-1].solved
+    assert earned is not None, "the engines tell it"
     ended = (done * 1.0).sum(0) @ one_hot
-    return state, (done * earned[metric]).sum(0) @ one_hot / ended
+    return state, (done * earned).sum(0) @ one_hot / ended
 
 
 LEARN_FROM = {metric: partial(learn_from, metric=metric) for metric in METRICS}

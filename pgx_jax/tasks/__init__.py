@@ -6,8 +6,18 @@ from pgx_jax.tasks.family import (
     HostEnv,
     HostStep,
     HostVector,
+    SplitVector,
     Step,
     TaskFamily,
 )
 
-__all__ = ["DeviceEnv", "HostCopy", "HostEnv", "HostStep", "HostVector", "Step", "TaskFamily"]
+__all__ = [
+    "DeviceEnv",
+    "HostCopy",
+    "HostEnv",
+    "HostStep",
+    "HostVector",
+    "SplitVector",
+    "Step",
+    "TaskFamily",
+]

@@ -88,8 +88,7 @@ class HostCopy(Protocol):
 
 class HostVector(Protocol):
     """E running copies of one task that step together, in a library's own way (threads, processes,
-    native code). It may offer, besides, ``send(actions)`` and ``receive() -> HostStep``, which are `step` in
-    two halves: then the vectors of all tasks step at the same time."""
+    native code). `SplitVector` is one that others need not wait for."""
 
     autoreset: Literal["disabled", "same_step", "next_step"]
     """What follows the end of an episode.
@@ -108,6 +107,16 @@ class HostVector(Protocol):
 
     def close(self) -> None:
         """Free what the vector holds."""
+
+
+class SplitVector(HostVector, Protocol):
+    """A vector whose step has two halves, so that those of all tasks step at the same time."""
+
+    def send(self, actions: Num[np.ndarray, "E ..."]) -> None:
+        """Let all slots advance, and do not wait."""
+
+    def receive(self) -> HostStep:
+        """What that led to."""
 
 
 class HostEnv(Protocol):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
 from pgx_jax.learn.host.slots import Arrival, Placed, Tasks, close_all
-from pgx_jax.tasks import HostStep, HostVector, TaskFamily
+from pgx_jax.tasks import HostStep, HostVector, SplitVector, TaskFamily
 from pgx_jax.types import PyTree
+
+
+def _is_split(vector: HostVector) -> TypeGuard[SplitVector]:
+    """Whether a vector can be let go without being waited for."""
+    return hasattr(vector, "send")
 
 
 class Vectors(Placed):
@@ -90,17 +96,14 @@ class Vectors(Placed):
         """The vectors that have an active slot, and what their step leads to; those that can are let go
         before any is waited for."""
         asked = [part for part in self.parts if active[part[1]].any()]
-        sent = [hasattr(vector, "send") for vector, _, _ in asked]
-        for (vector, own, name), going in zip(asked, sent, strict=True):
-            if going:
+        for vector, own, name in asked:
+            if _is_split(vector):
                 self.guard("step", name, vector.send, actions[own])
-        for (vector, own, name), going in zip(asked, sent, strict=True):
-            out = (
-                self.guard("step", name, vector.receive)
-                if going
-                else self.guard("step", name, vector.step, actions[own])
-            )
-            yield vector, own, name, out
+        for vector, own, name in asked:
+            if _is_split(vector):
+                yield vector, own, name, self.guard("step", name, vector.receive)
+            else:
+                yield vector, own, name, self.guard("step", name, vector.step, actions[own])
 
     def close(self) -> None:
         """Close all vectors."""
