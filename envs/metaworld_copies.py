@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -184,7 +186,9 @@ class MetaworldEnv:
         return Copy()
 
     def make_drawn(self) -> Copy:
-        """A copy that can be rendered."""
+        """A copy that can be rendered; without a display by EGL, unless MUJOCO_GL says something else."""
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
         return Copy("rgb_array")
 
     def expert(self, task: MetaworldTask) -> Callable[[np.ndarray], np.ndarray]:

@@ -77,7 +77,8 @@ def custom(
     Listed: host; 50 tasks; float [39]; float [4]; not planted; needs metaworld.
 
     Args:
-        tasks: Meta-World's names of the tasks, or of a set of them: mt10, mt25 or mt50.
+        tasks: Meta-World's names of the tasks, or of a set of them: mt10, mt25 or mt50; may be one string
+            with commas between them.
         goals: Goals of every task, one of which an episode has; 0 for a new one in every episode.
         seed: Draws the goals.
         horizon: Time limit of an episode, in steps of 1/80 s; at most 500.
@@ -89,7 +90,8 @@ def custom(
             doesn't have.
     """
     settings = dict(locals())
-    names = tuple(name for task in tasks for name in SETS.get(task, (task,)))
+    asked = tasks.split(",") if isinstance(tasks, str) else tasks  # of a command line
+    names = tuple(name for task in asked for name in SETS.get(task, (task,)))
     return _family("metaworld", _named(names, goals, seed), settings)
 
 

@@ -1,5 +1,6 @@
 """Meta-World: the same numbers as the library's own, shared models, goals, processes and pools."""
 
+import ctypes.util
 import pickle
 import warnings
 
@@ -129,6 +130,7 @@ def test_families_of_meta_world():
     assert family.metric == "success" and family.horizon == 500 and family.true_groups is None
     several = pgx_jax.make_family("metaworld", tasks=("sweep-v3", "mt10"))
     assert several.task_names == ("sweep-v3", *MT10)
+    assert pgx_jax.make_family("metaworld", tasks="sweep-v3,mt10").task_names == several.task_names
     one = pgx_jax.make_family("metaworld-mt1", task="reach-v3", n_tasks=3)
     seeds = [*one.tasks.seed, *one.sample_test_tasks(np.array([0, 1]), 2).seed]
     assert len(set(seeds)) == 5
@@ -146,3 +148,15 @@ def test_families_of_meta_world():
 def test_bad_settings(name, settings, message):
     with pytest.raises(ConfigError, match=message):
         pgx_jax.make_family(name, **settings)
+
+
+@pytest.mark.skipif(not ctypes.util.find_library("EGL"), reason="no library to draw with")
+def test_pictures(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    copy = pgx_jax.make_family("metaworld-mt10").env.make_drawn()
+    copy.reset(0, MetaworldTask("push-v3", 50, 0))
+    first = copy.render()
+    for _ in range(20):
+        copy.step(np.ones(4, np.float32))
+    assert first.dtype == np.uint8 and first.ndim == 3 and (first != copy.render()).any()
+    copy.close()
