@@ -37,9 +37,9 @@ def speeds(cells: Sequence[Mapping]) -> str:
         rows.append(own)
     head = ["steps a second, all cores", "random actions", "", "with the policy", ""]
     return (
-        f"{table(head, rows)}\n\nMedians of {plural(cell['rounds'], 'round')} in turns, {cell['slots']} "
-        "environments in ours and EnvPool's, ten in the library's. Our copies return the library's numbers, "
-        "bit for bit; EnvPool's are of another MuJoCo."
+        f"{table(head, rows)}\n\nMedians of {plural(cell['rounds'], 'round')} in turns, an episode and a "
+        f"reset of every environment in each: {cell['slots']} in ours and EnvPool's, ten in the library's. "
+        "Our copies return the library's numbers, bit for bit; EnvPool's are of another MuJoCo."
     )
 
 
@@ -85,8 +85,8 @@ def grouped(cells: Sequence[Mapping]) -> str:
         where = f"{own['network']}, {steps(own['steps_per_task'])} a task, seed {own['seed']}"
         for name in wording.ordered_methods(found.methods):
             entry, label = found.methods[name], wording.method_label(found.methods, name)
-            shown = [with_interval(entry.interval), f"{np.mean(entry.at_end):.2f}" if entry.at_end else ""]
-            rows.append([where, label, str(len(entry.groups or ())), *shown])
+            last = f"{np.mean(entry.at_end):.2f}" if entry.at_end else ""
+            rows.append([where, label, str(len(entry.groups or ())), with_interval(entry.interval), last])
     return table(["run", "method", "policies", "any step", "last step"], rows)
 
 

@@ -12,10 +12,11 @@ import functools
 import os
 import pickle
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from metaworld import env_dict
@@ -24,6 +25,9 @@ from metaworld.types import Task
 
 from envs.metaworld_faster import faster
 from pgx_jax.tasks import HostStep
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KNOWN = tuple(env_dict.ALL_V3_ENVIRONMENTS)
 """All tasks by name."""
@@ -46,7 +50,13 @@ class MetaworldTask(NamedTuple):
     """int: of the goals."""
 
 
-class Placed(NamedTuple):
+LOCK = threading.RLock()
+"""Held while a copy moves: models, and the generator of which Meta-World draws, are shared by all threads."""
+KEPT = 4
+"""Tasks of which a copy keeps an environment."""
+
+
+class Positions(NamedTuple):
     """What a copy has written into the model."""
 
     bodies: np.ndarray
@@ -61,19 +71,19 @@ class Model:
     def __init__(self, name: str):
         """Compile it."""
         env = _class(name)()
-        self.compiled, self.data = env.model, type(env.data)
-        self.fresh = Placed(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
-        self.last: Placed | None = None
+        self.compiled, self.new_data = env.model, type(env.data)
+        self.fresh = Positions(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
+        self.last: Positions | None = None
 
-    def put(self, placed: Placed) -> None:
+    def put(self, placed: Positions) -> None:
         """Put a copy's positions in, unless they are."""
         if self.last is not placed:
             self.compiled.body_pos[:], self.compiled.site_pos[:] = placed
             self.last = placed
 
-    def take(self) -> Placed:
+    def take(self) -> Positions:
         """The positions as they are, which a copy's reset has written."""
-        self.last = Placed(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
+        self.last = Positions(self.compiled.body_pos.copy(), self.compiled.site_pos.copy())
         return self.last
 
 
@@ -92,7 +102,7 @@ def _sharing(name: str) -> type:
     model = _model(name)
 
     def _initialize_simulation(self: Any) -> tuple[Any, Any]:
-        return model.compiled, model.data(model.compiled)
+        return model.compiled, model.new_data(model.compiled)
 
     return type(_class(name).__name__, (_class(name),), {"_initialize_simulation": _initialize_simulation})
 
@@ -108,12 +118,15 @@ def show_goal(env: Any, vector: np.ndarray | None = None) -> None:
 def goals(name: str, count: int, seed: int) -> tuple[np.ndarray, ...]:
     """``count`` vectors that set the goal (and where objects stand at first), as `metaworld.MT1` of the task
     and seed draws them."""
-    env = _class(name)()
+    env, model = _sharing(name)(), _model(name)
+    model.put(model.fresh)
     show_goal(env)
     env._reset_hand()  # it takes nearly all of a reset's time, and draws nothing
     env._reset_hand = lambda *args: None
     with _drawn_from(seed):
-        return tuple(_goal(env) for _ in range(count))
+        drawn = tuple(_goal(env) for _ in range(count))
+    model.take()
+    return drawn
 
 
 def _goal(env: Any) -> np.ndarray:
@@ -132,34 +145,55 @@ def _drawn_from(seed: int) -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
+def _alone(method: Callable[P, R]) -> Callable[P, R]:
+    """The method with `LOCK` held."""
+
+    @functools.wraps(method)
+    def held(*args: P.args, **kw: P.kwargs) -> R:
+        with LOCK:
+            return method(*args, **kw)
+
+    return held
+
+
 class Copy:
     """One running copy, of any task at each reset."""
 
     def __init__(self, render_mode: str | None = None):
         """Make nothing yet."""
-        self.render_mode, self.known = render_mode, {}
+        self.render_mode = render_mode
+        self.known: dict[str, tuple[Any, Positions]] = {}
 
+    @_alone
     def reset(self, seed: int, task: MetaworldTask) -> np.ndarray:
         """Start an episode; the seed tells which of the goals it has."""
         name, count = str(task.name), int(task.goals)
         self.model = _model(name)
-        if name not in self.known:
-            self.known[name] = _sharing(name)(render_mode=self.render_mode), self.model.fresh
-        self.env, placed = self.known[name]
+        self.env, placed = self.known.pop(name, None) or self._made(name)
+        goal = goals(name, count, int(task.seed))[seed % count] if count else None
         self.model.put(placed)
-        show_goal(self.env, goals(name, count, int(task.seed))[seed % count] if count else None)
+        show_goal(self.env, goal)
         with _drawn_from(seed % 2**32):
             obs = self.env.reset()[0]
         self.placed = self.model.take()
         self.known[name] = self.env, self.placed
         return obs
 
+    def _made(self, name: str) -> tuple[Any, Positions]:
+        """A new environment; the one that was used longest ago makes room for it."""
+        if len(self.known) >= KEPT:
+            self.known.pop(next(iter(self.known)))[0].close()
+        self.model.put(self.model.fresh)
+        return _sharing(name)(render_mode=self.render_mode), self.model.fresh
+
+    @_alone
     def step(self, action: np.ndarray) -> HostStep:
         """Advance; an episode may not go on after 500 steps."""
         self.model.put(self.placed)
         obs, reward, _, truncated, info = self.env.step(action)
         return HostStep(obs, reward, False, truncated, info["success"] > 0)
 
+    @_alone
     def render(self) -> np.ndarray:
         """Draw the present state, uint8 [480, 480, 3]."""
         self.model.put(self.placed)

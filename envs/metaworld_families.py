@@ -52,8 +52,9 @@ def mt10(
         goals: Goals of every task, one of which an episode has; 0 for a new one in every episode.
         seed: Draws the goals.
         horizon: Time limit of an episode, in steps of 1/80 s; at most 500.
-        engine: What steps the environments in training: "metaworld", or the quicker "envpool".
-        processes: Processes that step them; as many as there are cores if 0.
+        engine: What steps the environments in training: "metaworld", or the quicker "envpool", which
+            draws a new goal in every episode.
+        processes: Processes that step Meta-World's own; as many as there are cores if 0.
 
     Raises:
         ConfigError: for settings out of range, an engine that is not installed, or another MT10.
@@ -82,8 +83,9 @@ def custom(
         goals: Goals of every task, one of which an episode has; 0 for a new one in every episode.
         seed: Draws the goals.
         horizon: Time limit of an episode, in steps of 1/80 s; at most 500.
-        engine: What steps the environments in training: "metaworld", or the quicker "envpool".
-        processes: Processes that step them; as many as there are cores if 0.
+        engine: What steps the environments in training: "metaworld", or the quicker "envpool", which
+            draws a new goal in every episode.
+        processes: Processes that step Meta-World's own; as many as there are cores if 0.
 
     Raises:
         ConfigError: for settings out of range, an engine that is not installed, or names that Meta-World
@@ -165,6 +167,7 @@ def _defaults(n: int, horizon: int) -> dict[str, Any]:
         "ppo.baseline": "linear",
         "estimate.steps": 14 * horizon,
         "estimate.num_envs": 14,
+        "estimate.whole_episodes": True,
         "estimate.thin": 5 if horizon >= 20 else 1,
         "estimate.gae_lambda": 0.8,
     }
@@ -185,6 +188,8 @@ def _family(
     made = pick(ENGINES, engine, "engine")
     if engine == "envpool":
         check_installed()
+        if horizon != HORIZON:
+            raise ConfigError(f"EnvPool ends its episodes after {HORIZON} steps; got horizon = {horizon}")
     return TaskFamily(
         name,
         tuple(names or tasks.name.tolist()),

@@ -25,6 +25,18 @@ _ORTHOGONAL = 1e-13
 """How far the rows of a rotation may be from orthonormal (SciPy asks for 1e-12)."""
 
 
+def _disagreement() -> str:
+    """What our rotation does not agree with, on a few; "" if all are equal."""
+    from scipy.spatial.transform import Rotation
+
+    for matrix in Rotation.random(50, rng=np.random.default_rng(0)).as_matrix():
+        if not np.array_equal(
+            _Rotation.from_matrix(matrix).as_quat(), Rotation.from_matrix(matrix).as_quat()
+        ):
+            return f"a scipy of other rotations ({importlib.metadata.version('scipy')})"
+    return ""
+
+
 def unchecked() -> str:
     """What is installed in other versions than was `CHECKED`, in words; "" if nothing is."""
     installed = {name: importlib.metadata.version(name) for name in CHECKED}
@@ -40,7 +52,7 @@ def unchecked() -> str:
 def faster(cls: type) -> type:
     """A subclass of a Meta-World environment that returns the same numbers sooner; the class itself where the
     versions are others than `CHECKED`, with a warning."""
-    if other := unchecked():
+    if other := unchecked() or _disagreement():
         warnings.warn(f"Meta-World runs at its own speed, since {other} is installed", stacklevel=2)
         return cls
     own: dict[str, Any] = {}

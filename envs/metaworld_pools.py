@@ -18,7 +18,7 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostStep
 
 
-class Pool:
+class PoolVector:
     """EnvPool's copies of one task as a `HostVector`; they step while others do."""
 
     autoreset: Literal["next_step"] = "next_step"
@@ -64,9 +64,9 @@ class Pool:
 class PoolEnv(MetaworldEnv):
     """Training in pools; copies, in which policies are judged, are Meta-World's own."""
 
-    def make_vector(self, task: MetaworldTask, count: int) -> Pool:
+    def make_vector(self, task: MetaworldTask, count: int) -> PoolVector:
         """A pool of a task."""
-        return Pool(str(task.name), count)
+        return PoolVector(str(task.name), count)
 
 
 def check_installed() -> None:

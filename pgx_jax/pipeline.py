@@ -112,7 +112,10 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
     sources, multiple = (1, min(e.source_multiple, n)) if one else (n, 1)
     looks = look_count(config)
     allowed = int(config.collect_fraction * config.steps_per_task * n) // (sources * multiple * looks)
-    steps = e.steps if allowed >= e.steps else allowed // e.num_envs * e.num_envs
+    steps, envs = e.steps if allowed >= e.steps else allowed // e.num_envs * e.num_envs, e.num_envs
+    if e.whole_episodes and steps < e.steps and allowed >= 3 * (length := e.steps // e.num_envs):
+        envs = allowed // length
+        steps = envs * length
     if steps < 4 * e.num_envs:
         raise ConfigError(
             f"collect_fraction = {config.collect_fraction} of {config.steps_per_task} steps a task leaves "
@@ -121,8 +124,8 @@ def collects(config: Config, family: TaskFamily, told: bool) -> Collecting:
             f"lower looks or estimate.num_envs"
         )
     if steps < e.steps:  # else it was checked with the settings
-        dataclasses.replace(e, steps=steps).check_collecting(family.horizon)
-    return Collecting(sources, multiple * steps, multiple * e.num_envs)
+        dataclasses.replace(e, steps=steps, num_envs=envs).check_collecting(family.horizon)
+    return Collecting(sources, multiple * steps, multiple * envs)
 
 
 def collect(

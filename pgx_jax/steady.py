@@ -21,6 +21,7 @@ products, which are library calls) can be compiled with little optimisation: ``c
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,6 +151,11 @@ def rehearsal() -> Iterator[None]:
         yield
     finally:
         _THREAD.rehearses = False
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:

@@ -112,5 +112,12 @@ def test_who_cannot_show_or_learn(agent, shown):
     script = script_family()
     with pytest.raises(ConfigError, match="continuous"):
         clone(make_policy(script, hidden=(4,)), script, agent, shown, KEY)
+    squashed = make_policy(FAMILY, hidden=(4,), squash=True)
+    for call in (
+        lambda: demonstrate(squashed, FAMILY, KEY),
+        lambda: clone(squashed, FAMILY, agent, shown, KEY),
+    ):
+        with pytest.raises(ConfigError, match="squash"):
+            call()
     with pytest.raises(ConfigError, match="epochs = 0"):
         clone(POLICY, FAMILY, agent, shown, KEY, epochs=0)

@@ -48,6 +48,15 @@ def test_looks_come_at_growing_times(small_settings, changes, times):
     assert collected <= config.collect_fraction * config.steps_per_task * n
 
 
+def test_whole_episodes_are_collected_in_fewer_environments(small_settings):
+    """At most .3 of all steps, 300 a task: six episodes of 50 steps instead of eight, or eight cut short."""
+    family, config = small(small_settings, steps_per_task=1_000, collect_fraction=0.3, looks=1)
+    e = pgx_jax.EstimateConfig(steps=400, num_envs=8)
+    for whole, wanted in ((False, (296, 8)), (True, (300, 6))):
+        changed = dataclasses.replace(config, estimate=dataclasses.replace(e, whole_episodes=whole))
+        assert pipeline.collects(changed, family, False)[1:] == wanted
+
+
 def test_a_look_that_leaves_too_little_is_left_out(small_settings):
     family, config = small(small_settings, meta_fraction=0.3, collect_fraction=0.3)
     assert len(make_budget(config, family, config.ppo).ends) == 2

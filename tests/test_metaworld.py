@@ -3,6 +3,7 @@
 import ctypes.util
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import metaworld
 import numpy as np
@@ -91,6 +92,19 @@ def test_an_episode_depends_on_its_seed_alone(count):
     for action in rng.uniform(-1, 1, (40, 4)).astype(np.float32):
         one, two = fresh.step(action), used.step(action)
         assert np.array_equal(one.obs, two.obs) and one.reward == two.reward
+
+
+def test_threads_share_a_model():
+    task, actions = MetaworldTask("door-open-v3", 50, 0), np.random.default_rng(0).uniform(-1, 1, (60, 4))
+
+    def played(seed):
+        copy = Copy()
+        return [copy.reset(seed, task), *(copy.step(a.astype(np.float32)).obs for a in actions)]
+
+    alone = [played(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(played, range(4)))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_rotations_are_scipys_bit_for_bit():

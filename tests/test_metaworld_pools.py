@@ -9,7 +9,7 @@ import pytest
 import pgx_jax
 from envs import metaworld_pools
 from envs.metaworld_copies import Copy, MetaworldTask
-from envs.metaworld_pools import Pool
+from envs.metaworld_pools import PoolVector
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import init_agents, make_policy, take
 from pgx_jax.learn.host import experience
@@ -24,7 +24,7 @@ ALL = np.ones(2, bool)
 )
 def test_the_same_goal_and_actions_give_nearly_the_same(name, low, high, monkeypatch):
     """Observations to 5 mm over a hundred steps; rewards agree, but for pick-place's."""
-    theirs = Pool(name, 2)
+    theirs = PoolVector(name, 2)
     first = theirs.reset(np.array([3, 4]), ALL)
     vector = np.concatenate([first[0, 4:7], first[0, 36:39]])
     monkeypatch.setattr("envs.metaworld_copies.goals", lambda *args: (vector,))
@@ -41,7 +41,7 @@ def test_the_same_goal_and_actions_give_nearly_the_same(name, low, high, monkeyp
 
 @pool
 def test_goals_are_drawn_in_every_episode_by_the_seed_of_every_copy():
-    one, two = Pool("reach-v3", 2), Pool("reach-v3", 2)
+    one, two = PoolVector("reach-v3", 2), PoolVector("reach-v3", 2)
     first = one.reset(np.array([3, 4]), ALL)[:, 36:]
     assert np.array_equal(two.reset(np.array([3, 5]), ALL)[0, 36:], first[0])
     assert not np.array_equal(first[0], first[1])
@@ -64,6 +64,12 @@ def test_all_pools_of_a_row_step_in_the_engine():
     steps = experience(policy, family, agent, np.array([0, 1, 0]), jax.random.PRNGKey(0), 510)
     assert steps.done.sum() == 3 and steps.done[499].all() and steps.age[500].max() == 0
     assert np.abs(steps.obs[499, :, 36:] - steps.obs[500, :, 36:]).min(0).max() > 0
+
+
+@pool
+def test_episodes_of_pools_have_one_length():
+    with pytest.raises(ConfigError, match="after 500 steps"):
+        pgx_jax.make_family("metaworld-mt10", engine="envpool", horizon=400)
 
 
 def test_without_envpool(monkeypatch):

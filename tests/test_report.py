@@ -177,6 +177,13 @@ def test_numbers_have_a_minus_sign_and_names_keep_their_hyphens(run_results):
     assert run_results.task_names[1] == "goal+0-1" and "goal+0-1" in found.words
 
 
+def test_success_in_the_last_step_stands_beside_success_in_any(run_results):
+    assert "in the last step" not in render(run_results)
+    ends = {name: {"metric": "success", "at_end": [0.25, 0.5]} for name in run_results.methods}
+    html = render(with_methods(run_results, ends))
+    assert "Success rate [95%], in the last step" in html and html.count(", 0.38</td>") > 1
+
+
 def test_nothing_compared_and_no_path(run_results):
     ours = {"policygradex": run_results.methods["policygradex"]}
     gain = structs.replace(run_results.gain, realised=None)

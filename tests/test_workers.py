@@ -1,5 +1,6 @@
 """Slots that processes step: as in one process, whatever goes wrong in one of them."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,15 +8,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts import script_family
+from hosts import ScriptEnv, script_family
 from test_host_engine import CHOOSER, close, raising
 
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, evaluate, init_agents, take, train
-from pgx_jax.learn.host import experience
+from pgx_jax.learn.host import experience, workers
 from pgx_jax.learn.host.acting import open_slots
 from pgx_jax.learn.host.slots import Tasks
-from pgx_jax.learn.host.workers import Workers, pool_of
+from pgx_jax.learn.host.workers import Workers
 from pgx_jax.types import Rows
 
 KEY = jax.random.PRNGKey(2)
@@ -57,14 +58,14 @@ def test_a_process_that_dies_is_named_and_the_others_end(agents):
     assert isinstance(slots, Workers)
     slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
     slots.restart(np.arange(4), [5, 6, 7, 8], np.zeros((4, 3), np.float32))
-    victim, other = slots.pool.processes
+    victim, other = slots.crew.processes
     names = [f"{slots.names[slot]} (seed {5 + slot})" for slot in slots.shares[0].tolist()]
     victim.kill()
     with pytest.raises(DataError, match=r"'script' died \(exit code -9\)") as raised:
         slots.step(np.zeros(4, int), np.ones(4, bool))
     assert ", ".join(names) in str(raised.value) and other.wait(10) is not None
     slots.close()
-    assert pool_of(SHARED.host_env, 2) is not slots.pool
+    assert workers._CREWS.get((SHARED.host_env, 2)) is not slots.crew
     assert experience(CHOOSER, SHARED, take(agents, 0), np.array([0, 1]), KEY, 5).done.shape == (5, 2)
 
 
@@ -76,11 +77,11 @@ def test_an_interrupt_leaves_no_answers_behind(agents, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slots.pool.pipes[0], "recv", interrupted, raising=False)
+    monkeypatch.setattr(slots.crew.pipes[0], "recv", interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
         slots.step(np.zeros(2, int), np.ones(2, bool))
-    assert [process.wait(10) for process in slots.pool.processes]
-    assert pool_of(SHARED.host_env, 2) is not slots.pool
+    assert [process.wait(10) for process in slots.crew.processes]
+    assert workers._CREWS.get((SHARED.host_env, 2)) is not slots.crew
 
 
 def test_a_script_without_a_guard_may_ask_for_processes(tmp_path):
@@ -97,9 +98,13 @@ print("begins")
 class Own(ScriptEnv):
     def make(self):
         return Script()
+class Task(dict):
+    pass
 family = dataclasses.replace(script_family(), env=Own(processes=2))
+named = Tasks.of(family)
+named = named._replace(params=tuple(map(Task, named.params)))
 slots = open_slots(family, 2)
-slots.place(np.arange(2), Tasks.of(family), np.arange(2))
+slots.place(np.arange(2), named, np.arange(2))
 slots.restart(np.arange(2), [1, 2], np.zeros((2, 3), np.float32))
 print(slots.step(np.zeros(2, int), np.ones(2, bool)).reward)
 """
@@ -114,8 +119,36 @@ def test_processes_that_nobody_uses_end_when_others_start(agents):
     first, second = (script_family(processes=2, trouble=trouble) for trouble in (None, raising))
     slots = open_slots(first, 2)
     open_slots(second, 2).close()
-    assert pool_of(first.host_env, 2) is slots.pool and slots.pool.processes[0].poll() is None
+    assert workers._CREWS[first.host_env, 2] is slots.crew and slots.crew.processes[0].poll() is None
     slots.close()
     other = open_slots(script_family(processes=3), 2)
-    assert slots.pool.processes[0].wait(10) is not None and len(other.pool.processes) == 3
+    assert slots.crew.processes[0].wait(10) is not None and len(other.crew.processes) == 3
     other.close()
+
+
+def leaving(script, step):
+    os._exit(3)
+
+
+def test_a_process_that_leaves_has_an_exit_code_of_its_own(agents):
+    family = script_family(trouble=leaving, processes=2)
+    with pytest.raises(DataError, match=r"died \(exit code 3\)"):
+        experience(CHOOSER, family, take(agents, 0), np.array([0, 1]), KEY, 5)
+
+
+def test_errors_say_where_they_come_from(agents):
+    with pytest.raises(DataError) as raised:
+        experience(
+            CHOOSER, script_family(trouble=raising, processes=2), take(agents, 0), np.ones(2, int), KEY, 40
+        )
+    assert "in raising" in raised.value.__notes__[0]
+
+
+def test_an_environment_that_cannot_be_hashed(agents):
+    @dataclasses.dataclass(frozen=True)
+    class Plain(ScriptEnv):
+        __hash__ = None
+
+    env = Plain(processes=2)
+    family = dataclasses.replace(ALONE, env=env)
+    close(*(experience(CHOOSER, f, take(agents, 0), np.array([0, 1]), KEY, 9) for f in (ALONE, family)))

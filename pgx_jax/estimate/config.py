@@ -27,6 +27,9 @@ class EstimateConfig:
     """Transitions collected from each task with the meta-policy, at most (`Config.collect_fraction`)."""
     num_envs: int = 32
     """Environments of each task while collecting."""
+    whole_episodes: bool = False
+    """Where fewer than ``steps`` may be collected (`Config.collect_fraction`), take fewer environments
+    instead of ending sooner; for families whose episodes are of one length, and show late what matters."""
     thin: int = 1
     """Keep one of so many collected transitions of every environment; their advantages are of all. For long
     episodes whose steps are much alike: ``steps`` may then be whole episodes, and features remain few."""

@@ -39,7 +39,7 @@ class Demonstrations(NamedTuple):
     """float [n]: part of each task's episodes that succeeded in any step."""
 
     def also(self, other: Demonstrations) -> Demonstrations:
-        """These and others."""
+        """These and others; ``success`` is of these alone."""
         obs, action, task = (np.concatenate(pair) for pair in zip(self[:3], other[:3], strict=True))
         return Demonstrations(obs, action, task, self.success)
 
@@ -72,8 +72,7 @@ def demonstrate(
     dist = policy.distribution
     if family.engine != "host" or not hasattr(family.env, "expert"):
         raise ConfigError(f"family {family.name!r} has no experts: its environment lacks expert(task)")
-    if not isinstance(dist, DiagonalGaussian):
-        raise ConfigError(f"family {family.name!r}: demonstrations are of continuous actions")
+    _check_continuous(policy)
     tasks, index = Tasks.of(family), np.repeat(np.arange(family.n), episodes)
     experts, half = (
         [family.env.expert(params) for params in tasks.params],
@@ -127,8 +126,7 @@ def clone(
     Raises:
         ConfigError: a policy of discrete actions, or no minibatch.
     """
-    if not isinstance(policy.distribution, DiagonalGaussian):
-        raise ConfigError("only policies of continuous actions are fitted to demonstrations")
+    _check_continuous(policy)
     size = len(shown.task)
     width = min(batch, size)
     if width < 1 or epochs < 1:
@@ -144,6 +142,16 @@ def clone(
         rates = rate(np.arange(epoch * per_epoch, (epoch + 1) * per_epoch))
         fitted = _epoch(policy, agent, fitted, data, index, rates)
     return agent._replace(actor=fitted[0])
+
+
+def _check_continuous(policy: Policy) -> None:
+    """Refuse policies whose actions are not what is shown."""
+    dist = policy.distribution
+    if not isinstance(dist, DiagonalGaussian) or dist.squash:
+        raise ConfigError(
+            "demonstrations are of continuous actions that are clipped to their box; take such a policy "
+            "(policy.squash = False)"
+        )
 
 
 @partial(compiled, static_argnames=("policy",))

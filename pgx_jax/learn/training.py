@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -23,7 +22,7 @@ from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
 from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
-from pgx_jax.steady import compiled
+from pgx_jax.steady import compiled, usable_cores
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows, Seen
 
@@ -305,5 +304,4 @@ def rehearse_training(policy: Policy, learner: Learner, family: TaskFamily, agen
 def _lanes() -> list[jax.Device]:
     """Where rows run at the same time: all local devices; a lone CPU device once per core."""
     devices = jax.local_devices()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return devices * cores if len(devices) == 1 and devices[0].platform == "cpu" else devices
+    return devices * usable_cores() if len(devices) == 1 and devices[0].platform == "cpu" else devices

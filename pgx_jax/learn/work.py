@@ -61,7 +61,7 @@ def described(what: Any) -> str:
 
 def fingerprint(policy: Policy, learner: Learner, family: TaskFamily, rows: Rows, agents: Agent) -> str:
     """A name that equal calls of training share, and no other."""
-    what = (FORMAT, policy, learner, family.name, family.task_names, family.settings)
+    what = (FORMAT, policy, learner, family.name, family.task_names, family.settings, family.metric)
     digest = hashlib.sha256(described((*what, family.env, family.horizon)).encode())
     for leaf in jax.tree.leaves((rows.member, rows.steps, rows.key, agents, family.tasks, family.context)):
         leaf = np.asarray(leaf)

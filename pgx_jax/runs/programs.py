@@ -17,6 +17,8 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
+from pgx_jax.steady import usable_cores
+
 VARIABLE = "PGX_JAX_CACHE"
 """Environment variable: another folder for the programs, or "off"."""
 
@@ -53,8 +55,7 @@ def keep_programs() -> Path | None:
 @functools.cache
 def machine() -> str:
     """A name for machines that can run each other's programs: processor with its features, and cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    told = [platform.machine(), platform.processor(), str(cores)]
+    told = [platform.machine(), platform.processor(), str(usable_cores())]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

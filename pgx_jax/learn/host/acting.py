@@ -12,10 +12,10 @@ import numpy as np
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
-from pgx_jax.learn.host.workers import Workers, usable_cores
+from pgx_jax.learn.host.workers import Workers
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.steady import compiled
+from pgx_jax.steady import compiled, usable_cores
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Moments, PyTree
 

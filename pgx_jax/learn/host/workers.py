@@ -11,12 +11,12 @@ import atexit
 import contextlib
 import dataclasses
 import itertools
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Hashable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -35,11 +35,6 @@ START = "import sys; sys.path[:] = {path!r}; from pgx_jax.learn.host.workers imp
 as multiprocessing's own do.)"""
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Died(Exception):
     """A process ended without being asked to."""
 
@@ -55,28 +50,39 @@ class Answer(NamedTuple):
     error: Exception | None = None
 
 
-class Pool:
+class Crew:
     """Processes that serve the slots opened on one environment."""
 
-    def __init__(self, count: int):
-        """Start them."""
-        self.lock, self.numbers, self.open_now = threading.Lock(), itertools.count(), set[int]()
+    def __init__(self, env: HostEnv, count: int):
+        """Start them; ``env`` is kept as long as they live."""
+        self.env, self.lock, self.numbers = env, threading.Lock(), itertools.count()
+        self.open_now: set[int] = set()
+        """Numbers of the slots that are open, or about to be."""
         self.pipes: list[Connection] = []
         self.processes: list[subprocess.Popen[bytes]] = []
-        for _ in range(count):
-            mine, theirs = Pipe()
-            code = START.format(path=sys.path, pipe=theirs.fileno())
-            command, pipes = [sys.executable, "-c", code], (theirs.fileno(),)
-            self.processes.append(subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL))
-            theirs.close()
-            self.pipes.append(mine)
+        try:
+            for _ in range(count):
+                self._start()
+        except BaseException:
+            self.close()
+            raise
 
-    def open(self, family: TaskFamily, counts: Sequence[int]) -> int:
-        """Open so many slots in every process; returns their number."""
-        lean, number = dataclasses.replace(family, sample_test_tasks=None, draw=None), next(self.numbers)
-        self.ask("open", number, [(cloudpickle.dumps(lean), count) for count in counts])
-        self.open_now.add(number)
-        return number
+    def _start(self) -> None:
+        mine, theirs = Pipe()
+        self.pipes.append(mine)
+        code = START.format(path=sys.path, pipe=theirs.fileno())
+        command, pipes = [sys.executable, "-c", code], (theirs.fileno(),)
+        self.processes.append(subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL))
+        theirs.close()
+
+    def open(self, number: int, family: TaskFamily, counts: Sequence[int]) -> None:
+        """Open so many slots in every process, under a number that `crew_of` gave."""
+        lean = cloudpickle.dumps(dataclasses.replace(family, sample_test_tasks=None, draw=None))
+        try:
+            self.ask("open", number, [(lean, count) for count in counts])
+        except PgxError:
+            self.let_go(number)
+            raise
 
     def let_go(self, number: int) -> None:
         """Close slots; the processes stay for the next ones."""
@@ -104,42 +110,51 @@ class Pool:
                 self.pipes[place].send((what, number, args[place]))
             for place in asked:
                 answers[place] = self.pipes[place].recv()
-        except BaseException as error:  # an answer left unheard would be taken for that to another request
+        except (EOFError, OSError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.processes[place].wait(2)  # so that its exit code is its own
             self.close()
-            if isinstance(error, EOFError | OSError):
-                raise Died(place, self.processes[place].wait()) from error
+            raise Died(place, self.processes[place].wait()) from error
+        except BaseException:  # an answer left unheard would be taken for that to another request
+            self.close()
             raise
         return answers
 
     def close(self) -> None:
         """End all processes."""
-        for process, pipe in zip(self.processes, self.pipes, strict=True):
+        for pipe in self.pipes:
             pipe.close()
+        for process in self.processes:
             process.terminate()
-        for key in [key for key, pool in _POOLS.items() if pool is self]:
-            del _POOLS[key]
+        with _LOCK:
+            for key in [key for key, crew in _CREWS.items() if crew is self]:
+                del _CREWS[key]
 
 
-_POOLS: dict[tuple[HostEnv, int], Pool] = {}
-_LOCK = threading.Lock()
+_CREWS: dict[tuple[Hashable, int], Crew] = {}
+_LOCK = threading.RLock()
 
 
-def pool_of(env: HostEnv, count: int) -> Pool:
-    """The pool of an environment, started if there is none; those of others that nobody uses are ended."""
+def crew_of(env: HostEnv, count: int) -> tuple[Crew, int]:
+    """The processes of an environment, and a number for slots that are opened there. They are started if
+    there are none; those of other environments that nobody uses are ended."""
+    key: tuple[Hashable, int] = (env if isinstance(env, Hashable) else id(env), count)
     with _LOCK:
-        if (env, count) not in _POOLS:
-            close_pools(idle=True)
-            _POOLS[env, count] = Pool(count)
-        return _POOLS[env, count]
+        if key not in _CREWS:
+            close_crews(idle=True)
+            _CREWS[key] = Crew(env, count)
+        number = next(_CREWS[key].numbers)
+        _CREWS[key].open_now.add(number)
+        return _CREWS[key], number
 
 
-def close_pools(*, idle: bool = False) -> None:
+def close_crews(*, idle: bool = False) -> None:
     """End all processes, or those that serve no slots."""
-    for pool in [pool for pool in _POOLS.values() if not (idle and pool.open_now)]:
-        pool.close()
+    for crew in [crew for crew in _CREWS.values() if not (idle and crew.open_now)]:
+        crew.close()
 
 
-atexit.register(close_pools)
+atexit.register(close_crews)
 
 
 def serve(descriptor: int) -> None:
@@ -149,15 +164,14 @@ def serve(descriptor: int) -> None:
     pipe, known = Connection(descriptor), dict[int, Copies]()
     while True:
         try:
-            what, number, args = pipe.recv()
+            answer = Answer(_do(known, *pipe.recv()))
         except (EOFError, OSError):
             return
-        try:
-            answer = Answer(_do(known, what, number, args))
-        except PgxError as error:
-            answer = Answer(error=error)
-        except Exception as error:  # of a library, perhaps one that cannot be sent
-            answer = Answer(error=DataError(f"{type(error).__name__} in a process of its own: {error}"))
+        except Exception as error:
+            kept = isinstance(error, PgxError)  # others may be of kinds that cannot be sent
+            told = error if kept else DataError(f"{type(error).__name__} in a process of its own: {error}")
+            told.add_note(traceback.format_exc())
+            answer = Answer(error=told)
         pipe.send(answer)
 
 
@@ -167,7 +181,8 @@ def _do(known: dict[int, Copies], what: str, number: int, args: tuple[Any, ...])
         family, count = args
         known[number] = Copies(cloudpickle.loads(family), count)
     elif what == "place":
-        known[number].place(*args)
+        slots, tasks, index = args
+        known[number].place(slots, cloudpickle.loads(tasks), index)
     elif what == "restart":
         slots, seeds = args
         first = np.zeros_like(known[number].arrival.obs)
@@ -175,13 +190,13 @@ def _do(known: dict[int, Copies], what: str, number: int, args: tuple[Any, ...])
         return first[slots]
     elif what == "step":
         return known[number].step(*args)
-    else:
+    elif number in known:
         known.pop(number).close()
     return None
 
 
 class Workers(Placed):
-    """S slots in the processes of a pool."""
+    """S slots in the processes of a crew."""
 
     def __init__(self, family: TaskFamily, count: int, processes: int):
         """Open the slots; they are shared out at random, since some tasks take longer than others."""
@@ -190,13 +205,14 @@ class Workers(Placed):
         self.shares = [np.sort(order[i::processes]) for i in range(processes)]
         self.seeds = np.zeros(count, np.int64)
         """Of the running episodes, for errors."""
-        self.pool = pool_of(family.host_env, processes)
-        self.number = self._asked(self.pool.open, family, [len(share) for share in self.shares])
+        self.crew, self.number = crew_of(family.host_env, processes)
+        self._asked(self.crew.open, self.number, family, [len(share) for share in self.shares])
 
     def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
         """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next."""
         super().place(slots, tasks, index)
-        self._ask("place", [(own, tasks, index[given]) for own, given in self._shared(slots)])
+        sent = cloudpickle.dumps(tasks)
+        self._ask("place", [(own, sent, index[given]) for own, given in self._shared(slots)])
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""
@@ -229,7 +245,7 @@ class Workers(Placed):
 
     def _ask(self, what: str, args: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         some = [None if own is None or not len(own[0]) else own for own in args]
-        return self._asked(self.pool.ask, what, self.number, some)
+        return self._asked(self.crew.ask, what, self.number, some)
 
     def _asked(self, call: Callable[..., Any], *args: Any) -> Any:
         """``call(*args)``, or a DataError that names the tasks of a process that died."""
@@ -250,4 +266,4 @@ class Workers(Placed):
     def close(self) -> None:
         """Close the slots."""
         with contextlib.suppress(Died):
-            self.pool.let_go(self.number)
+            self.crew.let_go(self.number)
