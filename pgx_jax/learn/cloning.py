@@ -69,10 +69,9 @@ def demonstrate(
         ConfigError: the family has no experts, or no continuous actions.
         DataError: an environment raised or returned nonsense.
     """
-    dist = policy.distribution
+    dist = _continuous(policy)
     if family.engine != "host" or not hasattr(family.env, "expert"):
         raise ConfigError(f"family {family.name!r} has no experts: its environment lacks expert(task)")
-    _check_continuous(policy)
     tasks, index = Tasks.of(family), np.repeat(np.arange(family.n), episodes)
     experts, half = (
         [family.env.expert(params) for params in tasks.params],
@@ -126,7 +125,7 @@ def clone(
     Raises:
         ConfigError: a policy of discrete actions, or no minibatch.
     """
-    _check_continuous(policy)
+    _continuous(policy)
     size = len(shown.task)
     width = min(batch, size)
     if width < 1 or epochs < 1:
@@ -144,14 +143,15 @@ def clone(
     return agent._replace(actor=fitted[0])
 
 
-def _check_continuous(policy: Policy) -> None:
-    """Refuse policies whose actions are not what is shown."""
+def _continuous(policy: Policy) -> DiagonalGaussian:
+    """The policy's distribution, if its actions are what is shown; ConfigError else."""
     dist = policy.distribution
     if not isinstance(dist, DiagonalGaussian) or dist.squash:
         raise ConfigError(
             "demonstrations are of continuous actions that are clipped to their box; take such a policy "
             "(policy.squash = False)"
         )
+    return dist
 
 
 @partial(compiled, static_argnames=("policy",))
