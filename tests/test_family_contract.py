@@ -55,7 +55,7 @@ for mode in ("disabled", "same_step", "next_step"):  # what vectors do after an 
         gymnasium, "Pendulum-v1", {"g": [5.0, 10.0, 12.0]}, vector="sync", autoreset=mode
     )
 SLOW = ("ant-directions", "halfcheetah-physics", "halfcheetah-velocities", "brax inverted_pendulum")
-FEW_STARTS = ("gymnax Breakout-MinAtar",)
+FEW_STARTS = ("gymnax Breakout-MinAtar", "metaworld-mt1")
 """Environments that begin in one of a few states."""
 TRUSTING = ("gymnax",)
 """Adapters of libraries that trust discrete actions."""

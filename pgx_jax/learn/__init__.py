@@ -1,6 +1,7 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.checks import check_form, check_learner
+from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
@@ -40,6 +41,7 @@ __all__ = [
     "NETWORKS",
     "PPO",
     "Checkpoint",
+    "Demonstrations",
     "Evaluation",
     "Learner",
     "Policy",
@@ -52,7 +54,9 @@ __all__ = [
     "check_form",
     "check_learner",
     "check_networks",
+    "clone",
     "collect",
+    "demonstrate",
     "described",
     "evaluate",
     "explore_afresh",
