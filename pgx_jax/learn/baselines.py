@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn.systems import solve
 from pgx_jax.types import Array
 
 RIDGE = 1e-4
@@ -75,8 +76,7 @@ def linear(
     x, next_x = (x - mean) / spread, (next_x - mean) / spread
     gram = of_tasks(jnp.einsum("tef,teg->efg", x, x, precision="highest"))
     pull = of_tasks(jnp.einsum("tef,te->ef", x, returns - level, precision="highest"))
-    factor = jnp.linalg.cholesky(gram + RIDGE * jnp.eye(gram.shape[-1]))
-    weights = jax.scipy.linalg.cho_solve((factor, True), pull[..., None])[slot_task, :, 0]
+    weights = solve(gram + RIDGE * jnp.eye(gram.shape[-1]), pull[..., None])[slot_task, :, 0]
     return level + jnp.sum(x * weights, -1), level + jnp.sum(next_x * weights, -1)
 
 

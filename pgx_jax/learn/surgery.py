@@ -19,6 +19,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
+from pgx_jax.learn.systems import solve
 from pgx_jax.types import Array, Key, PyTree
 
 NONE = -1.0
@@ -261,9 +262,9 @@ def _newton(dual: _Dual, point: _Point) -> _Point:
     slope, length = dual.slope(point.w)
     target = 0.1 * (point.w @ multipliers) / jnp.maximum(member.sum(), 1)
     bend = dual.radius / length * (dual.products + 1e-6 * jnp.eye(len(w)))
-    factor = jnp.linalg.cholesky(bend + jnp.diag(jnp.where(member, multipliers / w, 1.0)))
+    bend = bend + jnp.diag(jnp.where(member, multipliers / w, 1.0))
     sides = jnp.stack([jnp.where(member, target / w - slope, 0.0), member * 1.0], 1)
-    down, even = jax.scipy.linalg.cho_solve((factor, True), sides).T
+    down, even = solve(bend, sides).T
     move = down - even * (down.sum() + point.w.sum() - 1.0) / even.sum()
     turn = jnp.where(member, (target - multipliers * move) / w - multipliers, 0.0)
     stride = jnp.minimum(_room(point.w, move), _room(multipliers, turn))
