@@ -16,7 +16,7 @@ from pgx_jax.types import Array
 def solve(matrix: Float[Array, "*n F F"], right: Float[Array, "*n F K"]) -> Float[Array, "*n F K"]:
     """Solve positive definite systems by Gauss-Jordan elimination, which needs no pivots for these."""
 
-    def eliminate(i: Array, system: Float[Array, "*n F F+K"]) -> Float[Array, "*n F F+K"]:
+    def eliminate(i: jax.Array, system: jax.Array) -> jax.Array:  # [..., F, F + K]
         row = system[..., i, :] / system[..., i, i, None]
         system = system - system[..., i, None] * row[..., None, :]
         return system.at[..., i, :].set(row)
