@@ -57,7 +57,11 @@ def learning(cells: Sequence[Mapping]) -> str:
         seed, took = str(cell["cell"]["seed"]), duration(cell["timings"]["seconds"])
         rows.append([f"{steps(cell['cell']['steps'])} steps from scratch", seed, mean, last, each, took])
     head = ["one policy for all", "seed", "any step", "last step", "any step, by task", "time"]
-    return f"{table(head, rows)}\n\nSuccess on {cells[0]['cell']['judged']} episodes of every task, with goals of another seed; times by the clock."
+    judged = cells[0]["cell"]["judged"]
+    return (
+        f"{table(head, rows)}\n\nSuccess on {judged} episodes of every task, with goals of another seed; "
+        "times by the clock."
+    )
 
 
 def shown(cells: Sequence[Mapping]) -> str:
