@@ -144,6 +144,19 @@ def test_errors_say_where_they_come_from(agents):
     assert "in raising" in raised.value.__notes__[0]
 
 
+class Lost:
+    """What cannot be found again where it is sent."""
+
+    def __reduce__(self):
+        return open, ("/there/is/no/such/file",)
+
+
+def test_what_cannot_be_opened_elsewhere_is_an_error_and_no_death(agents):
+    family = script_family(trouble=Lost(), processes=2)
+    with pytest.raises(DataError, match="FileNotFoundError in a process of its own"):
+        experience(CHOOSER, family, take(agents, 0), np.array([0, 1]), KEY, 5)
+
+
 def test_an_environment_that_cannot_be_hashed(agents):
     @dataclasses.dataclass(frozen=True)
     class Plain(ScriptEnv):

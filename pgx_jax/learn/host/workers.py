@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import dataclasses
 import itertools
+import pickle
 import signal
 import subprocess
 import sys
@@ -164,9 +165,11 @@ def serve(descriptor: int) -> None:
     pipe, known = Connection(descriptor), dict[int, Copies]()
     while True:
         try:
-            answer = Answer(_do(known, *pipe.recv()))
+            asked = pipe.recv_bytes()
         except (EOFError, OSError):
             return
+        try:
+            answer = Answer(_do(known, *pickle.loads(asked)))
         except Exception as error:
             kept = isinstance(error, PgxError)  # others may be of kinds that cannot be sent
             told = error if kept else DataError(f"{type(error).__name__} in a process of its own: {error}")
