@@ -25,6 +25,7 @@ _ORTHOGONAL = 1e-13
 """How far the rows of a rotation may be from orthonormal (SciPy asks for 1e-12)."""
 
 
+@functools.cache
 def _disagreement() -> str:
     """What our rotation does not agree with, on a few; "" if all are equal."""
     from scipy.spatial.transform import Rotation
@@ -62,14 +63,6 @@ def faster(cls: type) -> type:
             own |= {name: _with_parts(method) for name, method in methods.items() if _uses(method)}
     own |= {"touching_object": _touching_object, "_get_curr_obs_combined_no_goal": _current}
     return type(cls.__name__, (cls,), own)
-
-
-PARTS: dict[str, Callable[[Any], Any]] = {
-    "Rotation": lambda own: _Rotation,
-    "reward_utils": lambda own: _with_our_tolerance(own),
-}
-"""What takes the place of what the environments' modules import, by the name under which they do; each is
-made of the library's own."""
 
 
 def _uses(method: types.FunctionType) -> bool:
@@ -162,6 +155,14 @@ def _tolerance(
     distance = float(lower - x if x < lower else x - upper) / float(margin)
     scale = math.sqrt(1 / value_at_margin - 1)
     return 1 / ((distance * scale) ** 2 + 1)
+
+
+PARTS: dict[str, Callable[[Any], Any]] = {
+    "Rotation": lambda own: _Rotation,
+    "reward_utils": _with_our_tolerance,
+}
+"""What takes the place of what the environments' modules import, by the name under which they do; each is
+made of the library's own."""
 
 
 def _touching_object(self: Any, object_geom_id: int) -> bool:
