@@ -104,7 +104,7 @@ SECTIONS = (
     by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
     Section(
         "Meta-World's MT10",
-        {"mt10": "python benchmarks/mt10.py --preset standard"},
+        {"mt10": "python benchmarks/mt10.py --preset quick, then standard"},
         metaworld_tables.mt10,
         waits=True,
     ),

@@ -277,7 +277,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("\n".join(describe(c) for c in wanted))
         return 0
     path = result_path("mt10", "small" if settings.preset == "small" else "full", settings.out)
-    found = ResultFile(path, name="mt10", command="python benchmarks/mt10.py --preset standard")
+    found = ResultFile(path, name="mt10", command="python benchmarks/mt10.py --preset quick, then standard")
     found.run(wanted, lambda cell: PARTS[cell["part"]](cell, settings.work))
     return 0
 
