@@ -165,6 +165,7 @@ def _defaults(n: int, horizon: int) -> dict[str, Any]:
         "ppo.entropy": 1e-3,
         "ppo.freeze_observations": 0.3,
         "ppo.baseline": "linear",
+        "ppo.limits_end": True,
         "estimate.steps": 14 * horizon,
         "estimate.num_envs": 14,
         "estimate.whole_episodes": True,

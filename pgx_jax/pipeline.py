@@ -138,7 +138,8 @@ def collect(
         policy, family, agent, of_look(config.stream("collect"), look),
         steps=steps, num_envs=num_envs, gamma=learner.gamma,
         gae_lambda=learner.gae_lambda if e.gae_lambda is None else e.gae_lambda,
-        scale_rewards=learner.scale_rewards, critic=learner.critic, thin=e.thin,
+        scale_rewards=learner.scale_rewards, critic=learner.critic, baseline=learner.baseline,
+        limits_end=learner.limits_end, thin=e.thin,
     )  # fmt: skip
     estimate.check_transitions(transitions, family.task_names)
     return transitions

@@ -2,7 +2,7 @@
 
 That is the baseline of rllab (Duan et al., 2016, "Benchmarking Deep Reinforcement Learning for Continuous
 Control"), with which garage and Meta-World train policies for several tasks. There trajectories are whole
-episodes. Here they may be cut, and what would have come is told by the critic, which is trained as ever.
+episodes. Here they may be cut, and what would have come is told by the critic, if there is one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.systems import solve
 from pgx_jax.types import Array
 
@@ -82,3 +83,33 @@ def linear(
 
 BASELINES: dict[str, Baseline | None] = {"critic": None, "linear": linear}
 """Baselines by name, each with what fits it to a batch; the critic needs nothing but its training."""
+
+
+def expected(
+    name: str,
+    values: tuple[Array, Array],
+    slot_task: Int[Array, "E"],
+    n: int,
+    obs: tuple[Array, Array],
+    age: Int[Array, "T E"] | None,
+    reward: Float[Array, "T E"],
+    ends: tuple[Array, Array],
+    gamma: float,
+) -> tuple[Float[Array, "T E"], Float[Array, "T E"]]:
+    """What a baseline of `BASELINES` expects from every step on, and from the one after it.
+
+    Args:
+        name: of the baseline.
+        values: what the critic says of both, [T, E] each; zeros without one.
+        slot_task, n, age: see `linear`.
+        obs: [T, E, o], normalised, of every step and what it led to.
+        reward, ends, gamma: see `gae`; ``ends`` are ``terminated`` and ``done``.
+
+    Raises:
+        ConfigError: observations that it is none of.
+    """
+    if (fit := BASELINES[name]) is None:
+        return values
+    assert age is not None, "the engines tell it"
+    to_go = gae(reward, *values, *ends, gamma, 1.0) + values[0]
+    return fit(slot_task, n, *obs, age, to_go)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pgx_jax.learn.advantages import gae
-from pgx_jax.learn.baselines import BASELINES
+from pgx_jax.learn.baselines import expected
 from pgx_jax.learn.moments import per_task, standardise, unstandardise, update_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
@@ -57,16 +57,17 @@ def make_batch(
     one_hot = jax.nn.one_hot(slot_task, len(context))
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
     told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
-    output, value, next_value = _values(policy, agent, (obs, next_obs), told, slot_task)
+    output = value = next_value = jnp.zeros(steps.done.shape)
+    if config.critic:
+        output, value, next_value = _values(policy, agent, (obs, next_obs), told, slot_task)
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
-    reward, ends = steps.reward / scale, (steps.terminated, steps.done)
-    advantage = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda)
-    target = advantage + value
-    if (fit := BASELINES[config.baseline]) is not None:
-        returns = gae(reward, value, next_value, *ends, config.gamma, 1.0) + value
-        assert steps.age is not None, "the engines tell it"
-        expected = fit(slot_task, len(context), obs, next_obs, steps.age, returns)
-        advantage = gae(reward, *expected, *ends, config.gamma, config.gae_lambda)
+    reward, ends = steps.reward / scale, steps.ends(config.limits_end)
+    target = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda) + value
+    against = expected(
+        config.baseline, (value, next_value), slot_task, len(context), (obs, next_obs), steps.age,
+        reward, ends, config.gamma,
+    )  # fmt: skip
+    advantage = gae(reward, *against, *ends, config.gamma, config.gae_lambda)
     mean, var, count = per_task(one_hot, advantage)
     if not config.standardise_minibatches:
         advantage = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)

@@ -18,7 +18,10 @@ from pgx_jax.learn.rollout import Steps
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
-STATIC = ("num_envs", "num_steps", "scale_rewards", "critic", "phases", "adaptation_steps", "adaptation_envs")
+STATIC = (
+    "num_envs", "num_steps", "scale_rewards", "critic", "baseline", "limits_end", "phases",
+    "adaptation_steps", "adaptation_envs",
+)  # fmt: skip
 """Settings of every learner that shape programs, or decide between two."""
 
 _METHODS = ("check", "steps_per_update", "begin", "per_slot", "acting", "learn", "adapt")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int, Int8
 
 from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
+from pgx_jax.learn.baselines import expected
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.moments import unstandardise
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
@@ -21,7 +22,7 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Moments, Seen, Transitions
 
 
-@partial(compiled, quick=True, static_argnames=("policy", "critic"))
+@partial(compiled, quick=True, static_argnames=("policy", "critic", "baseline", "limits_end"))
 def _judge(
     policy: Policy,
     agent: Agent,
@@ -33,25 +34,30 @@ def _judge(
     gamma: float,
     gae_lambda: float,
     critic: bool,
+    baseline: str,
+    limits_end: bool,
 ) -> tuple[Array | Seen, Array, Array]:
     """The policy's inputs [T, E, ...], and rewards and advantages: [T, E] of environments on the tasks
     ``index`` [E], or [T, n, E] for all tasks if the ``weights`` [n, K] of their objectives are given.
     The critic's values are of rewards divided by ``scale`` [n]; without a ``critic`` they are 0."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
+    ends = steps.ends(limits_end)
+    slots, sources = (index, len(context)) if weights is None else (jnp.zeros_like(index), 1)
 
     def everywhere(context: Array) -> Array:
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
     def advantage(reward: Array, context: Array, scale: Array, moments: Moments | None) -> Array:
-        if not critic:
-            zero = jnp.zeros(steps.done.shape)
-            return gae(reward / scale, zero, zero, steps.terminated, steps.done, gamma, 1.0)
-        of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-        value, next_value = (
-            unstandardise(moments, of_all(agent.critic, policy.critic_input(x, everywhere(context))))
-            for x in (obs, next_obs)
+        values = (jnp.zeros(steps.done.shape),) * 2
+        if critic:
+            of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+            inputs = (policy.critic_input(x, everywhere(context)) for x in (obs, next_obs))
+            values = tuple(unstandardise(moments, of_all(agent.critic, x)) for x in inputs)
+        against = expected(
+            baseline, values, slots, sources, (obs, next_obs), steps.age, reward / scale, ends, gamma
         )
-        return gae(reward / scale, value, next_value, steps.terminated, steps.done, gamma, gae_lambda)
+        decay = gae_lambda if critic or baseline != "critic" else 1.0
+        return gae(reward / scale, *against, *ends, gamma, decay)
 
     def relabelled(task: tuple[Array, Array, Array, Moments | None]) -> tuple[Array, Array]:
         assert steps.objectives is not None, "see `check_vector_rewards`"
@@ -79,6 +85,8 @@ def collect(
     gae_lambda: float = 0.95,
     scale_rewards: bool = True,
     critic: bool = True,
+    baseline: str = "critic",
+    limits_end: bool = False,
     thin: int = 1,
 ) -> Transitions:
     """Roll one agent out, and keep (s, a) and the tasks' advantages of each transition.
@@ -97,9 +105,12 @@ def collect(
         num_envs: environments of each source; ``steps`` must be a multiple of it.
         gamma, gae_lambda: of the advantages.
         scale_rewards: whether the agent's critic was trained on scaled rewards (``Learner.scale_rewards``).
-        critic: whether the agent's critic was trained (``Learner.critic``). If not, advantages are the
-            discounted returns to go, up to the end of the episode or of the window: values are taken as
-            0 and lambda as 1.
+        critic: whether the agent's critic was trained (``Learner.critic``). If not, values are taken as 0;
+            without another baseline lambda is then 1, so that advantages are the discounted returns to go,
+            up to the end of the episode or of the window.
+        baseline: what advantages are measured against (``Learner.baseline``); one of `BASELINES` that is
+            fitted is fitted to what is collected, all parts of it.
+        limits_end: whether nothing is to come after a time limit (``Learner.limits_end``).
         thin: keep one of so many transitions of every environment, beginning with another one in each; N is
             what is left of each source. (The advantages are of all.)
 
@@ -122,7 +133,9 @@ def collect(
         check_vector_rewards(family, objectives, played, index)
         weights = jnp.asarray(objectives)
     scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
-    judged = _judge(policy, agent, scale, played, index, context, weights, gamma, gae_lambda, critic)
+    judged = _judge(
+        policy, agent, scale, played, index, context, weights, gamma, gae_lambda, critic, baseline, limits_end
+    )
     inputs, reward, advantage = judged
 
     sources = 1 if one else n

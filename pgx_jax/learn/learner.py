@@ -70,6 +70,10 @@ class Learner(Protocol):
     """Fraction of a row's budget after which the moments of its observations stay; None: they never do."""
     critic: bool = True
     """Whether it trains the critic; collecting does without its values otherwise. Static."""
+    baseline: str = "critic"
+    """What advantages are measured against, of `BASELINES`; in collecting as well. Static."""
+    limits_end: bool = False
+    """Whether nothing is to come after a time limit; in collecting as well. Static."""
     phases: int = 1
     """Times that an update acts and learns. Static."""
     adaptation_steps: int = 0

@@ -25,7 +25,7 @@ _RANGES = {
     "positive": ("learning_rate", "clip", "max_grad_norm"),
     "None or positive": ("value_clip", "target_kl"),
     "None, or above 0 and at most 1": ("freeze_observations",),
-    "True or False": ("standardise_minibatches", "scale_rewards"),
+    "True or False": ("standardise_minibatches", "scale_rewards", "limits_end"),
     "0 or more": ("final_learning_rate", "entropy", "final_entropy", "value"),
     COUNT: ("num_envs", "num_steps", "epochs", "minibatches"),
 }
@@ -79,6 +79,15 @@ class PPO(Learner):
     baseline: Named[str, BASELINES] = struct.field(pytree_node=False, default="critic")
     """What advantages are measured against: the critic's values, or a linear function of features of
     observation and time that is fitted to each task's returns in every update."""
+    limits_end: bool = struct.field(pytree_node=False, default=False)
+    """Nothing is to come after a time limit, as after any other end of an episode. With it the linear
+    baseline needs no critic, and none is trained; in the returns that it is fitted to, nothing comes after the
+    last step of an update's data either, so give it whole episodes."""
+
+    @property
+    def critic(self) -> bool:  # type: ignore[override]
+        """Whether anything needs the critic, which is not trained otherwise."""
+        return self.baseline == "critic" or not self.limits_end
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam on clipped gradients, before the learning rate."""
@@ -158,7 +167,8 @@ def ppo_loss(params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: 
 def terms(
     params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch
 ) -> tuple[Array, Array, Array]:
-    """Value error (of the critic), clipped surrogate objective and entropy bonus (of the actor), each [B]."""
+    """Value error (of the critic; 0 if it is not trained), clipped surrogate objective and entropy bonus (of
+    the actor), each [B]."""
     actor, critic = params
     dist = policy.distribution
     dist_params = jax.vmap(policy.params, (None, 0))(actor, policy.actor_input(batch.obs, batch.context))
@@ -166,13 +176,16 @@ def terms(
     ratio = jnp.exp(log_prob - batch.log_prob)
     clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
     objective = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    bonus = jax.vmap(dist.exploration)(dist_params)
+    if not config.critic:
+        return jnp.zeros_like(objective), objective, bonus
     value = jax.vmap(policy.value, (None, 0))(critic, policy.critic_input(batch.obs, batch.context))
     squared = (value - batch.target) ** 2
     if config.value_clip is not None:
         assert batch.value is not None, "see `make_batch`"
         near = batch.value + jnp.clip(value - batch.value, -config.value_clip, config.value_clip)
         squared = jnp.maximum(squared, (near - batch.target) ** 2)
-    return 0.5 * squared, objective, jax.vmap(dist.exploration)(dist_params)
+    return 0.5 * squared, objective, bonus
 
 
 def _vector(params: PyTree) -> Any:

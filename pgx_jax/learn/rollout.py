@@ -58,6 +58,11 @@ class Steps(NamedTuple):
     solved: Array | None = None
     """bool [T, E]: whether a step of the episode succeeded, up to this one."""
 
+    def ends(self, limits: bool) -> tuple[Array, Array]:
+        """Steps after which there is nothing to come, and those across which nothing flows back, as `gae`
+        takes them; time limits are among the first if ``limits``."""
+        return self.done if limits else self.terminated, self.done
+
 
 class Pairs(NamedTuple):
     """P times a policy on a task."""

@@ -51,6 +51,8 @@ class Taskwise(PPO):
     critic. The actor's would not do: of standardised advantages, they begin at zero and may be negative.
     """
 
+    critic = True
+
     def weightings(self) -> tuple[Weighting, Weighting]:
         """Of the actor's and of the critic's gradients."""
         raise NotImplementedError
