@@ -63,7 +63,7 @@ class Counting:
         finite = self.update < at
         spoilt = ~finite[:, None] & (np.arange(FAMILY.n) == 3)
         watched = Watched(curve * 1.0, lambda: self.events.append(("read", number)))
-        return Outcome(watched, finite, spoilt)
+        return Outcome(watched, np.zeros((*done.shape, 0)), finite, spoilt)
 
     def agents(self, slots):
         self.events.append(("left", *self.row[slots].tolist()))

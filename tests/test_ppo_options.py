@@ -17,9 +17,24 @@ from sklearn.preprocessing import StandardScaler
 from envs.points import points
 from envs.points_objectives import points_objectives
 from pgx_jax.errors import ConfigError
-from pgx_jax.learn import LEARNERS, PPO, check_agent, check_networks, collect, make_policy, train
+from pgx_jax.learn import (
+    LEARNERS,
+    PPO,
+    check_agent,
+    check_networks,
+    collect,
+    init_agents,
+    make_policy,
+    train,
+)
 from pgx_jax.learn.baselines import features, linear
-from pgx_jax.learn.batches import Batch, make_batch, standardise_advantages, standardise_targets
+from pgx_jax.learn.batches import (
+    Batch,
+    explained_variance,
+    make_batch,
+    standardise_advantages,
+    standardise_targets,
+)
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learning
 from pgx_jax.learn.moments import initial_moments
@@ -70,11 +85,17 @@ def plain():
     return trained()
 
 
-OFF = {"final_entropy": 1.0, "value_clip": 1e9, "target_kl": 1e9, "freeze_observations": 1.0}
+OFF = {
+    "final_entropy": 1.0,
+    "value_clip": 1e9,
+    "target_kl": 1e9,
+    "freeze_observations": 1.0,
+    "limits_end": False,
+}
 """Values with which options do nothing."""
 ON = {
     "entropy": 0.3, "final_entropy": 0.0, "value_clip": 1e-3, "target_kl": 1e-3, "freeze_observations": 0.25,
-    "standardise_minibatches": True, "baseline": "linear",
+    "standardise_minibatches": True, "baseline": "linear", "limits_end": True, "desired_kl": 1e-3,
 }  # fmt: skip
 """Values with which they do something."""
 
@@ -117,6 +138,8 @@ def test_every_kind_of_ppo_has_all_options_on_both_engines(family, name):
             "mine.freeze_observations = 1.5 must be None, or above 0 and at most 1",
         ),
         ({"standardise_minibatches": 1}, "mine.standardise_minibatches = 1 must be True or False"),
+        ({"limits_end": 1}, "mine.limits_end = 1 must be True or False"),
+        ({"desired_kl": 0.0}, "mine.desired_kl = 0.0 must be None or positive"),
         ({"baseline": "mean"}, "mine.baseline = 'mean'; choose one of 'critic', 'linear'"),
     ],
 )
@@ -416,6 +439,91 @@ def test_advantages_against_the_linear_baseline():
     np.testing.assert_allclose(batch.advantage, expected.ravel(), atol=5e-2)
     target = slow_advantage(steps, value, after, 0.9, 0.8) + value  # the critic's is what it was
     np.testing.assert_allclose(batch.target, target.ravel(), atol=1e-3)
+
+
+def test_without_what_comes_after_time_limits_the_linear_baseline_needs_no_critic():
+    steps, slot_task = some_steps()
+    agent, policy = echo([0.5, -1, 2, 0])
+    config = PPO(baseline="linear", limits_end=True, gamma=0.9, gae_lambda=0.8, standardise_minibatches=True)
+    assert not config.critic and PPO(limits_end=True).critic and PPO(baseline="linear").critic
+    batch = make_batch(policy, config, agent, steps, CONTEXT, slot_task)
+    ended = steps._replace(terminated=steps.done)
+    zero = np.zeros(steps.done.shape)
+    base, next_base = slow_linear(steps, slot_task, slow_advantage(ended, zero, zero, 0.9, 1.0))
+    np.testing.assert_allclose(
+        batch.advantage, slow_advantage(ended, base, next_base, 0.9, 0.8).ravel(), atol=5e-2
+    )
+    before = init_agents(POLICY, DEVICE, np.asarray(jax.random.split(KEY)))
+    after = trained(baseline="linear", limits_end=True)
+    assert farthest(after.critic, before.critic) == 0 < farthest(after.actor, before.actor)
+    assert LEARNERS["famo"]().replace(baseline="linear", limits_end=True).critic  # it weighs by its errors
+
+
+@pytest.mark.parametrize("make", [points, points_objectives])
+def test_collecting_has_the_linear_baseline_too(make):
+    family = make(n_tasks=4, n_groups=2, horizon=6)
+    agent, policy = echo([1.0, -2, 0.5, 0])
+    options = {"gamma": 0.9, "gae_lambda": 0.8, "baseline": "linear", "limits_end": True, "critic": False}
+    found = collect(policy, family, agent, KEY, steps=32, num_envs=4, **options).advantage
+    sources = 1 if len(found) != 4 or family.objectives is not None else 4
+    index = np.repeat(np.arange(4), 4) if sources == 4 else np.arange(4)
+    steps = engine_of(family).experience(policy, family, agent, index, KEY, 8)
+    steps = jax.tree.map(np.asarray, steps._replace(terminated=steps.done))
+    steps = steps._replace(
+        obs=policy.normalise(agent, steps.obs), next_obs=policy.normalise(agent, steps.next_obs)
+    )
+    zero, scale = np.zeros(steps.done.shape), np.sqrt(np.asarray(agent.reward.var) + 1e-8)
+    for task in range(4):
+        reward = steps.reward if sources == 4 else steps.objectives @ family.objectives[task]
+        own = steps._replace(reward=reward / scale[task])
+        slots = index if sources == 4 else np.zeros(4, int)
+        base, after = slow_linear(own, slots, slow_advantage(own, zero, zero, 0.9, 1.0))
+        slow = slow_advantage(own, base, after, 0.9, 0.8)
+        slow = slow[:, index == task] if sources == 4 else slow
+        np.testing.assert_allclose(found[task], slow.T.ravel(), atol=5e-2)
+
+
+# What is measured
+
+
+def test_the_divergence_sets_the_step_size():
+    config = PPO(**SETTINGS, desired_kl=0.01)
+    agent = fresh(POLICY, DEVICE, KEY)
+
+    def rate(kl, last, update=3):
+        measured = jnp.array([kl, 0.0, last])
+        return float(
+            config.annealed(row_of(config), Learning(agent, (), jnp.int32(update), measured)).learning_rate
+        )
+
+    assert rate(np.nan, np.nan, update=0) == pytest.approx(2e-2)
+    assert [rate(x, 1e-3) for x in (0.021, 0.019, 0.006, 0.004)] == pytest.approx(
+        [1e-3 / 1.5, 1e-3, 1e-3, 1.5e-3]
+    )
+    assert rate(1.0, 1e-5) == pytest.approx(1e-5) and rate(0.0, 2e-2) == pytest.approx(2e-2)
+
+
+@pytest.mark.parametrize("family", [DEVICE, HOST], ids=["device", "host"])
+def test_what_is_measured_of_every_update(family):
+    learner = PPO(**SETTINGS)
+    rows = Rows(np.ones((2, 4), bool), np.array([90, 30]), np.asarray(jax.random.split(KEY)))
+    found = train(POLICY, learner, family, rows, rows_per_call=2).measured
+    assert tuple(found) == learner.measures and {x.shape for x in found.values()} == {(2, 3)}
+    assert all(np.isfinite(x[0]).all() and np.isnan(x[1, 1:]).all() for x in found.values())
+    assert (found["kl"][0] > 0).all() and (found["explained_variance"][0] <= 1).all()
+    np.testing.assert_allclose(found["learning_rate"][0], 2e-2, rtol=1e-5)
+
+
+def test_the_explained_variance_is_that_within_tasks():
+    steps, slot_task = some_steps()
+    agent, policy = echo([0.5, -1, 2, 0])
+    batch = make_batch(policy, PPO(), agent, steps, CONTEXT, slot_task)
+    left = whole = 0.0
+    for task in (0, 1, 3):
+        own = np.asarray(batch.task) == task
+        left += np.var(np.asarray(batch.returns - batch.expected)[own])
+        whole += np.var(np.asarray(batch.returns)[own])
+    assert float(explained_variance(batch, 4)) == pytest.approx(1 - left / whole, abs=1e-3)
 
 
 def slow_advantage(steps, value, after, gamma, lam):

@@ -261,6 +261,9 @@ class Diagnostics(Record, frozen=True, kw_only=True):
     scoring_steps: int
     meta_steps: int
     collect_steps: int
+    measured: dict[str, list[Number]] = {}
+    """What theta*'s learner measured of each update before the last look, by its names (PPO: "kl",
+    "explained_variance", "learning_rate")."""
 
 
 class Timings(Record, frozen=True):

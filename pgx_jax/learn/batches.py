@@ -35,6 +35,10 @@ class Batch(NamedTuple):
     weight: Array
     value: Array | None = None
     """The critic's output when the batch was made, where it is needed to clip by."""
+    expected: Array | None = None
+    """What advantages were measured against, and"""
+    returns: Array | None = None
+    """what came instead: its sum with the advantages, before they were standardised."""
 
 
 def make_batch(
@@ -57,9 +61,11 @@ def make_batch(
     one_hot = jax.nn.one_hot(slot_task, len(context))
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
     told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
-    output = value = next_value = jnp.zeros(steps.done.shape)
-    if config.critic:
-        output, value, next_value = _values(policy, agent, (obs, next_obs), told, slot_task)
+    output, value, next_value = (
+        _values(policy, agent, (obs, next_obs), told, slot_task)
+        if config.critic
+        else (jnp.zeros(steps.done.shape),) * 3
+    )
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
     reward, ends = steps.reward / scale, steps.ends(config.limits_end)
     target = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda) + value
@@ -68,6 +74,7 @@ def make_batch(
         reward, ends, config.gamma,
     )  # fmt: skip
     advantage = gae(reward, *against, *ends, config.gamma, config.gae_lambda)
+    returns = against[0] + advantage
     mean, var, count = per_task(one_hot, advantage)
     if not config.standardise_minibatches:
         advantage = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
@@ -84,6 +91,8 @@ def make_batch(
         target=target,
         weight=jnp.broadcast_to(weight, value.shape),
         value=None if config.value_clip is None else output,
+        expected=against[0],
+        returns=returns,
     )
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
 
@@ -105,6 +114,15 @@ def standardise_targets(moments: Moments, batch: Batch) -> tuple[Moments, Batch]
     moments = update_moments(moments, *per_task(one_hot, batch.target[None]))
     own = jax.tree.map(lambda x: x[batch.task], moments)
     return moments, batch._replace(target=standardise(own, batch.target))
+
+
+def explained_variance(batch: Batch, n: int) -> Array:
+    """Part of the returns' variance within tasks that was expected, float []: at most 1; 0 where a constant a
+    task would have done as well."""
+    assert batch.returns is not None and batch.expected is not None, "see `make_batch`"
+    one_hot = jax.nn.one_hot(batch.task, n)
+    left, whole = (per_task(one_hot, x[None])[1] for x in (batch.returns - batch.expected, batch.returns))
+    return 1.0 - jnp.sum(left) / jnp.maximum(jnp.sum(whole), 1e-8)
 
 
 def standardise_advantages(batch: Batch) -> Batch:

@@ -19,8 +19,8 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
 STATIC = (
-    "num_envs", "num_steps", "scale_rewards", "critic", "baseline", "limits_end", "phases",
-    "adaptation_steps", "adaptation_envs",
+    "num_envs", "num_steps", "scale_rewards", "critic", "baseline", "limits_end", "measures",
+    "phases", "adaptation_steps", "adaptation_envs",
 )  # fmt: skip
 """Settings of every learner that shape programs, or decide between two."""
 

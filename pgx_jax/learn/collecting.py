@@ -51,8 +51,9 @@ def _judge(
         values = (jnp.zeros(steps.done.shape),) * 2
         if critic:
             of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-            inputs = (policy.critic_input(x, everywhere(context)) for x in (obs, next_obs))
-            values = tuple(unstandardise(moments, of_all(agent.critic, x)) for x in inputs)
+            told = everywhere(context)
+            now, then = (of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
+            values = (unstandardise(moments, now), unstandardise(moments, then))
         against = expected(
             baseline, values, slots, sources, (obs, next_obs), steps.age, reward / scale, ends, gamma
         )

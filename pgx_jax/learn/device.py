@@ -113,17 +113,19 @@ def _segment(
     state: RowState,
     count: int,
 ) -> tuple[RowState, Outcome]:
-    """``count`` (traced) updates of C rows; their curves are [C, SEGMENT, n]."""
+    """``count`` (traced) updates of C rows; their curves are [C, SEGMENT, n], their measures
+    [C, SEGMENT, M]."""
 
-    def body(i: Array, carry: tuple[RowState, jax.Array]) -> tuple[RowState, jax.Array]:
-        state, curve = carry
+    def body(i: Array, carry: tuple[RowState, jax.Array, jax.Array]) -> tuple[RowState, jax.Array, jax.Array]:
+        state, curve, measured = carry
         one = partial(update, policy, env, horizon, learner, problem, metric=metric)
         state, returns = jax.vmap(one)(member, total, state)
-        return state, curve.at[:, i].set(returns)
+        return state, curve.at[:, i].set(returns), measured.at[:, i].set(state.learning.measured)
 
-    curve = jnp.full((member.shape[0], SEGMENT, member.shape[1]), jnp.nan)
-    state, curve = jax.lax.fori_loop(0, count, body, (state, curve))
-    return state, Outcome(curve, *jax.vmap(updating.soundness)(state.learning.agent))
+    rows, n = member.shape
+    curve, measured = (jnp.full((rows, SEGMENT, x), jnp.nan) for x in (n, len(learner.measures)))
+    state, curve, measured = jax.lax.fori_loop(0, count, body, (state, curve, measured))
+    return state, Outcome(curve, measured, *jax.vmap(updating.soundness)(state.learning.agent))
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "env"))

@@ -23,6 +23,8 @@ class Outcome(NamedTuple):
 
     curve: Float[Array, "C T n"]
     """float [C, T, n]: mean returns by task, of the updates that were done; T is at least their number."""
+    measured: Float[Array, "C T M"]
+    """float [C, T, M]: what the learner measured of each."""
     finite: Bool[Array, "C"]
     """bool [C]: whether all numbers of the agent are finite."""
     spoilt: Bool[Array, "C n"]

@@ -44,6 +44,8 @@ class Learning(NamedTuple):
     """What the learner keeps between updates (`Learner.begin`), such as the state of an optimiser."""
     update: Int[Array, ""]
     """int []: updates done."""
+    measured: Float[Array, "M"] = ()  # type: ignore[assignment]
+    """float [M]: of the last update, what the learner measures (`Learner.measures`); NaN before the first."""
 
 
 class Learner(Protocol):
@@ -74,6 +76,8 @@ class Learner(Protocol):
     """What advantages are measured against, of `BASELINES`; in collecting as well. Static."""
     limits_end: bool = False
     """Whether nothing is to come after a time limit; in collecting as well. Static."""
+    measures: tuple[str, ...] = ()
+    """Names of the numbers that it measures of an update, as `Trained` has them. Static."""
     phases: int = 1
     """Times that an update acts and learns. Static."""
     adaptation_steps: int = 0

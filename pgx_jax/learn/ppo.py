@@ -12,7 +12,13 @@ from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.learn.baselines import BASELINES
-from pgx_jax.learn.batches import Batch, make_batch, standardise_advantages, standardise_targets
+from pgx_jax.learn.batches import (
+    Batch,
+    explained_variance,
+    make_batch,
+    standardise_advantages,
+    standardise_targets,
+)
 from pgx_jax.learn.learner import COUNT, LEARNERS, Learner, Learning, RowTasks, check_ranges, check_slots
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
@@ -23,7 +29,7 @@ from pgx_jax.types import Agent, Array, Named, PyTree
 _RANGES = {
     "between 0 and 1": ("gamma", "gae_lambda"),
     "positive": ("learning_rate", "clip", "max_grad_norm"),
-    "None or positive": ("value_clip", "target_kl"),
+    "None or positive": ("value_clip", "target_kl", "desired_kl"),
     "None, or above 0 and at most 1": ("freeze_observations",),
     "True or False": ("standardise_minibatches", "scale_rewards", "limits_end"),
     "0 or more": ("final_learning_rate", "entropy", "final_entropy", "value"),
@@ -60,6 +66,10 @@ class PPO(Learner):
     target_kl: float | None = None
     """Divergence of the policy from the one that acted, in nats, estimated on every minibatch: once it is
     larger, the rest of the update's gradient steps are left out."""
+    desired_kl: float | None = None
+    """Divergence of the policy after an update from the one that acted, in nats, by which the step size is
+    set instead of the linear annealing: a third less after an update of more than twice as much, half as much
+    again after one of less than half (Rudin et al., 2022, "Learning to Walk in Minutes")."""
     freeze_observations: float | None = None
     """Fraction of a row's budget after which the moments that normalise its observations stay as they are."""
     num_envs: int = struct.field(pytree_node=False, default=40)
@@ -81,8 +91,10 @@ class PPO(Learner):
     observation and time that is fitted to each task's returns in every update."""
     limits_end: bool = struct.field(pytree_node=False, default=False)
     """Nothing is to come after a time limit, as after any other end of an episode. With it the linear
-    baseline needs no critic, and none is trained; in the returns that it is fitted to, nothing comes after the
-    last step of an update's data either, so give it whole episodes."""
+    baseline needs no critic, and none is trained; in the returns that it is fitted to nothing comes after
+    an update's last step either, so give it whole episodes."""
+
+    measures = ("kl", "explained_variance", "learning_rate")
 
     @property
     def critic(self) -> bool:  # type: ignore[override]
@@ -117,14 +129,19 @@ class PPO(Learner):
         if agent.value is not None:
             value, batch = standardise_targets(agent.value, batch)
             learning = learning._replace(agent=agent._replace(value=value))
-        return fit_batch(policy, config, row, learning, batch, key)
+        learnt = fit_batch(policy, config, row, learning, batch, key)
+        kl = divergence(policy, learnt.agent.actor, batch)
+        explained = explained_variance(batch, len(row.member))
+        return learnt._replace(measured=jnp.stack([kl, explained, jnp.asarray(config.learning_rate)]))
 
     def annealed(self, row: RowTasks, learning: Learning) -> Self:
         """The settings with the learning rate and the entropy bonus of a row's next update."""
         progress = learning.update / jnp.maximum(row.total, 1)
+        rate = self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate))
+        if self.desired_kl is not None:
+            rate = rate_by_kl(self.learning_rate, self.desired_kl, learning)
         return self.replace(  # type: ignore[attr-defined]
-            learning_rate=self.learning_rate * (1.0 - progress * (1.0 - self.final_learning_rate)),
-            entropy=self.entropy * (1.0 - progress * (1.0 - self.final_entropy)),
+            learning_rate=rate, entropy=self.entropy * (1.0 - progress * (1.0 - self.final_entropy))
         )
 
     def gradients(
@@ -186,6 +203,24 @@ def terms(
         near = batch.value + jnp.clip(value - batch.value, -config.value_clip, config.value_clip)
         squared = jnp.maximum(squared, (near - batch.target) ** 2)
     return 0.5 * squared, objective, bonus
+
+
+RATES = (1e-5, 1e-2)
+"""Between which the divergence moves the step size; one that begins outside may stay there."""
+
+
+def rate_by_kl(first: float, desired: float, learning: Learning) -> Array:
+    """The step size of the next update, float [] (see `PPO.desired_kl`).
+
+    Args:
+        first: step size of the first update.
+        desired: divergence, in nats.
+        learning: the row, with what was measured of its last update.
+    """
+    kl, _, last = learning.measured
+    factor = jnp.where(kl > 2.0 * desired, 1 / 1.5, jnp.where(kl < 0.5 * desired, 1.5, 1.0))
+    lowest, highest = jnp.minimum(RATES[0], first), jnp.maximum(RATES[1], first)
+    return jnp.where(learning.update == 0, first, jnp.clip(last * factor, lowest, highest))
 
 
 def _vector(params: PyTree) -> Any:

@@ -37,6 +37,10 @@ class Trained(NamedTuple):
     that ended in each update, per task; NaN where none ended and beyond a row's budget."""
     steps: Int[np.ndarray, "R"]
     """int [R]: environment steps that were taken."""
+    measured: dict[str, Float[np.ndarray, "R updates"]] = {}
+    """float [R, updates] each: what the learner measured of each update, by name (`Learner.measures`). PPO's
+    are "kl", the divergence from the policy that acted, in nats, "explained_variance", the part of the
+    returns' variance within tasks that was expected, and "learning_rate"."""
 
 
 def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) -> Agent:
@@ -261,7 +265,7 @@ def _job(calls: Sequence[Call]) -> Job:
     unit = learner.steps_per_update
     lane = engine_of(order.family).lane
     width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // len(_lanes())))
-    work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit)
+    work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit, learner.measures)
     return Job(work, partial(lane, policy, learner, order.family, width), width)
 
 
@@ -282,7 +286,9 @@ def _trained(work: Work, rows: range) -> Trained:
     """What came of some rows."""
     total = work.total[rows]
     agents = stack([work.finished[row] for row in rows])
-    return Trained(agents, work.returns[rows, : total.max()], total * work.unit)
+    returns, measured = (x[rows, : total.max()] for x in (work.returns, work.measured))
+    named = dict(zip(work.measures, np.moveaxis(measured, -1, 0), strict=True))
+    return Trained(agents, returns, total * work.unit, named)
 
 
 def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:

@@ -48,7 +48,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-FORMAT = 3
+FORMAT = 4
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 
@@ -107,6 +107,7 @@ class Work:
         agents: Agent,
         key: Array,
         unit: int = 1,
+        measures: Sequence[str] = (),
     ):
         """Queue all rows.
 
@@ -117,6 +118,7 @@ class Work:
             agents: to start from, leaves with a leading axis R.
             key: uint32 [R, 2].
             unit: environment steps of an update.
+            measures: names [M] of the numbers that the learner measures of an update.
         """
         self.family = family
         self.member, self.total, self.agents, self.key = member, total, agents, key
@@ -124,7 +126,10 @@ class Work:
         self.done = np.zeros(len(total), int)
         """Updates of every row whose outcome is known."""
         self.finished: list[Agent | None] = [None] * len(total)
-        self.returns = np.full((len(total), int(total.max()), family.n), np.nan, np.float32)
+        rows, updates, self.measures = len(total), int(total.max()), measures
+        self.returns, self.measured = (
+            np.full((rows, updates, width), np.nan, np.float32) for width in (family.n, len(measures))
+        )
         self.unit = unit
         self.lock, self.failed = Lock(), False
         self.parts: list[Part] = []
@@ -141,8 +146,9 @@ class Work:
         found = part.checkpoint.load(part.name) if part.checkpoint is not None else None
         if found is None:
             return
-        structure, curves = jax.tree.structure(take(self.agents, 0)), np.asarray(found["returns"])
-        self.returns[part.rows, : curves.shape[1]] = curves
+        structure = jax.tree.structure(take(self.agents, 0))
+        for curves, known in ((self.returns, found["returns"]), (self.measured, found["measured"])):
+            curves[part.rows, : np.shape(known)[1]] = known
         for row, update, leaves in zip(found["rows"], found["updates"], found["states"], strict=True):
             row = part.rows[int(row)]
             self.done[row] = update
@@ -162,7 +168,7 @@ class Work:
 
     def note(self, segment: Segment) -> None:
         """Wait for a segment, and take over what it led to of all rows that are still finite."""
-        curve, finite, _ = jax.tree.map(np.asarray, segment.outcome)
+        curve, measured, finite, _ = jax.tree.map(np.asarray, segment.outcome)
         agents = jax.tree.map(np.asarray, segment.agents)
         with self.lock:
             for (slot, row), start in zip(segment.rows.items(), segment.start, strict=True):
@@ -170,6 +176,7 @@ class Work:
                     continue
                 self.done[row] = end = start + segment.length
                 self.returns[row, start:end] = curve[slot, : segment.length]
+                self.measured[row, start:end] = measured[slot, : segment.length]
                 if row in segment.leaving:
                     agent = jax.tree.map(np.copy, take(agents, segment.leaving.index(row)))
                     self.finished[row] = agent
@@ -181,7 +188,7 @@ class Work:
         Raises:
             DataError: a row is not finite; names the row, its tasks and the culprits.
         """
-        curve, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
+        curve, _, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
         for slot, row in segment.rows.items():
             if not finite[slot]:
                 raise not_finite(row, self.member[row], spoilt[slot], self.family)
@@ -231,13 +238,14 @@ class Work:
         """Of a part, as its rows are numbered there, what is remembered of some."""
         updates = np.zeros(len(self.total), int)
         updates[rows] = [self.saved[row].update for row in rows]
-        returns = self.returns[part, : self.total[part].max()]
-        later = np.arange(returns.shape[1]) >= updates[part, None]
+        length = self.total[part].max()
+        later = (np.arange(length) >= updates[part, None])[..., None]
         return {
             "rows": np.array(rows) - part.start,
             "updates": updates[rows],
             "states": [self.saved[row].leaves for row in rows],
-            "returns": np.where(later[..., None], np.float32(np.nan), returns),
+            "returns": np.where(later, np.float32(np.nan), self.returns[part, :length]),
+            "measured": np.where(later, np.float32(np.nan), self.measured[part, :length]),
         }
 
 

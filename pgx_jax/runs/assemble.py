@@ -13,6 +13,7 @@ from pgx_jax.compare.looks import Found, gain
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unseen import unseen_tasks
+from pgx_jax.learn import Trained
 from pgx_jax.runs.records import Records
 from pgx_jax.runs.serial import jsonable
 from pgx_jax.tasks import TaskFamily
@@ -161,7 +162,13 @@ def diagnostics(run: Records) -> results.Diagnostics:
         scoring_steps=int(scored.steps),
         meta_steps=run.budget.meta,
         collect_steps=run.budget.collect,
+        measured={} if run.own_meta is not None else measured(run.meta_training),
     )
+
+
+def measured(trained: Trained) -> dict[str, list[float | None]]:
+    """What was measured of the updates of a single row."""
+    return {name: numbers(values[0]) for name, values in trained.measured.items()}
 
 
 def path_result(found: Grouping) -> results.PathResult:

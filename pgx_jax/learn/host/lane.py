@@ -120,12 +120,14 @@ class HostLane:
 
     def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
         """``count`` updates of the active rows."""
-        curves = [self._update(member, total, active) for _ in range(count)]
+        updates = [self._update(member, total, active) for _ in range(count)]
         sound = _joined([_soundness(state.learning.agent) for state in self.states])
-        return Outcome(np.stack(curves, 1), *sound)
+        return Outcome(*(np.stack(each, 1) for each in zip(*updates, strict=True)), *sound)
 
-    def _update(self, member: np.ndarray, total: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """One update, whole or not at all; returns mean returns [C, n]."""
+    def _update(
+        self, member: np.ndarray, total: np.ndarray, active: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One update, whole or not at all; returns mean returns [C, n], and what was measured [C, M]."""
         states, keys = list(self.states), _joined([state.key for state in self.states])
         curves = [np.full(member[part].shape, np.nan, np.float32) for part in self.parts]
         known = (self.policy, self.learner, self.family.context)
@@ -149,7 +151,7 @@ class HostLane:
                     learn = (learn_from, *known, member[part], total[part], states[i], own)
                     states[i], curves[i] = _of_rows(*learn)
         self.states = states
-        return _joined(curves)
+        return _joined(curves), np.asarray(_joined([state.learning.measured for state in states]))
 
     def agents(self, slots: Sequence[int]) -> Agent:
         """The agents of some slots."""
