@@ -48,7 +48,7 @@ def _judge(
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
     def advantage(reward: Array, context: Array, scale: Array, moments: Moments | None) -> Array:
-        values = (jnp.zeros(steps.done.shape),) * 2
+        values: tuple[Array, Array] = (jnp.zeros(steps.done.shape),) * 2
         if critic:
             of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
             told = everywhere(context)
