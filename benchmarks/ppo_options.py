@@ -56,6 +56,11 @@ OPTIONS = {
         {"ppo": {"baseline": "linear"}},
         "Advantages are against a ridge regression of each task's returns on observation and time.",
     ),
+    "linear baseline, no critic": Option(
+        {"ppo": {"baseline": "linear", "limits_end": True}},
+        "Time limits are ends, too, so that nothing needs a critic.",
+        against="linear baseline",
+    ),
     "clipped values": Option(
         {"ppo": {"value_clip": 0.2}}, "The critic's error is clipped 0.2 from what it said before the update."
     ),
@@ -65,6 +70,10 @@ OPTIONS = {
     ),
     "target KL": Option(
         {"ppo": {"target_kl": 0.02}}, "Gradient steps of an update end once the policy is 0.02 nats away."
+    ),
+    "step size by divergence": Option(
+        {"ppo": {"desired_kl": 0.01}},
+        "The step size falls and grows so that an update goes 0.01 nats.",
     ),
     "own deviation": Option(
         {"policy": {"options": [OWN]}}, "A Gaussian's deviation is each task's own.", gaussian=True
