@@ -54,6 +54,8 @@ LOCK = threading.RLock()
 """Held while a copy moves: models, and the generator of which Meta-World draws, are shared by all threads."""
 KEPT = 4
 """Tasks of which a copy keeps an environment."""
+MODEL, DATA = 25 * 2**20, 400 * 2**10
+"""Bytes of a compiled model, and of what a copy has of its own (measured)."""
 
 
 class Positions(NamedTuple):
@@ -218,6 +220,11 @@ class MetaworldEnv:
     def make(self) -> Copy:
         """A copy."""
         return Copy()
+
+    def memory(self, count: int, n: int, vectors: bool) -> int:
+        """Bytes that ``count`` copies of n tasks take: a model a task and process, and data a copy."""
+        processes = self.processes or os.cpu_count() or 1
+        return min(count, n * processes) * MODEL + count * DATA
 
     def make_drawn(self) -> Copy:
         """A copy that can be rendered; without a display by EGL, unless MUJOCO_GL says something else."""

@@ -17,6 +17,9 @@ from envs.metaworld_copies import MetaworldEnv, MetaworldTask
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostStep
 
+POOLED = 20 * 2**20
+"""Bytes of one of EnvPool's copies (measured)."""
+
 
 class PoolVector:
     """EnvPool's copies of one task as a `HostVector`; they step while others do."""
@@ -63,6 +66,10 @@ class PoolVector:
 @dataclass(frozen=True)
 class PoolEnv(MetaworldEnv):
     """Training in pools; copies, in which policies are judged, are Meta-World's own."""
+
+    def memory(self, count: int, n: int, vectors: bool) -> int:
+        """Bytes that ``count`` copies of n tasks take; in pools each has a model of its own."""
+        return count * POOLED if vectors else super().memory(count, n, vectors)
 
     def make_vector(self, task: MetaworldTask, count: int) -> PoolVector:
         """A pool of a task."""

@@ -9,10 +9,10 @@ import pytest
 from hosts import ScriptEnv, ScriptVector, host_points, script_family
 
 from envs.points import points
-from pgx_jax.errors import DataError
+from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import PPO, collect, evaluate, init_agents, make_policy, take, train
-from pgx_jax.learn.host import experience
-from pgx_jax.learn.host.acting import Acting
+from pgx_jax.learn.host import experience, memory
+from pgx_jax.learn.host.acting import Acting, open_slots
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.rollout import reset_slots, unroll
 from pgx_jax.types import Rows
@@ -141,6 +141,25 @@ def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
             assert steps.solved[t, slot] == solved
             solved = solved and not steps.done[t, slot]
     assert 0 < steps.success.sum() < steps.solved.sum() < steps.solved.size
+
+
+def test_more_environments_than_fit_are_refused_before_they_are_made(tmp_path, monkeypatch):
+    class Large:
+        def memory(self, count, n, vectors):
+            return count * 2**20 + n
+
+        def make(self):
+            raise AssertionError("nothing is to be made")
+
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16 kB\nMemAvailable:   2048 kB\n")
+    assert memory.available(meminfo) == 2 * 2**20 and memory.available(tmp_path / "none") is None
+    monkeypatch.setattr(memory, "available", lambda: 2**30)
+    family = dataclasses.replace(FAMILY, env=Large())
+    with pytest.raises(
+        ConfigError, match=r"^1024 environments of 'points' take about 1.0 GiB, and 1.0 GiB are"
+    ):
+        open_slots(family, 1024)
 
 
 def test_curves_are_of_what_a_family_is_judged_by():

@@ -49,6 +49,10 @@ DOING = {
 """What a stage is doing, by its name."""
 
 
+LONG = 120.0
+"""Seconds of training that are told beforehand."""
+
+
 def doing(stage: str) -> str:
     """What a stage is doing, and at which of several looks ("meta-2")."""
     name, _, look = stage.partition("-")
@@ -77,6 +81,7 @@ class ConsoleListener(Listener):
         )
         self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
+        self.foreseen = False
 
     def __enter__(self) -> ConsoleListener:
         self.bar.start()
@@ -91,6 +96,7 @@ class ConsoleListener(Listener):
             self.bar.remove_task(self.task)
         self.task = self.bar.add_task(doing(stage), total=None, rate="")
         self.first = None
+        self.foreseen = self.foreseen or stage != "meta"  # later ones have trained a part of it
 
     def progress(self, done: int, total: int, recent: float) -> None:
         """Move the bar; the rate is in environment steps per second.
@@ -101,10 +107,24 @@ class ConsoleListener(Listener):
         now = self.clock()
         self.first = self.first or (done, now)
         steps, elapsed = done - self.first[0], now - self.first[1]
-        shown = [f"{wording.steps(steps / elapsed)} steps/s"] if steps > 0 and elapsed > 0 else []
+        rate = steps / elapsed if steps > 0 and elapsed > 0 else 0.0
+        shown = [f"{wording.steps(rate)} steps/s"] if rate else []
+        self.foresee(rate)
         if recent == recent:
             shown.append(f"success {recent:.0%}" if self.metric == "success" else f"return {recent:.1f}")
         self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
+
+    def foresee(self, rate: float) -> None:
+        """Say once how long all training will take at a rate, in steps a second, if it is minutes."""
+        if self.foreseen or not rate:
+            return
+        self.foreseen = True
+        if self.expected / rate > LONG:
+            whole = f"at most {wording.steps(self.expected)} steps at {wording.steps(rate)} a second"
+            self.console.print(
+                f"  training will take about {wording.duration(self.expected / rate)} ({whole})",
+                highlight=False,
+            )
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """Keep one line of result."""

@@ -285,6 +285,18 @@ def baselines(contest: Contest) -> Methods:
     return found
 
 
+def most_steps(contest: Contest) -> int:
+    """Environment steps that all training takes, meta-training included, if no two methods have a policy in
+    common; 0 where it can't be told (too few steps for some method). The groups of ``contest`` may be any."""
+    budget, compares = contest.budget, bool(BASELINES[contest.config.compare])
+    try:
+        found = [ours(contest), *(m for draws in baselines(contest).values() for m in draws)]
+    except ConfigError:
+        return 0
+    trained = sum(row.steps for m in found for row in m.rows)
+    return budget.meta + trained + (budget.total if compares else 0)  # clustering on returns
+
+
 def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learner]) -> None:
     """Refuse further baselines whose learner cannot train their policies with the total.
 

@@ -42,9 +42,11 @@ class Listener:
 
     Attributes:
         metric: what the family is judged by, as the run says when it begins.
+        expected: environment steps that the run trains, at most, as it says then.
     """
 
     metric = "return"
+    expected = 0
 
     def start(self, stage: str) -> None:
         """A stage begins."""
@@ -109,6 +111,7 @@ class Records:
         self.look = self._last_look()
         check_scoring(self.budget, self.config, family, self.learner)
         methods.check_baselines(self.config, self.budget, self.learners)
+        self.listener.expected = self._most_steps()
 
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, learners that do not work with them, a meta-policy of
@@ -151,6 +154,16 @@ class Records:
         if type(learner) is not PPO:  # which works, wherever the networks do
             learn.check_learner(learner, policy, self.family, agent, name)
         return agent
+
+    def _most_steps(self) -> int:
+        """Environment steps that all training takes, at most (`methods.most_steps`)."""
+        labels = np.arange(self.family.n) % 2
+        some = Contest(
+            self.config, self.spends, self.learners, labels, true_groups=self.family.true_groups,
+            similar={f"{kind}{own}": labels for kind in self.config.similarities for own in ("", "_our_k")},
+            parameters=self.family.parameters(), told=self.policy.conditioned_actor,
+        )  # fmt: skip
+        return methods.most_steps(some)
 
     def _last_look(self) -> int:
         """The last look at the meta-policy that is computed or saved whole; 1 if there is none."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.learn.host.copies import Copies
+from pgx_jax.learn.host.memory import check_memory
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.host.workers import Workers
@@ -49,7 +50,12 @@ def _act(
 
 def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
     """S slots of a host family: vectors where it makes them (and they are wanted), else copies, in processes
-    of their own where it asks for some."""
+    of their own where it asks for some.
+
+    Raises:
+        ConfigError: they would not fit into what memory is free.
+    """
+    check_memory(family, count, vectors)
     make = getattr(family.host_env, "make_vector", None) if vectors else None
     if make is not None:
         return Vectors(family, count, make)
