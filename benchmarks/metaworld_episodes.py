@@ -63,7 +63,11 @@ def strips(family: TaskFamily, policy: Policy, agents: Agent, count: int, seed: 
     """An episode of each of the first tasks, by its agent (leaves [n, ...]), with actions that are drawn as
     in training."""
     act = jax.jit(lambda agent, obs, context, key: _action(policy, agent, obs, context, key))
-    keys, copy, found = jax.random.split(jax.random.PRNGKey(seed), family.horizon), family.env.make_drawn(), []
+    keys, copy, found = (
+        jax.random.split(jax.random.PRNGKey(seed), family.horizon),
+        family.env.make_drawn(),
+        [],
+    )
     for i, task in enumerate(Tasks.of(family).params[:count]):
         agent, context = take(agents, i), jnp.asarray(family.context[i])
         obs, actions, solved = copy.reset(seed, task), [], []

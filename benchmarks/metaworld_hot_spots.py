@@ -16,12 +16,9 @@ from pgx_jax.tasks.registry import make_family
 
 
 def hot_spots(cell: Mapping, work: Path) -> dict:
-    """CPU seconds of the same steps, those of experts, in both; all episodes of a task in one environment.
-
-    Returns:
-        {"timings": {"library" and "ours": [rounds][tasks]}, ...}.
-    """
-    tasks, steps = make_family("metaworld-mt10").task_names, cell["steps"]
+    """CPU seconds that the same actions of experts take in both, [rounds][tasks]; of all tasks or the first
+    ones."""
+    tasks, steps = make_family("metaworld-mt10").task_names[: cell.get("tasks")], cell["steps"]
     pairs = {name: _pair(name) for name in tasks}
     shown = {name: _expert_actions(name, ours, steps) for name, (_, ours) in pairs.items()}
     found: dict[str, list[list[float]]] = {"library": [], "ours": []}

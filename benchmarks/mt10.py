@@ -2,9 +2,9 @@
 `python benchmarks/mt10.py`.
 
 Parts: "speed" (Meta-World's own vectors, our copies of it in processes, EnvPool), "hot_spots" (the library's
-environments and ours on experts' actions), "scratch" (one policy for all, told its task), "experts" (behaviour
-cloning, DAgger, then PPO), "groups" (a run with its baselines), "engines" (a policy that was trained in EnvPool,
-judged there as well) and "episodes" (pictures of what a trained policy does).
+environments and ours on experts' actions), "scratch" (one policy for all, told its task), "experts"
+(behaviour cloning, DAgger, then PPO), "groups" (a run with its baselines), "engines" (a policy that was
+trained in EnvPool, judged there as well) and "episodes" (pictures of what a trained policy does).
 Success is judged on Meta-World itself, on goals of another seed than in training: in any step of an episode,
 as the benchmark has it, and in the last one. Started again it goes on where it stopped (demonstrations are
 made anew). Policies stay in the folder of what is under way, for the parts that need them.
@@ -63,7 +63,7 @@ class Settings:
 
     preset: Literal["small", "quick", "standard", "by_k", "paper"] = "quick"
     """small: seconds, for tests; quick: speeds, and the method with its baselines in 20 minutes on two cores;
-    standard: three hours; by_k: the method alone at k = 1 to 4 and at its own, half an hour; paper: 20 million
+    standard: three hours; by_k: the method alone at k = 1 to 4 and at its own, an hour; paper: 20 million
     steps a method and five seeds, for many cores and an accelerator."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Only cells whose one-line description contains this text (may be repeated)."""
@@ -88,7 +88,7 @@ def cells(preset: str) -> list[dict]:
         ]  # fmt: skip
         return [
             speed | {"slots": 10, "steps": 5, "rounds": 1},
-            spots | {"steps": 5, "rounds": 1},
+            spots | {"steps": 5, "rounds": 1, "tasks": 2},
             *learnt,
             *([_engines(400, 0) | {"judged": 1, "config": SMALL["config"]}] if _has("envpool") else []),
             *(_episodes(cell) | {"tasks": 1} for cell in learnt[1:]),
@@ -362,8 +362,8 @@ def _trained(cell: Mapping, work: Path) -> tuple[TaskFamily, Policy, Agent]:
         return family, done.group_policy, stack([done.agent_for(name) for name in family.task_names])
     if not store.has("trained"):
         PARTS[cell["part"]](cell, work)
-    agents = store.load("trained", learn.Trained).agents
-    return family, _config(cell).policy.make(family), jax.tree.map(lambda x: np.repeat(x, family.n, 0), agents)
+    agents = jax.tree.map(lambda x: np.repeat(x, family.n, 0), store.load("trained", learn.Trained).agents)
+    return family, _config(cell).policy.make(family), agents
 
 
 PARTS: dict[str, Callable[[Mapping, Path], dict]] = {

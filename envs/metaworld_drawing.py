@@ -36,7 +36,7 @@ def no_library(error: Exception) -> ConfigError:
     """What to do where MuJoCo can't load, or draw with, the GL library that it is told to take."""
     chosen = os.environ.get("MUJOCO_GL") or "glfw"
     return ConfigError(
-        f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({type(error).__name__}: {error}); set MUJOCO_GL to egl, "
-        "osmesa or glfw (which needs a display), and install that library (on Debian libegl1 and "
+        f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({type(error).__name__}: {error}); set MUJOCO_GL to "
+        "egl, osmesa or glfw (which needs a display), and install that library (on Debian libegl1 and "
         "libgl1-mesa-dri for egl, libosmesa6 for osmesa)"
     )
