@@ -17,6 +17,7 @@ import drawings
 import environment_tables
 import learning_tables
 import main_tables
+import metaworld_drawings
 import metaworld_tables
 import tables
 import tyro
@@ -125,7 +126,7 @@ CHANGES_NOTHING = (
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
-DOCUMENTED = ("main_table", "method_search")
+DOCUMENTED = ("main_table", "method_search", "mt10")
 """Result files of the tables in docs/."""
 
 
@@ -229,9 +230,12 @@ def splice(readme: str, text: str) -> str:
 def documents(folder: Path) -> dict[str, str]:
     """Tables that are too long for the README, by their names in docs/."""
     known = {name: read(path) for name in DOCUMENTED if (path := folder / f"{name}.json").exists()}
-    if "main_table" not in known:
-        return {}
-    return {"main_table.md": main_tables.whole(known["main_table"], known.get("method_search"))}
+    found = {}
+    if "main_table" in known:
+        found["main_table.md"] = main_tables.whole(known["main_table"], known.get("method_search"))
+    if "mt10" in known:
+        found["metaworld.md"] = metaworld_tables.whole(known["mt10"])
+    return found
 
 
 def draw(folder: Path) -> dict[str, bytes]:
@@ -241,6 +245,8 @@ def draw(folder: Path) -> dict[str, bytes]:
         for source_name, data in load(section, folder).items():
             for name in drawings.of_source(source_name, data):
                 found[name] = drawings.DRAWERS[name](data)
+            if source_name == "mt10":
+                found |= metaworld_drawings.draw(data)
     return found
 
 

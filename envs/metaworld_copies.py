@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import pickle
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,12 +17,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
-from metaworld import env_dict
-from metaworld.policies import ENV_POLICY_MAP
-from metaworld.types import Task
 
+from envs.metaworld_drawing import CAMERA, choose_library, drawn, no_library
 from envs.metaworld_faster import faster
 from pgx_jax.tasks import HostStep
+
+try:
+    from metaworld import env_dict
+    from metaworld.policies import ENV_POLICY_MAP
+    from metaworld.types import Task
+except (AttributeError, RuntimeError) as error:  # from MuJoCo, which loads what MUJOCO_GL says
+    raise no_library(error) from error
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,7 +189,7 @@ class Copy:
         if len(self.known) >= KEPT:
             self.known.pop(next(iter(self.known)))[0].close()
         self.model.put(self.model.fresh)
-        return _sharing(name)(render_mode=self.render_mode), self.model.fresh
+        return _sharing(name)(render_mode=self.render_mode, camera_name=CAMERA), self.model.fresh
 
     @_alone
     def step(self, action: np.ndarray) -> HostStep:
@@ -197,9 +200,13 @@ class Copy:
 
     @_alone
     def render(self) -> np.ndarray:
-        """Draw the present state, uint8 [480, 480, 3]."""
+        """Draw the present state, uint8 [480, 480, 3].
+
+        Raises:
+            ConfigError: there is no GL library that draws.
+        """
         self.model.put(self.placed)
-        return np.asarray(self.env.render())
+        return drawn(self.env)
 
     def close(self) -> None:
         """Close all that was made."""
@@ -228,8 +235,7 @@ class MetaworldEnv:
 
     def make_drawn(self) -> Copy:
         """A copy that can be rendered; without a display by EGL, unless MUJOCO_GL says something else."""
-        if sys.platform == "linux" and "DISPLAY" not in os.environ:
-            os.environ.setdefault("MUJOCO_GL", "egl")
+        choose_library()
         return Copy("rgb_array")
 
     def expert(self, task: MetaworldTask) -> Callable[[np.ndarray], np.ndarray]:

@@ -208,7 +208,7 @@ def _rendered(family: TaskFamily, copy: HostCopy) -> np.ndarray:
     try:
         frame = np.asarray(copy.render())
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"family {family.name!r} cannot be drawn ({reason})") from error
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
         found = f"{frame.dtype}{list(frame.shape)}"

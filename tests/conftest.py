@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from pgx_jax.compare.results import (
+    BY_TASK,
     SCHEMA_VERSION,
     AffinityResult,
     Agreement,
@@ -137,6 +138,8 @@ def example_results(seed: int = 0) -> Results:
         for name, entry in methods.items()
         if "same_steps" not in name
     }
+    rates = np.clip(rise * np.linspace(0.2, 1.2, n)[:, None], 0, 1).tolist()
+    curves |= {name: structs.replace(curves[name], per_task=rates) for name in BY_TASK}
     candidates = [np.zeros(n, int), labels % 2, labels // 2, labels, labels + (np.arange(n) == 6) * 3]
     candidates.append(np.arange(n))
     return Results(

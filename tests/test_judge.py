@@ -89,7 +89,12 @@ def test_learning_curves_are_averaged_over_tasks_and_draws():
     first, second = (summaries.learning_curve([m], pool, points=8) for m in (PAIRS, CROSSED))
     assert first.returns == pytest.approx([u * (1.5 + 5) for u in range(1, 9)])
     assert second.returns == pytest.approx([u * (1.5 + 25) for u in range(1, 9)])
-    both = summaries.learning_curve([PAIRS, CROSSED], pool, points=8)
+    both = summaries.learning_curve([PAIRS, CROSSED], pool, points=8, by_task=True)
+    rows = {0: PAIRS.labels, 2: CROSSED.labels}
+    for task, known in enumerate(both.per_task):
+        at = [task + 10 * (first_row + labels[task]) for first_row, labels in rows.items()]
+        assert known == pytest.approx([u * np.mean(at) for u in range(1, 9)])
+    assert first.per_task is UNSET
     assert both.returns == pytest.approx([u * (1.5 + 15) for u in range(1, 9)])
     assert both.steps == first.steps == [50.0 * u for u in range(1, 9)]
     other = partition(0, 1, 0, 1, steps=50)  # draws may differ in their steps

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 import pgx_jax
 from envs import metaworld_faster
 from envs.metaworld_copies import Copy, MetaworldTask, goals
+from envs.metaworld_drawing import drawn
 from envs.metaworld_families import MT10
 from envs.metaworld_faster import _Rotation, _tolerance
 from pgx_jax.errors import ConfigError
@@ -162,6 +163,16 @@ def test_families_of_meta_world():
 def test_bad_settings(name, settings, message):
     with pytest.raises(ConfigError, match=message):
         pgx_jax.make_family(name, **settings)
+
+
+def test_a_missing_library_to_draw_with_says_what_to_do(monkeypatch):
+    class Blind:
+        def render(self):
+            raise RuntimeError("no context")
+
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(ConfigError, match=r"MUJOCO_GL=osmesa \(RuntimeError: no context\).*libosmesa6"):
+        drawn(Blind())
 
 
 @pytest.mark.skipif(not ctypes.util.find_library("EGL"), reason="no library to draw with")

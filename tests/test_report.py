@@ -203,7 +203,7 @@ def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_p
     assert {name for name in report.FILES if (store.path / name).is_file()} == set(report.FILES)
     write_report(store, structs.replace(run_results, curves={}))
     left = {name for name in report.FILES if (store.path / name).is_file()}
-    assert left == {*report.FILES} - {"figures/curves.png"}
+    assert left == {*report.FILES} - {"figures/curves.png", "figures/curves_by_task.png"}
 
 
 def test_the_files_of_a_report_are_its_page_and_all_figures():
@@ -216,7 +216,8 @@ def test_any_missing_part_is_left_out(run_results, missing):
     plain.pop(missing)
     results = from_plain(plain)
     check(page.render(results, CONFIG, {}))
-    lost = {"timings": {"pipeline"}, "diagnostics": set(), "agreement": set()}.get(missing, {missing})
+    own = {"timings": {"pipeline"}, "diagnostics": set(), "agreement": set()}
+    lost = (own | {"curves": {"curves", "curves_by_task"}}).get(missing, {missing})
     drawn = {name for name, drawer in figures.DRAWERS.items() if drawer(results) is not None}
     assert set(figures.DRAWERS) - drawn == lost
 
@@ -242,6 +243,23 @@ def test_holes_in_the_numbers_do_not_break_the_page(run_results):
     )
     found = check(render(finite(results)))
     assert "nan" not in " ".join(found.words).lower().split()
+
+
+@pytest.mark.parametrize("n", [2, 50])
+def test_success_while_training_is_shown_task_by_task(run_results, n):
+    names, rng = [f"task {i}" for i in range(n)], np.random.default_rng(0)
+    rates = rng.random((n, 30))
+    rates[0, 3] = np.nan
+    curve = Curve(list(range(1, 31)), rates.mean(0).tolist(), rates.tolist())
+    groups = [names[::2], names[1::2]]
+    results = structs.replace(
+        run_results, n_tasks=n, task_names=names, groups=groups, curves={"policygradex": curve}
+    )
+    figure = figures.curves_by_task(finite(results))
+    (image,) = figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), np.concatenate([rates[::2], rates[1::2]]))
+    assert image.get_extent()[:2] == [0, 30]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == sum(groups, [])
 
 
 def test_names_are_shown_as_text_and_never_run(run_results):
@@ -280,6 +298,8 @@ def test_the_axes_show_the_numbers(run_results):
     curve = max(drawn["curves"].axes[0].lines, key=lambda line: line.get_linewidth())
     assert curve.get_ydata()[-1] == pytest.approx(results.curves["policygradex"].returns[-1])
     assert curve.get_xdata()[-1] == pytest.approx(1_228_800)
+    rates = np.asarray(drawn["curves_by_task"].axes[0].images[0].get_array())
+    assert rates == pytest.approx(np.array(results.curves["policygradex"].per_task)[position])
     more = results.curves | {"true_groups_same_steps_per_policy": Curve([9e9], [1.0])}
     with_other_total = figures.draw_all(structs.replace(results, curves=more))["curves"].axes[0]
     assert with_other_total.get_xlim()[1] < 2e6, "another total of steps is another axis"

@@ -55,7 +55,7 @@ class Pool(NamedTuple):
     rows: tuple[Row, ...]
     agents: tuple[Agent, ...]
     returns: tuple[Float[np.ndarray, "updates n"], ...]
-    """float [updates, n] each."""
+    """float [updates, n] each: returns or success rates, as of `learn.Trained`."""
 
     def joined(self, other: Pool) -> Pool:
         """The rows of both, one pool after the other."""

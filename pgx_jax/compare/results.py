@@ -23,6 +23,8 @@ OURS = "policygradex"
 """Name of our method."""
 SIMILAR = "gradient_similarity"
 """How the names of the methods by gradient similarity begin."""
+BY_TASK = (OURS, "multitask", "single_task")
+"""Methods that are shown task by task."""
 
 Number = float | None
 Groups = list[list[str]]
@@ -187,10 +189,13 @@ class LookResult(Record, frozen=True, kw_only=True):
 
 
 class Curve(Record, frozen=True):
-    """Mean return over tasks while training, along a method's total of environment steps."""
+    """Mean return (success rate, of a family that is judged by it) over tasks while training, along a
+    method's total of environment steps."""
 
     steps: list[Number]
     returns: list[Number] = msgspec.field(name="return")
+    per_task: list[list[Number]] | UnsetType = UNSET
+    """[n][points]: the same of every task; of the methods `BY_TASK` of a family that is judged by success."""
 
 
 class UnseenMethod(Record, frozen=True, kw_only=True):

@@ -68,16 +68,26 @@ def summarise(episodes: Sequence[Float[np.ndarray, "n E"]]) -> Interval:
     return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
 
 
-def learning_curve(methods: Sequence[Method], pool: Pool, points: int = 40) -> Curve:
-    """Mean return over tasks (and draws) along a method's budget."""
-    steps, returns = np.mean([_curve(m, pool, points) for m in methods], axis=0)
-    return Curve(steps.tolist(), [float(x) if np.isfinite(x) else None for x in returns])
+def learning_curve(
+    methods: Sequence[Method], pool: Pool, points: int = 40, *, by_task: bool = False
+) -> Curve:
+    """Mean return (success rate, where a family is judged by it) over tasks and draws along a method's
+    budget; ``by_task`` of every task, too."""
+    steps, returns = zip(*(_curve(m, pool, points) for m in methods), strict=True)
+    mean = np.mean([each.mean(0) for each in returns], axis=0)
+    known = np.mean(returns, axis=0) if by_task else ()
+    own = {"per_task": [_numbers(task) for task in known]} if by_task else {}
+    return Curve(np.mean(steps, axis=0).tolist(), _numbers(mean), **own)
+
+
+def _numbers(values: Float[np.ndarray, "points"]) -> list[float | None]:
+    return [float(x) if np.isfinite(x) else None for x in values]
 
 
 def _curve(
     m: Method, pool: Pool, points: int
-) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
-    """Steps and mean returns over tasks [points] of one draw."""
+) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "n points"]]:
+    """Steps [points] and mean returns [n, points] of one draw."""
     curves, grid = [], (np.arange(points) + 1) / points
     for task, g in enumerate(m.labels):
         returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
@@ -86,4 +96,4 @@ def _curve(
         at, known = (np.arange(len(bins)) + 1) / len(bins), np.isfinite(means)
         curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
     steps = m.spent + grid * (m.env_steps - m.spent)
-    return steps, np.mean(curves, axis=0)
+    return steps, np.array(curves)

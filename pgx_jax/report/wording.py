@@ -53,8 +53,12 @@ CAPTIONS = {
     "environment steps, everything that a method costs included; hollow squares did not. "
     "The band is our interval.",
     "per_task": "Mean of every task, ordered by group.",
-    "curves": "Return while training, averaged over a method's policies and tasks, over all the steps that "
-    "the method has used. Methods with another total of steps are left out.",
+    "curves": "Return (success rate, where that is what tasks are judged by) while training, averaged over a "
+    "method's policies and tasks, over all the steps that the method has used. Methods with another total of "
+    "steps are left out.",
+    "curves_by_task": "The same of every task, ordered by group, each name in its group's colour, with lines "
+    "between the groups: dark is no success, bright is success in all episodes. Ours begins when its groups "
+    "do.",
 }
 """What the page says below each figure, by the figure's name."""
 

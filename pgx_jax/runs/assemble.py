@@ -30,7 +30,11 @@ def assemble(run: Records) -> results.Results:
     entries = {OURS: judging.method_result([mine], played, family)}
     entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}
     predicted, labels = pipeline.predicted_gain(found), run.labels
-    curves = {name: summaries.learning_curve(distinct(m), pool) for name, m in others.items()}
+    by_task = results.BY_TASK if family.metric == "success" else ()
+    curves = {
+        name: summaries.learning_curve(distinct(m), pool, by_task=name in by_task)
+        for name, m in ({OURS: [mine]} | others).items()
+    }
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
     whole = results.Results(
         family=family.name,
@@ -50,7 +54,7 @@ def assemble(run: Records) -> results.Results:
         affinity=affinity_result(run.affinity),
         path=path_result(found),
         looks=look_results(run),
-        curves={OURS: summaries.learning_curve([mine], pool), **curves},
+        curves=curves,
         test_tasks=unseen_tasks(
             {OURS: mine} | {name: m[0] for name, m in others.items()}, pool, run.policies_by_name,
             run.learners, family, run.config,

@@ -117,10 +117,12 @@ def _load(entry: metadata.EntryPoint) -> Callable[..., TaskFamily]:
     """What an entry point names.
 
     Raises:
-        ConfigError: a package is missing, or somebody else's is in the way.
+        ConfigError: a package is missing, somebody else's is in the way, or the module says what it lacks.
     """
     try:
         return entry.load()
+    except ConfigError:  # the module's own words
+        raise
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         package = entry.module.partition(".")[0]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
-from pgx_jax.report.figures.comparison import curves, methods, per_task
+from pgx_jax.report.figures.comparison import curves, curves_by_task, methods, per_task
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
 from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
 from pgx_jax.report.figures.tree import looks
@@ -26,6 +26,7 @@ __all__ = [
     "affinity_of",
     "by_budget",
     "curves",
+    "curves_by_task",
     "draw_all",
     "looks",
     "methods",
@@ -44,6 +45,7 @@ DRAWERS = {
     "methods": methods,
     "per_task": per_task,
     "curves": curves,
+    "curves_by_task": curves_by_task,
 }
 """File name (without ending) -> drawing function."""
 

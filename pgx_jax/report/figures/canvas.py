@@ -81,11 +81,11 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r'((?:\bid="|href="#|url\(#))', rf"\g<1>{name}-", text)
 
 
-def canvas(width: float, height: float, columns: int | None = None) -> tuple[Figure, Any]:
-    """A figure of width x height inches, with one or several axes side by side."""
+def canvas(width: float, height: float, columns: int | None = None, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure of width x height inches, with one or several axes side by side (and row after row)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns or 1, squeeze=False)[0]
+    axes = figure.subplots(rows, columns or 1, squeeze=False).ravel()
     return figure, axes if columns else axes[0]
 
 

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pgx_jax.compare.results import OURS, Results
+from pgx_jax.compare.results import BY_TASK, OURS, Results
 from pgx_jax.report import wording
-from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, label_ends, method_style, task_labels
+from pgx_jax.report.figures.canvas import (
+    BLUE,
+    FAINT,
+    canvas,
+    group_colour,
+    label_ends,
+    method_style,
+    task_labels,
+)
 
 
 def curves(results: Results) -> Figure | None:
@@ -46,6 +54,39 @@ def curves(results: Results) -> Figure | None:
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
     axes.grid(axis="y")
+    return figure
+
+
+def curves_by_task(results: Results) -> Figure | None:
+    """Success of every task (rows, by group) while training, along each method's steps; a panel a method."""
+    tasks, end = results.task_names, 0.0
+    shown = {name: results.curves[name] for name in BY_TASK if name in results.curves}
+    shown = {name: curve for name, curve in shown.items() if curve.per_task}
+    if not shown:
+        return None
+    found = task_labels(results.groups, tasks)
+    order, n = np.argsort(found, kind="stable"), len(tasks)
+    figure, panels = canvas(2.6 + 2.6 * len(shown), 1.3 + max(0.17 * n, 1.2), columns=len(shown))
+    for axes, (name, curve) in zip(panels, shown.items(), strict=True):
+        steps, rates = np.array(curve.steps, float), np.array(curve.per_task, float)[order]
+        first, end = steps[0] - (steps[1:2] - steps[:1]).sum(), max(end, steps[-1])
+        extent = (first, steps[-1], n - 0.5, -0.5)
+        image = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
+        axes.set_title(wording.method_label(results.methods, name))
+        axes.set(ylim=(n - 0.5, -0.5), yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
+        axes.hlines(np.flatnonzero(np.diff(found[order])) + 0.5, 0, end, color="white", lw=1.2)
+    for axes in panels:
+        axes.set(xlim=(0, end))
+    panels[0].set_yticks(range(n), [_short(tasks[j]) for j in order], fontsize=9 if n <= 16 else 7)
+    panels[0].tick_params(axis="y", length=0)
+    for label, group in zip(panels[0].get_yticklabels(), found[order], strict=True):
+        label.set_color(group_colour(group))
+    figure.supxlabel("environment steps, all of a method's policies", size=9.5)
+    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01)
+    bar.outline.set_visible(False)
+    bar.set_label(f"{wording.metric_name(results.methods)} while training")
     return figure
 
 
@@ -95,9 +136,7 @@ def per_task(results: Results) -> Figure | None:
     """Bars for every task: ours, one policy for all, one policy a task."""
     tasks = results.task_names
     shown = {
-        name: np.array(known, float)
-        for name in (OURS, "multitask", "single_task")
-        if (known := results.per_task(name)) is not None
+        name: np.array(known, float) for name in BY_TASK if (known := results.per_task(name)) is not None
     }
     if not shown:
         return None
