@@ -17,6 +17,7 @@ import drawings
 import environment_tables
 import learning_tables
 import main_tables
+import meta_tables
 import metaworld_tables
 import tables
 import tyro
@@ -53,6 +54,12 @@ SECTIONS = (
         "Every method on every family",
         {"main_table": "python benchmarks/main_table.py"},
         main_tables.overview,
+        waits=True,
+    ),
+    Section(
+        "The first moments on unseen tasks",
+        {"meta_rl": "python benchmarks/meta_rl.py"},
+        meta_tables.overview,
         waits=True,
     ),
     *(
@@ -125,7 +132,7 @@ CHANGES_NOTHING = (
     "estimate.whole_episodes",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
-DOCUMENTED = ("main_table", "method_search")
+DOCUMENTED = ("main_table", "method_search", "meta_rl")
 """Result files of the tables in docs/."""
 
 
@@ -229,9 +236,12 @@ def splice(readme: str, text: str) -> str:
 def documents(folder: Path) -> dict[str, str]:
     """Tables that are too long for the README, by their names in docs/."""
     known = {name: read(path) for name in DOCUMENTED if (path := folder / f"{name}.json").exists()}
-    if "main_table" not in known:
-        return {}
-    return {"main_table.md": main_tables.whole(known["main_table"], known.get("method_search"))}
+    found = {}
+    if "main_table" in known:
+        found["main_table.md"] = main_tables.whole(known["main_table"], known.get("method_search"))
+    if "meta_rl" in known:
+        found["meta_rl.md"] = meta_tables.whole(known["meta_rl"])
+    return found
 
 
 def draw(folder: Path) -> dict[str, bytes]:
