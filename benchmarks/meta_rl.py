@@ -23,7 +23,7 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
 from pgx_jax.compare.adapting import BUDGETS, Adapted, Entrant, Tuning, adapt_all, start_values
-from pgx_jax.compare.results import OURS
+from pgx_jax.compare.results import OURS, to_plain
 from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
@@ -104,7 +104,7 @@ def compute(cell: Mapping) -> dict:
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
         "k": trained.k,
-        "agreement": trained.results.agreement,
+        "agreement": to_plain(trained.results)["agreement"],
         "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
         "methods": {name: record(arena, entrants[name], adapted) for name, adapted in found.items()},
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},

@@ -27,6 +27,7 @@ from pgx_jax.runs.adapting import arena_of, entrants_of
 from pgx_jax.types import Agent, Moments
 
 TASKS = 6
+NUMBERS = st.floats(-9, 9, width=16)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def halved_alone(values, budget):
 
 
 @settings(deadline=None, max_examples=50)
-@given(arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 7)), elements=st.floats(-9, 9)), st.data())
+@given(arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 7)), elements=NUMBERS), st.data())
 def test_halving_finds_the_best_arm_and_spends_no_more_than_the_budget(values, data):
     tasks, arms = values.shape
     budget = data.draw(st.integers(arms * max(1, math.ceil(math.log2(arms))), 300))
@@ -141,14 +142,14 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     monkeypatch.setattr(learn, "train_all", lambda *args, **kw: calls.append(args[0]) or train_all(*args, **kw))
     one, ours = entrants["multitask"], entrants["policygradex/rewards"]
     several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
-    found = adapt_all(arena, several, (0, 8, 64))
+    found = adapt_all(arena, several, (0, 14, 64))
     assert len(calls) == 1 and all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
-    for budget in (0, 8, 64):
+    for budget in (0, 14, 64):
         np.testing.assert_array_equal(found["one"][budget].judged, found["again"][budget].judged)
         for name in several:
             x = found[name][budget]
             assert (x.steps <= budget).all() and (x.finding <= budget / 2).all() and not x.failed
-    assert (found["one"][64].steps > 32).all() and (found["one"][8].steps == 8).all()  # an episode has 15
+    assert (found["one"][64].steps == 60).all() and (found["one"][14].steps == 12).all()  # an episode has 15
     assert (found["ours"][0].choice == NONE).all()
     value = start_values(arena, ours.starts)
     np.testing.assert_allclose(found["ours"][0].judged.mean(1), value[:, -1], rtol=1e-6)
@@ -168,7 +169,7 @@ def test_an_adaptation_that_diverges_is_named_and_left_out(small_run, entrants):
     alone = adapt_all(arena_of(small_run, jax.tree.map(lambda x: x[[0, 2]], tasks), ["good", "fine"]),
                       {"meta": Entrant((arena.meta._replace(agent=widened(small_run.meta, np.ones(6, bool), 2)),))},
                       (32,))["meta"][32]  # fmt: skip
-    np.testing.assert_allclose(alone.judged[0], found.judged[0], rtol=1e-5)  # as if nobody had failed
+    np.testing.assert_allclose(alone.judged[0], found.judged[0], rtol=1e-3)  # as if nobody had failed
     own = jax.tree.map(lambda x: np.asarray(x)[1], tasks)
     with pytest.raises(DataError, match="adapting to 'own': .*non-finite|not finite"):
         pgx_jax.adapt(small_run, own, steps=32)

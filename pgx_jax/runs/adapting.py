@@ -17,7 +17,7 @@ from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.compare.results import OURS, Interval, to_plain
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.compare.unknown import Arena, Start, joined, nearest, sampled, widened
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import load
 from pgx_jax.types import PyTree
@@ -151,6 +151,7 @@ def adapt(
         ConfigError: no such task, a family without a sampler, or settings that cannot work.
         DataError: the adaptation was not finite.
     """
+    pick(FINDERS, finder, "finder")
     run, tuning = run if isinstance(run, Run) else load(run), tuning or Tuning()
     tasks, called = _task(run, task, seed, name)
     stage = f"adapted-{called}"
