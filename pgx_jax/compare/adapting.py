@@ -188,11 +188,17 @@ def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found
     return FINDERS[entrant.finder](arena, entrant.starts, steps, arena.config.stream("adapting"))
 
 
+def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> Start:
+    """The policy that one of the unseen tasks has found, or theta*."""
+    choice = int(found.choice[place])
+    return arena.meta if choice == NONE else entrant.starts[choice]
+
+
 def _jobs(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task."""
     return [
-        Job(arena.meta if choice == NONE else entrant.starts[choice], task, budget - int(spent))
-        for choice, task, spent in zip(found.choice.tolist(), arena.unseen.tolist(), found.steps, strict=True)
+        Job(chosen_start(arena, entrant, found, place), task, budget - int(found.steps[place]))
+        for place, task in enumerate(arena.unseen.tolist())
     ]
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.compare.unknown import Arena, Start
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Tried
 from pgx_jax.types import FIT, SCORE, SELECT, Key, Transitions
 
 NONE = -1
@@ -110,43 +111,42 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
     """The surrogate's question, asked of a single task: how much does the step that a group's tasks want
     reduce the task's own loss, on what theta* experiences there?
 
-    The groups' surrogates are fitted on all that theta* has experienced on the known tasks. A task goes to
-    the group of most gain, if that is more than 0 and than what all tasks together would bring: it goes on
-    from theta* otherwise.
+    A task goes to the group of most gain, if that is more than 0 and than what all tasks together would
+    bring: it goes on from theta* otherwise.
 
     Args:
         arena, starts: the tasks and the policies.
         budget: environment steps of theta* on each task.
         key: PRNG key.
     """
-    policy, learner = arena.policies[arena.meta.policy], arena.learners[arena.meta.learner]
-    agent, config = arena.meta.agent, arena.config.estimate
-    tried = learn.try_out(policy, learner, arena.family, agent, arena.unseen, key, budget)
     member = np.stack([*(start.member for start in starts), np.ones(arena.n, bool)])
-    fitted = pipeline.fit_subsets(
-        arena.features, arena.transitions, member, config, parts=(FIT, SCORE, SELECT)
-    )
-    shape, count = tried.advantage.shape, len(arena.unseen)
-    own = Transitions(
-        tried.obs, tried.action, tried.advantage, np.zeros(shape, int), np.zeros(shape, np.int8),
-        np.arange(count),
-    )  # fmt: skip
-    feats = estimate.gradient_features(
-        policy.log_prob, learn.policy_params(agent), own, arena.features.key,
-        arena.features.values.shape[-1], precision=config.precision, names=arena.names,
-        private=arena.features.private,
+    policy, learner = arena.policies[arena.meta.policy], arena.learners[arena.meta.learner]
+    tried = learn.try_out(policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget)
+    gain = gains(arena, member, tried)
+    blocks = np.array_split(gain, min(BLOCKS, budget), axis=-1)
+    means = np.stack([block.mean(-1) for block in blocks])
+    value, noise = gain.mean(-1), means.std(0, ddof=1) if budget > 1 else np.full(gain.shape[:2], np.nan)
+    groups, together = value[:, :-1], np.maximum(value[:, -1], 0.0)
+    choice = np.where(groups.max(1) > together, groups.argmax(1), NONE)
+    return Found(choice, np.full(len(gain), budget), value, noise / np.sqrt(len(means)))
+
+
+def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
+    """What the surrogates of m sets of known tasks, fitted on all that theta* has experienced there, reduce
+    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]."""
+    policy, config, known = arena.policies[arena.meta.policy], arena.config.estimate, arena.features
+    fitted = pipeline.fit_subsets(known, arena.transitions, member, config, parts=(FIT, SCORE, SELECT))
+    shape = tried.advantage.shape
+    whole = np.zeros(shape, int), np.zeros(shape, np.int8), np.arange(len(arena.unseen))
+    own = estimate.gradient_features(
+        policy.log_prob, learn.policy_params(arena.meta.agent),
+        Transitions(tried.obs, tried.action, tried.advantage, *whole), known.key, known.values.shape[-1],
+        precision=config.precision, names=arena.names, private=known.private,
     )  # fmt: skip
     deviation = tried.advantage.std(1, keepdims=True)
     a = (tried.advantage - tried.advantage.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
-    z = np.einsum("utd,kd->ukt", np.asarray(feats.values), np.asarray(fitted.delta))
-    gain = np.asarray(estimate.loss_change(z, a[:, None]))
-    blocks = np.array_split(gain, min(BLOCKS, shape[1]), axis=-1)
-    means = np.stack([block.mean(-1) for block in blocks])
-    stderr = means.std(0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full(z.shape[:2], np.nan)
-    value = gain.mean(-1)
-    best, together = value[:, :-1].argmax(1), np.maximum(value[:, -1], 0.0)
-    choice = np.where(value[:, :-1].max(1) > together, best, NONE)
-    return Found(choice, np.full(count, budget), value, stderr)
+    z = np.einsum("utd,md->umt", np.asarray(own.values), np.asarray(fitted.delta))
+    return np.asarray(estimate.loss_change(z, a[:, None]))
 
 
 Finder = Callable[[Arena, Sequence[Start], int, Key], Found]

@@ -10,7 +10,16 @@ import numpy as np
 from msgspec import Struct
 
 from pgx_jax import learn
-from pgx_jax.compare.adapting import Done, Entrant, Job, Tuning, adapt_and_judge, check_adapting, choose
+from pgx_jax.compare.adapting import (
+    Done,
+    Entrant,
+    Job,
+    Tuning,
+    adapt_and_judge,
+    check_adapting,
+    choose,
+    chosen_start,
+)
 from pgx_jax.compare.finding import FINDERS, NONE, Found
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
@@ -161,30 +170,37 @@ def adapt(
     entrant = Entrant(starts_of(run.ours(), run.policies, 1), finder)
     check_adapting({OURS: entrant}, [steps], tuning)
     found = choose(arena, entrant, steps, tuning)
-    choice, finding = int(found.choice[0]), int(found.steps[0])
-    start = arena.meta if choice == NONE else entrant.starts[choice]
-    jobs = [Job(start, arena.n, used) for used in (0, steps - finding)]
+    chosen = chosen_start(arena, entrant, found, 0)
+    jobs = [Job(chosen, arena.n, used) for used in (0, steps - int(found.steps[0]))]
     done = adapt_and_judge(arena, jobs, tuning)
     before, after = (done[job.key] for job in jobs)
     if not (isinstance(before, Done) and isinstance(after, Done)):
         raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
-    names = np.array(run.family.task_names)
-    adapted = AdaptedTask(
+    adapted = _record(run, arena, entrant, found, before, after)
+    if run.store is not None:
+        run.store.save(stage, after.agent)
+        run.store.write_json(f"{stage}.json", to_plain(adapted))
+    return adapted
+
+
+def _record(
+    run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done
+) -> AdaptedTask:
+    """What came of the one unseen task of an arena."""
+    (called,), names = arena.names, np.array(run.family.task_names)
+    chosen, finding = chosen_start(arena, entrant, found, 0), int(found.steps[0])
+    return AdaptedTask(
         task=called,
-        finder=finder,
-        group=None if choice == NONE else names[start.member].tolist(),
+        finder=entrant.finder or "",
+        group=None if chosen is arena.meta else names[chosen.member].tolist(),
         evidence=_evidence(found, (*entrant.starts, arena.meta), names),
         metric=run.family.metric,
         before=stratified(before.judged[None]),
         after=stratified(after.judged[None]),
         finding_steps=finding,
         steps=finding + after.steps,
-        stage=None if run.store is None else stage,
+        stage=None if run.store is None else f"adapted-{called}",
     )
-    if run.store is not None:
-        run.store.save(stage, after.agent)
-        run.store.write_json(f"{stage}.json", to_plain(adapted))
-    return adapted
 
 
 def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> tuple[PyTree, str]:
