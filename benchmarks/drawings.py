@@ -7,6 +7,7 @@ from functools import partial
 
 import main_tables
 import matplotlib
+import meta_tables
 import numpy as np
 from learning_tables import by_environment
 from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
@@ -34,6 +35,7 @@ TITLES = {
     "main_table_hidden": "Every method, policies not told their task, with intervals over family seeds",
     "main_table_told": "Every method, policies told their task, with intervals over family seeds",
     "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
+    "meta_rl": "Return on unseen tasks by steps of adaptation",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -164,6 +166,34 @@ def main_table(data: Mapping, block: str) -> bytes:
         return png(figure)
 
 
+ADAPTING = {
+    f"{OURS}/halving": BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT, "true_groups/told": "#c0609a",
+    "multitask_base_maml": "#3a8f5c",
+}  # fmt: skip
+"""Methods of the figure of unseen tasks, and their colours."""
+
+
+def meta_rl(data: Mapping) -> bytes:
+    """Mean return on unseen tasks against adaptation steps, a panel a family."""
+    known = meta_tables.parts(data)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(1.6 + 3.2 * len(known), 3.2, columns=len(known))
+        for axes, part in zip(panels, known, strict=True):
+            at = np.arange(len(part.budgets))
+            for name, found in meta_tables.curves(part, list(ADAPTING)):
+                colour, mean = ADAPTING[name], [x.mean for x in found]
+                axes.plot(at, mean, "o-", ms=4, lw=1.6, color=colour, label=meta_tables.label(name))
+                if all(x.lo is not None for x in found):
+                    low, high = [x.lo for x in found], [x.hi for x in found]
+                    axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+            axes.set(title=part.family, xlabel="adaptation steps", xticks=at)
+            axes.set_xticklabels([f"{b:,}" for b in part.budgets])
+            axes.grid(axis="y")
+        panels[0].set(ylabel="mean return on unseen tasks")
+        panels[-1].legend(frameon=False, fontsize=7)
+        return png(figure)
+
+
 def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: bool) -> None:
     for name, label in part.names().items():
         row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
@@ -182,5 +212,6 @@ DRAWERS = {
     "main_table_hidden": partial(main_table, block="hidden"),
     "main_table_told": partial(main_table, block="told"),
     "peer_curves": peer_curves,
+    "meta_rl": meta_rl,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

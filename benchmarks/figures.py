@@ -17,6 +17,7 @@ import drawings
 import environment_tables
 import learning_tables
 import main_tables
+import meta_tables
 import metaworld_drawings
 import metaworld_tables
 import tables
@@ -54,6 +55,12 @@ SECTIONS = (
         "Every method on every family",
         {"main_table": "python benchmarks/main_table.py"},
         main_tables.overview,
+        waits=True,
+    ),
+    Section(
+        "The first moments on unseen tasks",
+        {"meta_rl": "python benchmarks/meta_rl.py"},
+        meta_tables.overview,
         waits=True,
     ),
     *(
@@ -126,7 +133,7 @@ CHANGES_NOTHING = (
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
-DOCUMENTED = ("main_table", "method_search", "mt10")
+DOCUMENTED = ("main_table", "method_search", "meta_rl", "mt10")
 """Result files of the tables in docs/."""
 
 
@@ -233,6 +240,8 @@ def documents(folder: Path) -> dict[str, str]:
     found = {}
     if "main_table" in known:
         found["main_table.md"] = main_tables.whole(known["main_table"], known.get("method_search"))
+    if "meta_rl" in known:
+        found["meta_rl.md"] = meta_tables.whole(known["meta_rl"])
     if "mt10" in known:
         found["metaworld.md"] = metaworld_tables.whole(known["mt10"])
     return found

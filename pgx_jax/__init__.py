@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgx_jax.grouping import GroupingConfig
     from pgx_jax.learn import PPO
     from pgx_jax.pipeline import group_transitions
+    from pgx_jax.runs.adapting import adapt
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
     from pgx_jax.runs.seeds import resume_seeds, run_seeds
@@ -42,6 +43,7 @@ _NAMES = {
     "grouping": ("GroupingConfig",),
     "learn": ("PPO",),
     "pipeline": ("group_transitions",),
+    "runs.adapting": ("adapt",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
     "runs.seeds": ("resume_seeds", "run_seeds"),
@@ -62,10 +64,10 @@ _PLACE = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for n
 __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
     "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
-    "Transitions", "brax_family", "compare", "config", "config_for", "errors", "estimate", "families",
-    "group_transitions", "grouping", "gymnasium_family", "gymnax_family", "learn", "load", "make_family",
-    "pipeline", "regroup", "report", "resume", "resume_seeds", "run", "run_seeds", "runs", "show", "tasks",
-    "types",
+    "Transitions", "adapt", "brax_family", "compare", "config", "config_for", "errors", "estimate",
+    "families", "group_transitions", "grouping", "gymnasium_family", "gymnax_family", "learn", "load",
+    "make_family", "pipeline", "regroup", "report", "resume", "resume_seeds", "run", "run_seeds", "runs",
+    "show", "tasks", "types",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ STREAMS = (
     "deal",
     "subsets",
     "oracle",
+    "adapting",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""

@@ -47,6 +47,10 @@ COMMANDS = {
         "pgx_jax.cli.saved:RegroupCommand",
         "Group a saved run anew (another k, penalty, score or affinity), without training.",
     ),
+    "adapt": Command(
+        "pgx_jax.cli.adapt:AdaptCommand",
+        "Adapt a run's policies to a task that it has not seen: find its group, and train on.",
+    ),
     "report": Command(
         "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."
     ),

@@ -78,11 +78,12 @@ class Pool(NamedTuple):
 EMPTY = Pool((), (), ())
 
 
+Item = TypeVar("Item")
 Kind = TypeVar("Kind")
 
 
-def places(rows: Sequence[Row], kind: Callable[[Row], Kind]) -> dict[Kind, list[int]]:
-    """Places of the rows of every kind."""
+def places(rows: Sequence[Item], kind: Callable[[Item], Kind]) -> dict[Kind, list[int]]:
+    """Places of the rows (or other things) of every kind."""
     found: dict[Kind, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(kind(row), []).append(i)

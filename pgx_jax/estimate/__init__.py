@@ -26,6 +26,7 @@ from pgx_jax.estimate.scores import (
     cross_fitted,
     heldout,
     importance,
+    loss_change,
     require_held_out,
     rollouts,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "lift_dual",
     "lift_projection",
     "lookahead",
+    "loss_change",
     "make_subsets",
     "other_parts",
     "private_parameters",

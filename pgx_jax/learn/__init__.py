@@ -2,7 +2,7 @@
 
 from pgx_jax.learn.checks import check_form, check_learner
 from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
-from pgx_jax.learn.collecting import collect
+from pgx_jax.learn.collecting import Tried, collect, try_out
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
@@ -49,6 +49,7 @@ __all__ = [
     "Progress",
     "Taskwise",
     "Trained",
+    "Tried",
     "can_be_told",
     "check_agent",
     "check_form",
@@ -75,6 +76,7 @@ __all__ = [
     "tell",
     "train",
     "train_all",
+    "try_out",
     "with_options",
     "with_policy_params",
 ]

@@ -36,7 +36,8 @@ FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN_FOLDERS = ("stages", "figures")
 _OWN_FILES = (
-    "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "config.json",
+    "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "adapted-*.json",
+    "config.json",
 )  # fmt: skip
 _DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,

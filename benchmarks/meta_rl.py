@@ -1,0 +1,151 @@
+"""The first moments on unseen tasks, of every method: `python benchmarks/meta_rl.py`.
+
+A cell is a family of one seed: a run trains all methods at equal totals of steps, then every method adapts to
+the same unseen tasks with every budget, and is judged on the same fresh episodes. Started again it goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from common import ResultFile, check_known, describe, merge, result_path, says_errors, tuples
+from main_table import BUDGETS as STEPS
+from study import SMALL_CONFIG, SMALL_FAMILY
+
+from pgx_jax import learn
+from pgx_jax.compare.adapting import BUDGETS, Adapted, Entrant, Tuning, adapt_all, start_values
+from pgx_jax.compare.results import OURS, to_plain
+from pgx_jax.compare.unknown import Arena, sampled
+from pgx_jax.config import Config, config_for, override
+from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
+from pgx_jax.runs.run import run
+from pgx_jax.tasks.registry import make_family
+
+FIRST = ("cartpole-goals", "points-hard", "cartpole-physics")
+FAMILIES = (*FIRST, *(name for name in STEPS if name not in FIRST))
+FIRST_SEED = 6
+"""Of the families, as in the table of all methods."""
+
+METHODS = (
+    OURS, "multitask", "multitask_continued", "true_groups", "random", "em", "committees",
+    "gradient_similarity_dot",
+)  # fmt: skip
+"""Methods of every run that adapt, beside theta* and a policy at random."""
+ADAPTING = ("maml", "fomaml", "reptile")
+"""Learners that adapt in their own way: one policy for all by each that there is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Run what is missing of the table of unseen tasks."""
+
+    preset: Literal["full", "quick"] = "full"
+    """full: what the docs show; quick: a minute, for tests."""
+    families: tuple[str, ...] = FIRST
+    """Families to adapt in."""
+    seeds: int = 5
+    """Seeds of each family."""
+    tasks: int = TEST_TASKS
+    """Unseen tasks of each."""
+    steps_per_task: int | None = None
+    """Training steps of every method, per known task; those of the table of all methods by default."""
+    budgets: tuple[int, ...] = BUDGETS
+    """Adaptation steps."""
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only cells whose one-line description contains this text (may be repeated)."""
+    limit: int | None = None
+    """Stop after this many new cells."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def cells(settings: Settings) -> list[dict]:
+    """One cell a family and seed, one seed of all families after the other."""
+    check_known(settings.families, STEPS)
+    if settings.preset == "quick":
+        small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
+        changes = {"k": 2, "similarities": []}
+        return [small | {"config": merge(SMALL_CONFIG, changes), "tasks": 2, "budgets": [0, 32]}]
+    return [
+        {
+            "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {},
+            "steps_per_task": settings.steps_per_task or STEPS[family][0],
+            "tasks": settings.tasks, "budgets": list(settings.budgets),
+        }
+        for seed in range(settings.seeds)
+        for family in settings.families
+    ]  # fmt: skip
+
+
+def compute(cell: Mapping) -> dict:
+    """Train all methods of a cell, and adapt them to its unseen tasks."""
+    family = make_family(cell["family"], **tuples(cell["settings"]))
+    config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
+    own = tuple(f"base/{name}" for name in ADAPTING if name in learn.LEARNERS)
+    config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=own)
+    sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
+    began = time.process_time()
+    trained = run(family, config)
+    middle = time.process_time()
+    count = cell["tasks"]
+    tasks = sampled(family, config.stream("test_tasks"), count)
+    arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
+    by_learner = tuple(f"multitask_{name.replace('/', '_')}" for name in own)
+    entrants = entrants_of(trained, arena, (*METHODS, *by_learner))
+    found = adapt_all(arena, entrants, cell["budgets"])
+    return {
+        "k": trained.k,
+        "agreement": to_plain(trained.results)["agreement"],
+        "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
+        "methods": {name: record(arena, entrants[name], adapted) for name, adapted in found.items()},
+        "timings": {"training": middle - began, "adapting": time.process_time() - middle},
+    }
+
+
+def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
+    """What the table needs of a method: by budget the mean of every task (None where adapting failed), its
+    policy, and the steps; and what each of its policies (theta* last) earns without adapting."""
+    several = len(entrant.starts) > 1
+    return {
+        "by_budget": {
+            str(budget): {
+                "per_task": x.judged.mean(1), "choice": x.choice, "steps": x.steps, "finding": x.finding,
+                "failed": x.failed,
+            }
+            for budget, x in adapted.items()
+        },
+        "starts": start_values(arena, entrant.starts) if several else None,
+    }  # fmt: skip
+
+
+@says_errors
+def main(args: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    wanted = [c for c in cells(settings) if all(text in describe(c) for text in settings.only)]
+    defaults = {
+        "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0)
+    }  # fmt: skip
+    path = result_path("meta_rl", settings.preset, settings.out)
+    found = ResultFile(path, name="meta_rl", command="python benchmarks/meta_rl.py", settings=defaults)
+    todo = [c for c in wanted if found.find(c) is None][: settings.limit]
+    found.run(todo, compute)
+    for cell in found.cells:
+        for name, entry in cell["methods"].items():
+            known = {b: [x for x in y["per_task"] if x is not None] for b, y in entry["by_budget"].items()}
+            shown = ", ".join(f"{b}: {np.mean(x):.1f}" for b, x in known.items() if x)
+            print(f"{describe(cell['cell'])} {name}: {shown}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The tables of unseen tasks as Markdown, from the result file of `meta_rl.py` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tables import over_runs, plural, table
+
+from pgx_jax.compare.results import OURS, Interval
+from pgx_jax.report.wording import steps, with_interval
+
+LABELS = {
+    OURS: "PolicyGradEx (ours)",
+    "multitask": "One policy for all",
+    "multitask_continued": "One policy for all, continuing the meta-policy",
+    "meta": "The meta-policy",
+    "fresh": "A policy at random",
+    "gradient_similarity_dot": "Gradient similarity (dot)",
+    "em": "Clustering on returns (EM)",
+    "committees": "Groups by task parameters",
+    "random": "Random groups",
+    "true_groups": "True groups",
+    "multitask_base_maml": "One policy for all, MAML",
+    "multitask_base_fomaml": "One policy for all, first-order MAML",
+    "multitask_base_reptile": "One policy for all, Reptile",
+}
+"""Methods by their names in results; finders stand behind them."""
+FINDERS = {
+    "halving": "halving",
+    "rewards": "halving, by rewards alone",
+    "evidence": "held-out gain",
+    "told": "told its group",
+}
+
+
+class Part(NamedTuple):
+    """A family with one number of training steps and of unseen tasks: the cells of all seeds."""
+
+    family: str
+    steps: int
+    tasks: int
+    cells: list[Mapping]
+
+    @property
+    def budgets(self) -> list[int]:
+        """Adaptation steps."""
+        return self.cells[0]["cell"]["budgets"]
+
+    def names(self) -> list[str]:
+        """Methods of all cells, in the order of the labels."""
+        known = [name for name in self.cells[0]["methods"] if all(name in c["methods"] for c in self.cells)]
+        order = list(LABELS)
+        return sorted(known, key=lambda name: order.index(name.partition("/")[0]))
+
+    def returns(self, name: str, budget: int) -> np.ndarray:
+        """float [seeds, tasks]: means of a method; NaN where adapting failed."""
+        return np.array([c["methods"][name]["by_budget"][str(budget)]["per_task"] for c in self.cells], float)
+
+    def mean(self, name: str, budget: int) -> Interval:
+        """Mean return over the tasks that did not fail, with an interval over seeds."""
+        return over_runs(np.nanmean(self.returns(name, budget), axis=1).tolist())
+
+    def failed(self, name: str, budget: int) -> int:
+        """Tasks, of all seeds, on which adapting was not finite."""
+        return int(np.isnan(self.returns(name, budget)).sum())
+
+    def right(self, name: str, budget: int) -> tuple[float, float]:
+        """How often a task finds the policy that earns most there without adapting (theta* is one of them),
+        and how much less than by the best one its choice earns, over all seeds and tasks."""
+        hits, losses = [], []
+        for cell in self.cells:
+            entry = cell["methods"][name]
+            value, choice = (
+                np.array(entry["starts"], float),
+                np.array(entry["by_budget"][str(budget)]["choice"]),
+            )
+            earned = value[np.arange(len(value)), choice]  # -1 is theta*, which comes last
+            hits.append(earned == value.max(1))
+            losses.append(value.max(1) - earned)
+        return float(np.mean(hits)), float(np.mean(losses))
+
+
+def parts(data: Mapping) -> list[Part]:
+    """All families, with the most unseen tasks and the last number of training steps that there are."""
+    found = []
+    for family in dict.fromkeys(c["cell"]["family"] for c in data["cells"]):
+        own = [c for c in data["cells"] if c["cell"]["family"] == family]
+        kinds = [(c["cell"]["tasks"], c["cell"]["steps_per_task"], tuple(c["cell"]["budgets"])) for c in own]
+        last = max(kinds, key=lambda kind: (kind[0], kinds.index(kind)))
+        cells = [c for c, kind in zip(own, kinds, strict=True) if kind == last]
+        found.append(Part(family, last[1], last[0], cells))
+    return found
+
+
+def label(name: str) -> str:
+    """A method and its finder in words."""
+    method, _, finder = name.partition("/")
+    return LABELS[method] + (f", {FINDERS[finder]}" if finder else "")
+
+
+def shown(part: Part, name: str, budget: int) -> str:
+    """A mean with its interval, and how many tasks it lacks."""
+    failed = part.failed(name, budget)
+    return with_interval(part.mean(name, budget)) + (f" ({failed} failed)" if failed else "")
+
+
+def returns(part: Part) -> str:
+    """Mean returns of all methods by adaptation steps."""
+    rows = [[label(name), *(shown(part, name, b) for b in part.budgets)] for name in part.names()]
+    return table([title(part), *(f"{b:,} steps" for b in part.budgets)], rows)
+
+
+def title(part: Part) -> str:
+    """A family, what was trained, and how many tasks and seeds."""
+    return (
+        f"{part.family}, {steps(part.steps)} steps a task, {part.tasks} unseen tasks, "
+        f"{plural(len(part.cells), 'family seed')}"
+    )
+
+
+def finders(part: Part) -> str:
+    """How often every finder finds the best policy of each grouping; empty where there is none."""
+    names = [name for name in part.names() if name.partition("/")[2] in FINDERS]
+    budgets = [b for b in part.budgets if b]
+    rows = []
+    for name in names:
+        found = [part.right(name, b) for b in budgets]
+        rows.append([label(name), *(f"{hits:.0%} ({loss:.1f})" for hits, loss in found)])
+    return table(["best policy found (loss)", *(f"{b:,} steps" for b in budgets)], rows) if rows else ""
+
+
+def overview(data: Mapping) -> str:
+    """Methods by adaptation steps, a table a family."""
+    pieces = [returns(part) for part in parts(data)]
+    return "\n\n".join([*pieces, NOTE])
+
+
+NOTE = (
+    "Mean return on tasks that no method has seen, after so many environment steps on each; 0: as they are, "
+    "and where a method has several policies, by the meta-policy, since nothing tells which. Half of the "
+    "steps of a method with several policies find the one to go on from; the rest fine-tunes it by PPO in "
+    "small batches. A budget below an episode trains on cut episodes, with the critic's value for the rest. "
+    "True groups, told: a reference, which is told the group of the most similar known task. How often each "
+    "finder is right: [docs/meta_rl.md](docs/meta_rl.md)."
+)
+
+
+def whole(data: Mapping) -> str:
+    """Everything: returns, and how often every finder is right."""
+    pieces = [
+        "# The first moments on unseen tasks\n\nGenerated by `python benchmarks/figures.py` from "
+        "`benchmarks/results/meta_rl.json` (`python benchmarks/meta_rl.py`). Brackets are 95% t-intervals over "
+        "family seeds. All methods meet the same tasks and the same evaluation episodes.",
+        "![Return against adaptation steps](../benchmarks/results/figures/meta_rl.png)",
+        NOTE.replace("docs/meta_rl.md", "meta_rl.md"),
+        "A finder is right where it chooses the policy that earns most there without adapting; the "
+        "meta-policy, which says that no group suits, is one of them. In parentheses: how much less the "
+        "chosen one earns than the best.",
+    ]
+    for part in parts(data):
+        pieces += [f"## {part.family}", returns(part), finders(part)]
+    return "\n\n".join(filter(None, pieces)) + "\n"
+
+
+def curves(part: Part, names: Sequence[str]) -> list[tuple[str, list[Interval]]]:
+    """Mean returns by budget, of the methods that there are."""
+    own = [name for name in names if name in part.names()]
+    return [(name, [part.mean(name, b) for b in part.budgets]) for name in own]

@@ -1,0 +1,62 @@
+"""``pgx-jax adapt``: a saved run on a task that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pgx_jax.compare.finding import FINDERS
+from pgx_jax.report.wording import with_interval
+from pgx_jax.runs.adapting import AdaptedTask, adapt
+from pgx_jax.types import Named
+
+
+@dataclass(frozen=True)
+class AdaptCommand:
+    """Adapt a run's policies to a task that it has not seen: find its group, and train on."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    task: int = 0
+    """Number of an unseen task of the family's sampler, 0 to 49."""
+    seed: int | None = None
+    """Seed of the sampler; the run's own by default."""
+    steps: int = 200
+    """Environment steps that may be taken on the task. Fewer than an episode cut it: the critic's value
+    stands for the rest."""
+    finder: Named[str, FINDERS] = "halving"
+    """How the task finds its group: successive halving over the policies by what they earn (discounted, or
+    reward by reward), or the gain of the groups' surrogates on what the meta-policy experiences there."""
+
+    def __call__(self, console: Console) -> None:
+        """Adapt to it."""
+        found = adapt(self.run, self.task, steps=self.steps, finder=self.finder, seed=self.seed)
+        if found.evidence:
+            console.print(evidence_table(found))
+        whose = "the meta-policy" if found.group is None else f"the policy of {', '.join(found.group)}"
+        lines = [
+            f"{found.task}: goes on from {whose}",
+            f"{found.metric} before {with_interval(found.before)}, after {with_interval(found.after)}, by "
+            f"{found.steps:,} of {self.steps:,} steps ({found.finding_steps:,} to find it)",
+            f"saved: {self.run / 'stages' / (found.stage or '')}",
+        ]
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def evidence_table(found: AdaptedTask) -> Table:
+    """What the task's choice goes by."""
+    table = Table("policy of", f"by {found.finder}", "± 95%", "", title=found.task)
+    for i, entry in enumerate(found.evidence):
+        last = i == len(found.evidence) - 1
+        table.add_row(
+            "all tasks (meta-policy)" if last else ", ".join(entry.tasks),
+            "not tried" if entry.value is None else f"{entry.value:.4g}",
+            "" if entry.stderr is None else f"{1.96 * entry.stderr:.2g}",
+            "chosen" if entry.chosen else "",
+        )
+    return table

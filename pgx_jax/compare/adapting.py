@@ -1,0 +1,338 @@
+"""The first moments on unseen tasks: what every method's policies earn there after a few steps of adaptation.
+
+An adaptation step is an environment step on the unseen task, whatever it is used for: to find a policy among
+those of several groups, or to train it on. Fine-tuning is ordinary rows of `learn.train`, one an unseen task
+and policy to begin from, all side by side. A budget below an episode trains on cut episodes, after which the
+critic's value stands for the rest. A policy whose learner adapts in its own way (`Learner.adapt`) does so, on
+as many steps. All methods meet the same tasks, their rows have the same keys, and they are judged on the same
+fresh episodes, so that differences between them are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from pgx_jax import learn
+from pgx_jax.compare.budget import suited
+from pgx_jax.compare.finding import FINDERS, NONE, Found
+from pgx_jax.compare.pool import places
+from pgx_jax.compare.results import Interval
+from pgx_jax.compare.summaries import over_draws
+from pgx_jax.compare.unknown import Arena, Start
+from pgx_jax.errors import ConfigError, DataError, pick
+from pgx_jax.learn import ENGINES, Learner
+from pgx_jax.learn.rollout import Pairs
+from pgx_jax.types import Agent, Rows
+
+BUDGETS = (0, 200, 1000, 5000)
+"""Environment steps of adaptation; 200 is the paper's."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the steps of an adaptation are used."""
+
+    finding: float = 0.5
+    """Part of them in which a task finds its policy, if there are several."""
+    updates: int = 4
+    """Updates that fine-tuning should have at least: environments, and then steps of an update, are halved
+    while there are fewer."""
+    minibatch: int = 32
+    """Least transitions of a gradient step, where the learner divides its batches."""
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that cannot work."""
+        if not 0 < self.finding < 1:
+            raise ConfigError(f"finding = {self.finding} must lie between 0 and 1")
+        for name in ("updates", "minibatch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+
+    def learner(self, learner: Learner, steps: int) -> Learner:
+        """The learner with batches that suit so many steps on one task."""
+        learner = suited(learner, 1, steps, self.updates)
+        while steps < self.updates * learner.steps_per_update and learner.num_steps > 1:
+            learner = replace(learner, num_steps=learner.num_steps // 2)  # type: ignore[type-var]
+        if hasattr(learner, "minibatches"):
+            batches = max(1, min(learner.minibatches, learner.steps_per_update // self.minibatch))
+            learner = replace(learner, minibatches=batches)  # type: ignore[type-var]
+        return learner
+
+
+class Entrant(NamedTuple):
+    """A method: policies from which an unseen task may begin, and how it finds its own."""
+
+    starts: tuple[Start, ...]
+    finder: str | None = None
+    """A name of `FINDERS`, where there are several."""
+    told: Int[np.ndarray, "U"] | None = None
+    """int [U]: the policy of every task, where it is told."""
+
+
+class Adapted(NamedTuple):
+    """What came of U unseen tasks with one method and budget."""
+
+    judged: Float[np.ndarray, "U episodes"]
+    """float [U, episodes]: returns, or success; NaN where adapting failed."""
+    choice: Int[np.ndarray, "U"]
+    """int [U]: the policy that each began from, or `finding.NONE`."""
+    steps: Int[np.ndarray, "U"]
+    """int [U]: environment steps that were taken, of the budget."""
+    finding: Int[np.ndarray, "U"]
+    """int [U]: those of them that finding the policy took."""
+    failed: dict[str, str]
+    """Names of the tasks whose adaptation was not finite, with what was wrong."""
+    found: Found | None = None
+    """What the choice goes by, where there was one."""
+
+    def mean(self) -> Interval:
+        """Mean over the tasks that did not fail, with a 95% t-interval over them."""
+        means = self.judged.mean(1)
+        known = means[np.isfinite(means)]
+        return over_draws(known.tolist()) if len(known) > 1 else Interval(*known.tolist())
+
+
+class Job(NamedTuple):
+    """One policy that adapts to one task."""
+
+    start: Start
+    task: int
+    """Number among all tasks of the arena's family."""
+    steps: int
+    """That it may take; 0 leaves it as it is."""
+
+    @property
+    def key(self) -> Hashable:
+        """What equal jobs have in common."""
+        return self.start.key, self.task, self.steps
+
+
+class Done(NamedTuple):
+    """What came of a job."""
+
+    agent: Agent
+    steps: int
+    """Environment steps that it took."""
+    judged: Float[np.ndarray, "episodes"]
+
+
+def adapt_all(
+    arena: Arena,
+    entrants: Mapping[str, Entrant],
+    budgets: Sequence[int] = BUDGETS,
+    tuning: Tuning | None = None,
+) -> dict[str, dict[int, Adapted]]:
+    """Adapt the policies of all methods to all unseen tasks, with every budget afresh, and judge them.
+
+    A task that has several policies to choose from finds one with a part of its steps; with no step it knows
+    nothing, and has theta*.
+
+    Args:
+        arena: the tasks.
+        entrants: methods by name.
+        budgets: environment steps of each task.
+        tuning: how they are used.
+
+    Returns:
+        By method and budget.
+
+    Raises:
+        ConfigError: budgets or names that cannot work.
+    """
+    tuning = tuning or Tuning()
+    check_adapting(entrants, budgets, tuning)
+    chosen = {
+        (name, budget): choose(arena, entrant, budget, tuning)
+        for name, entrant in entrants.items()
+        for budget in budgets
+    }
+    jobs = {pair: _jobs(arena, entrants[pair[0]], found, pair[1]) for pair, found in chosen.items()}
+    done = adapt_and_judge(arena, {job.key: job for some in jobs.values() for job in some}.values(), tuning)
+    adapted: dict[str, dict[int, Adapted]] = {name: {} for name in entrants}
+    for (name, budget), found in chosen.items():
+        adapted[name][budget] = _adapted(arena, jobs[name, budget], done, found, entrants[name])
+    return adapted
+
+
+def check_adapting(entrants: Mapping[str, Entrant], budgets: Sequence[int], tuning: Tuning) -> None:
+    """Refuse methods and budgets that cannot work, before any work.
+
+    Raises:
+        ConfigError: naming the culprit.
+    """
+    tuning.check()
+    for budget in budgets:
+        if budget < 0:
+            raise ConfigError(f"{budget} adaptation steps; a budget must be 0 or more")
+    for name, entrant in entrants.items():
+        if len(entrant.starts) > 1 and entrant.told is None:
+            pick(FINDERS, entrant.finder or "", f"the finder of {name!r}")
+
+
+def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found:
+    """The policy that every unseen task begins from."""
+    count, k = len(arena.unseen), len(entrant.starts)
+    nothing = np.full((count, k + 1), np.nan)
+    if entrant.told is not None or k == 1:
+        choice = np.zeros(count, int) if entrant.told is None else np.asarray(entrant.told)
+        return Found(choice, np.zeros(count, int), nothing, nothing)
+    if (steps := int(tuning.finding * budget)) == 0:
+        return Found(np.full(count, NONE), np.zeros(count, int), nothing, nothing)
+    assert entrant.finder is not None, "see `check_adapting`"
+    return FINDERS[entrant.finder](arena, entrant.starts, steps, arena.config.stream("adapting"))
+
+
+def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> Start:
+    """The policy that one of the unseen tasks has found, or theta*."""
+    choice = int(found.choice[place])
+    return arena.meta if choice == NONE else entrant.starts[choice]
+
+
+def _jobs(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
+    """A job for every unseen task."""
+    return [
+        Job(chosen_start(arena, entrant, found, place), task, budget - int(found.steps[place]))
+        for place, task in enumerate(arena.unseen.tolist())
+    ]
+
+
+def _adapted(
+    arena: Arena, jobs: Sequence[Job], done: Mapping[Hashable, Done | str], found: Found, entrant: Entrant
+) -> Adapted:
+    """What came of a method's jobs with one budget."""
+    results = [done[job.key] for job in jobs]
+    whole, names = [x for x in results if isinstance(x, Done)], arena.names
+    lost = np.full(len(whole[0].judged) if whole else arena.config.episodes, np.nan)
+    return Adapted(
+        judged=np.stack([x.judged if isinstance(x, Done) else lost for x in results]),
+        choice=found.choice,
+        steps=found.steps + np.array([x.steps if isinstance(x, Done) else 0 for x in results]),
+        finding=found.steps,
+        failed={name: x for name, x in zip(names, results, strict=True) if isinstance(x, str)},
+        found=found if len(entrant.starts) > 1 and entrant.told is None else None,
+    )
+
+
+def adapt_and_judge(arena: Arena, jobs: Iterable[Job], tuning: Tuning) -> dict[Hashable, Done | str]:
+    """Do all jobs side by side and judge what they lead to on fresh episodes; of those that fail, why."""
+    jobs = list(jobs)
+    adapted = _bisected(jobs, lambda some: _adapt(arena, some, tuning))
+    whole = [i for i, agent in enumerate(adapted) if not isinstance(agent, str)]
+    judged = _bisected([(jobs[i], adapted[i][0]) for i in whole], lambda some: _judge(arena, some))
+    found = {job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)}
+    for i, values in zip(whole, judged, strict=True):
+        found[jobs[i].key] = values if isinstance(values, str) else Done(*adapted[i], values)
+    return found
+
+
+def start_values(arena: Arena, starts: Sequence[Start], tuning: Tuning | None = None) -> np.ndarray:
+    """float [U, k + 1]: what every policy earns on every unseen task without adapting, and theta* (last); NaN
+    where that is not finite."""
+    jobs = [[Job(start, task, 0) for start in (*starts, arena.meta)] for task in arena.unseen.tolist()]
+    distinct = {job.key: job for some in jobs for job in some}.values()
+    done = adapt_and_judge(arena, distinct, tuning or Tuning())
+    found = [[done[job.key] for job in some] for some in jobs]
+    return np.array([[x.judged.mean() if isinstance(x, Done) else np.nan for x in some] for some in found])
+
+
+def _bisected(items: Sequence[Any], work: Callable[[Sequence[Any]], Sequence[Any]]) -> list[Any]:
+    """The results of ``work`` on all items, which do not depend on each other; after an error of data on its
+    halves, so that those to blame stand alone, with the error's text as their result."""
+    if not items:
+        return []
+    try:
+        return list(work(items))
+    except DataError as error:
+        if len(items) == 1:
+            return [str(error)]
+    half = len(items) // 2
+    return _bisected(items[:half], work) + _bisected(items[half:], work)
+
+
+def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agent, int]]:
+    """The agent of every job after its steps, and how many it took; all rows train side by side.
+
+    Raises:
+        DataError: one of them is not finite.
+    """
+    calls, indices = [], []
+    found = [(job.start.agent, 0) for job in jobs]
+    for (policy, name, steps), index in places(jobs, _kind).items():
+        some = [jobs[i] for i in index]
+        learner = arena.learners[name]
+        if steps and learner.adaptation_steps:
+            agents, taken = _by_its_learner(arena, some, steps)
+            for place, i in enumerate(index):
+                found[i] = learn.take(agents, place), taken
+            continue
+        tuned = tuning.learner(learner, steps)
+        whole = steps // tuned.steps_per_update * tuned.steps_per_update
+        if whole:
+            calls.append((arena.policies[policy], tuned, _rows(arena, some, whole)))
+            indices.append(index)
+    trained = learn.train_all(calls, arena.family, rows_per_call=arena.config.rows_per_call)
+    for index, own in zip(indices, trained, strict=True):
+        for place, i in enumerate(index):
+            found[i] = learn.take(own.agents, place), int(own.steps[place])
+    return found
+
+
+def _kind(job: Job) -> tuple[str, str, int]:
+    """What jobs have in common that one call trains."""
+    return job.start.policy, job.start.learner, job.steps
+
+
+def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
+    """A row of `learn.train` for every job; the keys are those of the tasks."""
+    tasks = np.array([job.task for job in jobs])
+    base = jax.random.fold_in(arena.config.stream("adapting"), 1)
+    keys = np.stack([np.asarray(jax.random.fold_in(base, task)) for task in tasks.tolist()])
+    member = tasks[:, None] == np.arange(arena.family.n)
+    return Rows(member, np.full(len(jobs), steps), keys, learn.stack([job.start.agent for job in jobs]))
+
+
+def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> tuple[Agent, int]:
+    """Agents [P, ...] that have adapted as their learner says, on so many steps in its environments.
+
+    Raises:
+        DataError: one of them is not finite.
+    """
+    policy, name, _ = _kind(jobs[0])
+    learner = arena.learners[name]
+    whole = max(1, steps // learner.adaptation_envs) * learner.adaptation_envs
+    if whole > steps:
+        learner, whole = replace(learner, adaptation_envs=1), steps  # type: ignore[type-var]
+    learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
+    pairs = Pairs(
+        np.arange(len(jobs)), np.array([job.task for job in jobs]),
+        jax.random.fold_in(arena.config.stream("adapting"), 1),
+    )  # fmt: skip
+    agents = learn.stack([job.start.agent for job in jobs])
+    adapted = ENGINES[arena.family.engine].adapt(arena.policies[policy], learner, arena.family, agents, pairs)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted)):
+        raise DataError(
+            f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, "
+            f"or check the task's rewards"
+        )
+    return adapted, whole
+
+
+def _judge(arena: Arena, some: Sequence[tuple[Job, Agent]]) -> list[Float[np.ndarray, "episodes"]]:
+    """Fresh episodes of every agent on its task, the same for all."""
+    found: list[Any] = [None] * len(some)
+    for policy, index in places(some, lambda pair: pair[0].start.policy).items():
+        agents = learn.stack([some[i][1] for i in index])
+        tasks = np.array([some[i][0].task for i in index])
+        played = learn.evaluate(
+            arena.policies[policy], arena.family, agents, np.arange(len(index)), tasks,
+            arena.config.stream("evaluate"), episodes=arena.config.episodes,
+        )  # fmt: skip
+        for i, values in zip(index, played.judged_by(arena.family.metric), strict=True):
+            found[i] = values
+    return found

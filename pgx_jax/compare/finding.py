@@ -1,0 +1,160 @@
+"""How a task that nobody has seen finds its policy among those of several groups, with few steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pgx_jax import estimate, learn, pipeline
+from pgx_jax.compare.unknown import Arena, Start
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Tried
+from pgx_jax.types import FIT, SCORE, SELECT, Key, Transitions
+
+NONE = -1
+"""The choice of a task that none of the groups suits: it goes on from theta*."""
+
+
+class Found(NamedTuple):
+    """What U tasks have found among k policies."""
+
+    choice: Int[np.ndarray, "U"]
+    """int [U]: the policy, or `NONE`."""
+    steps: Int[np.ndarray, "U"]
+    """int [U]: environment steps that this took."""
+    value: Float[np.ndarray, "U k+1"]
+    """float [U, k + 1]: the evidence for each policy, and for theta* (last); NaN where it was not tried."""
+    stderr: Float[np.ndarray, "U k+1"]
+    """float [U, k + 1]: standard errors, as far as they are known."""
+
+
+def halve(
+    play: Callable[[int, int, int], Float[np.ndarray, "U"]], arms: int, tasks: int, budget: int
+) -> tuple[Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+    """Successive halving (Karnin et al., 2013; Jamieson, Talwalkar, 2016): rounds of equal steps, after each
+    of which a task keeps the better half of the arms that it tried.
+
+    Args:
+        play: (arm, round, steps) -> a value [U] of the arm on every task, from so many steps on each.
+        arms, tasks: how many.
+        budget: steps of a task in all rounds.
+
+    Returns:
+        The mean value [U, arms] of all rounds by their steps, the best arm [U], and the steps [U] of each
+        task, of the arms that it still had.
+
+    Raises:
+        ConfigError: the budget is less than a step of every arm.
+    """
+    rounds = max(1, math.ceil(math.log2(arms)))
+    alive, total, weight = np.ones((tasks, arms), bool), np.zeros((tasks, arms)), np.zeros((tasks, arms))
+    spent = np.zeros(tasks, int)
+    for turn in range(rounds):
+        count = int(alive[0].sum())
+        steps = budget // (rounds * count)
+        if steps < 1:
+            raise ConfigError(
+                f"{budget} steps are too few to try {arms} policies; use at least {rounds * arms}"
+            )
+        for arm in np.flatnonzero(alive.any(0)).tolist():
+            value = play(arm, turn, steps)
+            total[:, arm] += np.where(alive[:, arm], steps * value, 0.0)
+            weight[:, arm] += steps * alive[:, arm]
+        spent += steps * count
+        mean = np.where(alive, total / np.maximum(weight, 1), -np.inf)
+        order = np.argsort(-mean, axis=1, kind="stable")
+        keep = max(1, math.ceil(count / 2))
+        alive = np.zeros_like(alive)
+        np.put_along_axis(alive, order[:, :keep], True, axis=1)
+    best = alive.argmax(1)
+    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan), best, spent
+
+
+def halving(arena: Arena, starts: Sequence[Start], budget: int, key: Key, of: str) -> Found:
+    """Successive halving over the policies and theta*, of what they earn in their steps.
+
+    A round's steps are one stretch: whole episodes, and one that is cut.
+
+    Args:
+        arena, starts: the tasks and the policies.
+        budget: environment steps of a task.
+        key: PRNG key; all policies begin the same episodes.
+        of: the field of `learn.Tried` that is compared: "returns" (discounted; an episode that is cut goes on
+            with the critic's value) or "rewards" (a step's).
+    """
+    arms = (*starts, arena.meta)
+
+    def play(arm: int, turn: int, steps: int) -> np.ndarray:
+        start = arms[arm]
+        policy, learner = arena.policies[start.policy], arena.learners[start.learner]
+        own = jax.random.fold_in(key, turn)
+        return getattr(
+            learn.try_out(policy, learner, arena.family, start.agent, arena.unseen, own, steps), of
+        )
+
+    value, best, spent = halve(play, len(arms), len(arena.unseen), budget)
+    choice = np.where(best == len(starts), NONE, best)
+    return Found(choice, spent, value, np.full(value.shape, np.nan))
+
+
+BLOCKS = 10
+"""Stretches of a task's transitions whose spread tells the standard error of their mean."""
+
+
+def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
+    """The surrogate's question, asked of a single task: how much does the step that a group's tasks want
+    reduce the task's own loss, on what theta* experiences there?
+
+    A task goes to the group of most gain, if that is more than 0 and than what all tasks together would
+    bring: it goes on from theta* otherwise.
+
+    Args:
+        arena, starts: the tasks and the policies.
+        budget: environment steps of theta* on each task.
+        key: PRNG key.
+    """
+    member = np.stack([*(start.member for start in starts), np.ones(arena.n, bool)])
+    policy, learner = arena.policies[arena.meta.policy], arena.learners[arena.meta.learner]
+    tried = learn.try_out(policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget)
+    gain = gains(arena, member, tried)
+    blocks = np.array_split(gain, min(BLOCKS, budget), axis=-1)
+    means = np.stack([block.mean(-1) for block in blocks])
+    value, noise = gain.mean(-1), means.std(0, ddof=1) if budget > 1 else np.full(gain.shape[:2], np.nan)
+    groups, together = value[:, :-1], np.maximum(value[:, -1], 0.0)
+    choice = np.where(groups.max(1) > together, groups.argmax(1), NONE)
+    return Found(choice, np.full(len(gain), budget), value, noise / np.sqrt(len(means)))
+
+
+def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
+    """What the surrogates of m sets of known tasks, fitted on all that theta* has experienced there, reduce
+    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]."""
+    policy, config, known = arena.policies[arena.meta.policy], arena.config.estimate, arena.features
+    fitted = pipeline.fit_subsets(known, arena.transitions, member, config, parts=(FIT, SCORE, SELECT))
+    shape = tried.advantage.shape
+    whole = np.zeros(shape, int), np.zeros(shape, np.int8), np.arange(len(arena.unseen))
+    own = estimate.gradient_features(
+        policy.log_prob, learn.policy_params(arena.meta.agent),
+        Transitions(tried.obs, tried.action, tried.advantage, *whole), known.key, known.values.shape[-1],
+        precision=config.precision, names=arena.names, private=known.private,
+    )  # fmt: skip
+    deviation = tried.advantage.std(1, keepdims=True)
+    a = (tried.advantage - tried.advantage.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    z = np.einsum("utd,md->umt", np.asarray(own.values), np.asarray(fitted.delta))
+    return np.asarray(estimate.loss_change(z, a[:, None]))
+
+
+Finder = Callable[[Arena, Sequence[Start], int, Key], Found]
+"""(arena, starts, budget, key) -> what every task has found with at most so many steps."""
+
+FINDERS: dict[str, Finder] = {
+    "halving": partial(halving, of="returns"),
+    "rewards": partial(halving, of="rewards"),
+    "evidence": evidence,
+}
+"""Ways of finding a group by name."""

@@ -1,0 +1,151 @@
+"""Tasks that nobody has trained on, beside the known ones, and the policies from which they may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pgx_jax.compare.pool import BASE
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Learner, Policy
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Features, Moments, PyTree, Transitions
+
+
+class Start(NamedTuple):
+    """A policy from which a task may begin."""
+
+    key: Hashable
+    """What equal policies of several methods have in common: they adapt once."""
+    agent: Agent
+    """It knows the unseen tasks, see `widened`."""
+    member: Bool[np.ndarray, "n"]
+    """bool [n]: the known tasks that it was trained on."""
+    policy: str = BASE
+    """Name of its networks."""
+    learner: str = "ppo"
+    """Name of its learner."""
+
+
+class Arena(NamedTuple):
+    """Where U unseen tasks are adapted to."""
+
+    family: TaskFamily
+    """n known tasks, and behind them the unseen ones."""
+    n: int
+    """Known tasks."""
+    policies: Mapping[str, Policy]
+    """By the names that starts have."""
+    learners: Mapping[str, Learner]
+    config: Config
+    meta: Start
+    """theta*."""
+    transitions: Transitions
+    """What theta* has experienced on the known tasks."""
+    features: Features
+    """Of these."""
+
+    @property
+    def unseen(self) -> Int[np.ndarray, "U"]:
+        """int [U]: numbers of the unseen tasks."""
+        return np.arange(self.n, self.family.n)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the unseen tasks."""
+        return self.family.task_names[self.n :]
+
+
+def joined(family: TaskFamily, tasks: PyTree, names: Sequence[str]) -> TaskFamily:
+    """A family with further tasks behind its own.
+
+    The context of a further task is the mean of the known ones: nothing is known of it.
+
+    Args:
+        family: the known tasks.
+        tasks: parameters of the further ones, every leaf with a leading axis U.
+        names: U names.
+
+    Raises:
+        ConfigError: parameters of another form than the family's.
+    """
+    own, more = (jax.tree_util.tree_leaves_with_path(x) for x in (family.tasks, tasks))
+    for (path, mine), (other, new) in zip(own, more, strict=False):
+        if path != other or np.shape(new) != (len(names), *np.shape(mine)[1:]):
+            raise ConfigError(
+                f"unseen tasks of {family.name!r}: parameter {jax.tree_util.keystr(other)} has shape "
+                f"{np.shape(new)}; expected {jax.tree_util.keystr(path)} of shape "
+                f"{(len(names), *np.shape(mine)[1:])}"
+            )
+    if len(own) != len(more):
+        raise ConfigError(
+            f"unseen tasks of {family.name!r} have {len(more)} parameters; expected its {len(own)}: "
+            f"{', '.join(jax.tree_util.keystr(path) for path, _ in own)}"
+        )
+    structure, context = jax.tree.structure(family.tasks), np.asarray(family.context, np.float32)
+    pairs = ((np.asarray(x), np.asarray(y)) for (_, x), (_, y) in zip(own, more, strict=True))
+    leaves = [np.concatenate([x, y.astype(x.dtype)]) for x, y in pairs]
+    return replace(
+        family,
+        task_names=(*family.task_names, *names),
+        tasks=jax.tree.unflatten(structure, leaves),
+        context=np.concatenate([context, np.broadcast_to(context.mean(0), (len(names), context.shape[1]))]),
+        sample_test_tasks=None,
+        true_groups=None,
+        objectives=None,
+    )
+
+
+def sampled(family: TaskFamily, key: PyTree, count: int) -> PyTree:
+    """Unseen tasks of the family's sampler.
+
+    Raises:
+        ConfigError: it has none, or no two tasks are asked for.
+    """
+    if family.sample_test_tasks is None:
+        raise ConfigError(
+            f"the family {family.name!r} has no sampler of unseen tasks (TaskFamily.sample_test_tasks); give "
+            f"it one, or adapt to tasks of your own"
+        )
+    if count < 2:
+        raise ConfigError(f"{count} unseen task(s) tell nothing of others; ask for at least 2")
+    return family.sample_test_tasks(key, count)
+
+
+def widened(agent: Agent, member: Bool[np.ndarray, "n"], count: int) -> Agent:
+    """An agent that knows ``count`` more tasks: their rewards are scaled (and values given) by what it has
+    seen of its own tasks, all together."""
+
+    def wider(moments: Moments) -> Moments:
+        own = Moments(*(np.asarray(x)[member] for x in moments))
+        share = own.count / own.count.sum()
+        mean = share @ own.mean
+        pooled = Moments(mean, share @ (own.var + (own.mean - mean) ** 2), own.count.mean())
+        return Moments(
+            *(
+                np.concatenate([x, np.full(count, y, np.asarray(x).dtype)])
+                for x, y in zip(moments, pooled, strict=True)
+            )
+        )
+
+    value = None if agent.value is None else wider(agent.value)
+    return agent._replace(reward=wider(agent.reward), value=value)
+
+
+def nearest(family: TaskFamily, tasks: PyTree) -> Int[np.ndarray, "U"]:
+    """int [U]: the known task whose parameters, in units of their deviation over all known tasks, are the
+    nearest to each unseen one's."""
+    known = family.parameters()
+    count = len(jax.tree.leaves(tasks)[0])
+    numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
+    new = np.concatenate([x.reshape(count, -1) for x in numbers if x.dtype.kind in "biuf"], axis=1)
+    deviation = known.std(0)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    distance = np.square((new[:, None] - known[None]) / scale).sum(-1)
+    return distance.argmin(1)

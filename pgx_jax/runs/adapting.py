@@ -1,0 +1,233 @@
+"""Adapting a saved run to tasks that it has not seen: its policies as starts, and one task by `adapt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from msgspec import Struct
+
+from pgx_jax import learn
+from pgx_jax.compare.adapting import (
+    Done,
+    Entrant,
+    Job,
+    Tuning,
+    adapt_and_judge,
+    check_adapting,
+    choose,
+    chosen_start,
+)
+from pgx_jax.compare.finding import FINDERS, NONE, Found
+from pgx_jax.compare.methods import Method
+from pgx_jax.compare.pool import Pool, Row
+from pgx_jax.compare.results import OURS, Interval, to_plain
+from pgx_jax.compare.summaries import stratified
+from pgx_jax.compare.unknown import Arena, Start, joined, nearest, sampled, widened
+from pgx_jax.errors import ConfigError, DataError, pick
+from pgx_jax.runs.run import Run
+from pgx_jax.runs.saved import load
+from pgx_jax.types import PyTree
+
+TEST_TASKS = 50
+"""Unseen tasks that are drawn, as in the paper."""
+
+
+def arena_of(run: Run, tasks: PyTree, names: Sequence[str]) -> Arena:
+    """A finished run's tasks with U unseen ones behind them.
+
+    Args:
+        run: its meta-policy, transitions and features are read.
+        tasks: parameters, every leaf with a leading axis U.
+        names: U names.
+    """
+    n, count = run.family.n, len(names)
+    everything = np.ones(n, bool)
+    meta = Start("meta", widened(run.meta, everything, count), everything, learner=run.config.learner)
+    return Arena(
+        joined(run.family, tasks, names), n, run.policies_by_name, run.learners, run.config, meta,
+        run.transitions, run.features,
+    )  # fmt: skip
+
+
+def starts_of(method: Method, pool: Pool, count: int) -> tuple[Start, ...]:
+    """The policies of a method, in the order of its groups."""
+
+    def start(row: Row) -> Start:
+        member = np.array(row.member)
+        return Start(row, widened(pool.agent(row), member, count), member, row.policy, row.learner)
+
+    return tuple(map(start, method.rows))
+
+
+def entrants_of(
+    run: Run, arena: Arena, methods: Sequence[str] | None = None, finders: Sequence[str] = tuple(FINDERS)
+) -> dict[str, Entrant]:
+    """What a run has to adapt: theta* ("meta"), a policy at random ("fresh"), and the methods of the run,
+    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told the group
+    of the known task whose parameters are the nearest.
+
+    Args:
+        run: a finished run.
+        arena: of the same run.
+        methods: names of methods to take; those that the run lacks are left out. All by default.
+        finders: names of `FINDERS`.
+    """
+    others = run.baselines()
+    pool = run.trained().joined(run.comparisons) if others else run.policies
+    known: Mapping[str, Method] = {OURS: run.ours()} | {name: several[0] for name, several in others.items()}
+    count = len(arena.unseen)
+    key = np.asarray(jax.random.fold_in(run.config.stream("adapting"), 2))
+    fresh = learn.take(learn.init_agents(run.policy, arena.family, key[None]), 0)
+    found = {
+        "meta": Entrant((arena.meta,)),
+        "fresh": Entrant((arena.meta._replace(key="fresh", agent=fresh),)),
+    }
+    for name, method in known.items():
+        if methods is not None and name not in methods:
+            continue
+        starts = starts_of(method, pool, count)
+        if len(starts) == 1:
+            found[name] = Entrant(starts)
+            continue
+        found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
+        if name == "true_groups":
+            tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
+            found[f"{name}/told"] = Entrant(starts, told=method.labels[nearest(run.family, tasks)])
+    return found
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What a task has found about a policy."""
+
+    tasks: list[str]
+    """Known tasks that it was trained on; all of theta*."""
+    value: float | None
+    """By which the finder compares; None if it was not tried."""
+    stderr: float | None
+    chosen: bool
+
+
+class AdaptedTask(Struct, frozen=True, kw_only=True):
+    """One unseen task, and the policy that adapted to it."""
+
+    task: str
+    finder: str
+    group: list[str] | None
+    """Known tasks of the group that it found; None where none suits it, and it went on from theta*."""
+    evidence: list[Evidence]
+    """Of every group, and of theta* (last); empty where there was nothing to choose."""
+    metric: str
+    before: Interval
+    """Of the policy that it began from, on fresh episodes (which are no adaptation steps), with a 95%
+    interval over episodes."""
+    after: Interval
+    """Of the adapted policy, on the same episodes."""
+    finding_steps: int
+    """Environment steps that finding the policy took."""
+    steps: int
+    """All environment steps of the adaptation."""
+    stage: str | None
+    """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
+
+
+def adapt(
+    run: Run | str | Path,
+    task: int | PyTree,
+    *,
+    steps: int = 200,
+    finder: str = "halving",
+    seed: int | None = None,
+    name: str | None = None,
+    tuning: Tuning | None = None,
+) -> AdaptedTask:
+    """Adapt a run's group policies to a task that it has not seen, and save the policy in the run's folder
+    (``run.store.load(found.stage)``, an `Agent` of the run's networks).
+
+    Args:
+        run: a finished run, or its folder.
+        task: number of a task of the family's sampler (0 to 49), or parameters of one's own, as
+            ``family.tasks`` without their leading axis.
+        steps: environment steps that may be taken on the task; fewer than an episode cut it.
+        finder: how it finds its group, a name of `compare.finding.FINDERS`.
+        seed: of the sampler; the run's own by default.
+        name: of the task in the folder.
+        tuning: how the steps are used.
+
+    Raises:
+        ConfigError: no such task, a family without a sampler, or settings that cannot work.
+        DataError: the adaptation was not finite.
+    """
+    pick(FINDERS, finder, "finder")
+    run, tuning = run if isinstance(run, Run) else load(run), tuning or Tuning()
+    tasks, called = _task(run, task, seed, name)
+    stage = f"adapted-{called}"
+    if run.store is not None:
+        run.store.has(stage)  # refuses what cannot name a file, before any work
+    arena = arena_of(run, tasks, [called])
+    entrant = Entrant(starts_of(run.ours(), run.policies, 1), finder)
+    check_adapting({OURS: entrant}, [steps], tuning)
+    found = choose(arena, entrant, steps, tuning)
+    chosen = chosen_start(arena, entrant, found, 0)
+    jobs = [Job(chosen, arena.n, used) for used in (0, steps - int(found.steps[0]))]
+    done = adapt_and_judge(arena, jobs, tuning)
+    before, after = (done[job.key] for job in jobs)
+    if not (isinstance(before, Done) and isinstance(after, Done)):
+        raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
+    adapted = _record(run, arena, entrant, found, before, after)
+    if run.store is not None:
+        run.store.save(stage, after.agent)
+        run.store.write_json(f"{stage}.json", to_plain(adapted))
+    return adapted
+
+
+def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done) -> AdaptedTask:
+    """What came of the one unseen task of an arena."""
+    (called,), names = arena.names, np.array(run.family.task_names)
+    chosen, finding = chosen_start(arena, entrant, found, 0), int(found.steps[0])
+    return AdaptedTask(
+        task=called,
+        finder=entrant.finder or "",
+        group=None if chosen is arena.meta else names[chosen.member].tolist(),
+        evidence=_evidence(found, (*entrant.starts, arena.meta), names),
+        metric=run.family.metric,
+        before=stratified(before.judged[None]),
+        after=stratified(after.judged[None]),
+        finding_steps=finding,
+        steps=finding + after.steps,
+        stage=None if run.store is None else f"adapted-{called}",
+    )
+
+
+def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> tuple[PyTree, str]:
+    """Parameters of a task, every leaf with a leading axis of 1, and its name."""
+    if not isinstance(task, int | np.integer):
+        return jax.tree.map(lambda x: np.asarray(x)[None], task), name or "own"
+    if not 0 <= task < TEST_TASKS:
+        raise ConfigError(f"there is no unseen task {task}; their numbers are 0 to {TEST_TASKS - 1}")
+    seed = run.config.seed if seed is None else seed
+    tasks = sampled(run.family, test_key(run, seed), TEST_TASKS)
+    return jax.tree.map(lambda x: np.asarray(x)[task][None], tasks), name or f"unseen-{seed}-{task}"
+
+
+def test_key(run: Run, seed: int) -> PyTree:
+    """The key from which unseen tasks are drawn."""
+    return type(run.config)(seed=seed).stream("test_tasks")
+
+
+def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
+    """What was found about every policy; nothing where nothing was asked."""
+    value, stderr = found.value[0], found.stderr[0]
+    if not np.isfinite(value).any():
+        return []
+    best = len(arms) - 1 if found.choice[0] == NONE else int(found.choice[0])
+    return [
+        Evidence(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
+        for i, (arm, x, s) in enumerate(zip(arms, value, stderr, strict=True))
+    ]
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None

@@ -1,0 +1,290 @@
+"""The first moments on unseen tasks: finding a policy, adapting it, and `pgx-jax adapt`."""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from toys import Reinforce
+
+import pgx_jax
+from pgx_jax import learn
+from pgx_jax.cli import main as cli
+from pgx_jax.compare.adapting import Entrant, Job, Tuning, adapt_all, adapt_and_judge, start_values
+from pgx_jax.compare.finding import FINDERS, NONE, halve
+from pgx_jax.compare.unknown import joined, nearest, sampled, widened
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn.engine import engine_of
+from pgx_jax.learn.moments import update_moments
+from pgx_jax.runs.adapting import arena_of, entrants_of
+from pgx_jax.types import Agent, Moments
+
+TASKS = 6
+NUMBERS = st.floats(-9, 9, width=16)
+
+
+@pytest.fixture(scope="module")
+def arena(small_run):
+    """The small run with six unseen tasks."""
+    tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
+    return arena_of(small_run, tasks, [f"unseen {i}" for i in range(TASKS)])
+
+
+@pytest.fixture(scope="module")
+def entrants(small_run, arena):
+    return entrants_of(small_run, arena, ("policygradex", "multitask", "true_groups"))
+
+
+def halved_alone(values, budget):
+    """The same for one task, arm by arm."""
+    alive, rounds = list(range(len(values))), max(1, math.ceil(math.log2(len(values))))
+    spent = 0
+    for _ in range(rounds):
+        spent += budget // (rounds * len(alive)) * len(alive)
+        alive = sorted(alive, key=lambda arm: -values[arm])[: math.ceil(len(alive) / 2)]
+    return alive[0], spent
+
+
+@settings(deadline=None, max_examples=50)
+@given(arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 7)), elements=NUMBERS), st.data())
+def test_halving_finds_the_best_arm_and_spends_no_more_than_the_budget(values, data):
+    tasks, arms = values.shape
+    budget = data.draw(st.integers(arms * max(1, math.ceil(math.log2(arms))), 300))
+    mean, best, spent = halve(lambda arm, turn, steps: values[:, arm], arms, tasks, budget)
+    assert (spent <= budget).all()
+    for task in range(tasks):
+        assert (best[task], spent[task]) == halved_alone(values[task], budget)
+        assert values[task, best[task]] == values[task].max()
+    np.testing.assert_allclose(mean, values, atol=1e-9)
+
+
+def test_halving_weighs_rounds_by_their_steps_and_refuses_too_few():
+    played = []
+
+    def play(arm, turn, steps):
+        played.append((arm, turn, steps))
+        return np.array([{0: 1.0, 1: 3.0, 2: 2.0}[arm] if turn == 0 else -float(arm)])
+
+    mean, best, spent = halve(play, 3, 1, 25)
+    assert played == [(0, 0, 4), (1, 0, 4), (2, 0, 4), (1, 1, 6), (2, 1, 6)] and spent.tolist() == [24]
+    np.testing.assert_allclose(mean[0], [1.0, (4 * 3 - 6) / 10, (4 * 2 - 12) / 10])
+    assert best.tolist() == [1]
+    with pytest.raises(ConfigError, match="5 steps are too few to try 3 policies; use at least 6"):
+        halve(play, 3, 1, 5)
+
+
+def test_cut_episodes_go_on_with_the_critics_value(arena):
+    """Against a loop over steps; episodes of the family end after 15."""
+    agent, policy, learner = arena.meta.agent, arena.policies["base"], arena.learners["ppo"]
+    key, length = jax.random.PRNGKey(3), 20
+    tried = learn.try_out(policy, learner, arena.family, agent, arena.unseen, key, length)
+    steps = jax.tree.map(
+        np.asarray,
+        engine_of(arena.family).experience(policy, arena.family, agent, arena.unseen, key, length),
+    )
+    scale = np.sqrt(np.asarray(agent.reward.var) + 1e-8)
+    for slot, task in enumerate(arena.unseen):
+        context = arena.family.context[task]
+
+        def value(t, slot=slot, task=task, context=context):
+            obs = policy.normalise(agent, steps.next_obs[t, slot])
+            return float(policy.value(agent.critic, policy.critic_input(obs, context))) * scale[task]
+
+        of_episodes, begin = [], 0
+        for t in range(length):
+            if steps.done[t, slot] or t == length - 1:
+                rewards = steps.reward[begin : t + 1, slot]
+                ended = 0.0 if steps.terminated[t, slot] else learner.gamma ** len(rewards) * value(t)
+                of_episodes.append(rewards @ learner.gamma ** np.arange(len(rewards)) + ended)
+                begin = t + 1
+        assert tried.returns[slot] == pytest.approx(np.mean(of_episodes), rel=1e-4)
+        assert tried.rewards[slot] == pytest.approx(steps.reward[:, slot].mean(), rel=1e-4)
+    assert tried.advantage.shape == tried.action.shape[:2] == (TASKS, length)
+
+
+def test_an_unseen_task_is_scaled_by_all_that_a_policy_has_seen_of_its_own():
+    rng, n = np.random.default_rng(0), 4
+    batches = [rng.normal(3 * i, 1 + i, 50 * (i + 1)) for i in range(n)]
+    known = [(x.mean(), x.var(), float(len(x))) for x in batches]
+    moments = Moments(*map(np.array, zip(*known, strict=True)))
+    member = np.array([True, False, True, True])
+    agent = widened(Agent({}, {}, moments, moments), member, 2)
+    whole = Moments(*map(np.asarray, known[0]))
+    for i in (2, 3):
+        whole = update_moments(whole, *known[i])
+    np.testing.assert_allclose(agent.reward.mean[n:], [whole.mean] * 2, rtol=1e-6)
+    np.testing.assert_allclose(agent.reward.var[n:], [whole.var] * 2, rtol=1e-6)
+    np.testing.assert_array_equal(agent.reward.var[:n], moments.var)
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+def test_every_finder_finds_the_groups_of_points(small_run, arena, entrants, finder):
+    entrant = entrants[f"policygradex/{finder}"]
+    found = FINDERS[finder](arena, entrant.starts, 120, jax.random.PRNGKey(0))
+    tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
+    group = np.asarray(small_run.family.true_groups)[nearest(small_run.family, tasks)]
+    assert (found.choice == group).mean() >= 5 / 6 and (found.steps <= 120).all()
+    assert found.value.shape == (TASKS, 3)
+    wrong = [
+        FINDERS["evidence"](arena, entrant.starts[g : g + 1], 120, jax.random.PRNGKey(0)) for g in (0, 1)
+    ]
+    for g, alone in enumerate(wrong):
+        assert (alone.choice[group != g] == NONE).all()  # the only group there is does not suit
+
+
+def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants, monkeypatch):
+    calls, train_all = [], learn.train_all
+    monkeypatch.setattr(
+        learn, "train_all", lambda *args, **kw: calls.append(args[0]) or train_all(*args, **kw)
+    )
+    one, ours = entrants["multitask"], entrants["policygradex/rewards"]
+    several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
+    found = adapt_all(arena, several, (0, 14, 64))
+    assert len(calls) == 1 and all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
+    for budget in (0, 14, 64):
+        np.testing.assert_array_equal(found["one"][budget].judged, found["again"][budget].judged)
+        for name in several:
+            x = found[name][budget]
+            assert (x.steps <= budget).all() and (x.finding <= budget / 2).all() and not x.failed
+    assert (found["one"][64].steps == 60).all() and (found["one"][14].steps == 12).all()  # an episode has 15
+    assert (found["ours"][0].choice == NONE).all()
+    value = start_values(arena, ours.starts)
+    np.testing.assert_allclose(found["ours"][0].judged.mean(1), value[:, -1], rtol=1e-6)
+    told = found["told"][0].judged.mean(1)
+    np.testing.assert_allclose(told, value[np.arange(TASKS), np.arange(TASKS) % 2], rtol=1e-6)
+
+
+def test_an_adaptation_that_diverges_is_named_and_left_out(small_run, entrants):
+    tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), 3)
+    tasks = tasks._replace(goal=np.asarray(tasks.goal).copy())
+    tasks.goal[1] = np.nan
+    arena = arena_of(small_run, tasks, ["good", "spoilt", "fine"])
+    found = adapt_all(arena, {"meta": Entrant((arena.meta,))}, (32,))["meta"][32]
+    assert list(found.failed) == ["spoilt"] and "non-finite" in found.failed["spoilt"]
+    assert np.isnan(found.judged[1]).all() and np.isfinite(found.judged[[0, 2]]).all()
+    assert found.mean().mean == pytest.approx(found.judged[[0, 2]].mean())
+    alone = adapt_all(arena_of(small_run, jax.tree.map(lambda x: x[[0, 2]], tasks), ["good", "fine"]),
+                      {"meta": Entrant((arena.meta._replace(agent=widened(small_run.meta, np.ones(6, bool), 2)),))},
+                      (32,))["meta"][32]  # fmt: skip
+    np.testing.assert_allclose(alone.judged[0], found.judged[0], rtol=1e-3)  # as if nobody had failed
+    own = jax.tree.map(lambda x: np.asarray(x)[1], tasks)
+    with pytest.raises(DataError, match="adapting to 'own': .*non-finite|not finite"):
+        pgx_jax.adapt(small_run, own, steps=32)
+
+
+def test_a_learner_that_adapts_does_so_on_the_steps_there_are(arena):
+    learner = Reinforce(adaptation_steps=64, adaptation_envs=4, adaptation_rate=0.5)
+    arena = arena._replace(learners={**arena.learners, "adapts": learner})
+    start = arena.meta._replace(key="adapts", learner="adapts")
+    jobs = [Job(start, int(arena.unseen[0]), steps) for steps in (0, 3, 30)]
+    done = [adapt_and_judge(arena, jobs, Tuning())[job.key] for job in jobs]
+    assert [x.steps for x in done] == [0, 3, 28]
+    kernels = [jax.tree.leaves(x.agent.actor)[0] for x in done]
+    assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[0], kernels[2])
+
+
+def no_sampler(run):
+    return dataclasses.replace(run.family, sample_test_tasks=None)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda run, arena: sampled(run.family, run.config.stream("trial"), 1), "ask for at least 2"),
+        (lambda run, arena: sampled(no_sampler(run), run.config.stream("trial"), 5), "no sampler of unseen"),
+        (lambda run, arena: adapt_all(arena, {}, (-1,)), "-1 adaptation steps"),
+        (lambda run, arena: Tuning(finding=1.0).check(), "finding = 1.0 must lie"),
+        (lambda run, arena: Tuning(updates=0).check(), "updates = 0 must be at least 1"),
+        (lambda run, arena: pgx_jax.adapt(run, 50), "no unseen task 50; their numbers are 0 to 49"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'halving', 'rewards'"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),
+        (lambda run, arena: pgx_jax.adapt(run, np.zeros(3)), "unseen tasks of 'points'"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, steps=6), "3 steps are too few to try 3 policies"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_any_training(small_run, arena, no_training, ask, words):
+    with pytest.raises(ConfigError, match=words):
+        ask(small_run, arena)
+
+
+def test_parameters_of_another_form_are_refused(small_run):
+    tasks = small_run.family.tasks
+    with pytest.raises(ConfigError, match=r"goal has shape \(1, 3\); expected .goal of shape \(1, 2\)"):
+        joined(small_run.family, tasks._replace(goal=np.zeros((1, 3))), ["mine"])
+
+
+def test_batches_suit_the_steps():
+    learner = pgx_jax.PPO(num_envs=40, num_steps=128, minibatches=4)
+    shapes = {}
+    for steps in (3, 100, 200, 1000, 5000):
+        tuned = Tuning().learner(learner, steps)
+        assert steps >= 3 * tuned.steps_per_update
+        shapes[steps] = tuned.num_envs, tuned.num_steps, tuned.minibatches
+    assert shapes == {3: (1, 1, 1), 100: (1, 16, 1), 200: (1, 32, 1), 1000: (1, 128, 4), 5000: (5, 128, 4)}
+
+
+def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys):
+    path = shutil.copytree(small_run.store.path, tmp_path / "run")
+    assert cli.main(["adapt", str(path), "--task", "2", "--steps", "60", "--finder", "rewards"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "unseen-5-2: goes on from the policy of" in said and "chosen" in said and "saved:" in said
+    written = json.loads((path / "adapted-unseen-5-2.json").read_text())
+    assert written["steps"] <= 60 and written["group"] in small_run.results.groups
+    run = pgx_jax.load(path)
+    agent = run.store.load(written["stage"], Agent)
+    assert run.policy.act(agent, obs=[0.0] * 4).shape == (2,)
+    again = pgx_jax.adapt(run, 2, steps=60, finder="rewards")
+    assert again.after.mean == written["after"]["mean"]
+    own = jax.tree.map(lambda x: x[0], run.family.tasks)
+    assert pgx_jax.adapt(run, own, steps=0).group is None
+
+
+def test_a_few_steps_on_cartpole():
+    """From training to an adapted policy, in memory."""
+    config = pgx_jax.Config(
+        steps_per_task=2048, compare="none", k=2, episodes=4, test_tasks=0,
+        policy=pgx_jax.PolicyConfig(hidden=(8,)),
+        ppo=pgx_jax.PPO(num_envs=8, num_steps=32, epochs=1, minibatches=2),
+        estimate=pgx_jax.EstimateConfig(steps=256, num_envs=8, dim=40),
+    )  # fmt: skip
+    run = pgx_jax.run(pgx_jax.make_family("cartpole-goals", n_tasks=4, n_groups=2, horizon=20), config)
+    found = pgx_jax.adapt(run, 0, steps=200, finder="evidence")
+    assert found.steps <= 200 and found.finding_steps == 100 and found.stage is None
+    assert len(found.evidence) == 3 and sum(entry.chosen for entry in found.evidence) == 1
+    assert found.before.ci95 and found.after.ci95
+
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no checkout around the tests")
+def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import drawings
+    import meta_rl
+    import meta_tables
+
+    out = tmp_path / "meta_rl.json"
+    assert meta_rl.main(["--preset", "quick", "--out", str(out)]) == 0
+    before = out.read_text()
+    assert meta_rl.main(["--preset", "quick", "--out", str(out)]) == 0 and out.read_text() == before
+    data = json.loads(before)
+    (part,) = meta_tables.parts(data)
+    names = part.names()
+    assert {"meta", "fresh", "multitask", "policygradex/halving", "true_groups/told"} <= {*names}
+    text = meta_tables.whole(data)
+    assert "| One policy for all |" in text and "best policy found (loss)" in text
+    hits, loss = part.right("policygradex/halving", 32)
+    assert 0 <= hits <= 1 and loss >= 0
+    assert drawings.meta_rl(data).startswith(b"\x89PNG")
+    entry = data["cells"][0]["methods"]["meta"]["by_budget"]["32"]["per_task"]
+    entry[0] = None
+    assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
+    assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
