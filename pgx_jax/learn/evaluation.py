@@ -102,7 +102,9 @@ def evaluate(
     bad = ~np.isfinite(returns).all(1)
     if bad.any():
         first = np.arange(count) == np.argmax(bad)
-        raise DataError(f"evaluating on task {named(first)} gave returns that are not finite; check its rewards")
+        raise DataError(
+            f"evaluating on task {named(first)} gave returns that are not finite; check its rewards"
+        )
     if failed is not None:
         returns = np.where(failed[:, None], np.nan, returns)
         success, at_end = success & ~failed[:, None], at_end & ~failed[:, None]

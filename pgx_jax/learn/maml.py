@@ -216,7 +216,9 @@ class MAML(PPO):
         for phase, done in enumerate(steps):
             scale = jax.tree.map(lambda x, phase=phase: x[phase], learning.memory.scales)
             acted = agent._replace(actor=actors, reward=scale)
-            batch = self._judged(policy, acted, done, row.context, row.slot_task, last=phase == self.phases - 1)
+            batch = self._judged(
+                policy, acted, done, row.context, row.slot_task, last=phase == self.phases - 1
+            )
             batches.append(batch)
             if phase < self.inner_steps:
                 part = _by_slot(batch, self.num_envs)
@@ -231,9 +233,7 @@ class MAML(PPO):
         config = self if last else self.replace(standardise_minibatches=False)  # type: ignore[attr-defined]
         return make_batch(policy, config, agent, steps, context, slot_task, per_slot=True)
 
-    def _step(
-        self, policy: Policy, slot_task: Array, critic: PyTree, actors: PyTree, batch: Batch
-    ) -> PyTree:
+    def _step(self, policy: Policy, slot_task: Array, critic: PyTree, actors: PyTree, batch: Batch) -> PyTree:
         """Actors [E, ...] after an inner step on a batch, leaves [T, E, ...], from others."""
 
         def loss(actor: PyTree, part: Batch) -> Array:  # of one slot
