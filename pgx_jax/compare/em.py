@@ -158,6 +158,6 @@ def _best(
     n, k = family.n, len(jax.tree.leaves(agents)[0])
     row, task = np.repeat(np.arange(k), n), np.tile(np.arange(n), k)
     played = learn.evaluate(policy, family, agents, row, task, key, episodes=EPISODES, learner=learner)
-    means = played.judged_by(family.metric).mean(1).reshape(k, n)
+    means = np.nan_to_num(played.judged_by(family.metric).mean(1), nan=-np.inf).reshape(k, n)
     stays = means[labels, np.arange(n)] >= means.max(0)
     return np.where(stays, labels, means.argmax(0)), int(played.steps.sum() + played.adaptation_steps.sum())

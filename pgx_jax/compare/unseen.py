@@ -106,7 +106,8 @@ def _trial(
     all of them."""
     tried = list(dict.fromkeys(candidate for some in own.values() for candidate in some))
     found = play([(candidate, task) for candidate in tried for task in range(count)])
-    value = dict(zip(tried, found.returns.mean(1).reshape(len(tried), count), strict=True))
+    means = np.nan_to_num(found.returns.mean(1), nan=-np.inf)  # where adapting failed
+    value = dict(zip(tried, means.reshape(len(tried), count), strict=True))
     steps = (found.steps + found.adapting).reshape(len(tried), count).sum(1).tolist()
     best = {name: np.stack([value[c] for c in some]).argmax(0).tolist() for name, some in own.items()}
     chosen = {name: [(own[name][i], task) for task, i in enumerate(index)] for name, index in best.items()}

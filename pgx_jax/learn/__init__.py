@@ -6,6 +6,7 @@ from pgx_jax.learn.collecting import Tried, collect, try_out
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
+from pgx_jax.learn.maml import MAML
 from pgx_jax.learn.networks import NETWORKS
 from pgx_jax.learn.objectives import relabels
 from pgx_jax.learn.policy import (
@@ -38,6 +39,7 @@ from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 __all__ = [
     "ENGINES",
     "LEARNERS",
+    "MAML",
     "NETWORKS",
     "PPO",
     "Checkpoint",

@@ -42,7 +42,13 @@ class Batch(NamedTuple):
 
 
 def make_batch(
-    policy: Policy, config: PPO, agent: Agent, steps: Steps, context: Array, slot_task: Array
+    policy: Policy,
+    config: PPO,
+    agent: Agent,
+    steps: Steps,
+    context: Array,
+    slot_task: Array,
+    per_slot: bool = False,
 ) -> Batch:
     """Turn T steps of E slots into B = T * E weighted training examples.
 
@@ -54,6 +60,7 @@ def make_batch(
         steps: what its slots did, leaves [T, E, ...].
         context: float [n, C], the family's.
         slot_task: int [E], the task of every slot.
+        per_slot: ``agent.actor`` leads with an axis E: every slot acted with parameters of its own.
 
     Raises:
         ConfigError: a baseline that is none of such observations.
@@ -79,7 +86,8 @@ def make_batch(
     if not config.standardise_minibatches:
         advantage = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
     weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
-    log_prob_of_all = jax.vmap(jax.vmap(policy.log_prob, (None, 0, 0)), (None, 0, 0))
+    log_prob_of_slots = jax.vmap(policy.log_prob, (0 if per_slot else None, 0, 0))
+    log_prob_of_all = jax.vmap(log_prob_of_slots, (None, 0, 0))
     log_prob = log_prob_of_all(agent.actor, policy.actor_input(obs, told), steps.action)
     batch = Batch(
         obs=obs,
@@ -128,5 +136,5 @@ def explained_variance(batch: Batch, n: int) -> Array:
 def standardise_advantages(batch: Batch) -> Batch:
     """The batch with advantages of mean 0 and variance 1 over all its transitions, by their weights."""
     share = batch.weight / jnp.sum(batch.weight)
-    centred = batch.advantage - share @ batch.advantage
-    return batch._replace(advantage=centred / (jnp.sqrt(share @ centred**2) + 1e-8))
+    centred = batch.advantage - jnp.vdot(share, batch.advantage)
+    return batch._replace(advantage=centred / (jnp.sqrt(jnp.vdot(share, centred**2)) + 1e-8))

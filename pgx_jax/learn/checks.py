@@ -106,7 +106,7 @@ def check_learner(learner: Learner, policy: Policy, family: TaskFamily, agent: A
         check_same("learn", traced("learn", row, learning, steps, key), learning)
     if learner.adaptation_steps:
         envs = learner.adaptation_envs
-        done = _steps(policy, family, agent, learner.adaptation_steps // envs, envs)
+        done = _steps(policy, family, agent, learner.adaptation_length, envs)
         check_same("adapt", traced("adapt", agent, _array(context.shape[1:]), done, key), agent)
 
 

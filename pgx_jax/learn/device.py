@@ -310,8 +310,7 @@ def _adapt(
     key: Array,
     index: Array,
 ) -> Agent:
-    envs = learner.adaptation_envs
-    length = learner.adaptation_steps // envs
+    envs, length = learner.adaptation_envs, learner.adaptation_length
 
     def one(agent: Agent, task: PyTree, context: Array, i: Array) -> Agent:
         reset_key, act_key, key_of_pair = jax.random.split(jax.random.fold_in(key, i), 3)

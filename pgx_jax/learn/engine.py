@@ -29,7 +29,7 @@ class Engine(NamedTuple):
     (`rollout.Pairs`)."""
     adapt: Callable[[Policy, Learner, TaskFamily, Agent, Pairs], Agent]
     """(policy, learner, family, agents [R, ...], pairs) -> agents [P, ...]: of every pair the agent after
-    ``learner.adaptation_steps`` on its task."""
+    a round of adapting to its task."""
 
 
 ENGINES: dict[str, Engine] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,10 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import DataError, pick
-from pgx_jax.learn.engine import engine_of
+from pgx_jax.learn.engine import Engine, engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
-from pgx_jax.learn.rollout import Pairs
+from pgx_jax.learn.rollout import ADAPTING, Pairs
+from pgx_jax.learn.work import take
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, PyTree
 
@@ -22,19 +24,23 @@ class Evaluation(NamedTuple):
     """Episodes of P (policy, task) pairs."""
 
     returns: Float[np.ndarray, "P episodes"]
-    """float [P, episodes]."""
+    """float [P, episodes]; NaN where adapting to the task failed."""
     success: Bool[np.ndarray, "P episodes"]
-    """bool [P, episodes]: success in any step of the episode."""
+    """bool [P, episodes]: success in any step of the episode; False where adapting failed."""
     success_at_end: Bool[np.ndarray, "P episodes"]
     """bool [P, episodes]: success in the last one."""
     steps: Int[np.ndarray, "P episodes"]
     """int [P, episodes]: length of the episodes."""
     adaptation_steps: Int[np.ndarray, "P"]
     """int [P]: environment steps that the policy took before, to adapt to the task."""
+    failed: Bool[np.ndarray, "P"] | None = None
+    """bool [P]: whether adapting to the task led to parameters that are not finite; None if nobody adapts."""
 
     def judged_by(self, metric: str) -> Float[np.ndarray, "P episodes"]:
-        """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`)."""
-        return np.asarray(pick({"return": self.returns, "success": self.success}, metric, "metric"), float)
+        """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`); NaN where
+        adapting to the task failed."""
+        judged = pick({"return": self.returns, "success": self.success}, metric, "metric")
+        return np.where(np.isnan(self.returns), np.nan, judged)
 
 
 def evaluate(
@@ -69,26 +75,57 @@ def evaluate(
         names: their names, for error messages.
         context: float [P, C], what a policy that is told its task is told of them; zeros by default.
 
+    A pair whose agent diverges as it adapts is marked as failed, with a warning that names the task.
+
     Raises:
-        DataError: parameters after adapting, or a return, that are not finite, naming the task.
+        DataError: a return that is not finite, naming the task.
     """
     pairs = Pairs(np.asarray(row, int), np.asarray(task, int), key, tasks, context)
-    engine, adaptation = engine_of(family), learner.adaptation_steps if learner else 0
+    engine, count = engine_of(family), len(pairs.row)
+    adaptation, failed = (learner.adaptation_steps if learner else 0), None
     task_names = family.task_names if tasks is None else names
 
-    def refuse(what: str, values: Sequence[np.ndarray], remedy: str) -> None:
-        bad = ~np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in values], axis=0)
-        if bad.any():
-            culprit = int(pairs.task[np.argmax(bad)])
-            name = repr(task_names[culprit]) if task_names else f"'number {culprit}'"
-            raise DataError(f"{what.format(task=f'task {name}')}; {remedy}")
+    def named(which: Bool[np.ndarray, "P"]) -> str:
+        culprits = dict.fromkeys(pairs.task[which].tolist())
+        return ", ".join(repr(task_names[i]) if task_names else f"'number {i}'" for i in culprits)
 
     if learner is not None and adaptation:
-        agents = engine.adapt(policy, learner, family, agents, pairs)
-        pairs = pairs._replace(row=np.arange(len(pairs.row)))
-        remedy = "lower the step size of the adaptation, or check the task's rewards"
-        refuse("adapting to {task} gave parameters that are not finite", jax.tree.leaves(agents), remedy)
-    played = engine.play(policy, family, agents, pairs, episodes, deterministic)
-    refuse("evaluating on {task} gave returns that are not finite", played[:1], "check its rewards")
-    returns, success, at_end, steps = played
-    return Evaluation(returns, success, at_end, steps, np.full(len(pairs.row), adaptation))
+        agents, failed = _adapted(engine, policy, learner, family, agents, pairs)
+        pairs = pairs._replace(row=np.arange(count))
+        if failed.any():
+            warnings.warn(
+                f"adapting to task(s) {named(failed)} gave parameters that are not finite: these have failed, "
+                f"and count as NaN; lower the step size of the adaptation, or check the task's rewards",
+                stacklevel=2,
+            )
+    returns, success, at_end, steps = engine.play(policy, family, agents, pairs, episodes, deterministic)
+    bad = ~np.isfinite(returns).all(1)
+    if bad.any():
+        first = np.arange(count) == np.argmax(bad)
+        raise DataError(
+            f"evaluating on task {named(first)} gave returns that are not finite; check its rewards"
+        )
+    if failed is not None:
+        returns = np.where(failed[:, None], np.nan, returns)
+        success, at_end = success & ~failed[:, None], at_end & ~failed[:, None]
+    return Evaluation(returns, success, at_end, steps, np.full(count, adaptation), failed)
+
+
+def _adapted(
+    engine: Engine, policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
+) -> tuple[Agent, Bool[np.ndarray, "P"]]:
+    """The agents of all pairs, leaves [P, ...], after all rounds of adapting, and where one of these failed;
+    there they are as they were before it."""
+    before = take(jax.tree.map(np.asarray, agents), pairs.row)
+    pairs, failed = pairs._replace(row=np.arange(len(pairs.row))), np.zeros(len(pairs.row), bool)
+    for _ in range(learner.adaptation_rounds):
+        after = engine.adapt(policy, learner, family, before, pairs)
+        sound = [np.isfinite(x).reshape(len(x), -1).all(1) for x in jax.tree.leaves(after)]
+        diverged = ~np.all(sound, axis=0)
+
+        def kept(new: np.ndarray, old: np.ndarray, diverged: np.ndarray = diverged) -> np.ndarray:
+            return np.where(diverged.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+        before, failed = jax.tree.map(kept, after, before), failed | diverged
+        pairs = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
+    return before, failed

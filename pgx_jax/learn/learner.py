@@ -82,9 +82,16 @@ class Learner(Protocol):
     """Times that an update acts and learns. Static."""
     adaptation_steps: int = 0
     """Environment steps that an agent takes on a task to adapt to it before it is evaluated there; a
-    multiple of ``adaptation_envs``; 0 if it does not. Static."""
+    multiple of ``adaptation_envs`` times ``adaptation_rounds``; 0 if it does not. Static."""
     adaptation_envs: int = 1
     """Slots in which it takes them. Static."""
+    adaptation_rounds: int = 1
+    """Times that it acts, from fresh starts, and adapts. Static."""
+
+    @property
+    def adaptation_length(self) -> int:
+        """T of a round of adapting."""
+        return self.adaptation_steps // (self.adaptation_envs * self.adaptation_rounds)
 
     @property
     def steps_per_update(self) -> int:
@@ -133,13 +140,14 @@ class Learner(Protocol):
     def adapt(
         self, policy: Policy, agent: Agent, context: Float[Array, "C"], steps: Steps, key: Key
     ) -> Agent:
-        """The agent as it is after adapting to one task, if ``adaptation_steps`` are taken for that
-        (REINFORCE and MAML: a few gradient steps).
+        """The agent as it is after a round of adapting to one task, if ``adaptation_steps`` are taken for
+        that (MAML: an inner step). A task where it comes to numbers that are not finite has failed
+        (`evaluation.Evaluation`).
 
         Args:
             policy, agent: what acted.
             context: float [C], the task's (zeros for an unseen task).
-            steps: what it did there, leaves [adaptation_steps / adaptation_envs, adaptation_envs, ...].
+            steps: what it did there, leaves [adaptation_length, adaptation_envs, ...].
             key: PRNG key.
         """
         raise NotImplementedError
@@ -211,10 +219,11 @@ def check_slots(learner: Learner, n: int, name: str) -> None:
         raise ConfigError(
             f"{name}.num_envs = {learner.num_envs} environments for {n} tasks; use at least {n}"
         )
-    steps, envs = learner.adaptation_steps, learner.adaptation_envs
-    if not isinstance(steps, Integral) or steps < 0 or steps % envs:
+    steps, envs, rounds = learner.adaptation_steps, learner.adaptation_envs, learner.adaptation_rounds
+    if not isinstance(steps, Integral) or steps < 0 or steps % (envs * rounds):
+        times = f" times {rounds} rounds" if rounds > 1 else ""
         raise ConfigError(
-            f"{name}.adaptation_steps = {steps} must be a multiple of {name}.adaptation_envs = {envs}"
+            f"{name}.adaptation_steps = {steps} must be a multiple of {name}.adaptation_envs = {envs}{times}"
         )
 
 

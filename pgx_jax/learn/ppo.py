@@ -171,6 +171,12 @@ class PPO(Learner):
         """What is remembered once the step of a minibatch is done."""
         return memory
 
+    def moved(
+        self, policy: Policy, row: RowTasks, params: tuple[PyTree, PyTree], batch: Batch, memory: PyTree
+    ) -> Array:
+        """How far the policy is from the one that acted, in nats, by a minibatch (see ``target_kl``)."""
+        return divergence(policy, params[0], batch)
+
 
 LEARNERS["ppo"] = PPO
 
@@ -235,7 +241,7 @@ Fitted = tuple[Any, PyTree]
 def fit_batch(
     policy: Policy, config: PPO, row: RowTasks, learning: Learning, batch: Batch, key: Array
 ) -> Learning:
-    """Epochs of minibatch Adam on one batch.
+    """Epochs of minibatch Adam on one batch, leaves [B, ...]; minibatches are of entries of its first axis.
 
     The parameters are one vector here: Adam is a few long loops instead of several for each leaf.
     """
@@ -256,7 +262,7 @@ def fit_batch(
         return (vector, config.look_back(policy, row, unravel(vector), part, memory)), None
 
     def moved(fitted: Fitted, at: tuple[Array, Array]) -> Array:
-        return divergence(policy, unravel(fitted[0])[0], of_minibatch(at[0]))
+        return config.moved(policy, row, unravel(fitted[0]), of_minibatch(at[0]), fitted[1])
 
     shuffled = orders(key, size, config.epochs)[:, : width * config.minibatches].reshape(-1, width)
     numbered = (shuffled, jnp.arange(len(shuffled)))

@@ -123,7 +123,7 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
     def use(acting: Acting, chunk: Chunk) -> Agent:
         active = np.arange(acting.chunk) < chunk.size
         steps = acting.unroll(
-            chunk.agents, chunk.keys[:, 0], learner.adaptation_steps // envs,
+            chunk.agents, chunk.keys[:, 0], learner.adaptation_length,
             gamma=learner.gamma, active=active,
         )  # fmt: skip
         return _adapt(policy, learner, chunk.agents, chunk.context, steps, chunk.keys[:, 1])
