@@ -130,7 +130,11 @@ class MAML(PPO):
         memory = learning.memory._replace(inner=tuple(inner))
         config = self.annealed(row, learning)
         learning = fit_batch(policy, config, row, learning._replace(memory=memory), last, key)
-        return learning._replace(memory=learning.memory._replace(inner=()))
+        params = (learning.agent.actor, learning.agent.critic)
+        kl = self.moved(policy, row, params, last, learning.memory)
+        return learning._replace(
+            memory=learning.memory._replace(inner=()), measured=config.measured(kl, batches[-1], row)
+        )
 
     def direction(
         self,

@@ -131,8 +131,12 @@ class PPO(Learner):
             learning = learning._replace(agent=agent._replace(value=value))
         learnt = fit_batch(policy, config, row, learning, batch, key)
         kl = divergence(policy, learnt.agent.actor, batch)
+        return learnt._replace(measured=config.measured(kl, batch, row))
+
+    def measured(self, kl: Array, batch: Batch, row: RowTasks) -> Array:
+        """Of an update with these settings, float [M] (``measures``); leaves of the batch are [B, ...]."""
         explained = explained_variance(batch, len(row.member))
-        return learnt._replace(measured=jnp.stack([kl, explained, jnp.asarray(config.learning_rate)]))
+        return jnp.stack([kl, explained, jnp.asarray(self.learning_rate)])
 
     def annealed(self, row: RowTasks, learning: Learning) -> Self:
         """The settings with the learning rate and the entropy bonus of a row's next update."""
