@@ -132,14 +132,18 @@ def test_every_finder_finds_the_groups_of_points(small_run, arena, entrants, fin
     group = np.asarray(small_run.family.true_groups)[nearest(small_run.family, tasks)]
     assert (found.choice == group).mean() >= 5 / 6 and (found.steps <= 120).all()
     assert found.value.shape == (TASKS, 3)
-    wrong = [FINDERS["evidence"](arena, entrant.starts[g : g + 1], 120, jax.random.PRNGKey(0)) for g in (0, 1)]
+    wrong = [
+        FINDERS["evidence"](arena, entrant.starts[g : g + 1], 120, jax.random.PRNGKey(0)) for g in (0, 1)
+    ]
     for g, alone in enumerate(wrong):
         assert (alone.choice[group != g] == NONE).all()  # the only group there is does not suit
 
 
 def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants, monkeypatch):
     calls, train_all = [], learn.train_all
-    monkeypatch.setattr(learn, "train_all", lambda *args, **kw: calls.append(args[0]) or train_all(*args, **kw))
+    monkeypatch.setattr(
+        learn, "train_all", lambda *args, **kw: calls.append(args[0]) or train_all(*args, **kw)
+    )
     one, ours = entrants["multitask"], entrants["policygradex/rewards"]
     several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
     found = adapt_all(arena, several, (0, 14, 64))
@@ -157,7 +161,7 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     np.testing.assert_allclose(told, value[np.arange(TASKS), np.arange(TASKS) % 2], rtol=1e-6)
 
 
-def test_an_adaptation_that_diverges_is_named_and_left_out(small_run, entrants):
+def test_an_adaptation_that_diverges_is_named_and_left_out(small_run):
     tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), 3)
     tasks = tasks._replace(goal=np.asarray(tasks.goal).copy())
     tasks.goal[1] = np.nan
@@ -166,9 +170,9 @@ def test_an_adaptation_that_diverges_is_named_and_left_out(small_run, entrants):
     assert list(found.failed) == ["spoilt"] and "non-finite" in found.failed["spoilt"]
     assert np.isnan(found.judged[1]).all() and np.isfinite(found.judged[[0, 2]]).all()
     assert found.mean().mean == pytest.approx(found.judged[[0, 2]].mean())
-    alone = adapt_all(arena_of(small_run, jax.tree.map(lambda x: x[[0, 2]], tasks), ["good", "fine"]),
-                      {"meta": Entrant((arena.meta._replace(agent=widened(small_run.meta, np.ones(6, bool), 2)),))},
-                      (32,))["meta"][32]  # fmt: skip
+    others = jax.tree.map(lambda x: np.asarray(x)[[0, 2]], tasks)
+    without = arena_of(small_run, others, ["good", "fine"])
+    alone = adapt_all(without, {"meta": Entrant((without.meta,))}, (32,))["meta"][32]
     np.testing.assert_allclose(alone.judged[0], found.judged[0], rtol=1e-3)  # as if nobody had failed
     own = jax.tree.map(lambda x: np.asarray(x)[1], tasks)
     with pytest.raises(DataError, match="adapting to 'own': .*non-finite|not finite"):

@@ -183,9 +183,7 @@ def adapt(
     return adapted
 
 
-def _record(
-    run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done
-) -> AdaptedTask:
+def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done) -> AdaptedTask:
     """What came of the one unseen task of an arena."""
     (called,), names = arena.names, np.array(run.family.task_names)
     chosen, finding = chosen_start(arena, entrant, found, 0), int(found.steps[0])
