@@ -72,10 +72,7 @@ class Part(NamedTuple):
         hits, losses = [], []
         for cell in self.cells:
             entry = cell["methods"][name]
-            value, choice = (
-                np.array(entry["starts"], float),
-                np.array(entry["by_budget"][str(budget)]["choice"]),
-            )
+            value, choice = np.array(entry["starts"], float), entry["by_budget"][str(budget)]["choice"]
             earned = value[np.arange(len(value)), choice]  # -1 is theta*, which comes last
             hits.append(earned == value.max(1))
             losses.append(value.max(1) - earned)

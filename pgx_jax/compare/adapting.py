@@ -26,7 +26,7 @@ from pgx_jax.compare.results import Interval
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
 from pgx_jax.errors import ConfigError, DataError, pick
-from pgx_jax.learn import ENGINES, Learner
+from pgx_jax.learn import Learner
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.types import Agent, Rows
 
@@ -225,9 +225,12 @@ def adapt_and_judge(arena: Arena, jobs: Iterable[Job], tuning: Tuning) -> dict[H
     adapted = _bisected(jobs, lambda some: _adapt(arena, some, tuning))
     whole = [i for i, agent in enumerate(adapted) if not isinstance(agent, str)]
     judged = _bisected([(jobs[i], adapted[i][0]) for i in whole], lambda some: _judge(arena, some))
-    found = {job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)}
+    found: dict[Hashable, Done | str] = {
+        job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)
+    }
     for i, values in zip(whole, judged, strict=True):
-        found[jobs[i].key] = values if isinstance(values, str) else Done(*adapted[i], values)
+        agent, steps = adapted[i]
+        found[jobs[i].key] = values if isinstance(values, str) else Done(agent, steps, values)
     return found
 
 
@@ -304,18 +307,19 @@ def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> tuple[Agen
         DataError: one of them is not finite.
     """
     policy, name, _ = _kind(jobs[0])
-    learner = arena.learners[name]
-    whole = max(1, steps // learner.adaptation_envs) * learner.adaptation_envs
-    if whole > steps:
-        learner, whole = replace(learner, adaptation_envs=1), steps  # type: ignore[type-var]
+    learner, agents = arena.learners[name], learn.stack([job.start.agent for job in jobs])
+    unit = learner.adaptation_envs * learner.adaptation_rounds
+    if steps < unit:
+        learner, unit = replace(learner, adaptation_envs=1), learner.adaptation_rounds  # type: ignore[type-var]
+    if (whole := steps // unit * unit) == 0:
+        return agents, 0
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
         jax.random.fold_in(arena.config.stream("adapting"), 1),
     )  # fmt: skip
-    agents = learn.stack([job.start.agent for job in jobs])
-    adapted = ENGINES[arena.family.engine].adapt(arena.policies[policy], learner, arena.family, agents, pairs)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted)):
+    adapted, failed = learn.adapted(arena.policies[policy], learner, arena.family, agents, pairs)
+    if failed.any():
         raise DataError(
             f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, "
             f"or check the task's rewards"

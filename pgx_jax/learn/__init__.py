@@ -4,7 +4,7 @@ from pgx_jax.learn.checks import check_form, check_learner
 from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
 from pgx_jax.learn.collecting import Tried, collect, try_out
 from pgx_jax.learn.engine import ENGINES
-from pgx_jax.learn.evaluation import Evaluation, evaluate
+from pgx_jax.learn.evaluation import Evaluation, adapted, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
 from pgx_jax.learn.maml import MAML
 from pgx_jax.learn.networks import NETWORKS
@@ -53,6 +53,7 @@ __all__ = [
     "Trained",
     "Tried",
     "can_be_told",
+    "adapted",
     "check_agent",
     "check_form",
     "check_learner",

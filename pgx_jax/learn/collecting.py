@@ -283,7 +283,7 @@ def _returns(
 ) -> Float[Array, "E"]:
     """Mean discounted return of the episodes that began in every slot, of ``steps`` [T, E, ...]."""
     assert steps.age is not None, "the engines tell it"
-    value = jnp.zeros(steps.done.shape)
+    value: Array = jnp.zeros(steps.done.shape)
     if critic:
         told = jnp.broadcast_to(context[index], (*steps.done.shape, context.shape[-1]))
         inputs = policy.critic_input(policy.normalise(agent, steps.next_obs), told)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import DataError, pick
-from pgx_jax.learn.engine import Engine, engine_of
+from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs
@@ -90,7 +90,7 @@ def evaluate(
         return ", ".join(repr(task_names[i]) if task_names else f"'number {i}'" for i in culprits)
 
     if learner is not None and adaptation:
-        agents, failed = _adapted(engine, policy, learner, family, agents, pairs)
+        agents, failed = adapted(policy, learner, family, agents, pairs)
         pairs = pairs._replace(row=np.arange(count))
         if failed.any():
             warnings.warn(
@@ -111,11 +111,12 @@ def evaluate(
     return Evaluation(returns, success, at_end, steps, np.full(count, adaptation), failed)
 
 
-def _adapted(
-    engine: Engine, policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
+def adapted(
+    policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
 ) -> tuple[Agent, Bool[np.ndarray, "P"]]:
-    """The agents of all pairs, leaves [P, ...], after all rounds of adapting, and where one of these failed;
-    there they are as they were before it."""
+    """The agents of all pairs, leaves [P, ...], after all rounds of adapting (`Learner.adapt`), and where one
+    of these failed, bool [P]; there they are as they were before it."""
+    engine = engine_of(family)
     before = take(jax.tree.map(np.asarray, agents), pairs.row)
     pairs, failed = pairs._replace(row=np.arange(len(pairs.row))), np.zeros(len(pairs.row), bool)
     for _ in range(learner.adaptation_rounds):
