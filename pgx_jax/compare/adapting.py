@@ -83,7 +83,7 @@ class Adapted(NamedTuple):
     choice: Int[np.ndarray, "U"]
     """int [U]: the policy that each began from, or `finding.NONE`."""
     steps: Int[np.ndarray, "U"]
-    """int [U]: environment steps that were taken, of the budget."""
+    """int [U]: environment steps that were taken, of the budget; all that were allowed where it failed."""
     finding: Int[np.ndarray, "U"]
     """int [U]: those of them that finding the policy took."""
     failed: dict[str, str]
@@ -207,12 +207,13 @@ def _adapted(
 ) -> Adapted:
     """What came of a method's jobs with one budget."""
     results = [done[job.key] for job in jobs]
+    taken = [x.steps if isinstance(x, Done) else job.steps for x, job in zip(results, jobs, strict=True)]
     whole, names = [x for x in results if isinstance(x, Done)], arena.names
     lost = np.full(len(whole[0].judged) if whole else arena.config.episodes, np.nan)
     return Adapted(
         judged=np.stack([x.judged if isinstance(x, Done) else lost for x in results]),
         choice=found.choice,
-        steps=found.steps + np.array([x.steps if isinstance(x, Done) else 0 for x in results]),
+        steps=found.steps + np.array(taken),
         finding=found.steps,
         failed={name: x for name, x in zip(names, results, strict=True) if isinstance(x, str)},
         found=found if len(entrant.starts) > 1 and entrant.told is None else None,
