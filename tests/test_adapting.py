@@ -169,7 +169,7 @@ def test_an_adaptation_that_diverges_is_named_and_left_out(small_run):
     found = adapt_all(arena, {"meta": Entrant((arena.meta,))}, (32,))["meta"][32]
     assert list(found.failed) == ["spoilt"] and "non-finite" in found.failed["spoilt"]
     assert np.isnan(found.judged[1]).all() and np.isfinite(found.judged[[0, 2]]).all()
-    assert found.mean().mean == pytest.approx(found.judged[[0, 2]].mean())
+    assert found.steps[1] == 32 and found.mean().mean == pytest.approx(found.judged[[0, 2]].mean())
     others = jax.tree.map(lambda x: np.asarray(x)[[0, 2]], tasks)
     without = arena_of(small_run, others, ["good", "fine"])
     alone = adapt_all(without, {"meta": Entrant((without.meta,))}, (32,))["meta"][32]
@@ -240,6 +240,8 @@ def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys)
     run = pgx_jax.load(path)
     agent = run.store.load(written["stage"], Agent)
     assert run.policy.act(agent, obs=[0.0] * 4).shape == (2,)
+    assert cli.main(["adapt", str(path), "--task", "2", "--steps", "12", "--finder", "evidence"]) == 0
+    assert "fewer steps than an episode has" in " ".join(capsys.readouterr().out.split())
     again = pgx_jax.adapt(run, 2, steps=60, finder="rewards")
     assert again.after.mean == written["after"]["mean"]
     own = jax.tree.map(lambda x: x[0], run.family.tasks)
@@ -258,7 +260,7 @@ def test_a_few_steps_on_cartpole():
     found = pgx_jax.adapt(run, 0, steps=200, finder="evidence")
     assert found.steps <= 200 and found.finding_steps == 100 and found.stage is None
     assert len(found.evidence) == 3 and sum(entry.chosen for entry in found.evidence) == 1
-    assert found.before.ci95 and found.after.ci95
+    assert found.before.ci95 and found.after.ci95 and not found.cut
 
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -42,9 +42,10 @@ class AdaptCommand:
             f"{found.task}: goes on from {whose}",
             f"{found.metric} before {with_interval(found.before)}, after {with_interval(found.after)}, by "
             f"{found.steps:,} of {self.steps:,} steps ({found.finding_steps:,} to find it)",
+            "fewer steps than an episode has: the critic's value stood for the rest" if found.cut else "",
             f"saved: {self.run / 'stages' / (found.stage or '')}",
         ]
-        for line in lines:
+        for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -133,7 +133,10 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
 
 def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
     """What the surrogates of m sets of known tasks, fitted on all that theta* has experienced there, reduce
-    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]."""
+    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]; 0 for a task
+    with an advantage that is not finite."""
+    sound = np.isfinite(tried.advantage).all(1)
+    tried = jax.tree.map(lambda x: np.where(sound.reshape(-1, *[1] * (x.ndim - 1)), x, 0), tried)
     policy, config, known = arena.policies[arena.meta.policy], arena.config.estimate, arena.features
     fitted = pipeline.fit_subsets(known, arena.transitions, member, config, parts=(FIT, SCORE, SELECT))
     shape = tried.advantage.shape

@@ -129,6 +129,8 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     """Environment steps that finding the policy took."""
     steps: int
     """All environment steps of the adaptation."""
+    cut: bool
+    """Whether fewer were allowed than an episode may have: the critic's value stood for the rest."""
     stage: str | None
     """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
 
@@ -176,14 +178,16 @@ def adapt(
     before, after = (done[job.key] for job in jobs)
     if not (isinstance(before, Done) and isinstance(after, Done)):
         raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
-    adapted = _record(run, arena, entrant, found, before, after)
+    adapted = _record(run, arena, entrant, found, before, after, steps)
     if run.store is not None:
         run.store.save(stage, after.agent)
         run.store.write_json(f"{stage}.json", to_plain(adapted))
     return adapted
 
 
-def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done) -> AdaptedTask:
+def _record(
+    run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done, steps: int
+) -> AdaptedTask:
     """What came of the one unseen task of an arena."""
     (called,), names = arena.names, np.array(run.family.task_names)
     chosen, finding = chosen_start(arena, entrant, found, 0), int(found.steps[0])
@@ -197,6 +201,7 @@ def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done
         after=stratified(after.judged[None]),
         finding_steps=finding,
         steps=finding + after.steps,
+        cut=0 < steps < run.family.horizon,
         stage=None if run.store is None else f"adapted-{called}",
     )
 
