@@ -124,6 +124,15 @@ def test_an_unseen_task_is_scaled_by_all_that_a_policy_has_seen_of_its_own():
     np.testing.assert_array_equal(agent.reward.var[:n], moments.var)
 
 
+def test_the_nearest_task_goes_by_what_varies():
+    family = pgx_jax.make_family("points", n_tasks=6, n_groups=2, seed=5)
+    tasks = sampled(family, jax.random.PRNGKey(1), 20)
+    goals, known = np.asarray(tasks.goal), np.asarray(family.tasks.goal)
+    centres = np.stack([known[np.asarray(family.true_groups) == g].mean(0) for g in (0, 1)])
+    wanted = np.linalg.norm(goals[:, None] - centres, axis=-1).argmin(1)
+    np.testing.assert_array_equal(np.asarray(family.true_groups)[nearest(family, tasks)], wanted)
+
+
 @pytest.mark.parametrize("finder", FINDERS)
 def test_every_finder_finds_the_groups_of_points(small_run, arena, entrants, finder):
     entrant = entrants[f"policygradex/{finder}"]
