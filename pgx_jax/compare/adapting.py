@@ -26,7 +26,7 @@ from pgx_jax.compare.results import Interval
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
 from pgx_jax.errors import ConfigError, DataError, pick
-from pgx_jax.learn import ENGINES, Learner
+from pgx_jax.learn import ENGINES, Learner, Policy
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.types import Agent, Rows
 
@@ -226,7 +226,9 @@ def adapt_and_judge(arena: Arena, jobs: Iterable[Job], tuning: Tuning) -> dict[H
     adapted = _bisected(jobs, lambda some: _adapt(arena, some, tuning))
     whole = [i for i, agent in enumerate(adapted) if not isinstance(agent, str)]
     judged = _bisected([(jobs[i], adapted[i][0]) for i in whole], lambda some: _judge(arena, some))
-    found = {job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)}
+    found: dict[Hashable, Done | str] = {
+        job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)
+    }
     for i, values in zip(whole, judged, strict=True):
         found[jobs[i].key] = values if isinstance(values, str) else Done(*adapted[i], values)
     return found
@@ -262,7 +264,8 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     Raises:
         DataError: one of them is not finite.
     """
-    calls, indices = [], []
+    calls: list[tuple[Policy, Learner, Rows]] = []
+    indices: list[list[int]] = []
     found = [(job.start.agent, 0) for job in jobs]
     for (policy, name, steps), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -213,13 +214,8 @@ def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> t
     if not 0 <= task < TEST_TASKS:
         raise ConfigError(f"there is no unseen task {task}; their numbers are 0 to {TEST_TASKS - 1}")
     seed = run.config.seed if seed is None else seed
-    tasks = sampled(run.family, test_key(run, seed), TEST_TASKS)
+    tasks = sampled(run.family, replace(run.config, seed=seed).stream("test_tasks"), TEST_TASKS)
     return jax.tree.map(lambda x: np.asarray(x)[task][None], tasks), name or f"unseen-{seed}-{task}"
-
-
-def test_key(run: Run, seed: int) -> PyTree:
-    """The key from which unseen tasks are drawn."""
-    return type(run.config)(seed=seed).stream("test_tasks")
 
 
 def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
