@@ -26,7 +26,7 @@ from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.compare.results import OURS, Interval, to_plain
 from pgx_jax.compare.summaries import stratified
-from pgx_jax.compare.unknown import Arena, Start, joined, nearest, sampled, widened
+from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import load
@@ -67,8 +67,8 @@ def entrants_of(
     run: Run, arena: Arena, methods: Sequence[str] | None = None, finders: Sequence[str] = tuple(FINDERS)
 ) -> dict[str, Entrant]:
     """What a run has to adapt: theta* ("meta"), a policy at random ("fresh"), and the methods of the run,
-    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told the group
-    of the known task whose parameters are the nearest.
+    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told its
+    group, by its parameters.
 
     Args:
         run: a finished run.
@@ -96,7 +96,7 @@ def entrants_of(
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
         if name == "true_groups":
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
-            found[f"{name}/told"] = Entrant(starts, told=method.labels[nearest(run.family, tasks)])
+            found[f"{name}/told"] = Entrant(starts, told=likeliest_group(run.family, method.labels, tasks))
     return found
 
 
