@@ -29,7 +29,7 @@ LABELS = {
 """Methods by their names in results; finders stand behind them."""
 FINDERS = {
     "halving": "halving",
-    "rewards": "halving, by rewards alone",
+    "values": "halving, with the critic's values",
     "evidence": "held-out gain",
     "told": "told its group",
 }

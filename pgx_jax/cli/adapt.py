@@ -29,8 +29,8 @@ class AdaptCommand:
     """Environment steps that may be taken on the task. Fewer than an episode cut it: the critic's value
     stands for the rest."""
     finder: Named[str, FINDERS] = "halving"
-    """How the task finds its group: successive halving over the policies by what they earn (discounted, or
-    reward by reward), or the gain of the groups' surrogates on what the meta-policy experiences there."""
+    """How the task finds its group: successive halving over the policies by their rewards (or with the
+    critic's values for what is cut), or the gain of the groups' surrogates on what the meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""

@@ -156,8 +156,9 @@ Finder = Callable[[Arena, Sequence[Start], int, Key], Found]
 """(arena, starts, budget, key) -> what every task has found with at most so many steps."""
 
 FINDERS: dict[str, Finder] = {
-    "halving": partial(halving, of="returns"),
-    "rewards": partial(halving, of="rewards"),
+    "halving": partial(halving, of="rewards"),
+    "values": partial(halving, of="returns"),
     "evidence": evidence,
 }
-"""Ways of finding a group by name."""
+"""Ways of finding a group by name. The critic's values that "values" counts are those of the policy's own
+tasks, whatever task it is on, and can mislead."""
