@@ -30,7 +30,8 @@ class AdaptCommand:
     stands for the rest."""
     finder: Named[str, FINDERS] = "halving"
     """How the task finds its group: successive halving over the policies by their rewards (or with the
-    critic's values for what is cut), or the gain of the groups' surrogates on what the meta-policy experiences there."""
+    critic's values for what is cut), or the gain of the groups' surrogates on what the
+    meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""

@@ -138,9 +138,7 @@ def widened(agent: Agent, member: Bool[np.ndarray, "n"], count: int) -> Agent:
     return agent._replace(reward=wider(agent.reward), value=value)
 
 
-def likeliest_group(
-    family: TaskFamily, labels: Int[np.ndarray, "n"], tasks: PyTree
-) -> Int[np.ndarray, "U"]:
+def likeliest_group(family: TaskFamily, labels: Int[np.ndarray, "n"], tasks: PyTree) -> Int[np.ndarray, "U"]:
     """int [U]: the group of known tasks whose mean parameters are the nearest to each unseen one's, in units
     of how far tasks of one group differ: what groups differ in counts, what varies within them does not."""
     known = family.parameters()
