@@ -230,7 +230,8 @@ def adapt_and_judge(arena: Arena, jobs: Iterable[Job], tuning: Tuning) -> dict[H
         job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)
     }
     for i, values in zip(whole, judged, strict=True):
-        found[jobs[i].key] = values if isinstance(values, str) else Done(*adapted[i], values)
+        agent, taken = adapted[i]
+        found[jobs[i].key] = values if isinstance(values, str) else Done(agent, taken, values)
     return found
 
 
