@@ -29,7 +29,7 @@ LABELS = {
 """Methods by their names in results; finders stand behind them."""
 FINDERS = {
     "halving": "halving",
-    "rewards": "halving, by rewards alone",
+    "values": "halving, with the critic's values",
     "evidence": "held-out gain",
     "told": "told its group",
 }
@@ -139,7 +139,7 @@ NOTE = (
     "and where a method has several policies, by the meta-policy, since nothing tells which. Half of the "
     "steps of a method with several policies find the one to go on from; the rest fine-tunes it by PPO in "
     "small batches. A budget below an episode trains on cut episodes, with the critic's value for the rest. "
-    "True groups, told: a reference, which is told the group of the most similar known task. How often each "
+    "True groups, told: a reference, which is told the group that suits a task's parameters. How often each "
     "finder is right: [docs/meta_rl.md](docs/meta_rl.md)."
 )
 

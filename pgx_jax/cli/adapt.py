@@ -29,8 +29,9 @@ class AdaptCommand:
     """Environment steps that may be taken on the task. Fewer than an episode cut it: the critic's value
     stands for the rest."""
     finder: Named[str, FINDERS] = "halving"
-    """How the task finds its group: successive halving over the policies by what they earn (discounted, or
-    reward by reward), or the gain of the groups' surrogates on what the meta-policy experiences there."""
+    """How the task finds its group: successive halving over the policies by their rewards (or with the
+    critic's values for what is cut), or the gain of the groups' surrogates on what the
+    meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
@@ -42,9 +43,10 @@ class AdaptCommand:
             f"{found.task}: goes on from {whose}",
             f"{found.metric} before {with_interval(found.before)}, after {with_interval(found.after)}, by "
             f"{found.steps:,} of {self.steps:,} steps ({found.finding_steps:,} to find it)",
+            "fewer steps than an episode has: the critic's value stood for the rest" if found.cut else "",
             f"saved: {self.run / 'stages' / (found.stage or '')}",
         ]
-        for line in lines:
+        for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ from pgx_jax.compare.results import Interval
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
 from pgx_jax.errors import ConfigError, DataError, pick
-from pgx_jax.learn import Learner
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.types import Agent, Rows
 
@@ -83,7 +83,7 @@ class Adapted(NamedTuple):
     choice: Int[np.ndarray, "U"]
     """int [U]: the policy that each began from, or `finding.NONE`."""
     steps: Int[np.ndarray, "U"]
-    """int [U]: environment steps that were taken, of the budget."""
+    """int [U]: environment steps that were taken, of the budget; all that were allowed where it failed."""
     finding: Int[np.ndarray, "U"]
     """int [U]: those of them that finding the policy took."""
     failed: dict[str, str]
@@ -207,12 +207,13 @@ def _adapted(
 ) -> Adapted:
     """What came of a method's jobs with one budget."""
     results = [done[job.key] for job in jobs]
+    taken = [x.steps if isinstance(x, Done) else job.steps for x, job in zip(results, jobs, strict=True)]
     whole, names = [x for x in results if isinstance(x, Done)], arena.names
     lost = np.full(len(whole[0].judged) if whole else arena.config.episodes, np.nan)
     return Adapted(
         judged=np.stack([x.judged if isinstance(x, Done) else lost for x in results]),
         choice=found.choice,
-        steps=found.steps + np.array([x.steps if isinstance(x, Done) else 0 for x in results]),
+        steps=found.steps + np.array(taken),
         finding=found.steps,
         failed={name: x for name, x in zip(names, results, strict=True) if isinstance(x, str)},
         found=found if len(entrant.starts) > 1 and entrant.told is None else None,
@@ -229,8 +230,8 @@ def adapt_and_judge(arena: Arena, jobs: Iterable[Job], tuning: Tuning) -> dict[H
         job.key: text for job, text in zip(jobs, adapted, strict=True) if isinstance(text, str)
     }
     for i, values in zip(whole, judged, strict=True):
-        agent, steps = adapted[i]
-        found[jobs[i].key] = values if isinstance(values, str) else Done(agent, steps, values)
+        agent, taken = adapted[i]
+        found[jobs[i].key] = values if isinstance(values, str) else Done(agent, taken, values)
     return found
 
 
@@ -264,7 +265,8 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     Raises:
         DataError: one of them is not finite.
     """
-    calls, indices = [], []
+    calls: list[tuple[Policy, Learner, Rows]] = []
+    indices: list[list[int]] = []
     found = [(job.start.agent, 0) for job in jobs]
     for (policy, name, steps), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]

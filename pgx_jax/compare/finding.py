@@ -133,7 +133,10 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
 
 def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
     """What the surrogates of m sets of known tasks, fitted on all that theta* has experienced there, reduce
-    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]."""
+    the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]; 0 for a task
+    with an advantage that is not finite."""
+    sound = np.isfinite(tried.advantage).all(1)
+    tried = jax.tree.map(lambda x: np.where(sound.reshape(-1, *[1] * (x.ndim - 1)), x, 0), tried)
     policy, config, known = arena.policies[arena.meta.policy], arena.config.estimate, arena.features
     fitted = pipeline.fit_subsets(known, arena.transitions, member, config, parts=(FIT, SCORE, SELECT))
     shape = tried.advantage.shape
@@ -153,8 +156,9 @@ Finder = Callable[[Arena, Sequence[Start], int, Key], Found]
 """(arena, starts, budget, key) -> what every task has found with at most so many steps."""
 
 FINDERS: dict[str, Finder] = {
-    "halving": partial(halving, of="returns"),
-    "rewards": partial(halving, of="rewards"),
+    "halving": partial(halving, of="rewards"),
+    "values": partial(halving, of="returns"),
     "evidence": evidence,
 }
-"""Ways of finding a group by name."""
+"""Ways of finding a group by name. The critic's values that "values" counts are those of the policy's own
+tasks, whatever task it is on, and can mislead."""

@@ -138,14 +138,15 @@ def widened(agent: Agent, member: Bool[np.ndarray, "n"], count: int) -> Agent:
     return agent._replace(reward=wider(agent.reward), value=value)
 
 
-def nearest(family: TaskFamily, tasks: PyTree) -> Int[np.ndarray, "U"]:
-    """int [U]: the known task whose parameters, in units of their deviation over all known tasks, are the
-    nearest to each unseen one's."""
+def likeliest_group(family: TaskFamily, labels: Int[np.ndarray, "n"], tasks: PyTree) -> Int[np.ndarray, "U"]:
+    """int [U]: the group of known tasks whose mean parameters are the nearest to each unseen one's, in units
+    of how far tasks of one group differ: what groups differ in counts, what varies within them does not."""
     known = family.parameters()
     count = len(jax.tree.leaves(tasks)[0])
     numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
     new = np.concatenate([x.reshape(count, -1) for x in numbers if x.dtype.kind in "biuf"], axis=1)
-    deviation = known.std(0)
-    scale = np.where(deviation > 0, deviation, 1.0)
-    distance = np.square((new[:, None] - known[None]) / scale).sum(-1)
-    return distance.argmin(1)
+    varies = known.std(0) > 1e-5 * np.abs(known).max(0)  # others differ by rounding, at most
+    known, new = known[:, varies], new[:, varies]
+    means = np.stack([known[labels == group].mean(0) for group in range(labels.max() + 1)])
+    within = np.square(known - means[labels]).mean(0) + 1e-3 * known.var(0)
+    return (np.square(new[:, None] - means) / within).sum(-1).argmin(1)

@@ -291,12 +291,12 @@ def _returns(
         moments = jax.tree.map(lambda x: x[index], agent.value)
         value = unstandardise(moments, value) * scale[index]
 
-    def before(after: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+    def before(after: jax.Array, step: tuple[Array, ...]) -> tuple[jax.Array, jax.Array]:
         reward, value, terminated, done = step
-        found = reward + gamma * jnp.where(terminated, 0.0, jnp.where(done, value, after))
+        found = jnp.add(reward, gamma * jnp.where(terminated, 0.0, jnp.where(done, value, after)))
         return found, found
 
     of_step = steps.reward, value, *steps.ends(limits_end)
-    _, returns = jax.lax.scan(before, value[-1], of_step, reverse=True)
+    _, returns = jax.lax.scan(before, jnp.asarray(value[-1]), of_step, reverse=True)
     begins = steps.age == 0
     return jnp.sum(jnp.where(begins, returns, 0.0), 0) / jnp.sum(begins, 0)

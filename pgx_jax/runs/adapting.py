@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -25,7 +26,7 @@ from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.compare.results import OURS, Interval, to_plain
 from pgx_jax.compare.summaries import stratified
-from pgx_jax.compare.unknown import Arena, Start, joined, nearest, sampled, widened
+from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import load
@@ -66,8 +67,8 @@ def entrants_of(
     run: Run, arena: Arena, methods: Sequence[str] | None = None, finders: Sequence[str] = tuple(FINDERS)
 ) -> dict[str, Entrant]:
     """What a run has to adapt: theta* ("meta"), a policy at random ("fresh"), and the methods of the run,
-    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told the group
-    of the known task whose parameters are the nearest.
+    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told its
+    group, by its parameters.
 
     Args:
         run: a finished run.
@@ -95,7 +96,7 @@ def entrants_of(
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
         if name == "true_groups":
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
-            found[f"{name}/told"] = Entrant(starts, told=method.labels[nearest(run.family, tasks)])
+            found[f"{name}/told"] = Entrant(starts, told=likeliest_group(run.family, method.labels, tasks))
     return found
 
 
@@ -129,6 +130,8 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     """Environment steps that finding the policy took."""
     steps: int
     """All environment steps of the adaptation."""
+    cut: bool
+    """Whether fewer were allowed than an episode may have: the critic's value stood for the rest."""
     stage: str | None
     """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
 
@@ -176,14 +179,16 @@ def adapt(
     before, after = (done[job.key] for job in jobs)
     if not (isinstance(before, Done) and isinstance(after, Done)):
         raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
-    adapted = _record(run, arena, entrant, found, before, after)
+    adapted = _record(run, arena, entrant, found, before, after, steps)
     if run.store is not None:
         run.store.save(stage, after.agent)
         run.store.write_json(f"{stage}.json", to_plain(adapted))
     return adapted
 
 
-def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done) -> AdaptedTask:
+def _record(
+    run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done, steps: int
+) -> AdaptedTask:
     """What came of the one unseen task of an arena."""
     (called,), names = arena.names, np.array(run.family.task_names)
     chosen, finding = chosen_start(arena, entrant, found, 0), int(found.steps[0])
@@ -197,6 +202,7 @@ def _record(run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done
         after=stratified(after.judged[None]),
         finding_steps=finding,
         steps=finding + after.steps,
+        cut=0 < steps < run.family.horizon,
         stage=None if run.store is None else f"adapted-{called}",
     )
 
@@ -208,13 +214,8 @@ def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> t
     if not 0 <= task < TEST_TASKS:
         raise ConfigError(f"there is no unseen task {task}; their numbers are 0 to {TEST_TASKS - 1}")
     seed = run.config.seed if seed is None else seed
-    tasks = sampled(run.family, test_key(run, seed), TEST_TASKS)
+    tasks = sampled(run.family, replace(run.config, seed=seed).stream("test_tasks"), TEST_TASKS)
     return jax.tree.map(lambda x: np.asarray(x)[task][None], tasks), name or f"unseen-{seed}-{task}"
-
-
-def test_key(run: Run, seed: int) -> PyTree:
-    """The key from which unseen tasks are drawn."""
-    return type(run.config)(seed=seed).stream("test_tasks")
 
 
 def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
