@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from probes import fresh, table, tabular_family
 
 from envs.points import points
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError
 from pgx_jax.learn import (
     LEARNERS,
     MAML,
@@ -144,7 +144,7 @@ def found(start, name, theta, steps, counts=(1, 1, 1)):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_meta_gradient_is_that_of_the_expected_return_after_adapting(start, steps):
-    """Exact: all actions, weighted by their ratios, are the expectation; the slope is taken by differences."""
+    """Exact: all actions, weighted by their ratios, are the expectation; the slope is of differences."""
     theta = start[1]
     np.testing.assert_allclose(
         -found(start, "maml", theta, steps),
@@ -284,9 +284,9 @@ def slow_update(learner, row, agent, scales, steps):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_update_is_that_of_a_loop_over_the_tasks(lived, name):
-    """Several inner steps, rewards of other scales in every phase, and two passes over the same roll-outs."""
+    """Rewards of other scales in every phase, and two passes over the same roll-outs."""
     agent, steps = lived
-    learner = LEARNERS[name]().replace(**SETTINGS, inner_steps=2)
+    learner = LEARNERS[name]().replace(**SETTINGS, inner_steps=1 if name == "maml" else 2)
     steps, scales = steps[: learner.phases], [moments(phase) for phase in range(learner.phases)]
     row = row_tasks(learner, jnp.asarray(DEVICE.context), MEMBER, jnp.int32(8))
     learning = Learning(agent, learner.begin(POLICY, agent), jnp.int32(0))
@@ -335,7 +335,7 @@ OPPOSITE = tabular_family(
     [table(1, 2, reward={(0, 0): r, (0, 1): -r}, terminal={(None, None): True}) for r in (1.0, -1.0)],
     horizon=1,
 )
-FAMILIES = {"device": OPPOSITE, "host": dataclasses.replace(OPPOSITE, env=HostTables())}
+FAMILIES = OPPOSITE, dataclasses.replace(OPPOSITE, env=HostTables())
 BLIND = make_policy(OPPOSITE, hidden=(16,))
 PROBE = {
     "num_envs": 8, "num_steps": 16, "minibatches": 1, "learning_rate": 0.01, "entropy": 0.0,
@@ -348,9 +348,8 @@ MEMBERS = np.array([[1, 1], [0, 1]], bool)
 def probed(family, learner, updates, **kw):
     """The agents of a row of both tasks and of one of the second, and the first one's returns [2] on both
     tasks before and after it adapts."""
-    rows = Rows(
-        MEMBERS, np.full(2, updates * learner.steps_per_update), np.asarray(jax.random.split(KEY)),
-    )  # fmt: skip
+    steps = np.full(2, updates * learner.steps_per_update)
+    rows = Rows(MEMBERS, steps, np.asarray(jax.random.split(KEY)))
     agents = train(BLIND, learner, family, rows, **{"rows_per_call": 2} | kw).agents
     before, after = (
         evaluate(BLIND, family, agents, *PAIR, KEY, episodes=128, learner=which) for which in (None, learner)
@@ -360,21 +359,23 @@ def probed(family, learner, updates, **kw):
     return agents, before.returns.mean(1), after.returns.mean(1)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_policy_learns_to_adapt(family, name):
-    """A fresh one does not get there in a step; no policy earns more than 0 on both without one."""
-    more = {"inner_steps": 2, "inner_rate": 0.2} if name == "reptile" else {}
+def test_a_policy_learns_to_adapt_on_both_engines_the_same(name):
+    """A fresh one does not get there in its inner steps, and none earns more than 0 on both without them."""
+    more = {"inner_steps": 2, "inner_rate": 0.2} if name == "reptile" else {"inner_steps": 1}
     learner = LEARNERS[name]().replace(**PROBE | more)
     learner.check(2)
-    _, _, early = probed(family, learner, 1)
-    _, before, late = probed(family, learner, 40)
-    assert early.mean() < 0.85 and abs(before.mean()) < 0.15 and (late > 0.95).all()
+    for updates in (1, 40):
+        device, host = (probed(family, learner, updates) for family in FAMILIES)
+        close(host[0].actor, device[0].actor, rtol=1e-2, atol=1e-3)
+        for _, before, after in (device, host):
+            assert abs(before.mean()) < 0.15
+            assert after.mean() > 0.9 if updates > 1 else after.mean() < 0.85
 
 
 def test_rows_learn_side_by_side_what_they_learn_alone():
     """With several inner steps, all of them taken again to adapt."""
-    learner = LEARNERS["maml"]().replace(**PROBE, inner_steps=2)
+    learner = LEARNERS["fomaml"]().replace(**PROBE, inner_steps=2)
     together, _, late = probed(OPPOSITE, learner, 30)
     alone, _, _ = probed(OPPOSITE, learner, 30, rows_per_call=1)
     close(together.actor, alone.actor, rtol=1e-2, atol=1e-3)
@@ -426,33 +427,27 @@ def test_an_updates_steps_end_at_a_divergence_of_the_adapted_policies(lived):
 # What cannot work, and what fails
 
 
-WILD = LEARNERS["maml"]().replace(**SETTINGS | {"inner_rate": 1e30}, inner_steps=2)
+NARROW = make_policy(DEVICE, hidden=(8,), initial_log_std=-5.0)
 
 
 @pytest.mark.parametrize("family", [DEVICE, HOST], ids=["device", "host"])
 def test_a_task_where_adapting_fails_is_named_and_counts_as_nothing_else(family):
-    """Task 1 pays nothing, so that inner steps change nothing there; elsewhere they go beyond all numbers."""
+    """Task 1 pays nothing, so that no inner step changes anything there; task 0's goes beyond all numbers."""
     pays = np.array([1.0, 0.0, 1.0, 1.0], np.float32)
     family = dataclasses.replace(family, tasks=family.tasks._replace(reward_scale=pays))
-    agent = fresh(POLICY, family, KEY)
+    agent = fresh(NARROW, family, KEY)
     agent = agent._replace(critic=jax.tree.map(jnp.zeros_like, agent.critic))
     pairs = jax.tree.map(lambda x: x[None], agent), np.zeros(2, int), np.arange(2), KEY
-    before = evaluate(POLICY, family, *pairs, episodes=4)
-    name = re.escape(repr(family.task_names[0]))
-    with pytest.warns(
-        UserWarning, match=rf"adapting to task\(s\) {name} gave parameters that are not finite"
-    ):
-        after = evaluate(POLICY, family, *pairs, episodes=4, learner=WILD)
+    learner = LEARNERS["fomaml"]().replace(**SETTINGS | {"inner_rate": 3e38})
+    before = evaluate(NARROW, family, *pairs, episodes=4)
+    words = rf"adapting to task\(s\) {re.escape(repr(family.task_names[0]))} gave parameters that are not"
+    with pytest.warns(UserWarning, match=words):
+        after = evaluate(NARROW, family, *pairs, episodes=4, learner=learner)
     np.testing.assert_array_equal(after.failed, [True, False])
     np.testing.assert_array_equal(after.returns[1], before.returns[1])
+    assert not after.success[0].any() and not after.success_at_end[0].any()
     for metric in ("return", "success"):
         np.testing.assert_array_equal(np.isnan(after.judged_by(metric)), [[True] * 4, [False] * 4])
-
-
-def test_a_row_whose_inner_steps_diverge_is_stopped():
-    rows = Rows(np.ones((1, 4), bool), np.array([WILD.steps_per_update]), np.asarray(KEY)[None])
-    with pytest.raises(DataError, match="training of row 0 .* met non-finite"):
-        train(POLICY, WILD, DEVICE, rows)
 
 
 @pytest.mark.parametrize(
@@ -483,5 +478,5 @@ def test_settings_that_cannot_work(name, change, words):
 def test_they_have_the_settings_of_the_runs_ppo():
     """But for what they name otherwise themselves."""
     found = learners_by_name(PPO(gamma=0.5, num_envs=12))
-    assert found["maml"] == MAML(gamma=0.5, num_envs=12) and found["maml"].phases == 2
+    assert found["maml"] == MAML(gamma=0.5, num_envs=12) and found["maml"].phases == 3
     assert found["fomaml"].first_order and found["reptile"].phases == found["reptile"].inner_steps

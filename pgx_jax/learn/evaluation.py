@@ -94,7 +94,7 @@ def evaluate(
         pairs = pairs._replace(row=np.arange(count))
         if failed.any():
             warnings.warn(
-                f"adapting to task(s) {named(failed)} gave parameters that are not finite: these have failed, "
+                f"adapting to task(s) {named(failed)} gave parameters that are not finite: they have failed, "
                 f"and count as NaN; lower the step size of the adaptation, or check the task's rewards",
                 stacklevel=2,
             )
