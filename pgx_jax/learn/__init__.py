@@ -1,6 +1,6 @@
 """Training many policies at once."""
 
-from pgx_jax.learn.checks import check_form, check_learner
+from pgx_jax.learn.checks import check_form, check_learner, check_memory
 from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
@@ -21,6 +21,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
+from pgx_jax.learn.rl2 import RL2
 from pgx_jax.learn.taskwise import Taskwise
 from pgx_jax.learn.together import give_way
 from pgx_jax.learn.training import (
@@ -40,6 +41,7 @@ __all__ = [
     "LEARNERS",
     "NETWORKS",
     "PPO",
+    "RL2",
     "Checkpoint",
     "Demonstrations",
     "Evaluation",
@@ -53,6 +55,7 @@ __all__ = [
     "check_agent",
     "check_form",
     "check_learner",
+    "check_memory",
     "check_networks",
     "clone",
     "collect",
