@@ -89,6 +89,27 @@ class Agent(NamedTuple):
     value: Moments | None = None
     """Moments [n] of the critic's targets, by which it gives values, per task; None if it gives them as they
     are (`Policy.normalise_values`)."""
+    memory: Memory | None = None
+    """What it begins a trial with, if its networks have memory; None of others."""
+
+
+class Last(NamedTuple):
+    """What a policy with memory is told of the step before, beside the observation that it led to."""
+
+    action: Float[Array, "*lead A"]
+    """float [..., A]: see `Distribution.features`; zeros before the first step of a trial."""
+    reward: Float[Array, "*lead"]
+    """float [...]."""
+    begins: Bool[Array, "*lead"]
+    """bool [...]: whether an episode begins here."""
+
+
+class Memory(NamedTuple):
+    """What a policy with memory knows of its trial so far."""
+
+    state: PyTree
+    """What its network has made of all steps but the last one."""
+    last: Last
 
 
 class Seen(NamedTuple):

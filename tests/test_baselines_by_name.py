@@ -16,7 +16,7 @@ from toys_score import leaning
 
 import pgx_jax
 from pgx_jax import PPO, Config, ConfigError, Run, make_family
-from pgx_jax.learn import Learner, PolicyConfig
+from pgx_jax.learn import RL2, Learner, PolicyConfig
 from pgx_jax.runs.saved import from_dict
 from pgx_jax.runs.serial import dumps
 
@@ -24,7 +24,10 @@ from pgx_jax.runs.serial import dumps
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
-        ("device", ("linear/reinforce", "told/reinforce/each", "linear/ppo", "paco/ppo", "told/pcgrad")),
+        (
+            "device",
+            ("linear/reinforce", "told/reinforce/each", "linear/ppo", "paco/ppo", "told/pcgrad", "gru/mine"),
+        ),
         ("host", ("linear/reinforce", "told/famo")),
     ],
 )
@@ -36,7 +39,7 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
         baselines=names,
         estimate=dataclasses.replace(config.estimate, score="toy"),
     )  # fmt: skip
-    run = pgx_jax.run(family, config)
+    run = pgx_jax.run(family, config, learners={"mine": RL2(num_steps=20, adaptation_steps=20)})
     found, total = run.results.methods, family.n * config.steps_per_task
     for name in names:
         policy, learner, *each = name.split("/")

@@ -1,6 +1,6 @@
 """Training many policies at once."""
 
-from pgx_jax.learn.checks import check_form, check_learner
+from pgx_jax.learn.checks import check_form, check_learner, check_memory
 from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
 from pgx_jax.learn.collecting import Tried, collect, try_out
 from pgx_jax.learn.engine import ENGINES
@@ -22,6 +22,7 @@ from pgx_jax.learn.policy import (
     with_policy_params,
 )
 from pgx_jax.learn.ppo import PPO
+from pgx_jax.learn.rl2 import RL2
 from pgx_jax.learn.taskwise import Taskwise
 from pgx_jax.learn.together import give_way
 from pgx_jax.learn.training import (
@@ -42,6 +43,7 @@ __all__ = [
     "MAML",
     "NETWORKS",
     "PPO",
+    "RL2",
     "Checkpoint",
     "Demonstrations",
     "Evaluation",
@@ -57,6 +59,7 @@ __all__ = [
     "check_agent",
     "check_form",
     "check_learner",
+    "check_memory",
     "check_networks",
     "clone",
     "collect",

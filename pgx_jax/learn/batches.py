@@ -12,7 +12,7 @@ from pgx_jax.learn.baselines import expected
 from pgx_jax.learn.moments import per_task, standardise, unstandardise, update_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.types import Agent, Array, Moments
+from pgx_jax.types import Agent, Array, Last, Moments
 
 if TYPE_CHECKING:
     from pgx_jax.learn.ppo import PPO
@@ -39,6 +39,28 @@ class Batch(NamedTuple):
     """What advantages were measured against, and"""
     returns: Array | None = None
     """what came instead: its sum with the advantages, before they were standardised."""
+    last: Last | None = None
+    """What a policy with memory was told of the step before."""
+
+
+class Judged(NamedTuple):
+    """Steps with what networks make of them, every leaf [T, E, ...]."""
+
+    steps: Steps
+    obs: Array
+    """Normalised, as is"""
+    next_obs: Array
+    """what each step led to."""
+    context: Array
+    output: Array
+    """Of the critic."""
+    value: Array
+    next_value: Array
+    """Of what each step led to, where nothing ends."""
+    log_prob: Array | None = None
+    """Of the actions, and"""
+    last: Last | None = None
+    """what was told before them, of policies with memory."""
 
 
 def make_batch(
@@ -66,19 +88,14 @@ def make_batch(
         ConfigError: a baseline that is none of such observations.
     """
     one_hot = jax.nn.one_hot(slot_task, len(context))
-    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
-    told = jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
-    output, value, next_value = (
-        _values(policy, agent, (obs, next_obs), told, slot_task)
-        if config.critic
-        else (jnp.zeros(steps.done.shape),) * 3
-    )
+    judged = config.judge(policy, agent, steps, context, slot_task)
+    steps, value, next_value = judged.steps, judged.value, judged.next_value
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
     reward, ends = steps.reward / scale, steps.ends(config.limits_end)
     target = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda) + value
     against = expected(
-        config.baseline, (value, next_value), slot_task, len(context), (obs, next_obs), steps.age,
-        reward, ends, config.gamma,
+        config.baseline, (value, next_value), slot_task, len(context), (judged.obs, judged.next_obs),
+        steps.age, reward, ends, config.gamma,
     )  # fmt: skip
     advantage = gae(reward, *against, *ends, config.gamma, config.gae_lambda)
     returns = against[0] + advantage
@@ -86,11 +103,13 @@ def make_batch(
     if not config.standardise_minibatches:
         advantage = (advantage - one_hot @ mean) / (one_hot @ jnp.sqrt(var) + 1e-8)
     weight = one_hot @ (jnp.sum(count) / (jnp.sum(count > 0) * jnp.maximum(count, 1.0)))
-    log_prob_of_slots = jax.vmap(policy.log_prob, (0 if per_slot else None, 0, 0))
-    log_prob_of_all = jax.vmap(log_prob_of_slots, (None, 0, 0))
-    log_prob = log_prob_of_all(agent.actor, policy.actor_input(obs, told), steps.action)
+    log_prob, told = judged.log_prob, judged.context
+    if log_prob is None:
+        log_prob_of_slots = jax.vmap(policy.log_prob, (0 if per_slot else None, 0, 0))
+        log_prob_of_all = jax.vmap(log_prob_of_slots, (None, 0, 0))
+        log_prob = log_prob_of_all(agent.actor, policy.actor_input(judged.obs, told), steps.action)
     batch = Batch(
-        obs=obs,
+        obs=judged.obs,
         context=told,
         task=jnp.broadcast_to(slot_task, value.shape),
         action=steps.action,
@@ -98,11 +117,31 @@ def make_batch(
         advantage=advantage,
         target=target,
         weight=jnp.broadcast_to(weight, value.shape),
-        value=None if config.value_clip is None else output,
+        value=None if config.value_clip is None else judged.output,
         expected=against[0],
         returns=returns,
+        last=judged.last,
     )
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), batch)
+
+
+def judge_steps(
+    policy: Policy, agent: Agent, steps: Steps, context: Array, slot_task: Array, critic: bool = True
+) -> Judged:
+    """Steps of a policy without memory; without a ``critic`` values are 0 (see `make_batch`)."""
+    obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
+    told = everywhere(context, slot_task, steps)
+    values = (
+        _values(policy, agent, (obs, next_obs), told, slot_task)
+        if critic
+        else (jnp.zeros(steps.done.shape),) * 3
+    )
+    return Judged(steps, obs, next_obs, told, *values)
+
+
+def everywhere(context: Array, slot_task: Array, steps: Steps) -> Array:
+    """Of the contexts [n, C] that of every step, [T, E, C]."""
+    return jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
 
 
 def _values(

@@ -20,7 +20,7 @@ from pgx_jax.types import Agent, Array, PyTree
 
 STATIC = (
     "num_envs", "num_steps", "scale_rewards", "critic", "baseline", "limits_end", "measures",
-    "phases", "adaptation_steps", "adaptation_envs",
+    "phases", "remembers", "adaptation_steps", "adaptation_envs",
 )  # fmt: skip
 """Settings of every learner that shape programs, or decide between two."""
 
@@ -62,6 +62,26 @@ def check_form(learner: Learner, name: str) -> None:
             raise ConfigError(f"{who} has no method {method} of its own, but {reason}; write one")
 
 
+def check_memory(learner: Learner, policy: Policy, name: str) -> None:
+    """Refuse a policy with memory where the learner knows none, and one without where it needs it.
+
+    Raises:
+        ConfigError: naming the learner, the network and the remedy.
+    """
+    if policy.remembers == learner.remembers:
+        return
+    network = type(policy.actor).__name__
+    if policy.remembers:
+        raise ConfigError(
+            f"the learner {name!r} knows no memory, and the network {network} has one; take one without, "
+            f"or the learner 'rl2', for instance by --baselines gru/rl2"
+        )
+    raise ConfigError(
+        f"the learner {name!r} trains networks with memory, and {network} has none; take another learner, or "
+        f"the network 'gru', for instance by --baselines gru/rl2"
+    )
+
+
 def check_learner(learner: Learner, policy: Policy, family: TaskFamily, agent: Agent, name: str) -> None:
     """Refuse a learner whose methods fail, or return what cannot be gone on with.
 
@@ -96,7 +116,8 @@ def check_learner(learner: Learner, policy: Policy, family: TaskFamily, agent: A
             return
         raise ConfigError(f"the learner {name!r}: {method} returns another record than it must: {differs}")
 
-    learning = Learning(agent, traced("begin", agent), _array((), int))
+    known = _array((len(learner.measures),))
+    learning = Learning(agent, traced("begin", agent), _array((), int), known)
     steps: tuple[Steps, ...] = ()
     for phase in range(learner.phases):
         if learner.per_slot(phase):
@@ -139,7 +160,8 @@ def _steps(policy: Policy, family: TaskFamily, agent: Agent, length: int, envs: 
 
     def act(agent: Agent, obs: Array, context: Array, key: Array) -> Array:
         inputs = policy.actor_input(policy.normalise(agent, obs), context)
-        return policy.distribution.sample(key, policy.params(agent.actor, inputs))
+        params, _ = policy.choose(agent.actor, inputs, policy.begin(agent, jnp.zeros((), int)))
+        return policy.distribution.sample(key, params)
 
     one, told = _array(space.shape, space.dtype), _array(np.shape(family.context)[1:])
     action = jax.eval_shape(act, agent, one, told, _array((2,), jnp.uint32))

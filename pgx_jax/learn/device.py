@@ -81,6 +81,9 @@ def update(
     _, act_keys, _ = updating.update_keys(state.key, learner.phases)
     steps: tuple[Steps, ...] = ()
     for phase, key in enumerate(act_keys):
+        if learner.remembers:
+            reset_keys = jax.random.split(jax.random.fold_in(key, 1), learner.num_envs)
+            state = state._replace(slots=reset_slots(env, tasks, reset_keys))
         slots, new = unroll(
             policy,
             env,
@@ -142,11 +145,12 @@ def _enter(
     state = start(policy, env, learner, problem, member, agent, key)
     context = problem.context[updating.slot_tasks(member, learner.num_envs)]
 
-    def log_prob(obs: Array, context: Array) -> Array:
-        params = policy.params(agent.actor, policy.actor_input(policy.normalise(agent, obs), context))
+    def log_prob(obs: Array, context: Array, memory: PyTree) -> Array:
+        inputs = policy.actor_input(policy.normalise(agent, obs), context)
+        params, _ = policy.choose(agent.actor, inputs, memory)
         return policy.distribution.log_prob(params, policy.distribution.mode(params))
 
-    return state, jax.vmap(log_prob)(state.slots.obs, context)
+    return state, jax.vmap(log_prob)(state.slots.obs, context, policy.begin(agent, state.slots.age))
 
 
 class DeviceLane:

@@ -55,6 +55,10 @@ class Categorical:
         """What an entropy bonus rewards: the entropy."""
         return self.entropy(logits)
 
+    def features(self, action: Array) -> Array:
+        """One-hot, float [..., outputs]."""
+        return jax.nn.one_hot(action, self.size)
+
     def to_env(self, action: Array) -> Array:
         """Identity: every index is legal."""
         return action
@@ -96,6 +100,10 @@ class MultiCategorical:
     def exploration(self, logits: Array) -> Array:
         """What an entropy bonus rewards: the entropy."""
         return self.entropy(logits)
+
+    def features(self, action: Array) -> Array:
+        """One-hot vectors, one after the other, float [..., outputs]."""
+        return jnp.concatenate([jax.nn.one_hot(action[..., i], k) for i, k in enumerate(self.sizes)], -1)
 
     def to_env(self, action: Array) -> Array:
         """Identity: every index is legal."""
@@ -157,11 +165,14 @@ class DiagonalGaussian:
         mean, log_std = params
         return self.entropy((mean, jnp.minimum(log_std, self.bonus_up_to)))
 
+    def features(self, action: Array) -> Array:
+        """What was done, where [-1, 1] is the environment's box, float [..., outputs]."""
+        return jnp.tanh(action) if self.squash else jnp.clip(action, -1.0, 1.0)
+
     def to_env(self, action: Array) -> Array:
         """Map u to the environment's box."""
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
-        unit = jnp.tanh(action) if self.squash else jnp.clip(action, -1.0, 1.0)
-        return low + 0.5 * (unit + 1.0) * (high - low)
+        return low + 0.5 * (self.features(action) + 1.0) * (high - low)
 
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian

@@ -80,6 +80,9 @@ class Learner(Protocol):
     """Names of the numbers that it measures of an update, as `Trained` has them. Static."""
     phases: int = 1
     """Times that an update acts and learns. Static."""
+    remembers: bool = False
+    """Whether it trains policies with memory, and no others; a slot's phase is a trial of theirs, and begins
+    with a fresh episode. Static."""
     adaptation_steps: int = 0
     """Environment steps that an agent takes on a task to adapt to it before it is evaluated there; a
     multiple of ``adaptation_envs`` times ``adaptation_rounds``; 0 if it does not. Static."""

@@ -61,7 +61,8 @@ class MAML(PPO):
     inner_rate: float = 0.1
     """Size of an inner step: along the gradient, of advantages standardised per task."""
     inner_steps: int = struct.field(pytree_node=False, default=2)
-    """Inner steps, each with roll-outs of its own. (On CartPole with hidden goals two did better than one.)"""
+    """Inner steps, each with roll-outs of its own. (With hidden goals on CartPole two did better than one.)
+    """
     first_order: bool = struct.field(pytree_node=False, default=False)
     """Take the outer gradient at the adapted parameters as that at those before (FOMAML)."""
     adaptation_steps: int = struct.field(pytree_node=False, default=2048)

@@ -13,14 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Key, Moments, Named, PyTree, Seen
+from pgx_jax.types import Agent, Array, Key, Last, Memory, Moments, Named, PyTree, Seen
 
 
 def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
@@ -28,15 +28,18 @@ def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
     return (inputs.obs, inputs.context) if isinstance(inputs, Seen) else (inputs, None)
 
 
-def apply(network: nn.Module, params: PyTree, inputs: Float[Array, "..."] | Seen) -> PyTree:
-    """What a network returns for one observation: ``network(obs, context)``.
+def apply(
+    network: nn.Module, params: PyTree, inputs: Float[Array, "..."] | Seen, memory: Memory | None = None
+) -> PyTree:
+    """What a network returns for one observation: ``network(obs, context)``, or ``network(obs, context,
+    memory)`` of one that has memory.
 
     Raises:
         ConfigError: its parameters are of observations or contexts of other lengths.
     """
     obs, context = _arguments(inputs)
     try:
-        return network.apply(params, obs, context)
+        return network.apply(params, obs, context, *_if_any(memory))
     except flax.errors.ScopeParamShapeError as error:
         raise ConfigError(
             f"the network {type(network).__name__} has parameters for other inputs than an observation of "
@@ -44,15 +47,28 @@ def apply(network: nn.Module, params: PyTree, inputs: Float[Array, "..."] | Seen
         ) from error
 
 
+def _if_any(memory: Memory | None) -> tuple[Memory, ...]:
+    """The further argument of networks with memory."""
+    return () if memory is None else (memory,)
+
+
+def has_memory(network: nn.Module) -> bool:
+    """Whether a network has memory (see `learn.networks`)."""
+    return hasattr(network, "begin")
+
+
 def _check_call(network: nn.Module) -> None:
-    """Refuse a network that cannot be called with an observation and a context."""
-    signature = inspect.signature(type(network).__call__)
+    """Refuse a network that cannot be called with an observation and a context (and a memory, if it has
+    any)."""
+    signature, remembers = inspect.signature(type(network).__call__), has_memory(network)
+    also, name = (" and its memory", ", memory") if remembers else ("", "")
     try:
-        signature.bind(network, None, None)
+        signature.bind(network, *[None] * (3 if remembers else 2))
     except TypeError:
         raise ConfigError(
             f"the network {type(network).__name__} is called as {signature}; it must take one observation "
-            f"and its task's context (None where it is not told): def __call__(self, obs, context)"
+            f"and its task's context (None where it is not told){also}: "
+            f"def __call__(self, obs, context{name})"
         ) from None
 
 
@@ -85,6 +101,16 @@ class Policy:
                     f"a policy's networks must be hashable, and this {type(network).__name__} is not: give "
                     f"what is a list or a dict among its fields as a tuple"
                 ) from None
+        if has_memory(self.actor) != has_memory(self.critic):
+            raise ConfigError(
+                f"of the networks {type(self.actor).__name__} and {type(self.critic).__name__} one alone has "
+                f"memory; take actor and critic of one kind"
+            )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its networks have memory."""
+        return has_memory(self.actor)
 
     def init(self, key: Key, observation_shape: tuple[int, ...], context: Float[Array, "n C"]) -> Agent:
         """A fresh agent for one row.
@@ -96,11 +122,20 @@ class Policy:
         """
         actor_key, critic_key = jax.random.split(key)
         obs = jnp.zeros(observation_shape)
-        actor = self.actor.init(actor_key, *_arguments(self.actor_input(obs, context[0])))
-        critic = self.critic.init(critic_key, *_arguments(self.critic_input(obs, context[0])))
+        own, others = (self.fresh_memory(network) for network in (self.actor, self.critic))
+        told, seen = self.actor_input(obs, context[0]), self.critic_input(obs, context[0])
+        actor = self.actor.init(actor_key, *_arguments(told), *_if_any(own))
+        critic = self.critic.init(critic_key, *_arguments(seen), *_if_any(others))
         reward = initial_moments((len(context),))
         value = reward if self.normalise_values else None
-        return Agent(actor, critic, initial_moments(observation_shape), reward, value)
+        return Agent(actor, critic, initial_moments(observation_shape), reward, value, own)
+
+    def fresh_memory(self, network: nn.Module) -> Memory | None:
+        """What a network knows before anything has happened; None of one without memory."""
+        if not has_memory(network):
+            return None
+        nothing = Last(jnp.zeros(self.distribution.outputs), jnp.zeros(()), jnp.ones((), bool))
+        return Memory(network.begin(), nothing)
 
     def normalise(self, agent: Agent, obs: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Observations as both networks see them."""
@@ -130,13 +165,55 @@ class Policy:
         return Seen(obs, context) if self.conditioned_critic else obs
 
     def params(self, actor: PyTree, inputs: Float[Array, "..."] | Seen) -> PyTree:
-        """Parameters of the action distribution, for one observation (`actor_input`)."""
+        """Parameters of the action distribution, for one observation (`actor_input`).
+
+        Raises:
+            ConfigError: the policy has memory (see `choose`).
+        """
+        self._check_forgets()
         return apply(self.actor, actor, inputs)
 
     def value(self, critic: PyTree, inputs: Float[Array, "..."] | Seen) -> Float[Array, ""]:
         """V(s) in units of scaled reward, for one observation (`critic_input`); standardised, with
-        ``normalise_values``."""
+        ``normalise_values``.
+
+        Raises:
+            ConfigError: the policy has memory.
+        """
+        self._check_forgets()
         return apply(self.critic, critic, inputs)
+
+    def _check_forgets(self) -> None:
+        if self.remembers:
+            raise ConfigError(
+                f"the policy of {type(self.actor).__name__} has memory: what it does and expects depends on "
+                f"all of its trial, and not on one observation; take a network without memory"
+            )
+
+    def begin(self, agent: Agent, age: Int[Array, "E"]) -> PyTree:
+        """What the actor knows as a trial begins in E slots, whose episodes had ``age`` int [E] steps
+        before: a `Memory`, leaves [E, ...]; () of a policy without memory."""
+        if agent.memory is None:
+            return ()
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (*jnp.shape(age), *jnp.shape(x))), agent.memory)
+        return many._replace(last=many.last._replace(begins=age == 0))
+
+    def choose(
+        self, actor: PyTree, inputs: Float[Array, "..."] | Seen, memory: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Parameters of the action distribution for one observation, and the network's state after it;
+        ``memory`` and state are () of a policy without memory."""
+        if not self.remembers:
+            return self.params(actor, inputs), ()
+        return apply(self.actor, actor, inputs, memory)
+
+    def remember(self, state: PyTree, action: Array, reward: Array, done: Array) -> PyTree:
+        """What the actor knows after a step that came of a `choose` and its state; () without memory."""
+        return Memory(state, self.told(action, reward, done)) if self.remembers else ()
+
+    def told(self, action: Array, reward: Array, done: Array) -> Last:
+        """What a policy with memory is told of steps, leaves [...]."""
+        return Last(self.distribution.features(action), reward, done)
 
     def log_prob(
         self, actor: PyTree, inputs: Float[Array, "..."] | Seen, action: Num[Array, "..."]
@@ -287,7 +364,7 @@ def policies_by_name(
     """All policies that rows may name.
 
     "base" is the run's own, "told" the same with an actor that is told its task, and every architecture of
-    `NETWORKS` is told as well; ``more`` are one's own.
+    `NETWORKS` is told as well, but for those with memory, which find out; ``more`` are one's own.
     """
     told = dataclasses.replace(base, conditioned_actor=True)
     return _ByName(family, config, {"base": base, "told": told} | dict(more or {}))
@@ -305,8 +382,9 @@ class _ByName(Mapping[str, Policy]):
     def __getitem__(self, name: str) -> Policy:
         if name not in self.made:
             options = self.config.options if name == self.config.network else ()
-            told = dataclasses.replace(self.config, network=name, options=options, conditioned_actor=True)
-            self.made[name] = told.make(self.family)
+            blind = getattr(NETWORKS[name], "has_memory", False) and not self.config.conditioned_actor
+            changes: dict[str, Any] = {"network": name, "options": options, "conditioned_actor": not blind}
+            self.made[name] = dataclasses.replace(self.config, **changes).make(self.family)
         return self.made[name]
 
     def __contains__(self, name: object) -> bool:
@@ -331,8 +409,13 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
     shape = family.observation_space.shape
     context = jnp.zeros(np.shape(family.context))
     obs, told = jnp.zeros(shape), context[0]
-    actor = _traced("actor", policy.actor, policy.actor_input(obs, told))
-    critic = _traced("critic", policy.critic, policy.critic_input(obs, told))
+    actor, critic = (
+        _traced(role, network, inputs, policy.fresh_memory(network))
+        for role, network, inputs in (
+            ("actor", policy.actor, policy.actor_input(obs, told)),
+            ("critic", policy.critic, policy.critic_input(obs, told)),
+        )
+    )
     agent = jax.eval_shape(lambda key: policy.init(key, shape, context), jax.random.PRNGKey(0))
     size, one = policy.distribution.outputs, not isinstance(policy.distribution, DiagonalGaussian)
     wanted = "logits" if one else "a pair (mean, log_std)"
@@ -357,12 +440,14 @@ def check_networks(policy: Policy, family: TaskFamily) -> Agent:
     return agent
 
 
-def _traced(role: str, network: nn.Module, inputs: Array | Seen) -> PyTree:
-    """Shapes and types of what a network returns; ConfigError if it cannot be applied."""
+def _traced(role: str, network: nn.Module, inputs: Array | Seen, memory: Memory | None) -> PyTree:
+    """Shapes and types of what a network returns, but for its state; ConfigError if it cannot be applied."""
     obs, context = _arguments(inputs)
+    also = _if_any(memory)
 
     def applied(key: jax.Array) -> PyTree:
-        return network.apply(network.init(key, obs, context), obs, context)
+        found = network.apply(network.init(key, obs, context, *also), obs, context, *also)
+        return found[0] if also else found
 
     try:
         return jax.eval_shape(applied, jax.random.PRNGKey(0))

@@ -14,12 +14,15 @@ from pgx_jax.errors import ConfigError, pick
 from pgx_jax.learn.baselines import BASELINES
 from pgx_jax.learn.batches import (
     Batch,
+    Judged,
     explained_variance,
+    judge_steps,
     make_batch,
     standardise_advantages,
     standardise_targets,
 )
 from pgx_jax.learn.learner import COUNT, LEARNERS, Learner, Learning, RowTasks, check_ranges, check_slots
+from pgx_jax.learn.memory import outputs
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.shuffling import orders
@@ -129,14 +132,23 @@ class PPO(Learner):
         if agent.value is not None:
             value, batch = standardise_targets(agent.value, batch)
             learning = learning._replace(agent=agent._replace(value=value))
-        learnt = fit_batch(policy, config, row, learning, batch, key)
-        kl = divergence(policy, learnt.agent.actor, batch)
+        arranged = self.arranged(batch)
+        learnt = fit_batch(policy, config, row, learning, arranged, key)
+        kl = divergence(policy, learnt.agent.actor, arranged)
         return learnt._replace(measured=config.measured(kl, batch, row))
 
     def measured(self, kl: Array, batch: Batch, row: RowTasks) -> Array:
         """Of an update with these settings, float [M] (``measures``); leaves of the batch are [B, ...]."""
         explained = explained_variance(batch, len(row.member))
         return jnp.stack([kl, explained, jnp.asarray(self.learning_rate)])
+
+    def judge(self, policy: Policy, agent: Agent, steps: Steps, context: Array, slot_task: Array) -> Judged:
+        """What its networks make of the steps of an update; see `make_batch`."""
+        return judge_steps(policy, agent, steps, context, slot_task, self.critic)
+
+    def arranged(self, batch: Batch) -> Batch:
+        """A batch, leaves [T * E, ...], with what minibatches are drawn from along its first axis."""
+        return batch
 
     def annealed(self, row: RowTasks, learning: Learning) -> Self:
         """The settings with the learning rate and the entropy bonus of a row's next update."""
@@ -195,10 +207,11 @@ def terms(
     params: tuple[PyTree, PyTree], policy: Policy, config: PPO, batch: Batch
 ) -> tuple[Array, Array, Array]:
     """Value error (of the critic; 0 if it is not trained), clipped surrogate objective and entropy bonus (of
-    the actor), each [B]."""
+    the actor), each [B] ([E, T] of whole trials)."""
     actor, critic = params
     dist = policy.distribution
-    dist_params = jax.vmap(policy.params, (None, 0))(actor, policy.actor_input(batch.obs, batch.context))
+    told, seen = (f(batch.obs, batch.context) for f in (policy.actor_input, policy.critic_input))
+    dist_params = outputs(policy.actor, actor, told, batch.last)
     log_prob = jax.vmap(dist.log_prob)(dist_params, batch.action)
     ratio = jnp.exp(log_prob - batch.log_prob)
     clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
@@ -206,7 +219,7 @@ def terms(
     bonus = jax.vmap(dist.exploration)(dist_params)
     if not config.critic:
         return jnp.zeros_like(objective), objective, bonus
-    value = jax.vmap(policy.value, (None, 0))(critic, policy.critic_input(batch.obs, batch.context))
+    value = outputs(policy.critic, critic, seen, batch.last)
     squared = (value - batch.target) ** 2
     if config.value_clip is not None:
         assert batch.value is not None, "see `make_batch`"

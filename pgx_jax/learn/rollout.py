@@ -135,7 +135,7 @@ def unroll(
     restart: bool = True,
     per_slot: bool = False,
 ) -> tuple[Slots, Steps]:
-    """Act for ``length`` steps in all slots.
+    """Act for ``length`` steps in all slots: one trial of each, for a policy with memory.
 
     Args:
         policy, env, horizon: static.
@@ -151,12 +151,13 @@ def unroll(
         per_slot: ``agent.actor`` leads with an axis E: every slot acts with parameters of its own.
     """
     dist, count = policy.distribution, slots.age.shape[0]
-    params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
+    choose = jax.vmap(policy.choose, (0 if per_slot else None, 0, 0))
 
-    def step(slots: Slots, key: Array) -> tuple[Slots, Steps]:
+    def step(carry: tuple[Slots, PyTree], key: Array) -> tuple[tuple[Slots, PyTree], Steps]:
+        slots, memory = carry
         keys = jax.random.split(key, 3 * count).reshape(3, count, -1)
         inputs = policy.actor_input(policy.normalise(agent, slots.obs), context)
-        params = params_of(agent.actor, inputs)
+        params, state = choose(agent.actor, inputs, memory)
         action = dist.mode(params) if deterministic else jax.vmap(dist.sample)(keys[0], params)
         out = jax.vmap(env.step)(keys[1], slots.state, dist.to_env(action), tasks)
         age, total = slots.age + 1, slots.total + out.reward
@@ -179,6 +180,9 @@ def unroll(
             slots.age,
             solved,
         )
-        return _restart(env, tasks, keys[2], ran, done) if restart else ran, record
+        memory = policy.remember(state, action, out.reward, done)
+        return (_restart(env, tasks, keys[2], ran, done) if restart else ran, memory), record
 
-    return jax.lax.scan(step, slots, jax.random.split(key, length))
+    start = (slots, policy.begin(agent, slots.age))
+    (slots, _), steps = jax.lax.scan(step, start, jax.random.split(key, length))
+    return slots, steps

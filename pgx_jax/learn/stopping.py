@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pgx_jax.learn.batches import Batch
+from pgx_jax.learn.memory import outputs
 from pgx_jax.learn.policy import Policy
 from pgx_jax.types import Array, PyTree
 
@@ -18,10 +19,8 @@ def divergence(policy: Policy, actor: PyTree, batch: Batch) -> Array:
     """Estimated KL(the policy that acted, the actor), in nats, float []: the mean of r - 1 - log r over
     transitions, by their weights, where r is the ratio of probabilities (Schulman, 2020, "Approximating KL
     divergence")."""
-    log_prob_of_all = jax.vmap(policy.log_prob, (None, 0, 0))
-    log_ratio = (
-        log_prob_of_all(actor, policy.actor_input(batch.obs, batch.context), batch.action) - batch.log_prob
-    )
+    params = outputs(policy.actor, actor, policy.actor_input(batch.obs, batch.context), batch.last)
+    log_ratio = jax.vmap(policy.distribution.log_prob)(params, batch.action) - batch.log_prob
     return jnp.mean(batch.weight * (jnp.expm1(log_ratio) - log_ratio))
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt32
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import together
-from pgx_jax.learn.checks import check_form
+from pgx_jax.learn.checks import check_form, check_memory
 from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
@@ -211,6 +211,7 @@ class Call(NamedTuple):
     def of(cls, order: Order, policy: Policy, learner: Learner, rows: Rows) -> Call:
         """The call, its rows checked and with agents to start from."""
         check_rows(learner, order.family, rows)
+        check_memory(learner, policy, type(learner).__name__)
         agents = rows.init if rows.init is not None else init_agents(policy, order.family, rows.key)
         return cls(order, policy, learner, rows, jax.tree.map(np.asarray, agents))
 

@@ -116,6 +116,12 @@ class Records:
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, learners that do not work with them, a meta-policy of
         others, and unknown baselines."""
+        if self.policy.remembers:
+            raise ConfigError(
+                f"the run's own policy ({type(self.policy.actor).__name__}) has memory: groups are found by "
+                f"log pi(a|s) of single steps, which it does not have. Take a network without memory "
+                f"(policy.network), and compare by --baselines gru/rl2"
+            )
         expected = self._check_agent(self.policy, self.learner, self.config.learner)
         if self.own_meta is not None:
             learn.check_agent(self.own_meta, expected)
@@ -150,6 +156,7 @@ class Records:
     def _check_agent(self, policy: Policy, learner: Learner, name: str) -> Agent:
         """Refuse a policy and its learner if they cannot work; shapes and types of the policy's agents."""
         learner.check(self.family.n, name)
+        learn.check_memory(learner, policy, name)
         agent = learn.check_networks(policy, self.family)
         if type(learner) is not PPO:  # which works, wherever the networks do
             learn.check_learner(learner, policy, self.family, agent, name)

@@ -18,7 +18,7 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled, usable_cores
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Moments, PyTree
+from pgx_jax.types import Agent, Array, Memory, Moments, PyTree
 
 
 @partial(compiled, static_argnames=("policy", "deterministic", "per_slot"))
@@ -32,20 +32,42 @@ def _act(
     context: Array,
     keys: Array,
     t: int,
-) -> tuple[Array, Array]:
-    """Actions of C policies in E slots each, as drawn and as the environment takes them, [C, E, ...]."""
+    memory: PyTree,
+) -> tuple[Array, Array, PyTree]:
+    """Actions of C policies in E slots each, as drawn and as the environment takes them, and the states of
+    their networks, [C, E, ...]."""
     dist = policy.distribution
-    params_of = jax.vmap(policy.params, (0 if per_slot else None, 0))
+    choose = jax.vmap(policy.choose, (0 if per_slot else None, 0, 0))
 
-    def one(actor: PyTree, moments: Moments, obs: Array, context: Array, key: Array) -> Array:
+    def one(
+        actor: PyTree, moments: Moments, obs: Array, context: Array, key: Array, memory: PyTree
+    ) -> tuple[Array, PyTree]:
         inputs = policy.actor_input(policy.normalise_by(moments, obs), context)
-        params = params_of(actor, inputs)
+        params, state = choose(actor, inputs, memory)
         if deterministic:
-            return dist.mode(params)
-        return jax.vmap(dist.sample)(jax.random.split(jax.random.fold_in(key, t), len(obs)), params)
+            return dist.mode(params), state
+        return jax.vmap(dist.sample)(jax.random.split(jax.random.fold_in(key, t), len(obs)), params), state
 
-    action = jax.vmap(one)(actor, moments, obs, context, keys)
-    return action, dist.to_env(action)
+    action, state = jax.vmap(one)(actor, moments, obs, context, keys, memory)
+    return action, dist.to_env(action), state
+
+
+@partial(compiled, static_argnames=("policy",))
+def _remember(
+    policy: Policy,
+    memory: Memory,
+    state: PyTree,
+    action: Array,
+    reward: Array,
+    begins: Array,
+    acted: Array,
+) -> Memory:
+    """What policies with memory know after a step of the slots that ``acted``, leaves [C, E, ...]."""
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(acted.reshape(*acted.shape, *[1] * (new.ndim - 2)), new, old)
+
+    return jax.tree.map(choose, policy.remember(state, action, reward, begins), memory)
 
 
 def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
@@ -113,18 +135,29 @@ class Acting:
     ) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """A function of t: one call for all policies; actions [S, ...] as drawn and as the environment
         takes them. ``agents`` lead with an axis C (and their actors with C, E if ``per_slot``), ``keys``
-        are [C, 2]."""
+        are [C, 2]. For policies with memory it is one trial of every slot."""
         actor, moments, context, keys = jax.tree.map(
             jnp.asarray, (agents.actor, agents.observation, self.context.copy(), keys)
         )
-        shape = (self.chunk, self.width, *self.obs.shape[1:])
+        lead = (self.chunk, self.width)
+        remembers, age = self.policy.remembers, self.age.reshape(lead)
+        memory: PyTree = jax.vmap(self.policy.begin)(agents, age) if remembers else ()
+        chosen: tuple[PyTree, Array] | None = None  # states and actions of the last step, for the memory
 
         def of_slots(x: Array) -> np.ndarray:  # [C, E, ...] -> [S, ...], which may be written to
             return np.array(x).reshape(-1, *x.shape[2:])
 
         def choose(t: int) -> tuple[np.ndarray, np.ndarray]:
-            obs = self.obs.reshape(shape)
-            drawn, legal = _act(self.policy, deterministic, per_slot, actor, moments, obs, context, keys, t)
+            nonlocal memory, chosen
+            if chosen is not None:
+                arrival = self.slots.arrival
+                came = (x.reshape(lead) for x in (arrival.reward, self.age == 0, arrival.acted))
+                memory = _remember(self.policy, memory, *chosen, *came)
+            obs = self.obs.reshape(*lead, *self.obs.shape[1:])
+            drawn, legal, state = _act(
+                self.policy, deterministic, per_slot, actor, moments, obs, context, keys, t, memory
+            )
+            chosen = (state, drawn) if remembers else None
             return of_slots(drawn), of_slots(legal)
 
         return choose

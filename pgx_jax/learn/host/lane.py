@@ -133,6 +133,9 @@ class HostLane:
         known = (self.policy, self.learner, self.family.context)
         steps: tuple[Steps, ...] = ()
         for phase, act_keys in enumerate(_act_keys(keys, self.learner.phases)):
+            if self.learner.remembers:
+                for slot in np.flatnonzero(active).tolist():
+                    self.acting.reset(slot, np.asarray(act_keys)[slot])
             per_slot = self.learner.per_slot(phase)
             agents = (
                 _of_rows(updating.acting_agent, *known, member, total, _joined(states), steps)

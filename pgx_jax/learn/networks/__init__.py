@@ -17,6 +17,13 @@ begin with these afresh. If it has a method ``settles(path) -> bool`` as well, w
 afresh, too, where a single task leaves the policy of several. The core maps networks over batches, rows and
 tasks.
 
+A network with memory has a method ``begin() -> state`` and takes what it knows as well (`types.Memory`: the
+state, and the last action, its reward and whether an episode begins)::
+
+    def __call__(self, obs, context, memory): ...
+
+It returns (what others return, the next state). Such policies are for learners that train them (`learn.rl2`).
+
 What the table holds is called with the settings of its network by name (`MLPNetworks`) and makes the
 two modules. Another module adds its own, ``NETWORKS["mine"] = Mine``, for settings in Python:
 ``PolicyConfig(network="mine", options=("width=32",))``. With ``needs_task = True`` its policies are told
@@ -32,6 +39,7 @@ import flax.linen as nn
 
 from pgx_jax.learn.distributions import Distribution
 from pgx_jax.learn.networks.care import CareNetworks
+from pgx_jax.learn.networks.gru import GRUNetworks
 from pgx_jax.learn.networks.mlp import MLP, CategoricalActor, Critic, GaussianActor, MLPNetworks
 from pgx_jax.learn.networks.moore import MooreNetworks
 from pgx_jax.learn.networks.multi_head import MultiHeadNetworks
@@ -43,7 +51,8 @@ from pgx_jax.learn.networks.torso import Torso
 class Networks(Protocol):
     """Settings of an architecture, and the modules that they describe (which must be hashable).
 
-    It may say ``needs_task: ClassVar[bool] = True``: neither actor nor critic can do without the context.
+    It may say ``needs_task: ClassVar[bool] = True``: neither actor nor critic can do without the context; and
+    ``has_memory: ClassVar[bool] = True``: both have memory, and find out what they are not told.
     """
 
     def actor(self, distribution: Distribution) -> nn.Module:
@@ -60,6 +69,7 @@ NETWORKS: dict[str, Callable[..., Networks]] = {
     "paco": PaCoNetworks,
     "care": CareNetworks,
     "moore": MooreNetworks,
+    "gru": GRUNetworks,
 }
 """Architectures by name."""
 
