@@ -122,7 +122,7 @@ SECTIONS = (
 
 CHANGES_NOTHING = (
     "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
-    "estimate.whole_episodes",
+    "estimate.whole_episodes", "demonstrations",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search")

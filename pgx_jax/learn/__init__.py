@@ -1,7 +1,7 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.checks import check_form, check_learner
-from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
+from pgx_jax.learn.cloning import Cloned, Demonstrations, check_demonstrable, clone, demonstrate
 from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, evaluate
@@ -41,6 +41,7 @@ __all__ = [
     "NETWORKS",
     "PPO",
     "Checkpoint",
+    "Cloned",
     "Demonstrations",
     "Evaluation",
     "Learner",
@@ -51,6 +52,7 @@ __all__ = [
     "Trained",
     "can_be_told",
     "check_agent",
+    "check_demonstrable",
     "check_form",
     "check_learner",
     "check_networks",

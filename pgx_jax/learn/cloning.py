@@ -44,6 +44,17 @@ class Demonstrations(NamedTuple):
         return Demonstrations(obs, action, task, self.success)
 
 
+class Cloned(NamedTuple):
+    """An agent that begins with what experts have shown."""
+
+    agent: Agent
+    """Parameters without a leading axis."""
+    steps: Int[np.ndarray, ""]
+    """int []: environment steps that were shown."""
+    success: Float[np.ndarray, "n"]
+    """float [n], as `Demonstrations.success`."""
+
+
 def demonstrate(
     policy: Policy,
     family: TaskFamily,
@@ -126,7 +137,8 @@ def clone(
     width = min(batch, size)
     if width < 1 or epochs < 1:
         raise ConfigError(f"nothing to learn from {size} steps with batch = {batch} and epochs = {epochs}")
-    moments = Moments(shown.obs.mean(0), shown.obs.var(0), np.array(size, np.float32))
+    count = np.full(shown.obs.shape[1:], size, np.float32)
+    moments = Moments(shown.obs.mean(0), shown.obs.var(0), count)
     agent = agent._replace(observation=jax.tree.map(jnp.asarray, moments))
     per_epoch = size // width
     data = (shown.obs, shown.action, np.asarray(family.context, np.float32)[shown.task])

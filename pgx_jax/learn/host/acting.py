@@ -168,9 +168,7 @@ class Acting:
                 self._restart(np.flatnonzero(done))
         return self._by_policy(records, length)
 
-    def play_out(
-        self, running: np.ndarray, choose: Callable[[int, np.ndarray], np.ndarray]
-    ) -> np.ndarray:
+    def play_out(self, running: np.ndarray, choose: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
         """Play the slots of the mask ``running`` bool [S] to their first ending, after which they rest.
 
         Args:
