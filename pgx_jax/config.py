@@ -34,6 +34,7 @@ STREAMS = (
     "subsets",
     "oracle",
     "adapting",
+    "demonstrations",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""
@@ -53,6 +54,11 @@ class Config:
     meta_fraction: float = 0.25
     """Part of all steps that the meta-policy trains for until it is asked for the first time whether a split
     pays."""
+    demonstrations: int = 0
+    """Episodes of every task that the family's experts show, if it has any: theta* begins with what it learns
+    of them (behaviour cloning), and is then trained as ever. Their steps come out of the total of every
+    method that goes on from theta*, which all results call demonstration-initialised; methods from scratch
+    neither see them nor pay for them. 0: theta* begins from scratch."""
     looks: int = 2
     """Times that it may be asked, each after twice as many steps as the last: where no split pays, the
     meta-policy trains on and is asked again; a group that was split off is a meta-policy of its own tasks,
@@ -171,8 +177,9 @@ def check(config: Config, family: TaskFamily) -> None:
             raise ConfigError(f"{name} = {value} must not be negative")
     if config.learner == "ppo" or any(name.endswith("/ppo") for name in config.baselines):
         config.ppo.check(family.n, "ppo")
-    if config.test_tasks < 0:
-        raise ConfigError(f"test_tasks = {config.test_tasks} must be 0 or more")
+    for name in ("test_tasks", "demonstrations"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"{name} = {getattr(config, name)} must be 0 or more")
     for name in (
         "steps_per_task",
         "looks",

@@ -24,7 +24,7 @@ from pgx_jax.config import Config, EstimateConfig, check_method
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.held_out import HeldOut, given_gain, nested_gain
-from pgx_jax.learn import Checkpoint, Learner, Policy, Progress, Trained
+from pgx_jax.learn import Checkpoint, Cloned, Learner, Policy, Progress, Trained
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
@@ -42,6 +42,22 @@ from pgx_jax.types import (
     Transitions,
 )
 
+DEMONSTRATED_NOISE = 0.1
+"""Deviation of what is added to the experts' actions, where 1 is half of the box: it leads to states from
+which they find back."""
+
+
+def clone_experts(policy: Policy, family: TaskFamily, config: Config) -> Cloned:
+    """Where theta* begins if there are demonstrations (`Config.demonstrations`): as ever, but fitted to what
+    the family's experts do."""
+    show_key, order_key = jax.random.split(config.stream("demonstrations"))
+    shown = learn.demonstrate(
+        policy, family, show_key, episodes=config.demonstrations, noise=DEMONSTRATED_NOISE
+    )
+    fresh = learn.init_agents(policy, family, np.asarray(config.stream("meta"))[None])
+    agent = learn.clone(policy, family, learn.take(fresh, 0), shown, order_key)
+    return Cloned(jax.tree.map(np.asarray, agent), np.array(len(shown.task)), shown.success)
+
 
 def meta_train(
     policy: Policy,
@@ -56,7 +72,7 @@ def meta_train(
     agents: Agent | None = None,
 ) -> Trained:
     """Stage 1: one meta-policy theta* on all tasks (R = 1), with an entropy bonus of its own if its
-    learner has one; for a later ``look`` it goes on from the ``agents`` (leaves [1, ...]) of the last."""
+    learner has one. It goes on from ``agents`` (leaves [1, ...]): for a later ``look`` those of the last."""
     if config.meta_entropy is not None and hasattr(learner, "entropy"):
         learner = dataclasses.replace(learner, entropy=config.meta_entropy)  # type: ignore[type-var]
     member, key = np.ones((1, family.n), bool), np.asarray(of_look(config.stream("meta"), look))[None]

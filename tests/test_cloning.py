@@ -1,16 +1,26 @@
 """Behaviour cloning: what is shown, and what is learnt of it."""
 
 import dataclasses
+import io
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hosts import HostPoints, host_points, script_family
+from rich.console import Console
+from small import Ears, plain
 
+from pgx_jax import pipeline, report
+from pgx_jax.compare.results import OURS, to_plain
+from pgx_jax.config import Config, override
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import evaluate, init_agents, make_policy, take
 from pgx_jax.learn.cloning import clone, demonstrate
+from pgx_jax.runs.run import Run, run
+from pgx_jax.runs.saved import resume
+from pgx_jax.runs.store import RunStore
 
 KEY = jax.random.PRNGKey(0)
 
@@ -121,3 +131,89 @@ def test_who_cannot_show_or_learn(agent, shown):
             call()
     with pytest.raises(ConfigError, match="epochs = 0"):
         clone(POLICY, FAMILY, agent, shown, KEY, epochs=0)
+
+
+SETTINGS = override(
+    Config(steps_per_task=1200, demonstrations=2, k=2, episodes=2, random_draws=1, test_tasks=0),
+    {
+        "min_updates": 1,
+        "policy.hidden": (8,), "ppo.num_envs": 6, "ppo.num_steps": 10, "ppo.epochs": 1, "ppo.minibatches": 1,
+        "estimate.steps": 100, "estimate.num_envs": 2, "estimate.dim": 20, "similarities": ("dot",),
+    },
+)  # fmt: skip
+SHOWN = 2 * 3 * 30
+"""Steps of demonstrations: episodes, tasks, horizon."""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run that begins with demonstrations."""
+    return run(FAMILY, SETTINGS, out=tmp_path_factory.mktemp("shown") / "run")
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_meta_policy_begins_with_demonstrations(conditioned):
+    still = {"ppo.learning_rate": 1e-12, "policy.conditioned_actor": conditioned}
+    found = Run(FAMILY, override(SETTINGS, still)).compute("meta")
+    key, order = jax.random.split(SETTINGS.stream("demonstrations"))
+    shown = demonstrate(found.policy, FAMILY, key, episodes=2, noise=pipeline.DEMONSTRATED_NOISE)
+    fresh = init_agents(found.policy, FAMILY, np.asarray(SETTINGS.stream("meta"))[None])
+    expected = clone(found.policy, FAMILY, take(fresh, 0), shown, order)
+    assert found.cloned.steps == len(shown.task) == SHOWN
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), found.meta.actor, expected.actor)
+    assert (found.meta.observation.count > SHOWN).all()  # and what it saw since
+
+
+def test_demonstrations_are_paid_by_what_goes_on_from_them(begun):
+    without = Run(FAMILY, dataclasses.replace(SETTINGS, demonstrations=0))
+    assert begun.budget.rest() == without.budget.rest() - SHOWN
+    assert begun.budget.meta == without.budget.meta
+    mine, others = begun.ours(), begun.baselines()
+    spent = SHOWN + begun.budget.meta + begun.budget.collect
+    assert mine.env_steps == spent + sum(row.steps for row in mine.rows) <= begun.budget.total
+    for name, (first, *_) in others.items():
+        continues = {row.continues for row in first.rows} == {True}
+        assert first.demonstrated == continues, name
+        assert first.spent == spent or not continues
+        assert first.env_steps <= begun.budget.total
+    assert begun.results.diagnostics.demonstration_steps == SHOWN
+
+
+def test_what_begins_with_demonstrations_is_labelled(begun):
+    methods, label = plain(begun.store.path)["methods"], "demonstration-initialised"
+    labelled = {name for name, entry in methods.items() if entry.get("start") == label}
+    assert {OURS, "multitask_continued"} <= labelled
+    assert not {"multitask", "single_task", "random"} & labelled
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.terminal_table(begun.results))
+    for shown in (console.file.getvalue(), (begun.store.path / "report.html").read_text()):
+        assert f"PolicyGradEx (ours), {label}" in shown
+        assert "One policy per task" in shown and f"One policy per task, {label}" not in shown
+    assert label in begun.results.advice
+    told = [line["result"] for line in begun.store.metrics() if line.get("stage") == "demonstrations"]
+    assert len(told) == 1 and told[0] == f"{SHOWN} steps of experts: theta* is {label}"
+    without = Run(FAMILY, dataclasses.replace(SETTINGS, demonstrations=0, compare="none")).compute()
+    assert label not in str(to_plain(without.results)) and "demonstrations" not in without.records
+
+
+def test_a_run_that_was_stopped_needs_no_new_demonstrations(begun, tmp_path, monkeypatch):
+    folder, ears = shutil.copytree(begun.store.path, tmp_path / "copy"), Ears()
+    store = RunStore.open(folder)
+    for stage in store.stages()[1:]:
+        store.remove(stage)
+    store.remove_file("results.json")
+    monkeypatch.setattr(pipeline, "clone_experts", None)
+    again = resume(folder, family=FAMILY, listener=ears)
+    assert store.stages()[:2] == ["demonstrations", "meta"] and ("start", "meta") in ears.events
+    assert plain(folder) == plain(begun.store.path) and again.results.k == 2
+
+
+def test_where_no_run_can_begin_with_demonstrations(agent):
+    with pytest.raises(ConfigError, match="no experts"):
+        Run(host_points(n_tasks=3, n_groups=3, horizon=30), SETTINGS)
+    with pytest.raises(ConfigError, match="demonstrations = -1"):
+        Run(FAMILY, dataclasses.replace(SETTINGS, demonstrations=-1))
+    with pytest.raises(ConfigError, match=r"demonstrations \(3600\).*lower demonstrations"):
+        Run(FAMILY, dataclasses.replace(SETTINGS, demonstrations=40))
+    with pytest.raises(ConfigError, match="the meta-policy is given"):
+        Run(FAMILY, SETTINGS, policy=POLICY, meta=agent)

@@ -32,6 +32,7 @@ from pgx_jax.runs.run import Listener
 from pgx_jax.runs.seeds import holds_seeds
 
 DOING = {
+    "demonstrations": "learning from experts",
     "meta": "training the meta-policy",
     "transitions": "collecting transitions",
     "features": "projecting gradients",

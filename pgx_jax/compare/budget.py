@@ -3,6 +3,10 @@
 What a method needs before its policies exist comes out of the total, and its policies share the rest
 by their numbers of tasks. All numbers are environment steps.
 
+Demonstrations are steps as any others. They are a part of what theta* takes, and so of every method that
+goes on from it; all of these begin with the same theta*. Methods from scratch see no demonstrations, and have
+their whole total to train with.
+
 A batch suits its row: `suited` is the one rule by which the number of environments of a row follows from its
 tasks and its steps, for our policies and all others.
 """
@@ -41,6 +45,8 @@ class Budget:
     """Parts of the total at which the meta-policy, or its groups, are looked at."""
     look: int = 1
     """The look at the meta-policy that has led to the groups."""
+    demonstrated: int = 0
+    """What experts show before the meta-training, their episodes counted at the horizon."""
 
     def at(self, look: int) -> Budget:
         """What is spent where this look at the meta-policy leads to the groups."""
@@ -57,8 +63,8 @@ class Budget:
         return self.look * self.collect_once
 
     def rest(self, scoring: int = 0) -> int:
-        """What is left for group policies after meta-training, collecting and scoring."""
-        return self.total - self.meta - self.collect - scoring
+        """What is left for group policies after demonstrations, meta-training, collecting and scoring."""
+        return self.total - self.demonstrated - self.meta - self.collect - scoring
 
 
 def make_budget(
@@ -81,12 +87,14 @@ def make_budget(
     unit = trains.steps_per_update
     ends = (0,) if own_meta else tuple(max(1, round(time * total / unit)) * unit for time in times)
     sources, steps, _ = pipeline.collects(config, family, told)
-    budget = Budget(n, total, ends, trains.num_envs, sources * steps, times)
+    shown = 0 if own_meta else config.demonstrations * n * family.horizon
+    budget = Budget(n, total, ends, trains.num_envs, sources * steps, times, demonstrated=shown)
     if budget.rest() < least(n, learner, config):
+        before = f"demonstrations ({shown}), " if shown else ""
         raise ConfigError(
-            f"{total} steps in all leave {budget.rest()} for the groups after meta-training ({budget.meta}) "
-            f"and collecting ({budget.collect}); {_least_of(n, learner, config)}: raise steps_per_task or "
-            f"lower meta_fraction"
+            f"{total} steps in all leave {budget.rest()} for the groups after {before}meta-training "
+            f"({budget.meta}) and collecting ({budget.collect}); {_least_of(n, learner, config)}: raise "
+            f"steps_per_task or lower {'demonstrations or ' if shown else ''}meta_fraction"
         )
     needed = least(n, learner, config)
     looks = 1

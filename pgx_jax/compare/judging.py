@@ -99,6 +99,7 @@ def method_result(
         draws=several if len(several) > 1 else UNSET,
         label=first.label or UNSET,
         note=first.note or UNSET,
+        start="demonstration-initialised" if first.demonstrated else UNSET,
         same_as=first.same_as or UNSET,
         difference=difference(mine, methods, played) if mine is not None else UNSET,
     )

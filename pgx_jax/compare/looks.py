@@ -113,7 +113,7 @@ def look_again(
         kw: progress and checkpoint, see `train_pool`.
     """
     looked, asking = Looked(labels, EMPTY, (), 0, ()), Asking(policy, learner, family, config)
-    before = budget.meta + budget.collect + scoring
+    before = budget.total - budget.rest(scoring)
     if not config.continue_meta:
         return looked
     for look in range(budget.look + 1, len(budget.times) + 1):

@@ -38,6 +38,8 @@ class Method(NamedTuple):
     note: str | None = None
     same_as: str | None = None
     """The method that comes to the same groups, of several of a kind."""
+    demonstrated: bool = False
+    """Whether its policies go on from a theta* that began with demonstrations."""
 
     @property
     def env_steps(self) -> int:
@@ -116,6 +118,7 @@ def method(
     )  # fmt: skip
     if spent and not budget.meta:
         more |= {"equal_steps": False, "note": "the training of the given meta-policy is not counted"}
+    more |= {"demonstrated": continues and budget.demonstrated > 0}
     return Method(labels, rows, spent + budget.n * known.adaptation_steps, **more)
 
 

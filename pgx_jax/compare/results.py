@@ -26,6 +26,9 @@ SIMILAR = "gradient_similarity"
 BY_TASK = (OURS, "multitask", "single_task")
 """Methods that are shown task by task."""
 
+Start = Literal["demonstration-initialised"]
+"""How policies begin that go on from a theta* which began with what experts showed."""
+
 Number = float | None
 Groups = list[list[str]]
 """Groups as lists of task names."""
@@ -101,6 +104,9 @@ class MethodResult(Record, frozen=True, kw_only=True):
     label: str | UnsetType = UNSET
     """What the method is called, where that does not follow from its name."""
     note: str | UnsetType = UNSET
+    start: Start | UnsetType = UNSET
+    """How its policies begin, where neither they nor their theta* do from scratch; the demonstrations are
+    among ``env_steps``."""
     same_as: str | UnsetType = UNSET
     """Name of the method that came to the same groups, of several of a kind."""
     difference: Interval | UnsetType = UNSET
@@ -264,6 +270,7 @@ class Diagnostics(Record, frozen=True, kw_only=True):
     affinity_ci95: Bounds | None
     """Over the choice of subsets; None where the affinity comes from none."""
     scoring_steps: int
+    demonstration_steps: int = 0
     meta_steps: int
     collect_steps: int
     measured: dict[str, list[Number]] = {}

@@ -158,6 +158,7 @@ def _method(name: str, runs: Sequence[Results]) -> SeedsMethod:
         equal_steps=all(entry.equal_steps for entry in own),
         label=own[0].label,
         note=note,
+        start=own[0].start,
         same_as=same.pop() if len(same) == 1 else UNSET,
         difference=_difference(name, runs),
         by_seed=means,

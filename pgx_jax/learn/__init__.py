@@ -1,7 +1,7 @@
 """Training many policies at once."""
 
 from pgx_jax.learn.checks import check_form, check_learner, check_memory
-from pgx_jax.learn.cloning import Demonstrations, clone, demonstrate
+from pgx_jax.learn.cloning import Cloned, Demonstrations, check_demonstrable, clone, demonstrate
 from pgx_jax.learn.collecting import Tried, collect, try_out
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, adapted, evaluate
@@ -45,6 +45,7 @@ __all__ = [
     "PPO",
     "RL2",
     "Checkpoint",
+    "Cloned",
     "Demonstrations",
     "Evaluation",
     "Learner",
@@ -57,6 +58,7 @@ __all__ = [
     "can_be_told",
     "adapted",
     "check_agent",
+    "check_demonstrable",
     "check_form",
     "check_learner",
     "check_memory",

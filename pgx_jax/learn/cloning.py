@@ -44,6 +44,17 @@ class Demonstrations(NamedTuple):
         return Demonstrations(obs, action, task, self.success)
 
 
+class Cloned(NamedTuple):
+    """An agent that begins with what experts have shown."""
+
+    agent: Agent
+    """Parameters without a leading axis."""
+    steps: Int[np.ndarray, ""]
+    """int []: environment steps that were shown."""
+    success: Float[np.ndarray, "n"]
+    """float [n], as `Demonstrations.success`."""
+
+
 def demonstrate(
     policy: Policy,
     family: TaskFamily,
@@ -69,30 +80,26 @@ def demonstrate(
         ConfigError: the family has no experts, or no continuous actions.
         DataError: an environment raised or returned nonsense.
     """
-    dist = _continuous(policy)
-    if family.engine != "host" or not hasattr(family.env, "expert"):
-        raise ConfigError(f"family {family.name!r} has no experts: its environment lacks expert(task)")
+    dist = check_demonstrable(policy, family)
     tasks, index = Tasks.of(family), np.repeat(np.arange(family.n), episodes)
-    experts, half = (
-        [family.env.expert(params) for params in tasks.params],
-        np.subtract(dist.high, dist.low) / 2,
-    )
+    experts = [family.env.expert(params) for params in tasks.params]  # type: ignore[union-attr]
+    half = np.subtract(dist.high, dist.low) / 2
     rng, (reset_key, act_key) = np.random.default_rng(np.asarray(key)), jax.random.split(key)
     acting = Acting(policy, family, 1, len(index), vectors=False)
-    running, records = np.ones(len(index), bool), []
+    records: list[tuple[np.ndarray, ...]] = []
     try:
         acting.enter(0, tasks, index, np.asarray(family.context, np.float32)[index], reset_key)
         own = None if agent is None else jax.tree.map(lambda x: jnp.asarray(x)[None], agent)
         choose = None if own is None else acting.chooser(own, act_key[None])
-        for t in range(family.horizon):
+
+        def show(t: int, running: np.ndarray) -> np.ndarray:
             wanted = np.stack([experts[i](o) for i, o in zip(index, acting.obs, strict=True)])
             shown = np.clip((wanted - dist.low) / half - 1, -1, 1).astype(np.float32)
             records.append((acting.obs[running], shown[running], index[running]))
             noisy = dist.to_env(shown + noise * rng.normal(size=shown.shape))
-            taken = np.asarray(noisy, np.float32) if choose is None else choose(t)[1]
-            running = running & ~acting.advance(taken, running, 1.0)[1]
-            if not running.any():
-                break
+            return np.asarray(noisy, np.float32) if choose is None else choose(t)[1]
+
+        acting.play_out(np.ones(len(index), bool), show)
     finally:
         acting.close()
     obs, action, task = (np.concatenate(parts) for parts in zip(*records, strict=True))
@@ -130,7 +137,8 @@ def clone(
     width = min(batch, size)
     if width < 1 or epochs < 1:
         raise ConfigError(f"nothing to learn from {size} steps with batch = {batch} and epochs = {epochs}")
-    moments = Moments(shown.obs.mean(0), shown.obs.var(0), np.array(size, np.float32))
+    count = np.full(shown.obs.shape[1:], size, np.float32)
+    moments = Moments(shown.obs.mean(0), shown.obs.var(0), count)
     agent = agent._replace(observation=jax.tree.map(jnp.asarray, moments))
     per_epoch = size // width
     data = (shown.obs, shown.action, np.asarray(family.context, np.float32)[shown.task])
@@ -141,6 +149,13 @@ def clone(
         rates = rate(np.arange(epoch * per_epoch, (epoch + 1) * per_epoch))
         fitted = _epoch(policy, agent, fitted, data, index, rates)
     return agent._replace(actor=fitted[0])
+
+
+def check_demonstrable(policy: Policy, family: TaskFamily) -> DiagonalGaussian:
+    """The policy's distribution, if the family has experts whose actions it can learn; ConfigError else."""
+    if family.engine != "host" or not hasattr(family.env, "expert"):
+        raise ConfigError(f"family {family.name!r} has no experts: its environment lacks expert(task)")
+    return _continuous(policy)
 
 
 def _continuous(policy: Policy) -> DiagonalGaussian:

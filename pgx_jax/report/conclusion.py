@@ -109,15 +109,15 @@ def advice(results: Results) -> str:
 
     The first says: group or don't, with the predicted and the realised gain and their intervals. If
     nothing is gained, it says so; if nothing was measured or judged, it says that. The second names the
-    best of one policy for all, groups and one policy a task, blind or told; the last all that do better
-    than ours.
+    best of one policy for all, groups and one policy a task, blind or told; then come all that do better
+    than ours, and what began with demonstrations.
 
     Args:
         results: of a run; reads ``k``, ``n_tasks``, ``gain``, ``methods`` and ``path``.
     """
     one_group = results.k == 1
     first = _advice_for_one_group(results) if one_group else _advice_for_groups(results)
-    return " ".join(filter(None, (first, _best_choice(results), _shortfall(results))))
+    return " ".join(filter(None, (first, _best_choice(results), _shortfall(results), _start(results))))
 
 
 def _advice_for_groups(results: Results) -> str:
@@ -197,6 +197,18 @@ def _shortfall(results: Results) -> str:
     uncounted = "Even with the given meta-policy's training not counted"
     lead = "At the same total" if _ours_is_fair(results) else uncounted
     return f"{lead}, ours falls short {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
+
+
+def _start(results: Results) -> str:
+    """The sentence that says which policies began with demonstrations; empty if none did."""
+    if OURS not in results.methods or not results.methods[OURS].start:
+        return ""
+    shown = results.diagnostics.demonstration_steps if results.diagnostics else 0
+    cost = f" ({steps(shown)} steps, which are counted)" if shown else ""
+    return (
+        f"Ours is {results.methods[OURS].start}, as is all that continues the meta-policy, which began with "
+        f"what experts showed{cost}; policies from scratch have not seen it."
+    )
 
 
 def _phrase(results: Results, name: str) -> str:

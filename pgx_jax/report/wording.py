@@ -95,10 +95,15 @@ def ordered_methods(methods: Methods, every: bool = False) -> list[str]:
 
 
 def method_label(methods: Methods, name: str, alone: bool = False) -> str:
-    """What a method is called: its own ``label`` where it has one.
+    """What a method is called: its own ``label`` where it has one, and how it begins, where that is unusual.
 
     A gradient similarity is called after all of them that came to the same groups, or ``alone``.
     """
+    start = methods[name].start if name in methods else UNSET
+    return _name(methods, name, alone) + ("" if start is UNSET else f", {start}")
+
+
+def _name(methods: Methods, name: str, alone: bool) -> str:
     label = methods[name].label if name in methods else UNSET
     if label is not UNSET:
         return label

@@ -164,6 +164,7 @@ def diagnostics(run: Records) -> results.Diagnostics:
         relative_distance=numbers(np.asarray(estimate.relative_distance(moved, params))),
         affinity_ci95=bounds,
         scoring_steps=int(scored.steps),
+        demonstration_steps=run.budget.demonstrated,
         meta_steps=run.budget.meta,
         collect_steps=run.budget.collect,
         measured={} if run.own_meta is not None else measured(run.meta_training),

@@ -20,7 +20,7 @@ from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
 from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.held_out import HeldOut
-from pgx_jax.learn import PPO, Learner, Policy, Trained
+from pgx_jax.learn import PPO, Cloned, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
@@ -106,6 +106,7 @@ class Records:
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
         self._check_telling()
+        self._check_demonstrations()
         told = self.policy.conditioned_actor
         self.spends = make_budget(self.config, family, self.learner, told=told, own_meta=meta is not None)
         self.look = self._last_look()
@@ -146,6 +147,14 @@ class Records:
             raise ConfigError("tell_groups: the groups must go on from the meta-policy; set continue_meta")
         if not learn.can_be_told(self.policy, self.family):
             raise ConfigError("tell_groups: these networks cannot go on told their task; see learn.tell")
+
+    def _check_demonstrations(self) -> None:
+        """Refuse demonstrations where nobody can show, or where no theta* is trained that could begin so."""
+        if not self.config.demonstrations:
+            return
+        if self.own_meta is not None:
+            raise ConfigError("demonstrations: the meta-policy is given, and begins with none; set them to 0")
+        learn.check_demonstrable(self.policy, self.family)
 
     def _learner(self, name: str, setting: str) -> Learner:
         """The learner of a name that a setting gives."""
@@ -211,6 +220,11 @@ class Records:
     def meta(self) -> Agent:
         """theta*, its critic and normalisation."""
         return self.own_meta if self.own_meta is not None else learn.take(self.meta_training.agents, 0)
+
+    @property
+    def cloned(self) -> Cloned:
+        """Where theta* begins, if it begins with demonstrations."""
+        return self.record("demonstrations")
 
     @property
     def meta_training(self) -> Trained:

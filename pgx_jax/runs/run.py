@@ -64,7 +64,8 @@ class Run(Records):
         """Stages that there is no need of; none of the oracle where older code has trained the baselines."""
         older = self._is_known("comparisons") and not self._is_known("oracle")
         oracle = searches(self.config, self.family.n) and not older
-        needs = {"meta": self.own_meta is None, "oracle": oracle}
+        shown = self.config.demonstrations > 0
+        needs = {"demonstrations": shown, "meta": self.own_meta is None, "oracle": oracle}
         return {stage for stage, need in needs.items() if not need}
 
     def _is_known(self, stage: str) -> bool:

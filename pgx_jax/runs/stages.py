@@ -15,7 +15,7 @@ from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.looks import Found, Looked, look_again
 from pgx_jax.compare.oracle import Oracle, search
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
-from pgx_jax.learn import Trained
+from pgx_jax.learn import Cloned, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.assemble import assemble
 from pgx_jax.runs.records import Records
@@ -35,11 +35,23 @@ class Stage(NamedTuple):
     """Class of its record, or classes that occur in it."""
 
 
+def _demonstrations(run: Records) -> Cloned:
+    return pipeline.clone_experts(run.policy, run.family, run.config)
+
+
+def _demonstrations_text(run: Records, cloned: Cloned) -> str:
+    succeed = f", of which {np.mean(cloned.success):.0%} of the episodes succeed"
+    told = succeed if run.family.metric == "success" else ""
+    return f"{int(cloned.steps):,} steps of experts{told}: theta* is demonstration-initialised"
+
+
 def _meta(run: Records) -> Trained:
     learner = replace(run.learner, num_envs=run.budget.meta_envs)  # type: ignore[type-var]
     ends, agents = (0, *run.budget.ends), None
     if run.look > 1:
         agents = run.at_look(run.look - 1, "meta").agents
+    elif run.config.demonstrations:
+        agents = learn.stack([run.cloned.agent])
     return pipeline.meta_train(
         run.policy, learner, run.family, run.config, ends[run.look] - ends[run.look - 1],
         look=run.look, agents=agents, **run.reporting("meta"),
@@ -180,7 +192,8 @@ def _pool_text(run: Records, pool: Pool) -> str:
 
 
 STAGES: dict[str, Stage] = {
-    "meta": Stage(_meta, _meta_text, (), Trained),
+    "demonstrations": Stage(_demonstrations, _demonstrations_text, (), Cloned),
+    "meta": Stage(_meta, _meta_text, ("demonstrations",), Trained),
     "transitions": Stage(_transitions, _transitions_text, ("meta",), Transitions),
     "features": Stage(_features, _features_text, ("transitions",), Features),
     "scores": Stage(_scores, _scores_text, ("features",), (Scored, Surrogates, Scores)),

@@ -207,6 +207,23 @@ class Acting:
                 self._restart(np.flatnonzero(done))
         return self._by_policy(records, length)
 
+    def play_out(self, running: np.ndarray, choose: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Play the slots of the mask ``running`` bool [S] to their first ending, after which they rest.
+
+        Args:
+            running: the slots.
+            choose: (t, those that are still running) -> legal actions [S, ...].
+
+        Returns:
+            bool [S]: whether the last step was a success; ``total``, ``solved`` and ``age`` tell the rest.
+        """
+        at_end, t = np.zeros(len(running), bool), 0
+        while running.any():
+            _, done = self.advance(choose(t, running), running, 1.0)
+            at_end |= done & self.slots.arrival.success
+            running, t = running & ~done, t + 1
+        return at_end
+
     def advance(
         self, legal: np.ndarray, mask: np.ndarray, gamma: float
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

@@ -103,16 +103,10 @@ def play(
 def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[np.ndarray, ...]:
     """Play every slot of the pairs that count to its first ending; leaves [W, E]."""
     running = np.repeat(np.arange(acting.chunk) < chunk.size, acting.width)
-    success, at_end, t = np.zeros(len(running), bool), np.zeros(len(running), bool), 0
     choose = acting.chooser(chunk.agents, chunk.keys[:, 0], deterministic)
-    while running.any():
-        _, legal = choose(t)
-        _, done = acting.advance(legal, running, 1.0)
-        success |= running & acting.slots.arrival.success
-        at_end |= done & acting.slots.arrival.success
-        running, t = running & ~done, t + 1
+    at_end = acting.play_out(running, lambda t, _: choose(t)[1])
     shape = (acting.chunk, acting.width)
-    return tuple(x.reshape(shape).copy() for x in (acting.total, success, at_end, acting.age))
+    return tuple(x.reshape(shape).copy() for x in (acting.total, acting.solved, at_end, acting.age))
 
 
 def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
