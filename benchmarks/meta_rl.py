@@ -42,6 +42,8 @@ METHODS = (
 """Methods of every run that adapt, beside theta* and a policy at random."""
 ADAPTING = ("maml", "fomaml", "reptile")
 """Learners that adapt in their own way: one policy for all by each that there is."""
+FEW_STEPS = {"adaptation_steps": 200, "adaptation_envs": 1}
+"""What they take of a task in the run itself; on the unseen ones it is what a budget allows."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ def compute(cell: Mapping) -> dict:
     """Train all methods of a cell, and adapt them to its unseen tasks."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
-    own = tuple(f"base/{name}" for name in ADAPTING if name in learn.LEARNERS)
+    known = learn.learners_by_name(config.ppo)
+    learners = {name: learn.with_options(known[name], name, FEW_STEPS) for name in ADAPTING if name in known}
+    own = tuple(f"base/{name}" for name in learners)
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=own)
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
-    trained = run(family, config)
+    trained = run(family, config, learners=learners)
     middle = time.process_time()
     count = cell["tasks"]
     tasks = sampled(family, config.stream("test_tasks"), count)

@@ -40,7 +40,7 @@ class Evaluation(NamedTuple):
         """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`); NaN where
         adapting to the task failed."""
         judged = pick({"return": self.returns, "success": self.success}, metric, "metric")
-        return np.where(np.isnan(self.returns), np.nan, judged)
+        return np.where(np.isnan(self.returns), np.nan, np.asarray(judged, float))
 
 
 def evaluate(

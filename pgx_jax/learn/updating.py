@@ -43,7 +43,7 @@ def row_tasks(learner: Learner, context: Array, member: Array, total: Array) -> 
 def begin(policy: Policy, learner: Learner, agent: Agent, key: Array) -> tuple[RowState, Array]:
     """Training state of a row before its first update, without slots, and the key of their resets."""
     key, reset_key = jax.random.split(key)
-    unknown = jnp.full(len(learner.measures), jnp.nan)
+    unknown = jnp.full(len(learner.measures), jnp.nan, jnp.float32)
     learning = Learning(agent, learner.begin(policy, agent), jnp.zeros((), jnp.int32), unknown)
     return RowState(learning, (), key), reset_key
 
