@@ -92,12 +92,15 @@ def make_batch(
     steps, value, next_value = judged.steps, judged.value, judged.next_value
     scale = one_hot @ jnp.sqrt(agent.reward.var + 1e-8) if config.scale_rewards else 1.0
     reward, ends = steps.reward / scale, steps.ends(config.limits_end)
-    target = gae(reward, value, next_value, *ends, config.gamma, config.gae_lambda) + value
-    against = expected(
-        config.baseline, (value, next_value), slot_task, len(context), (judged.obs, judged.next_obs),
-        steps.age, reward, ends, config.gamma,
-    )  # fmt: skip
-    advantage = gae(reward, *against, *ends, config.gamma, config.gae_lambda)
+    values = against = (value, next_value)
+    advantage = gae(reward, *values, *ends, config.gamma, config.gae_lambda)
+    target = advantage + value
+    if config.baseline != "critic":
+        against = expected(
+            config.baseline, values, slot_task, len(context), (judged.obs, judged.next_obs), steps.age,
+            reward, ends, config.gamma,
+        )  # fmt: skip
+        advantage = gae(reward, *against, *ends, config.gamma, config.gae_lambda)
     returns = against[0] + advantage
     mean, var, count = per_task(one_hot, advantage)
     if not config.standardise_minibatches:
@@ -131,11 +134,11 @@ def judge_steps(
     """Steps of a policy without memory; without a ``critic`` values are 0 (see `make_batch`)."""
     obs, next_obs = policy.normalise(agent, steps.obs), policy.normalise(agent, steps.next_obs)
     told = everywhere(context, slot_task, steps)
-    values = (
-        _values(policy, agent, (obs, next_obs), told, slot_task)
-        if critic
-        else (jnp.zeros(steps.done.shape),) * 3
-    )
+    values: tuple[Array, Array, Array] = (jnp.zeros(steps.done.shape),) * 3
+    if critic:
+        moments = jax.tree.map(lambda x: x[slot_task], agent.value)
+        now, then = (critic_values(policy, agent, x, told, moments) for x in (obs, next_obs))
+        values = (*now, then[1])
     return Judged(steps, obs, next_obs, told, *values)
 
 
@@ -144,14 +147,14 @@ def everywhere(context: Array, slot_task: Array, steps: Steps) -> Array:
     return jnp.broadcast_to(context[slot_task], steps.done.shape + context.shape[1:])
 
 
-def _values(
-    policy: Policy, agent: Agent, seen: tuple[Array, Array], told: Array, slot_task: Array
-) -> tuple[Array, Array, Array]:
-    """The critic's outputs for observations, and the values [T, E] of these and of those they led to."""
-    value_of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-    output, next_output = (value_of_all(agent.critic, policy.critic_input(x, told)) for x in seen)
-    moments = jax.tree.map(lambda x: x[slot_task], agent.value)
-    return output, unstandardise(moments, output), unstandardise(moments, next_output)
+def critic_values(
+    policy: Policy, agent: Agent, obs: Array, told: Array, moments: Moments | None
+) -> tuple[Array, Array]:
+    """The critic's outputs [T, E] for normalised observations and contexts [T, E, ...], and the values that
+    they mean, by moments [E] or [] (see `Policy.normalise_values`; None where outputs are values)."""
+    of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
+    output = of_all(agent.critic, policy.critic_input(obs, told))
+    return output, unstandardise(moments, output)
 
 
 def standardise_targets(moments: Moments, batch: Batch) -> tuple[Moments, Batch]:

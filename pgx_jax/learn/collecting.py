@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int, Int8, Num
 from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.baselines import expected
+from pgx_jax.learn.batches import critic_values, everywhere
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
-from pgx_jax.learn.moments import unstandardise
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
@@ -46,16 +46,15 @@ def _judge(
     ends = steps.ends(limits_end)
     slots, sources = (index, len(context)) if weights is None else (jnp.zeros_like(index), 1)
 
-    def everywhere(context: Array) -> Array:
+    def of_slots(context: Array) -> Array:  # [C], or [E, C]
         return jnp.broadcast_to(context, (*steps.done.shape, context.shape[-1]))
 
     def advantage(reward: Array, context: Array, scale: Array, moments: Moments | None) -> Array:
         values: tuple[Array, Array] = (jnp.zeros(steps.done.shape),) * 2
         if critic:
-            of_all = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))
-            told = everywhere(context)
-            now, then = (of_all(agent.critic, policy.critic_input(x, told)) for x in (obs, next_obs))
-            values = (unstandardise(moments, now), unstandardise(moments, then))
+            told = of_slots(context)
+            now, then = (critic_values(policy, agent, x, told, moments)[1] for x in (obs, next_obs))
+            values = (now, then)
         against = expected(
             baseline, values, slots, sources, (obs, next_obs), steps.age, reward / scale, ends, gamma
         )
@@ -68,7 +67,7 @@ def _judge(
         reward = jnp.sum(steps.objectives * weights, axis=-1)
         return reward, advantage(reward, context, scale, moments)
 
-    inputs = policy.actor_input(obs, everywhere(context[index]))
+    inputs = policy.actor_input(obs, of_slots(context[index]))
     if weights is None:
         own = jax.tree.map(lambda x: x[index], (context, scale, agent.value))
         return inputs, steps.reward, advantage(steps.reward, *own)
@@ -285,11 +284,9 @@ def _returns(
     assert steps.age is not None, "the engines tell it"
     value: Array = jnp.zeros(steps.done.shape)
     if critic:
-        told = jnp.broadcast_to(context[index], (*steps.done.shape, context.shape[-1]))
-        inputs = policy.critic_input(policy.normalise(agent, steps.next_obs), told)
-        value = jax.vmap(jax.vmap(policy.value, (None, 0)), (None, 0))(agent.critic, inputs)
-        moments = jax.tree.map(lambda x: x[index], agent.value)
-        value = unstandardise(moments, value) * scale[index]
+        told, moments = everywhere(context, index, steps), jax.tree.map(lambda x: x[index], agent.value)
+        next_obs = policy.normalise(agent, steps.next_obs)
+        value = critic_values(policy, agent, next_obs, told, moments)[1] * scale[index]
 
     def before(after: jax.Array, step: tuple[Array, ...]) -> tuple[jax.Array, jax.Array]:
         reward, value, terminated, done = step
