@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import pickle
 import threading
 import warnings
@@ -229,9 +228,8 @@ class MetaworldEnv:
         """A copy."""
         return Copy()
 
-    def memory(self, count: int, n: int, vectors: bool) -> int:
+    def memory(self, count: int, n: int, processes: int) -> int:
         """Bytes that ``count`` copies of n tasks take: a model a task and process, and data a copy."""
-        processes = self.processes or os.cpu_count() or 1
         return min(count, n * processes) * MODEL + count * DATA
 
     def make_drawn(self) -> Copy:

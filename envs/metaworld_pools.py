@@ -67,9 +67,9 @@ class PoolVector:
 class PoolEnv(MetaworldEnv):
     """Training in pools; copies, in which policies are judged, are Meta-World's own."""
 
-    def memory(self, count: int, n: int, vectors: bool) -> int:
+    def memory(self, count: int, n: int, processes: int) -> int:
         """Bytes that ``count`` copies of n tasks take; in pools each has a model of its own."""
-        return count * POOLED if vectors else super().memory(count, n, vectors)
+        return super().memory(count, n, processes) if processes else count * POOLED
 
     def make_vector(self, task: MetaworldTask, count: int) -> PoolVector:
         """A pool of a task."""

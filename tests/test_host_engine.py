@@ -145,7 +145,7 @@ def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
 
 def test_more_environments_than_fit_are_refused_before_they_are_made(tmp_path, monkeypatch):
     class Large:
-        def memory(self, count, n, vectors):
+        def memory(self, count, n, processes):
             return count * 2**20 + n
 
         def make(self):

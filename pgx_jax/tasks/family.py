@@ -124,8 +124,8 @@ class HostEnv(Protocol):
     ``make_vector(task, count) -> HostVector``, which training and collecting then prefer;
     ``make_drawn() -> HostCopy``, where copies that are to be rendered must be made as such; and
     ``processes``, the number of processes that step copies (as many as there are cores if 0), where a step
-    takes longer than some 50 µs; ``memory(count, n, vectors) -> int``, about how many bytes ``count``
-    copies of n tasks (in vectors or not) take in all processes; and ``expert(task)``, a function of an
+    takes longer than some 50 µs; ``memory(count, n, processes) -> int``, about how many bytes
+    ``count`` copies of n tasks take in so many processes (0: in vectors); and ``expert(task)``, a function of an
     observation that returns what an expert would do (`learn.demonstrate`)."""
 
     def make(self) -> HostCopy:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.learn.host.copies import Copies
-from pgx_jax.learn.host.memory import check_memory
+from pgx_jax.learn.host.memory import check_memory, processes_of
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.host.workers import Workers
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.steady import compiled, usable_cores
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Memory, Moments, PyTree
 
@@ -77,11 +77,11 @@ def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots
     Raises:
         ConfigError: they would not fit into what memory is free.
     """
-    check_memory(family, count, vectors)
     make = getattr(family.host_env, "make_vector", None) if vectors else None
+    processes = processes_of(family) if make is None else 0
+    check_memory(family, count, processes)
     if make is not None:
         return Vectors(family, count, make)
-    processes = getattr(family.host_env, "processes", 1) or usable_cores()
     return Copies(family, count) if processes == 1 else Workers(family, count, processes)
 
 

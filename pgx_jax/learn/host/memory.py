@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pgx_jax.errors import ConfigError
+from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import TaskFamily
 
 MEMINFO = Path("/proc/meminfo")
@@ -21,15 +22,20 @@ def available(meminfo: Path = MEMINFO) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def check_memory(family: TaskFamily, count: int, vectors: bool) -> None:
-    """Refuse to open more copies than fit, of environments that say how large they are (`HostEnv.memory`);
-    ``vectors`` if they are made in such.
+def processes_of(family: TaskFamily) -> int:
+    """Processes that step a family's copies; 1 is this one."""
+    return getattr(family.host_env, "processes", 1) or usable_cores()
+
+
+def check_memory(family: TaskFamily, count: int, processes: int) -> None:
+    """Refuse to open more copies than fit, of environments that say how large they are (`HostEnv.memory`), in
+    so many processes (0: in vectors).
 
     Raises:
         ConfigError: with what they would take, and the remedies.
     """
     asked, free = getattr(family.host_env, "memory", None), available()
-    needed = asked(count, family.n, vectors) if asked is not None else 0
+    needed = asked(count, family.n, processes) if asked is not None else 0
     if free is not None and needed > free:
         raise ConfigError(
             f"{count} environments of {family.name!r} take about {needed / 2**30:.1f} GiB, and "
