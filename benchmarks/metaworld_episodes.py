@@ -62,7 +62,7 @@ def missing_library(family: TaskFamily) -> str:
 def strips(family: TaskFamily, policy: Policy, agents: Agent, count: int, seed: int) -> list[Strip]:
     """An episode of each of the first tasks, by its agent (leaves [n, ...]), with actions that are drawn as
     in training."""
-    act = jax.jit(lambda agent, obs, context, key: _action(policy, agent, obs, context, key))
+    act = jax.jit(policy.action)
     keys, copy, found = (
         jax.random.split(jax.random.PRNGKey(seed), family.horizon),
         family.env.make_drawn(),
@@ -85,11 +85,6 @@ def strips(family: TaskFamily, policy: Policy, agents: Agent, count: int, seed: 
         found.append(Strip(frames, shown, [t > 0 and solved[t - 1] for t in shown]))
     copy.close()
     return found
-
-
-def _action(policy: Policy, agent: Agent, obs: jax.Array, context: jax.Array, key: jax.Array) -> jax.Array:
-    inputs = policy.actor_input(policy.normalise(agent, obs), context)
-    return policy.distribution.to_env(policy.distribution.sample(key, policy.params(agent.actor, inputs)))
 
 
 def moments(solved: Sequence[bool]) -> list[int]:

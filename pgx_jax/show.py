@@ -92,14 +92,7 @@ def trained(path: Path, family: str) -> tuple[TaskFamily, Callable[[int], Act]]:
     def agent(task: int) -> Act:
         policy, found = run.group_policy, run.agent_for(run.family.task_names[task])
         context = jnp.asarray(run.family.context[task])
-
-        def act(obs: Array, key: Array) -> Array:
-            inputs = policy.actor_input(policy.normalise(found, obs), context)
-            return policy.distribution.to_env(
-                policy.distribution.sample(key, policy.params(found.actor, inputs))
-            )
-
-        return act
+        return lambda obs, key: policy.action(found, obs, context, key)
 
     return run.family, agent
 

@@ -51,6 +51,9 @@ class Ears(pgx_jax.Listener):
     def start(self, stage):
         self.events.append(("start", stage))
 
+    def expect(self, steps):
+        self.expected = steps
+
     def progress(self, done, total, recent):
         self.steps.append((self.events[-1][1], done, total))
 

@@ -106,9 +106,10 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
 def test_minutes_of_training_are_told_beforehand(expected, said):
     console, clock = Console(file=io.StringIO(), width=WIDTH), Clock()
     listener = ConsoleListener(console, clock)
-    listener.expected = expected
     for stage in ("meta", "policies"):
         listener.start(stage)
+        if stage == "meta":
+            listener.expect(expected)
         for clock.now, done in ((60.0, 3_000), (61.0, 6_000), (62.0, 9_000)):
             listener.progress(done, 10_000, 0.5)
     whole = f"  training will take {said} (at most 900k steps at 3k a second)\n" if said else ""

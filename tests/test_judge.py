@@ -141,6 +141,21 @@ def test_what_adapting_to_unseen_tasks_takes_is_counted(monkeypatch):
     assert found.told == []
 
 
+def test_where_adapting_fails_an_unseen_task_finds_another_policy(monkeypatch):
+    """The second group would be better, but diverges on the first two tasks."""
+
+    def evaluate(policy, family, agents, row, task, key, *, episodes, **kw):
+        returns = np.tile(np.where((row == 1) & (task < 2), np.nan, row)[:, None], episodes)
+        zero = np.zeros(len(row), int)
+        return Evaluation(returns, returns > 0, returns > 0, np.full(returns.shape, 10), zero)
+
+    monkeypatch.setattr(unseen.learn, "evaluate", evaluate)
+    family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)
+    known = {"base": make_policy(family)}, {"ppo": Reinforce()}, family, config
+    found = unseen.unseen_tasks({OURS: PAIRS}, Pool(PAIRS.rows, ({}, {}), ()), *known)
+    assert found.assigned == [0, 0, 1]
+
+
 def test_an_unseen_task_finds_what_a_policy_is_told_and_every_method_its_own(monkeypatch):
     """Told to be on task 2, a policy earns most; one that is told nothing earns 1."""
     calls = []

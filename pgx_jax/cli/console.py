@@ -82,7 +82,8 @@ class ConsoleListener(Listener):
         )
         self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
-        self.foreseen = False
+        self.expected = 0
+        """Environment steps of all training, until it is told how long they will take."""
 
     def __enter__(self) -> ConsoleListener:
         self.bar.start()
@@ -97,7 +98,11 @@ class ConsoleListener(Listener):
             self.bar.remove_task(self.task)
         self.task = self.bar.add_task(doing(stage), total=None, rate="")
         self.first = None
-        self.foreseen = self.foreseen or stage != "meta"  # later ones have trained a part of it
+        self.expected = 0
+
+    def expect(self, steps: int) -> None:
+        """Say with the stage's first rate how long so many steps will take."""
+        self.expected = steps
 
     def progress(self, done: int, total: int, recent: float) -> None:
         """Move the bar; the rate is in environment steps per second.
@@ -110,22 +115,19 @@ class ConsoleListener(Listener):
         steps, elapsed = done - self.first[0], now - self.first[1]
         rate = steps / elapsed if steps > 0 and elapsed > 0 else 0.0
         shown = [f"{wording.steps(rate)} steps/s"] if rate else []
-        self.foresee(rate)
+        if rate:
+            self._tell_time(rate)
         if recent == recent:
             shown.append(f"success {recent:.0%}" if self.metric == "success" else f"return {recent:.1f}")
         self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
 
-    def foresee(self, rate: float) -> None:
+    def _tell_time(self, rate: float) -> None:
         """Say once how long all training will take at a rate, in steps a second, if it is minutes."""
-        if self.foreseen or not rate:
-            return
-        self.foreseen = True
-        if self.expected / rate > LONG:
-            whole = f"at most {wording.steps(self.expected)} steps at {wording.steps(rate)} a second"
-            self.console.print(
-                f"  training will take about {wording.duration(self.expected / rate)} ({whole})",
-                highlight=False,
-            )
+        steps, self.expected = self.expected, 0
+        if steps / rate > LONG:
+            whole = f"at most {wording.steps(steps)} steps at {wording.steps(rate)} a second"
+            about = wording.duration(steps / rate)
+            self.console.print(f"  training will take about {about} ({whole})", highlight=False)
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """Keep one line of result."""

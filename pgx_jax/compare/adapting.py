@@ -259,22 +259,22 @@ def _bisected(items: Sequence[Any], work: Callable[[Sequence[Any]], Sequence[Any
     return _bisected(items[:half], work) + _bisected(items[half:], work)
 
 
-def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agent, int]]:
-    """The agent of every job after its steps, and how many it took; all rows train side by side.
+def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agent, int] | str]:
+    """The agent of every job after its steps, and how many it took, or what was wrong with it; all rows train
+    side by side.
 
     Raises:
-        DataError: one of them is not finite.
+        DataError: one that is trained is not finite.
     """
     calls: list[tuple[Policy, Learner, Rows]] = []
     indices: list[list[int]] = []
-    found = [(job.start.agent, 0) for job in jobs]
+    found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
     for (policy, name, steps), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
-            agents, taken = _by_its_learner(arena, some, steps)
-            for place, i in enumerate(index):
-                found[i] = learn.take(agents, place), taken
+            for i, one in zip(index, _by_its_learner(arena, some, steps), strict=True):
+                found[i] = one
             continue
         tuned = tuning.learner(learner, steps)
         whole = steps // tuned.steps_per_update * tuned.steps_per_update
@@ -302,31 +302,27 @@ def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
     return Rows(member, np.full(len(jobs), steps), keys, learn.stack([job.start.agent for job in jobs]))
 
 
-def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> tuple[Agent, int]:
-    """Agents [P, ...] that have adapted as their learner says, on so many steps in its environments.
-
-    Raises:
-        DataError: one of them is not finite.
-    """
+def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> list[tuple[Agent, int] | str]:
+    """The agent of every job after it has adapted as its learner says, on so many steps in its environments,
+    and how many it took, or what was wrong with it."""
     policy, name, _ = _kind(jobs[0])
     learner, agents = arena.learners[name], learn.stack([job.start.agent for job in jobs])
     unit = learner.adaptation_envs * learner.adaptation_rounds
     if steps < unit:
         learner, unit = replace(learner, adaptation_envs=1), learner.adaptation_rounds  # type: ignore[type-var]
     if (whole := steps // unit * unit) == 0:
-        return agents, 0
+        return [(job.start.agent, 0) for job in jobs]
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
         jax.random.fold_in(arena.config.stream("adapting"), 1),
     )  # fmt: skip
     adapted, failed = learn.adapted(arena.policies[policy], learner, arena.family, agents, pairs)
-    if failed.any():
-        raise DataError(
-            f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, "
-            f"or check the task's rewards"
-        )
-    return adapted, whole
+    wrong = (
+        f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, or "
+        f"check the task's rewards"
+    )
+    return [wrong if fails else (learn.take(adapted, i), whole) for i, fails in enumerate(failed)]
 
 
 def _judge(arena: Arena, some: Sequence[tuple[Job, Agent]]) -> list[Float[np.ndarray, "episodes"]]:

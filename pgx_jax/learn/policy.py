@@ -228,12 +228,20 @@ class Policy:
         context: Float[Array, "C"] | None = None,
         key: Key | None = None,
     ) -> Num[np.ndarray, "..."]:
+        """`action`, outside of JAX's transformations."""
+        return np.asarray(self.action(agent, jnp.asarray(obs), context, key))
+
+    def action(
+        self,
+        agent: Agent,
+        obs: Num[Array, "..."],
+        context: Float[Array, "C"] | None = None,
+        key: Key | None = None,
+    ) -> Num[Array, "..."]:
         """A legal action for one raw observation: the mode, or a draw if a key is given."""
-        inputs = self.actor_input(self.normalise(agent, jnp.asarray(obs)), context)
-        params = self.params(agent.actor, inputs)
-        dist = self.distribution
-        action = dist.mode(params) if key is None else dist.sample(key, params)
-        return np.asarray(dist.to_env(action))
+        inputs = self.actor_input(self.normalise(agent, obs), context)
+        params, dist = self.params(agent.actor, inputs), self.distribution
+        return dist.to_env(dist.mode(params) if key is None else dist.sample(key, params))
 
 
 def make_policy(

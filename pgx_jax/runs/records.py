@@ -42,14 +42,15 @@ class Listener:
 
     Attributes:
         metric: what the family is judged by, as the run says when it begins.
-        expected: environment steps that the run trains, at most, as it says then.
     """
 
     metric = "return"
-    expected = 0
 
     def start(self, stage: str) -> None:
         """A stage begins."""
+
+    def expect(self, steps: int) -> None:
+        """The first training begins: environment steps that the run trains in all, at most."""
 
     def progress(self, done: int, total: int, recent: float) -> None:
         """Training goes on: environment steps done and in all, recent mean return (or success)."""
@@ -112,7 +113,6 @@ class Records:
         self.look = self._last_look()
         check_scoring(self.budget, self.config, family, self.learner)
         methods.check_baselines(self.config, self.budget, self.learners)
-        self.listener.expected = self._most_steps()
 
     def _check_agents(self) -> None:
         """Refuse networks that do not fit the family, learners that do not work with them, a meta-policy of

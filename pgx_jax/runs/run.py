@@ -141,6 +141,8 @@ class Run(Records):
         An error of ours is raised again, with the name of the stage before it.
         """
         self.listener.start(stage)
+        if stage == "meta":
+            self.listener.expect(self._most_steps())
         began = time.perf_counter()
         try:
             record = one_blas_thread(lambda: jax.block_until_ready(stage_of(stage).compute(self)))()

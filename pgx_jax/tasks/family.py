@@ -125,8 +125,8 @@ class HostEnv(Protocol):
     ``make_drawn() -> HostCopy``, where copies that are to be rendered must be made as such; and
     ``processes``, the number of processes that step copies (as many as there are cores if 0), where a step
     takes longer than some 50 µs; ``memory(count, n, processes) -> int``, about how many bytes
-    ``count`` copies of n tasks take in so many processes (0: in vectors); and ``expert(task)``, a function of an
-    observation that returns what an expert would do (`learn.demonstrate`)."""
+    ``count`` copies of n tasks take in so many processes (0: in vectors); and ``expert(task)``, a function of
+    an observation that returns what an expert would do (`learn.demonstrate`)."""
 
     def make(self) -> HostCopy:
         """A copy; the first call will be its ``reset``."""
