@@ -1,5 +1,6 @@
 """Fixtures that several test files share, and how the files are run."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -66,6 +67,17 @@ def quicker_programs():
     from pgx_jax import steady
 
     steady.QUICK["xla_backend_optimization_level"] = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_file():
+    """Forget a file's compiled programs when it is done: each takes some maps of memory, of which a process
+    may have 65,530 on Linux; all of the tests together need more, and then wait for ever."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 LONGEST = (
