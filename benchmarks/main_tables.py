@@ -11,7 +11,6 @@ from main_table import BLOCKS, BUDGETS
 from method_search import HIDDEN, METHODS, NOISE, TOLD, Baseline, Factors, chosen
 from tables import over_runs, plural, table
 
-from pgx_jax.compare.methods import Named
 from pgx_jax.compare.results import OURS, SIMILAR, Interval
 from pgx_jax.report import wording
 from pgx_jax.report.wording import steps, with_interval
@@ -123,7 +122,7 @@ class Part(NamedTuple):
 
 def result_name(key: str, method: Baseline) -> str:
     """What the results of a run call a method of the blocks (see `main_table.named`)."""
-    return Named(method.policy, key, method.each).key
+    return method.named(key).key
 
 
 def parts(data: Mapping) -> list[Part]:

@@ -23,6 +23,7 @@ from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
 from pgx_jax.compare.adapting import BUDGETS, Adapted, Entrant, Tuning, adapt_all, start_values
+from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
 from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
@@ -40,10 +41,13 @@ METHODS = (
     "gradient_similarity_dot",
 )  # fmt: skip
 """Methods of every run that adapt, beside theta* and a policy at random."""
-ADAPTING = ("maml", "fomaml", "reptile")
-"""Learners that adapt in their own way: one policy for all by each that there is."""
-FEW_STEPS = {"adaptation_steps": 200, "adaptation_envs": 1}
-"""What they take of a task in the run itself; on the unseen ones it is what a budget allows."""
+INNER = {"adaptation_steps": 200, "adaptation_envs": 1}
+"""What inner steps take of a task in the run itself; on the unseen ones it is what a budget allows."""
+ADAPTING = {
+    "base/maml": INNER, "base/fomaml": INNER, "base/reptile": INNER, "gru/rl2": {},
+    f"base/maml/{OURS}": INNER, "base/maml/true_groups": INNER,
+}  # fmt: skip
+"""Baselines whose learners adapt in their own way, with settings of these."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,13 @@ def cells(settings: Settings) -> list[dict]:
     check_known(settings.families, STEPS)
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
-        changes = {"k": 2, "similarities": []}
-        return [small | {"config": merge(SMALL_CONFIG, changes), "tasks": 2, "budgets": [0, 32]}]
+        small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [0, 32]}
+        return [small | {"adapting": ["base/fomaml", "gru/rl2"]}]
     return [
         {
             "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {},
             "steps_per_task": settings.steps_per_task or STEPS[family][0],
-            "tasks": settings.tasks, "budgets": list(settings.budgets),
+            "tasks": settings.tasks, "budgets": list(settings.budgets), "adapting": list(ADAPTING),
         }
         for seed in range(settings.seeds)
         for family in settings.families
@@ -92,10 +96,10 @@ def compute(cell: Mapping) -> dict:
     """Train all methods of a cell, and adapt them to its unseen tasks."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
+    named = {split_name(name): ADAPTING[name] for name in cell["adapting"]}
     known = learn.learners_by_name(config.ppo)
-    learners = {name: learn.with_options(known[name], name, FEW_STEPS) for name in ADAPTING if name in known}
-    own = tuple(f"base/{name}" for name in learners)
-    config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=own)
+    learners = {x.learner: learn.with_options(known[x.learner], x.learner, own) for x, own in named.items()}
+    config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
     trained = run(family, config, learners=learners)
@@ -103,8 +107,7 @@ def compute(cell: Mapping) -> dict:
     count = cell["tasks"]
     tasks = sampled(family, config.stream("test_tasks"), count)
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
-    by_learner = tuple(f"multitask_{name.replace('/', '_')}" for name in own)
-    entrants = entrants_of(trained, arena, (*METHODS, *by_learner))
+    entrants = entrants_of(trained, arena, (*METHODS, *(x.key for x in named)))
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
         "k": trained.k,

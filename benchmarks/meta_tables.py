@@ -22,9 +22,12 @@ LABELS = {
     "committees": "Groups by task parameters",
     "random": "Random groups",
     "true_groups": "True groups",
+    f"{OURS}_base_maml": "Our groups, MAML",
+    "true_groups_base_maml": "True groups, MAML",
     "multitask_base_maml": "One policy for all, MAML",
     "multitask_base_fomaml": "One policy for all, first-order MAML",
     "multitask_base_reptile": "One policy for all, Reptile",
+    "multitask_gru_rl2": "One policy for all, RL²",
 }
 """Methods by their names in results; finders stand behind them."""
 FINDERS = {

@@ -66,6 +66,10 @@ class Baseline(NamedTuple):
     each: bool = False
     """Whether it has a policy for each task."""
 
+    def named(self, learner: str) -> Named:
+        """The method by a learner of another name."""
+        return Named(self.policy, learner, "single_task" if self.each else "multitask")
+
 
 HIDDEN = {
     "one_for_all": Baseline("One policy for all", "base"),
@@ -152,7 +156,7 @@ def trained(family: TaskFamily, config: Config, method: Baseline, factors: Seque
     """Mean returns of a baseline with all factors, trained at the same time."""
     policy = learn.policies_by_name(family, config.policy.make(family), config.policy)[method.policy]
     learner = learn.learners_by_name(config.ppo)[method.learner]
-    member = Grouping(Named(method.policy, method.learner, method.each).labels(family.n)).member
+    member = Grouping(method.named(method.learner).labels(family.n)).member
     steps, num_envs = share(member, config.steps_per_task * family.n, learner, config.min_updates)
     key = row_keys(config.stream("rows"), member)
     rows = Rows(member, steps, key, learn.init_agents(policy, family, key))

@@ -92,8 +92,8 @@ class Config:
     to five tasks the best of all partitions, too, by training a policy for every subset)."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
-    or "told" or "base" for the run's own networks, and of learners); or with /each behind it one policy for
-    each task."""
+    or "told" or "base" for the run's own networks, and of learners); with /each behind it one policy for
+    each task, and with the name of a method (/policygradex, /true_groups) one for each of its groups."""
     random_draws: int = 3
     """Random groupings to average over."""
     similarities: tuple[Named[str, SIMILARITIES], ...] = ("dot", "cosine", "whitened")

@@ -20,13 +20,29 @@ from pgx_jax.learn import RL2, Learner, PolicyConfig
 from pgx_jax.runs.saved import from_dict
 from pgx_jax.runs.serial import dumps
 
+KINDS = {
+    "": ("multitask", "One policy for all"),
+    "each": ("single_task", "One policy per task"),
+    "policygradex": ("policygradex", "Our groups"),
+    "true_groups": ("true_groups", "True groups"),
+}
+
 
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
         (
             "device",
-            ("linear/reinforce", "told/reinforce/each", "linear/ppo", "paco/ppo", "told/pcgrad", "gru/mine"),
+            (
+                "linear/reinforce",
+                "told/reinforce/each",
+                "linear/ppo",
+                "paco/ppo",
+                "told/pcgrad",
+                "gru/mine",
+                "linear/reinforce/policygradex",
+                "linear/reinforce/true_groups",
+            ),
         ),
         ("host", ("linear/reinforce", "told/famo")),
     ],
@@ -42,11 +58,11 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
     run = pgx_jax.run(family, config, learners={"mine": RL2(num_steps=20, adaptation_steps=20)})
     found, total = run.results.methods, family.n * config.steps_per_task
     for name in names:
-        policy, learner, *each = name.split("/")
-        kind, text = ("single_task", "per task") if each else ("multitask", "for all")
+        policy, learner, *of = name.split("/")
+        kind, text = KINDS["".join(of)]
         entry = found[f"{kind}_{policy}_{learner}"]
-        assert entry.label == f"One policy {text}, {policy} by {learner}"
-        assert len(entry.groups) == (family.n if each else 1)
+        assert entry.label == f"{text}, {policy} by {learner}"
+        assert entry.groups == found[kind].groups
         assert (
             entry.equal_steps and 0.9 * total < entry.env_steps <= total and entry.difference.mean is not None
         )
@@ -198,7 +214,10 @@ def test_learners_that_cannot_work_are_told_before_any_work(small_settings, no_t
         ({"learner": "reinforce", "learner_options": ("gamma",)}, "'gamma' is not of the form KEY=VALUE"),
         ({"learner": "reinforce", "learner_options": ("gamma=2",)}, "reinforce.gamma = 2 must be between"),
         ({"baselines": ("told",)}, "'told' is not of the form POLICY/LEARNER"),
-        ({"baselines": ("told/ppo/all",)}, "'told/ppo/all' is not of the form .*POLICY/LEARNER/each"),
+        (
+            {"baselines": ("told/ppo/all",)},
+            "'told/ppo/all' is not of the form .*POLICY/LEARNER/each.*random, ",
+        ),
         ({"baselines": ("tolt/ppo",)}, "the policy of 'tolt/ppo' = 'tolt'; choose one of .*'told'"),
         ({"baselines": ("told/pro",)}, "the learner of 'told/pro' = 'pro'; choose one of .*'ppo'"),
         ({"learner": "pro"}, "learner = 'pro'; choose one of"),

@@ -21,6 +21,7 @@ from pgx_jax.compare.pool import BASE, Row
 from pgx_jax.compare.results import OURS, SIMILAR
 from pgx_jax.config import COMPARE, Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.estimate import SIMILARITIES
 from pgx_jax.learn import Learner
 from pgx_jax.types import Grouping
 
@@ -222,18 +223,30 @@ def _true_groups(contest: Contest) -> Methods:
 
 
 def _named_baselines(contest: Contest) -> Methods:
-    """One policy for all, or for each task, of other networks or by another learner: "told/reinforce"."""
+    """Policies of other networks or by another learner, "told/reinforce", in place of those of a method: what
+    that one needs to find its groups is paid here, too."""
     found = {}
     for name in contest.config.baselines:
         named = split_name(name)
-        text = "per task" if named.each else "for all"
+        if (base := _base_of(contest, named.groups)) is None:
+            continue
+        own = contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
+        spent = base.spent - own
         found[named.key] = [
             method(
-                contest, named.labels(contest.budget.n), contest.budget.total, policy=named.policy,
-                learner=named.learner, label=f"One policy {text}, {named.policy} by {named.learner}",
+                contest, base.labels, contest.budget.total - spent, spent=spent, policy=named.policy,
+                learner=named.learner, label=f"{BASES[named.groups]}, {named.policy} by {named.learner}",
             )
         ]  # fmt: skip
     return found
+
+
+def _base_of(contest: Contest, name: str) -> Method | None:
+    """The method of `BASES` of that name (its first draw), if there is one in this run."""
+    if name == OURS:
+        return ours(contest)
+    makers = (_one_policy, _one_policy_a_task, _random_groups, _similar_groups, _committees, _true_groups)
+    return next((made[name][0] for maker in makers if name in (made := maker(contest))), None)
 
 
 def _more_steps(contest: Contest) -> Methods:
@@ -323,21 +336,34 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
         learner = suited(learners[name], size, size * total // budget.n, config.min_updates)
         return Row((), 0, False, policy, name, learner.num_envs)
 
-    own = "told" if config.tell_groups else BASE
+    own, some = "told" if config.tell_groups else BASE, max(1, budget.n // 3)  # groups of the likeliest size
+    sizes = {"multitask": budget.n, "single_task": 1}
     found = [kind(size, budget.rest(), own) for size in range(1, budget.n + 1)]
     if BASELINES[config.compare]:
         others = [] if told else [Named("told", config.learner)]
         others += [split_name(name) for name in config.baselines]
         found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
-        found += [kind(1 if x.each else budget.n, budget.total, x.policy, x.learner) for x in others]
-        if not told and config.continue_meta:  # groups of the likeliest size
-            found.append(kind(max(1, budget.n // 3), budget.rest(), "told"))
+        found += [kind(sizes.get(x.groups, some), budget.total, x.policy, x.learner) for x in others]
+        if not told and config.continue_meta:
+            found.append(kind(some, budget.rest(), "told"))
     return list(dict.fromkeys(found))
 
 
 def distinct(methods: Sequence[Method]) -> Sequence[Method]:
     """The draws of a method, or the first alone where there was nothing to draw (k is 1 or n)."""
     return methods[:1] if all((m.labels == methods[0].labels).all() for m in methods) else methods
+
+
+BASES = {
+    "multitask": "One policy for all",
+    "single_task": "One policy per task",
+    OURS: "Our groups",
+    "random": "Random groups",
+    "committees": "Groups by task parameters",
+    "true_groups": "True groups",
+    **{f"{SIMILAR}_{kind}": f"Groups by gradient similarity ({kind})" for kind in SIMILARITIES},
+}
+"""Methods whose groups other networks and learners may have, with their names in words."""
 
 
 class Named(NamedTuple):
@@ -347,29 +373,32 @@ class Named(NamedTuple):
     """Name of its networks."""
     learner: str
     """Name of its learner."""
-    each: bool = False
-    """Whether it has a policy for each task, instead of one for all."""
+    groups: str = "multitask"
+    """Whose groups its policies serve: a name of `BASES`."""
 
     @property
     def key(self) -> str:
         """What results call it."""
-        return f"{'single_task' if self.each else 'multitask'}_{self.policy}_{self.learner}"
+        return f"{self.groups}_{self.policy}_{self.learner}"
 
     def labels(self, n: int) -> np.ndarray:
-        """int [n]: which policy serves each task."""
-        return np.arange(n) if self.each else np.zeros(n, int)
+        """int [n]: which policy serves each task; where that is yet to be found, as many as there may be."""
+        return np.zeros(n, int) if self.groups == "multitask" else np.arange(n)
 
 
 def split_name(name: str) -> Named:
-    """ "told/ppo" or "base/ppo/each" as the names of a policy and a learner.
+    """ "told/ppo", "base/ppo/each" or "base/maml/policygradex" as the names of a policy, a learner and the
+    method whose groups it has.
 
     Raises:
         ConfigError: it is not of that form.
     """
-    policy, learner, *each = name.split("/") if "/" in name else ("", "")
-    if not (policy and learner) or each not in ([], ["each"]):
+    parts = name.split("/")
+    policy, learner, groups = [*parts, "multitask"][:3] if len(parts) in (2, 3) else ("", "", "")
+    groups = "single_task" if groups == "each" else groups
+    if not (policy and learner and groups in BASES):
         raise ConfigError(
-            f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo, or "
-            f"POLICY/LEARNER/each"
+            f"baselines: {name!r} is not of the form POLICY/LEARNER, for instance told/ppo, "
+            f"POLICY/LEARNER/each, or POLICY/LEARNER/METHOD with the groups of one of {', '.join(BASES)}"
         )
-    return Named(policy, learner, bool(each))
+    return Named(policy, learner, groups)
