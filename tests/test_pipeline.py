@@ -197,12 +197,10 @@ def test_without_comparisons(small_run, small_settings):
     assert [e[1] for e in ears.events][-1] == "evaluation" and ears.events.count(("start", "evaluation")) == 1
     timings = told(run)["timings"]
     assert timings["total"] == pytest.approx(sum(seconds for _, seconds in timings["stages"]))
-    trained = 0
+    assert ears.expected == run.results.methods["policygradex"].env_steps - run.budget.collect
     for stage in ("meta", "policies"):
         done = [d for s, d, _ in ears.steps if s == stage]
         assert done == sorted(done) and done[-1] == [t for s, _, t in ears.steps if s == stage][-1]
-        trained += done[-1]
-    assert trained == ears.expected
 
 
 def test_groups_can_be_told_their_task(small_run):
