@@ -167,7 +167,7 @@ def main_table(data: Mapping, block: str) -> bytes:
 
 
 ADAPTING = {
-    f"{OURS}/halving": BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT,
+    f"{OURS}/rewards": BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT,
     "true_groups/told": "#c0609a", "multitask_base_maml": "#3a8f5c",
 }  # fmt: skip
 """Methods of the figure of unseen tasks, and their colours."""

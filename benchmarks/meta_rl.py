@@ -41,6 +41,9 @@ METHODS = (
     "gradient_similarity_dot",
 )  # fmt: skip
 """Methods of every run that adapt, beside theta* and a policy at random."""
+RATE = 3.0
+"""Factor on the step size where a policy for all tasks is fine-tuned (those of groups have that of `Tuning`):
+of .1, .3, 1 and 3 the best on cartpole-goals of seed 100, which no table has."""
 INNER = {"adaptation_steps": 200, "adaptation_envs": 1}
 """What inner steps take of a task in the run itself; on the unseen ones it is what a budget allows."""
 ADAPTING = {
@@ -107,7 +110,8 @@ def compute(cell: Mapping) -> dict:
     count = cell["tasks"]
     tasks = sampled(family, config.stream("test_tasks"), count)
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
-    entrants = entrants_of(trained, arena, (*METHODS, *(x.key for x in named)))
+    found = entrants_of(trained, arena, (*METHODS, *(x.key for x in named)))
+    entrants = {name: x._replace(rate=RATE if len(x.starts) == 1 else None) for name, x in found.items()}
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
         "k": trained.k,

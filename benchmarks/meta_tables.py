@@ -31,8 +31,10 @@ LABELS = {
 }
 """Methods by their names in results; finders stand behind them."""
 FINDERS = {
-    "halving": "halving",
-    "values": "halving, with the critic's values",
+    "rewards": "by rewards",
+    "halving": "by rewards, always halving",
+    "values": "by the critic's values",
+    "foresight": "by the critic's foresight",
     "evidence": "held-out gain",
     "told": "told its group",
 }

@@ -1,6 +1,7 @@
 """The first moments on unseen tasks: finding a policy, adapting it, and `pgx-jax adapt`."""
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -80,31 +81,33 @@ def test_halving_weighs_rounds_by_their_steps_and_refuses_too_few():
         halve(play, 3, 1, 5)
 
 
-def test_cut_episodes_go_on_with_the_critics_value(arena):
-    """Against a loop over steps; episodes of the family end after 15."""
+def test_critics_judge_a_few_steps_as_those_of_a_known_task(arena):
+    """Against a loop over steps; episodes of the family end after 15, and the last one goes on."""
     agent, policy, learner = arena.meta.agent, arena.policies["base"], arena.learners["ppo"]
-    key, length = jax.random.PRNGKey(3), 20
-    tried = learn.try_out(policy, learner, arena.family, agent, arena.unseen, key, length)
+    key, length, known = jax.random.PRNGKey(3), 20, [4, 1]
+    tried = learn.try_out(policy, learner, arena.family, agent, arena.unseen, key, length, np.array(known))
     steps = jax.tree.map(
         np.asarray,
         engine_of(arena.family).experience(policy, arena.family, agent, arena.unseen, key, length),
     )
     scale = np.sqrt(np.asarray(agent.reward.var) + 1e-8)
-    for slot, task in enumerate(arena.unseen):
-        context = arena.family.context[task]
+    for slot, (place, task) in itertools.product(range(TASKS), enumerate(known)):
 
-        def value(t, slot=slot, task=task, context=context):
-            obs = policy.normalise(agent, steps.next_obs[t, slot])
-            return float(policy.value(agent.critic, policy.critic_input(obs, context))) * scale[task]
+        def value(obs, task=task):
+            told = policy.critic_input(policy.normalise(agent, obs), arena.family.context[task])
+            return float(policy.value(agent.critic, told)) * scale[task]
 
-        of_episodes, begin = [], 0
+        of_episodes, errors, begin = [], [], 0
         for t in range(length):
+            after = 0.0 if steps.terminated[t, slot] else value(steps.next_obs[t, slot])
+            errors.append(steps.reward[t, slot] + learner.gamma * after - value(steps.obs[t, slot]))
             if steps.done[t, slot] or t == length - 1:
                 rewards = steps.reward[begin : t + 1, slot]
-                ended = 0.0 if steps.terminated[t, slot] else learner.gamma ** len(rewards) * value(t)
+                ended = learner.gamma ** len(rewards) * after
                 of_episodes.append(rewards @ learner.gamma ** np.arange(len(rewards)) + ended)
                 begin = t + 1
-        assert tried.returns[slot] == pytest.approx(np.mean(of_episodes), rel=1e-4)
+        assert tried.returns[place, slot] == pytest.approx(np.mean(of_episodes), rel=1e-4)
+        assert tried.surprise[place, slot] == pytest.approx(np.mean(np.square(errors)), rel=1e-3)
         assert tried.rewards[slot] == pytest.approx(steps.reward[:, slot].mean(), rel=1e-4)
     assert tried.advantage.shape == tried.action.shape[:2] == (TASKS, length)
 
@@ -143,7 +146,7 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
     groups = found.choice != NONE
     assert (found.choice[groups] == found.value[groups, :2].argmax(1)).all()
     assert (found.value[~groups, 2] >= found.value[~groups, :2].max(1)).all() or finder == "evidence"
-    if finder == "halving":
+    if finder in ("halving", "rewards", "foresight"):
         tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
         truth = likeliest_group(small_run.family, np.asarray(small_run.family.true_groups), tasks)
         np.testing.assert_array_equal(found.choice, truth)
@@ -157,7 +160,8 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     one, ours = entrants["multitask"], entrants["policygradex/halving"]
     several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
     found = adapt_all(arena, several, (0, 14, 64))
-    assert len(calls) == 1 and all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
+    assert len(calls) == 3  # of all tasks, and of each group
+    assert all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
     for budget in (0, 14, 64):
         np.testing.assert_array_equal(found["one"][budget].judged, found["again"][budget].judged)
         for name in several:
@@ -213,10 +217,10 @@ def no_sampler(run):
         (lambda run, arena: Tuning(finding=1.0).check(), "finding = 1.0 must lie"),
         (lambda run, arena: Tuning(updates=0).check(), "updates = 0 must be at least 1"),
         (lambda run, arena: pgx_jax.adapt(run, 50), "no unseen task 50; their numbers are 0 to 49"),
-        (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'halving', 'values'"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'rewards', 'halving', 'values'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),
         (lambda run, arena: pgx_jax.adapt(run, np.zeros(3)), "unseen tasks of 'points'"),
-        (lambda run, arena: pgx_jax.adapt(run, 0, steps=6), "3 steps are too few to try 3 policies"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few to try 2 policies"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_training(small_run, arena, no_training, ask, words):

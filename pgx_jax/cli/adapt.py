@@ -28,10 +28,11 @@ class AdaptCommand:
     steps: int = 200
     """Environment steps that may be taken on the task. Fewer than an episode cut it: the critic's value
     stands for the rest."""
-    finder: Named[str, FINDERS] = "halving"
-    """How the task finds its group: successive halving over the policies by their rewards (or with the
-    critic's values for what is cut), or the gain of the groups' surrogates on what the
-    meta-policy experiences there."""
+    finder: Named[str, FINDERS] = "rewards"
+    """How the task finds its group: by the rewards of the groups' policies (successive halving where the
+    steps allow whole episodes, else a stretch of each), by rewards with halving always, by their critics'
+    values of what is cut, by how well their critics foretell the rewards, or by the gain of the groups'
+    surrogates on what the meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""

@@ -39,23 +39,32 @@ class Tuning:
     """How the steps of an adaptation are used."""
 
     finding: float = 0.5
-    """Part of them in which a task finds its policy, if there are several."""
+    """Part of them in which a task finds its policy, if there are several; all of them, if less than an
+    episode would be left to train on."""
     updates: int = 4
     """Updates that fine-tuning should have at least: environments, and then steps of an update, are halved
     while there are fewer."""
     minibatch: int = 32
     """Least transitions of a gradient step, where the learner divides its batches."""
+    rate: float = 0.1
+    """Factor on the step size with which a policy was trained: one whose group suits a task is nearly at its
+    best there, and few steps are easily worse than none."""
 
     def check(self) -> None:
         """Raise ConfigError for settings that cannot work."""
         if not 0 < self.finding < 1:
             raise ConfigError(f"finding = {self.finding} must lie between 0 and 1")
+        if not self.rate > 0:
+            raise ConfigError(f"rate = {self.rate} must be above 0")
         for name in ("updates", "minibatch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
 
-    def learner(self, learner: Learner, steps: int) -> Learner:
-        """The learner with batches that suit so many steps on one task."""
+    def learner(self, learner: Learner, steps: int, rate: float | None = None) -> Learner:
+        """The learner with batches that suit so many steps on one task, and another ``rate`` if given."""
+        if hasattr(learner, "learning_rate"):
+            slower = learner.learning_rate * (self.rate if rate is None else rate)
+            learner = replace(learner, learning_rate=slower)  # type: ignore[type-var]
         learner = suited(learner, 1, steps, self.updates)
         while steps < self.updates * learner.steps_per_update and learner.num_steps > 1:
             learner = replace(learner, num_steps=learner.num_steps // 2)  # type: ignore[type-var]
@@ -73,6 +82,8 @@ class Entrant(NamedTuple):
     """A name of `FINDERS`, where there are several."""
     told: Int[np.ndarray, "U"] | None = None
     """int [U]: the policy of every task, where it is told."""
+    rate: float | None = None
+    """As `Tuning.rate`, for its own policies."""
 
 
 class Adapted(NamedTuple):
@@ -106,11 +117,13 @@ class Job(NamedTuple):
     """Number among all tasks of the arena's family."""
     steps: int
     """That it may take; 0 leaves it as it is."""
+    rate: float | None = None
+    """See `Entrant.rate`."""
 
     @property
     def key(self) -> Hashable:
         """What equal jobs have in common."""
-        return self.start.key, self.task, self.steps
+        return self.start.key, self.task, self.steps, self.rate
 
 
 class Done(NamedTuple):
@@ -182,7 +195,9 @@ def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found
     if entrant.told is not None or k == 1:
         choice = np.zeros(count, int) if entrant.told is None else np.asarray(entrant.told)
         return Found(choice, np.zeros(count, int), nothing, nothing)
-    if (steps := int(tuning.finding * budget)) == 0:
+    steps = int(tuning.finding * budget)
+    steps = budget if budget - steps < arena.family.horizon else steps
+    if not steps:
         return Found(np.full(count, NONE), np.zeros(count, int), nothing, nothing)
     assert entrant.finder is not None, "see `check_adapting`"
     return FINDERS[entrant.finder](arena, entrant.starts, steps, arena.config.stream("adapting"))
@@ -195,9 +210,11 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
 
 
 def _jobs(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
-    """A job for every unseen task."""
+    """A job for every unseen task, which trains on what finding its policy has left."""
+    left = budget - found.steps
+    left = np.where((found.steps > 0) & (left < arena.family.horizon), 0, left).tolist()
     return [
-        Job(chosen_start(arena, entrant, found, place), task, budget - int(found.steps[place]))
+        Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate)
         for place, task in enumerate(arena.unseen.tolist())
     ]
 
@@ -266,31 +283,35 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     Raises:
         DataError: one that is trained is not finite.
     """
-    calls: list[tuple[Policy, Learner, Rows]] = []
-    indices: list[list[int]] = []
+    waiting: dict[tuple[bool, ...], list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
     found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
-    for (policy, name, steps), index in places(jobs, _kind).items():
+    for (policy, name, steps, rate, member), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
             for i, one in zip(index, _by_its_learner(arena, some, steps), strict=True):
                 found[i] = one
             continue
-        tuned = tuning.learner(learner, steps)
+        tuned = tuning.learner(learner, steps, rate)
         whole = steps // tuned.steps_per_update * tuned.steps_per_update
         if whole:
-            calls.append((arena.policies[policy], tuned, _rows(arena, some, whole)))
-            indices.append(index)
-    trained = learn.train_all(calls, arena.family, rows_per_call=arena.config.rows_per_call)
-    for index, own in zip(indices, trained, strict=True):
-        for place, i in enumerate(index):
-            found[i] = learn.take(own.agents, place), int(own.steps[place])
+            call = arena.policies[policy], tuned, _rows(arena, some, whole)
+            waiting.setdefault(member, []).append((index, call))
+    for member, calls in waiting.items():
+        trained = learn.train_all(
+            [call for _, call in calls], arena.family_of(np.array(member)),
+            rows_per_call=arena.config.rows_per_call,
+        )  # fmt: skip
+        for (index, _), own in zip(calls, trained, strict=True):
+            for place, i in enumerate(index):
+                found[i] = learn.take(own.agents, place), int(own.steps[place])
     return found
 
 
-def _kind(job: Job) -> tuple[str, str, int]:
+def _kind(job: Job) -> tuple[str, str, int, float | None, tuple[bool, ...]]:
     """What jobs have in common that one call trains."""
-    return job.start.policy, job.start.learner, job.steps
+    start = job.start
+    return start.policy, start.learner, job.steps, job.rate, tuple(start.member.tolist())
 
 
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
@@ -305,7 +326,7 @@ def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
 def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> list[tuple[Agent, int] | str]:
     """The agent of every job after it has adapted as its learner says, on so many steps in its environments,
     and how many it took, or what was wrong with it."""
-    policy, name, _ = _kind(jobs[0])
+    policy, name, _, _, member = _kind(jobs[0])
     learner, agents = arena.learners[name], learn.stack([job.start.agent for job in jobs])
     unit = learner.adaptation_envs * learner.adaptation_rounds
     if steps < unit:
@@ -315,7 +336,8 @@ def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> list[tuple
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
-        jax.random.fold_in(arena.config.stream("adapting"), 1),
+        jax.random.fold_in(arena.config.stream("adapting"), 1), None,
+        np.broadcast_to(arena.told(np.array(member)), (len(jobs), arena.family.context.shape[1])),
     )  # fmt: skip
     adapted, failed = learn.adapted(arena.policies[policy], learner, arena.family, agents, pairs)
     wrong = (
@@ -331,9 +353,10 @@ def _judge(arena: Arena, some: Sequence[tuple[Job, Agent]]) -> list[Float[np.nda
     for policy, index in places(some, lambda pair: pair[0].start.policy).items():
         agents = learn.stack([some[i][1] for i in index])
         tasks = np.array([some[i][0].task for i in index])
+        told = np.stack([arena.told(some[i][0].start.member) for i in index])
         played = learn.evaluate(
             arena.policies[policy], arena.family, agents, np.arange(len(index)), tasks,
-            arena.config.stream("evaluate"), episodes=arena.config.episodes,
+            arena.config.stream("evaluate"), episodes=arena.config.episodes, context=told,
         )  # fmt: skip
         for i, values in zip(index, played.judged_by(arena.family.metric), strict=True):
             found[i] = values

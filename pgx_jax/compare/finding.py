@@ -35,7 +35,11 @@ class Found(NamedTuple):
 
 
 def halve(
-    play: Callable[[int, int, int], Float[np.ndarray, "U"]], arms: int, tasks: int, budget: int
+    play: Callable[[int, int, int], Float[np.ndarray, "U"]],
+    arms: int,
+    tasks: int,
+    budget: int,
+    rounds: int | None = None,
 ) -> tuple[Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
     """Successive halving (Karnin et al., 2013; Jamieson, Talwalkar, 2016): rounds of equal steps, after each
     of which a task keeps the better half of the arms that it tried.
@@ -44,6 +48,7 @@ def halve(
         play: (arm, round, steps) -> a value [U] of the arm on every task, from so many steps on each.
         arms, tasks: how many.
         budget: steps of a task in all rounds.
+        rounds: as many as leave one arm by default; the best of those that are left is chosen.
 
     Returns:
         The mean value [U, arms] of all rounds by their steps, the best arm [U], and the steps [U] of each
@@ -52,7 +57,7 @@ def halve(
     Raises:
         ConfigError: the budget is less than a step of every arm.
     """
-    rounds = max(1, math.ceil(math.log2(arms)))
+    rounds = rounds or halvings(arms)
     alive, total, weight = np.ones((tasks, arms), bool), np.zeros((tasks, arms)), np.zeros((tasks, arms))
     spent = np.zeros(tasks, int)
     for turn in range(rounds):
@@ -72,12 +77,30 @@ def halve(
         keep = max(1, math.ceil(count / 2))
         alive = np.zeros_like(alive)
         np.put_along_axis(alive, order[:, :keep], True, axis=1)
-    best = alive.argmax(1)
+    best = order[:, 0]
     return np.where(weight > 0, total / np.maximum(weight, 1), np.nan), best, spent
 
 
-def halving(arena: Arena, starts: Sequence[Start], budget: int, key: Key, of: str) -> Found:
-    """Successive halving over the policies and theta*, of what they earn in their steps.
+def halvings(arms: int) -> int:
+    """Rounds that leave one of so many arms."""
+    return max(1, math.ceil(math.log2(arms)))
+
+
+Score = Callable[[Arena, Start, Key, int], Float[np.ndarray, "U"]]
+"""(arena, policy, key, steps) -> a value of the policy on every unseen task, from so many steps on each."""
+
+
+def compare(
+    arena: Arena,
+    starts: Sequence[Start],
+    budget: int,
+    key: Key,
+    by: Score,
+    *,
+    with_meta: bool = True,
+    rounds: int | None = None,
+) -> Found:
+    """Successive halving over the policies by what they do in their steps.
 
     A round's steps are one stretch: whole episodes, and one that is cut.
 
@@ -85,22 +108,56 @@ def halving(arena: Arena, starts: Sequence[Start], budget: int, key: Key, of: st
         arena, starts: the tasks and the policies.
         budget: environment steps of a task.
         key: PRNG key; all policies begin the same episodes.
-        of: the field of `learn.Tried` that is compared: "returns" (discounted; an episode that is cut goes on
-            with the critic's value) or "rewards" (a step's).
+        by: what they are compared by.
+        with_meta: whether theta* is among them.
+        rounds: see `halve`.
     """
-    arms = (*starts, arena.meta)
+    arms = (*starts, arena.meta) if with_meta else tuple(starts)
 
     def play(arm: int, turn: int, steps: int) -> np.ndarray:
-        start = arms[arm]
-        policy, learner = arena.policies[start.policy], arena.learners[start.learner]
-        own = jax.random.fold_in(key, turn)
-        return getattr(
-            learn.try_out(policy, learner, arena.family, start.agent, arena.unseen, own, steps), of
-        )
+        return by(arena, arms[arm], jax.random.fold_in(key, turn), steps)
 
-    value, best, spent = halve(play, len(arms), len(arena.unseen), budget)
+    value, best, spent = halve(play, len(arms), len(arena.unseen), budget, rounds)
+    value = np.pad(value, ((0, 0), (0, len(starts) + 1 - len(arms))), constant_values=np.nan)
     choice = np.where(best == len(starts), NONE, best)
     return Found(choice, spent, value, np.full(value.shape, np.nan))
+
+
+def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True) -> Tried:
+    """Steps of a policy on all unseen tasks, which its critic judges as each of the tasks that it knows."""
+    policy, learner = arena.policies[start.policy], arena.learners[start.learner]
+    known = np.flatnonzero(start.member) if judged else None
+    family = arena.family_of(start.member)
+    return learn.try_out(policy, learner, family, start.agent, arena.unseen, key, steps, known)
+
+
+def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+    """Mean reward of a step."""
+    return _tried(arena, start, key, steps, judged=False).rewards
+
+
+def values(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+    """Discounted return; an episode that is cut goes on with the critic's value, as if the task were that of
+    the policy's own which it resembles most."""
+    tried = _tried(arena, start, key, steps)
+    return np.take_along_axis(tried.returns, tried.surprise.argmin(0)[None], 0)[0]
+
+
+def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+    """Minus the mean squared error with which the policy's critic foretells its rewards, as if the task were
+    that of its own which it resembles most: long before one policy earns more than others, it meets what it
+    knows, or not."""
+    return -_tried(arena, start, key, steps).surprise.min(0)
+
+
+def by_rewards(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
+    """Halving by rewards where all rounds have whole episodes. Else one stretch of each of the groups'
+    policies, as long as it can be: what they earn at first tells little, and theta* often begins better than
+    the best of them."""
+    arms = len(starts) + 1
+    if budget >= arms * halvings(arms) * arena.family.horizon:
+        return compare(arena, starts, budget, key, rewards)
+    return compare(arena, starts, budget, key, rewards, with_meta=False, rounds=1)
 
 
 BLOCKS = 10
@@ -136,18 +193,21 @@ def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[
     the loss of every transition by that it has ``tried`` on the unseen ones: float [U, m, T]; 0 for a task
     with an advantage that is not finite."""
     sound = np.isfinite(tried.advantage).all(1)
-    tried = jax.tree.map(lambda x: np.where(sound.reshape(-1, *[1] * (x.ndim - 1)), x, 0), tried)
+    obs, action, advantage = jax.tree.map(
+        lambda x: np.where(sound.reshape(-1, *[1] * (x.ndim - 1)), x, 0),
+        (tried.obs, tried.action, tried.advantage),
+    )
     policy, config, known = arena.policies[arena.meta.policy], arena.config.estimate, arena.features
     fitted = pipeline.fit_subsets(known, arena.transitions, member, config, parts=(FIT, SCORE, SELECT))
-    shape = tried.advantage.shape
+    shape = advantage.shape
     whole = np.zeros(shape, int), np.zeros(shape, np.int8), np.arange(len(arena.unseen))
     own = estimate.gradient_features(
         policy.log_prob, learn.policy_params(arena.meta.agent),
-        Transitions(tried.obs, tried.action, tried.advantage, *whole), known.key, known.values.shape[-1],
+        Transitions(obs, action, advantage, *whole), known.key, known.values.shape[-1],
         precision=config.precision, names=arena.names, private=known.private,
     )  # fmt: skip
-    deviation = tried.advantage.std(1, keepdims=True)
-    a = (tried.advantage - tried.advantage.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    deviation = advantage.std(1, keepdims=True)
+    a = (advantage - advantage.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
     z = np.einsum("utd,md->umt", np.asarray(own.values), np.asarray(fitted.delta))
     return np.asarray(estimate.loss_change(z, a[:, None]))
 
@@ -156,9 +216,11 @@ Finder = Callable[[Arena, Sequence[Start], int, Key], Found]
 """(arena, starts, budget, key) -> what every task has found with at most so many steps."""
 
 FINDERS: dict[str, Finder] = {
-    "halving": partial(halving, of="rewards"),
-    "values": partial(halving, of="returns"),
+    "rewards": by_rewards,
+    "halving": partial(compare, by=rewards),
+    "values": partial(compare, by=values),
+    "foresight": partial(compare, by=foresight, with_meta=False, rounds=1),
     "evidence": evidence,
 }
-"""Ways of finding a group by name. The critic's values that "values" counts are those of the policy's own
-tasks, whatever task it is on, and can mislead."""
+"""Ways of finding a group by name. A critic of all tasks foretells none of them well, so that theta* has no
+chance by foresight, however it does."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.compare.pool import BASE
 from pgx_jax.config import Config
@@ -50,6 +50,17 @@ class Arena(NamedTuple):
     """What theta* has experienced on the known tasks."""
     features: Features
     """Of these."""
+
+    def told(self, member: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "C"]:
+        """float [C]: what policies (and critics) that were trained on some of the known tasks are told of an
+        unseen one: the mean of what they know."""
+        return np.asarray(self.family.context[: self.n], np.float32)[np.asarray(member)].mean(0)
+
+    def family_of(self, member: Bool[np.ndarray, "n"]) -> TaskFamily:
+        """The tasks, told so."""
+        context = np.array(self.family.context, np.float32)
+        context[self.n :] = self.told(member)
+        return replace(self.family, context=context)
 
     @property
     def unseen(self) -> Int[np.ndarray, "U"]:

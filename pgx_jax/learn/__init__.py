@@ -2,7 +2,7 @@
 
 from pgx_jax.learn.checks import check_form, check_learner, check_memory
 from pgx_jax.learn.cloning import Cloned, Demonstrations, check_demonstrable, clone, demonstrate
-from pgx_jax.learn.collecting import Tried, collect, try_out
+from pgx_jax.learn.collecting import collect
 from pgx_jax.learn.engine import ENGINES
 from pgx_jax.learn.evaluation import Evaluation, adapted, evaluate
 from pgx_jax.learn.learner import LEARNERS, Learner, learners_by_name, with_options
@@ -35,6 +35,7 @@ from pgx_jax.learn.training import (
     train,
     train_all,
 )
+from pgx_jax.learn.trying import Tried, try_out
 from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
 
 __all__ = [

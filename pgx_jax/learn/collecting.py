@@ -1,31 +1,29 @@
-"""Collect what a policy experiences on tasks: split by trajectory, or in a few steps."""
+"""Collect what a policy experiences on tasks, split by trajectory."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8, Num
+from jaxtyping import Bool, Int, Int8
 
 from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.baselines import expected
-from pgx_jax.learn.batches import critic_values, everywhere
+from pgx_jax.learn.batches import critic_values
 from pgx_jax.learn.engine import engine_of
-from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.objectives import check_vector_rewards, relabels
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Moments, PyTree, Seen, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Moments, Seen, Transitions
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic", "baseline", "limits_end"))
-def _judge(
+def judge(
     policy: Policy,
     agent: Agent,
     scale: Array,
@@ -135,7 +133,7 @@ def collect(
         check_vector_rewards(family, objectives, played, index)
         weights = jnp.asarray(objectives)
     scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
-    judged = _judge(
+    judged = judge(
         policy, agent, scale, played, index, context, weights, gamma, gae_lambda, critic, baseline, limits_end
     )
     inputs, reward, advantage = judged
@@ -218,82 +216,3 @@ def split_by_trajectory(
             filled[part[j]] += length[j]
         split[u] = part[trajectory[u]]
     return trajectory, split
-
-
-class Tried(NamedTuple):
-    """T steps of one policy on each of U tasks."""
-
-    returns: Float[np.ndarray, "U"]
-    """float [U]: mean discounted return of the episodes that began, in the tasks' own rewards; after the end
-    of the window an episode is worth what the critic says (nothing, if the critic was not trained)."""
-    rewards: Float[np.ndarray, "U"]
-    """float [U]: mean reward of a step."""
-    obs: PyTree
-    """The policy's inputs, leaves [U, T, ...]."""
-    action: Num[np.ndarray, "U T ..."]
-    advantage: Float[np.ndarray, "U T"]
-
-
-def try_out(
-    policy: Policy,
-    learner: Learner,
-    family: TaskFamily,
-    agent: Agent,
-    index: Int[np.ndarray, "U"],
-    key: Key,
-    steps: int,
-) -> Tried:
-    """Act for ``steps`` in one fresh environment of each task ``index`` [U].
-
-    What happens depends on the key and the tasks, so that policies that are tried with the same key begin
-    alike.
-
-    Args:
-        policy, family, agent: what acts, and where.
-        learner: trained it: discount, trace decay, and whether there is a critic.
-        index: int [U], numbers of tasks.
-        key: PRNG key.
-        steps: environment steps on each task.
-    """
-    index = np.asarray(index)
-    played = engine_of(family).experience(policy, family, agent, index, key, steps)
-    scale = jnp.sqrt(jnp.asarray(agent.reward.var) + 1e-8)
-    scale = scale if learner.scale_rewards else jnp.ones_like(scale)
-    known = policy, agent, scale, played, index, jnp.asarray(family.context)
-    inputs, _, advantage = _judge(
-        *known, None, learner.gamma, learner.gae_lambda, learner.critic, learner.baseline, learner.limits_end
-    )
-    returns = _returns(*known, learner.gamma, learner.critic, learner.limits_end)
-    swapped = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), (inputs, played.action, advantage))
-    return Tried(np.asarray(returns), np.asarray(played.reward).mean(0), *swapped)
-
-
-@partial(compiled, quick=True, static_argnames=("policy", "critic", "limits_end"))
-def _returns(
-    policy: Policy,
-    agent: Agent,
-    scale: Array,
-    steps: Steps,
-    index: Array,
-    context: Array,
-    gamma: float,
-    critic: bool,
-    limits_end: bool,
-) -> Float[Array, "E"]:
-    """Mean discounted return of the episodes that began in every slot, of ``steps`` [T, E, ...]."""
-    assert steps.age is not None, "the engines tell it"
-    value: Array = jnp.zeros(steps.done.shape)
-    if critic:
-        told, moments = everywhere(context, index, steps), jax.tree.map(lambda x: x[index], agent.value)
-        next_obs = policy.normalise(agent, steps.next_obs)
-        value = critic_values(policy, agent, next_obs, told, moments)[1] * scale[index]
-
-    def before(after: jax.Array, step: tuple[Array, ...]) -> tuple[jax.Array, jax.Array]:
-        reward, value, terminated, done = step
-        found = jnp.add(reward, gamma * jnp.where(terminated, 0.0, jnp.where(done, value, after)))
-        return found, found
-
-    of_step = steps.reward, value, *steps.ends(limits_end)
-    _, returns = jax.lax.scan(before, jnp.asarray(value[-1]), of_step, reverse=True)
-    begins = steps.age == 0
-    return jnp.sum(jnp.where(begins, returns, 0.0), 0) / jnp.sum(begins, 0)

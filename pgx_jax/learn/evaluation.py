@@ -73,7 +73,8 @@ def evaluate(
         deterministic: act by the mode.
         tasks: other task parameters than the family's own (unseen test tasks).
         names: their names, for error messages.
-        context: float [P, C], what a policy that is told its task is told of them; zeros by default.
+        context: float [P, C], what a policy that is told its task is told; the task's own by default, and
+            zeros of other tasks.
 
     A pair whose agent diverges as it adapts is marked as failed, with a warning that names the task.
 

@@ -77,14 +77,15 @@ class Pairs(NamedTuple):
     tasks: PyTree = None
     """Parameters of unseen tasks; None for the family's own."""
     context: np.ndarray | None = None
-    """float [P, C]: what a policy that is told its task is told of an unseen one; zeros if None."""
+    """float [P, C]: what a policy that is told its task is told instead of its context."""
 
     def told(self, own: np.ndarray) -> np.ndarray:
-        """The context of every pair, float32 [P, C]; ``own`` [n, C] are those of the family's tasks."""
-        if self.tasks is None:
-            return np.asarray(own, np.float32)[self.task]
-        unseen = np.zeros((len(self.task), own.shape[1])) if self.context is None else self.context
-        return np.asarray(unseen, np.float32)
+        """The context of every pair, float32 [P, C]; ``own`` [n, C] are those of the family's tasks, other tasks
+        have zeros."""
+        if self.context is not None:
+            return np.asarray(self.context, np.float32)
+        own = np.asarray(own, np.float32)
+        return own[self.task] if self.tasks is None else np.zeros((len(self.task), own.shape[1]), np.float32)
 
 
 def reset_slots(env: DeviceEnv, tasks: PyTree, keys: Array) -> Slots:

@@ -67,7 +67,7 @@ def entrants_of(
     run: Run, arena: Arena, methods: Sequence[str] | None = None, finders: Sequence[str] = tuple(FINDERS)
 ) -> dict[str, Entrant]:
     """What a run has to adapt: theta* ("meta"), a policy at random ("fresh"), and the methods of the run,
-    those of several policies with every finder ("policygradex/halving"); "true_groups/told" is told its
+    those of several policies with every finder ("policygradex/rewards"); "true_groups/told" is told its
     group, by its parameters.
 
     Args:
@@ -141,7 +141,7 @@ def adapt(
     task: int | PyTree,
     *,
     steps: int = 200,
-    finder: str = "halving",
+    finder: str = "rewards",
     seed: int | None = None,
     name: str | None = None,
     tuning: Tuning | None = None,
