@@ -80,8 +80,8 @@ class Pairs(NamedTuple):
     """float [P, C]: what a policy that is told its task is told instead of its context."""
 
     def told(self, own: np.ndarray) -> np.ndarray:
-        """The context of every pair, float32 [P, C]; ``own`` [n, C] are those of the family's tasks, other tasks
-        have zeros."""
+        """The context of every pair, float32 [P, C]: given, or one of the family's ``own`` [n, C], or zeros
+        of a task that is none of the family's."""
         if self.context is not None:
             return np.asarray(self.context, np.float32)
         own = np.asarray(own, np.float32)
