@@ -323,7 +323,9 @@ def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learn
         try:
             named = split_name(name)
             member = Grouping(named.labels(budget.n)).member
-            share(member, budget.total, learners[named.learner], config.min_updates)
+            sought = named.groups not in ("multitask", "single_task")
+            total = budget.at(len(budget.ends)).rest() if sought else budget.total
+            share(member, total, learners[named.learner], config.min_updates)
         except ConfigError as error:
             raise ConfigError(f"baselines: {name!r}: {error}") from None
 
