@@ -324,14 +324,15 @@ def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
 
 
 def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> list[tuple[Agent, int] | str]:
-    """The agent of every job after it has adapted as its learner says, on so many steps in its environments,
-    and how many it took, or what was wrong with it."""
+    """The agent of every job after it has adapted as its learner says, on so many steps, and how many it
+    took, or what was wrong with it; in so few environments that each has half an episode, if it can."""
     policy, name, _, _, member = _kind(jobs[0])
     learner, agents = arena.learners[name], learn.stack([job.start.agent for job in jobs])
-    unit = learner.adaptation_envs * learner.adaptation_rounds
-    if steps < unit:
-        learner, unit = replace(learner, adaptation_envs=1), learner.adaptation_rounds  # type: ignore[type-var]
-    if (whole := steps // unit * unit) == 0:
+    envs, rounds = learner.adaptation_envs, learner.adaptation_rounds
+    while envs > 1 and steps < envs * rounds * arena.family.horizon / 2:
+        envs //= 2
+        learner = replace(learner, adaptation_envs=envs)  # type: ignore[type-var]
+    if (whole := steps // (envs * rounds) * (envs * rounds)) == 0:
         return [(job.start.agent, 0) for job in jobs]
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
