@@ -46,7 +46,7 @@ STUDIED = (OURS, "true_groups")
 RATE = 3.0
 """Factor on the step size where a policy for all tasks is fine-tuned, beside that of `Tuning`, which those of
 groups have, too: of .1, .3, 1 and 3 the best of each on cartpole-goals of seed 100, which no table has."""
-ADAPTS = {"adaptation_steps": 200, "adaptation_envs": 4}
+ADAPTS = {"adaptation_steps": 208, "adaptation_envs": 4}
 """What inner steps take of a task in the run itself; on the unseen ones it is what a budget allows."""
 BLIND = ADAPTS | {"baseline": "linear", "limits_end": True}
 """Advantages of inner steps against a baseline that isn't told the task, as in MAML's own experiments: by a

@@ -24,6 +24,7 @@ from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.moments import update_moments
+from pgx_jax.learn.rollout import Pairs
 from pgx_jax.runs.adapting import arena_of, entrants_of
 from pgx_jax.types import Agent, Moments
 
@@ -150,6 +151,26 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
         tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
         truth = likeliest_group(small_run.family, np.asarray(small_run.family.true_groups), tasks)
         np.testing.assert_array_equal(found.choice, truth)
+
+
+def test_where_rounds_are_no_whole_episodes_each_group_has_one_stretch(arena, entrants):
+    """Two groups and theta*, two rounds, episodes of 15 steps."""
+    starts = entrants["policygradex/rewards"].starts
+    long, short = (FINDERS["rewards"](arena, starts, budget, jax.random.PRNGKey(0)) for budget in (90, 89))
+    assert np.isfinite(long.value[:, 2]).all() and np.isnan(short.value[:, 2]).all()
+    assert (short.steps == 88).all() and NONE not in short.choice
+
+
+def test_an_unseen_task_is_told_the_mean_of_what_a_policy_knows(arena):
+    member = np.isin(np.arange(arena.n), [1, 4])
+    mean = arena.family.context[[1, 4]].mean(0)
+    family = arena.family_of(member)
+    np.testing.assert_allclose(family.context[arena.n :], np.tile(mean, (TASKS, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(family.context[: arena.n], arena.family.context[: arena.n])
+    own, asked = family.context, np.array([0, 7])
+    np.testing.assert_array_equal(Pairs(asked, asked, None).told(own), own[asked])
+    np.testing.assert_array_equal(Pairs(asked, asked, None, context=own[:2]).told(own), own[:2])
+    assert not Pairs(asked, asked, None, tasks=family.tasks).told(own).any()
 
 
 def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants, monkeypatch):
