@@ -51,13 +51,17 @@ ADAPTS = {"adaptation_steps": 208, "adaptation_envs": 4}
 BLIND = ADAPTS | {"baseline": "linear", "limits_end": True}
 """Advantages of inner steps against a baseline that isn't told the task, as in MAML's own experiments: by a
 critic that is, an unseen task adapts to nothing."""
-ADAPTING: dict[str, dict] = {
-    "base/maml": BLIND, "base/fomaml": BLIND, "base/reptile": ADAPTS,
-    "gru/rl2": {"learning_rate": 3e-3, "minibatches": 2}, f"base/maml/{OURS}": BLIND,
-    "base/maml/true_groups": BLIND,
+LEARNERS: dict[str, tuple[str, dict]] = {
+    "maml": ("maml", BLIND), "fomaml": ("fomaml", BLIND), "reptile": ("reptile", ADAPTS),
+    "rl2": ("rl2", {"learning_rate": 3e-3, "minibatches": 2}), "group_maml": ("maml", ADAPTS),
 }  # fmt: skip
-"""Baselines whose learners adapt in their own way, with settings of these; chosen on cartpole-goals of seed
-100."""
+"""Learners that adapt in their own way, and their settings; chosen on cartpole-goals of seed 100. A group's
+critic is told the mean of few tasks that are alike, and serves an unseen one."""
+ADAPTING = (
+    "base/maml", "base/fomaml", "base/reptile", "gru/rl2", f"base/group_maml/{OURS}",
+    "base/group_maml/true_groups",
+)  # fmt: skip
+"""Baselines by these."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,8 @@ def compute(cell: Mapping) -> dict:
     """Train all methods of a cell, and adapt them to its unseen tasks."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
-    named = {split_name(name): ADAPTING[name] for name in cell["adapting"]}
-    known = learn.learners_by_name(config.ppo)
-    learners = {x.learner: learn.with_options(known[x.learner], x.learner, own) for x, own in named.items()}
+    named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
+    learners = {x.learner: _learner(known, *LEARNERS[x.learner]) for x in named}
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
@@ -132,6 +135,10 @@ def compute(cell: Mapping) -> dict:
         "methods": {name: record(arena, entrants[name], adapted) for name, adapted in found.items()},
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
+
+
+def _learner(known: Mapping[str, learn.Learner], name: str, own: Mapping) -> learn.Learner:
+    return learn.with_options(known[name], name, own)
 
 
 def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
