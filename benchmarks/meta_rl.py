@@ -111,7 +111,8 @@ def compute(cell: Mapping) -> dict:
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
     named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
-    learners = {x.learner: _learner(known, *LEARNERS[x.learner]) for x in named}
+    settings = {x.learner: LEARNERS[x.learner] for x in named}
+    learners = {name: learn.with_options(known[base], base, own) for name, (base, own) in settings.items()}
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
@@ -137,10 +138,6 @@ def compute(cell: Mapping) -> dict:
     }
 
 
-def _learner(known: Mapping[str, learn.Learner], name: str, own: Mapping) -> learn.Learner:
-    return learn.with_options(known[name], name, own)
-
-
 def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
     """What the table needs of a method: by budget the mean of every task (None where adapting failed), its
     policy, and the steps; and what each of its policies (theta* last) earns without adapting."""
@@ -163,7 +160,8 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=args, description=__doc__)
     wanted = [c for c in cells(settings) if all(text in describe(c) for text in settings.only)]
     defaults = {
-        "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0)
+        "preset": settings.preset, "tuning": Tuning(), "rate": RATE, "learners": LEARNERS,
+        "defaults": dataclasses.replace(Config(), seed=0),
     }  # fmt: skip
     path = result_path("meta_rl", settings.preset, settings.out)
     found = ResultFile(path, name="meta_rl", command="python benchmarks/meta_rl.py", settings=defaults)

@@ -68,7 +68,7 @@ def test_what_later_stages_need_is_compiled_ahead(small_settings, compilations, 
     with ahead.compiling_ahead(run):
         pass
     join()
-    ours = ("jit(_play)", "jit(_judge)", "jit(_init)", "jit(_enter)", "jit(_segment)", "jit(_evaluate)")
+    ours = ("jit(_play)", "jit(judge)", "jit(_init)", "jit(_enter)", "jit(_segment)", "jit(_evaluate)")
     found = [name for name in compilations() if name in ours]
     assert {*found} == {*ours} and found.count("jit(_evaluate)") == 4  # told, blind; fewer episodes
     run.compute("transitions")  # begins no rehearsal: it isn't the whole run
