@@ -252,10 +252,10 @@ def _base_of(contest: Contest, name: str) -> Method | None:
 def _more_steps(contest: Contest) -> Methods:
     """Outside the rule, what more steps would buy: every policy alone with the whole total."""
     found = {}
-    for made, text in ((_one_policy_a_task, "One policy per task"), (_true_groups, "True groups")):
+    for made in (_one_policy_a_task, _true_groups):
         for name, (base, *_) in list(made(contest).items())[:1]:
             rows = tuple(_with_steps(contest, row, contest.budget.total) for row in base.rows)
-            label = f"{text}, each with the whole total"
+            label = f"{BASES[name]}, each with the whole total"
             found[f"{name}_more_steps"] = [base._replace(rows=rows, equal_steps=False, label=label)]
     return found
 

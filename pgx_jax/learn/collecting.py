@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, Int8
+from jaxtyping import Bool, Float, Int, Int8
 
 from pgx_jax.errors import ConfigError, DataError, NoSignalError
 from pgx_jax.learn.advantages import gae
@@ -20,6 +20,12 @@ from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import FIT, SCORE, SELECT, Agent, Array, Key, Moments, Seen, Transitions
+
+
+def reward_scales(agent: Agent, scaled: bool) -> Float[Array, "n"]:
+    """float [n]: what each task's rewards are divided by, if they are ``scaled``; ones otherwise."""
+    var = jnp.asarray(agent.reward.var)
+    return jnp.sqrt(var + 1e-8) if scaled else jnp.ones_like(var)
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic", "baseline", "limits_end"))
@@ -132,7 +138,7 @@ def collect(
     if objectives is not None:
         check_vector_rewards(family, objectives, played, index)
         weights = jnp.asarray(objectives)
-    scale = jnp.sqrt(agent.reward.var + 1e-8) if scale_rewards else jnp.ones(n)
+    scale = reward_scales(agent, scale_rewards)
     judged = judge(
         policy, agent, scale, played, index, context, weights, gamma, gae_lambda, critic, baseline, limits_end
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from pgx_jax.learn.batches import critic_values, everywhere
-from pgx_jax.learn.collecting import judge
+from pgx_jax.learn.collecting import judge, reward_scales
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -66,8 +66,7 @@ def try_out(
     """
     index, known = np.asarray(index), np.asarray([] if known is None else known, int)
     played = engine_of(family).experience(policy, family, agent, index, key, steps)
-    scale = jnp.sqrt(jnp.asarray(agent.reward.var) + 1e-8)
-    scale = scale if learner.scale_rewards else jnp.ones_like(scale)
+    scale = reward_scales(agent, learner.scale_rewards)
     context, critic, ends = jnp.asarray(family.context), learner.critic, learner.limits_end
     inputs, _, advantage = judge(
         policy, agent, scale, played, index, context, None, learner.gamma, learner.gae_lambda, critic,
