@@ -20,6 +20,7 @@ products, which are library calls) can be compiled with little optimisation: ``c
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
@@ -84,51 +85,76 @@ class Compiled(Generic[P, R]):
     """``jax.jit(function, **settings)``, with results that do not depend on the number of cores.
 
     Within another compiled function it is a part of that one: the outermost decides how all is compiled.
+
+    For dataclasses of other classes among its arguments (learners) it is another function to JAX: jaxlib 0.10
+    may take one for another with the same fields, as it finds programs by tree structures that look alike.
     """
 
     def __init__(self, function: Callable[P, R], *, quick: bool = False, **settings: Any):
         functools.update_wrapper(self, function)
         self.function, self.quick, self.settings = function, quick, settings
-        self._programs: dict[bool, Any] = {}
-        """Of its own, by whether all products are in full float32."""
+        self._programs: dict[tuple[bool, Classes], Any] = {}
+        """Of its own, by whether all products are in full float32, and by classes of arguments."""
+        self._parts: dict[Classes, Callable[P, R]] = {}
+        """Of others' programs, by classes of arguments."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         if traced or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # flags are made late
-            return self._inner(*args, **kwargs)
-        outermost = self._outermost()
+            return self._part(_classes(args, kwargs))(*args, **kwargs)
+        outermost = self._outermost(_classes(args, kwargs))
         if not getattr(_THREAD, "rehearses", False):
             return outermost(*args, **kwargs)
         lowered = outermost.lower(*args, **kwargs)
         lowered.compile()
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lowered.out_info)
 
-    @functools.cached_property
-    def _inner(self) -> Callable[P, R]:
-        return jax.jit(self.function, **self.settings)
+    def _part(self, classes: Classes) -> Callable[P, R]:
+        if classes not in self._parts:
+            return self._parts.setdefault(classes, jax.jit(_anew(self.function), **self.settings))
+        return self._parts[classes]
 
-    def _outermost(self) -> Any:
+    def _outermost(self, classes: Classes) -> Any:
         """The function as a program of its own, as it is compiled on this platform and in this precision."""
         platform = jax.default_backend()
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         full = platform == "gpu" and precision == "float32"
-        if full not in self._programs:
+        if (full, classes) not in self._programs:
             options = _options(platform, self.quick, full)
-            made = self._with_options(platform, options) if options else self._inner
-            return self._programs.setdefault(full, made)  # another thread may have been first
-        return self._programs[full]
+            made = self._with_options(platform, options) if options else self._part(classes)
+            return self._programs.setdefault((full, classes), made)  # another thread may have been first
+        return self._programs[full, classes]
 
     def _with_options(self, platform: str, options: dict[str, Any]) -> Any:
-        function = self.function
-        if platform == "cpu":
-            function = in_order(function, unrolled=not self.quick)  # with few optimisations, loops are short
+        if platform == "cpu":  # with few optimisations, loops are short
+            function = in_order(self.function, unrolled=not self.quick)
+        else:
+            function = _anew(self.function)
         return jax.jit(function, compiler_options=options, **self.settings)
 
     @property
     def programs(self) -> int:
         """How many programs it has been compiled to, for shapes and settings of its own."""
         return sum(int(program._cache_size()) for program in self._programs.values())
+
+
+Classes = tuple[type, ...]
+"""Of the dataclasses among a function's arguments."""
+
+
+def _classes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Classes:
+    return tuple(type(x) for x in (*args, *kwargs.values()) if dataclasses.is_dataclass(x))
+
+
+def _anew(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function as another object, of which JAX knows no traces yet."""
+
+    @functools.wraps(function)
+    def same(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    return same
 
 
 def compiled(function: Callable[P, R], *, quick: bool = False, **settings: Any) -> Compiled[P, R]:
