@@ -1,0 +1,242 @@
+"""The settings that serve every way of adapting best: `python benchmarks/meta_search.py`.
+
+Every learner that adapts in its own way is trained with several settings on family seeds that no table uses,
+and policies that are fine-tuned are with several step sizes; all are judged on unseen tasks after the paper's
+adaptation steps and five times of them. `meta_rl.py` takes, for each learner, what earned most here, if that
+is clearly more than with its first settings. Started again it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from common import RESULTS, ResultFile, merge, read, result_path, says_errors, tuples
+from method_search import NOISE
+from study import SMALL_CONFIG, SMALL_FAMILY
+
+from pgx_jax import learn
+from pgx_jax.compare.adapting import Entrant, adapt_all
+from pgx_jax.compare.budget import make_budget
+from pgx_jax.compare.methods import Contest
+from pgx_jax.compare.methods import method as contested
+from pgx_jax.compare.pool import train_pool
+from pgx_jax.compare.results import OURS
+from pgx_jax.compare.unknown import Arena, Start, joined, sampled, widened
+from pgx_jax.config import Config, config_for, override
+from pgx_jax.learn import Learner
+from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of, starts_of
+from pgx_jax.runs.run import run
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import make_family
+from pgx_jax.types import PyTree
+
+FAMILY, STEPS_PER_TASK = "cartpole-goals", 30_720
+SEEDS = (100, 101)
+"""Of the family; no table of methods has them."""
+BUDGETS = (200, 1000)
+"""Adaptation steps by which settings are judged."""
+
+ADAPTS = {"adaptation_steps": 208, "adaptation_envs": 4}
+"""What inner steps take of a task in the run itself; on the unseen ones it is what a budget allows."""
+BLIND = {"baseline": "linear", "limits_end": True}
+"""Advantages against a baseline that isn't told the task, as in MAML's own experiments."""
+
+
+class Adapting(NamedTuple):
+    """A method that trains by a learner which adapts in its own way."""
+
+    policy: str
+    learner: str
+    given: Mapping[str, Any]
+    """Settings that are not searched."""
+    tried: tuple[Mapping[str, Any], ...]
+    """What is; the first are taken where others are not clearly better. Those of `FACTORS` are factors."""
+    grouped: bool = False
+    """Whether it has a policy for each of the true groups instead of one for all."""
+
+    def made(self, known: Mapping[str, Learner], tried: Mapping[str, Any]) -> Learner:
+        """Its learner, from those of a family, with what is tried."""
+        own = known[self.learner]
+        scaled = {name: tried.get(name, 1.0) * getattr(own, name) for name in FACTORS}
+        return learn.with_options(own, self.learner, {**self.given, **tried, **scaled})
+
+
+FACTORS = ("learning_rate", "entropy")
+"""Of these a learner has the family's settings of PPO times something."""
+
+
+def tried(values: Mapping[str, Sequence[Any]], more: Sequence[Mapping[str, Any]] = ()) -> tuple[Mapping, ...]:
+    """All combinations of values of settings, and some more."""
+    return (*(dict(zip(values, x, strict=True)) for x in itertools.product(*values.values())), *more)
+
+
+INNER = tried(
+    {"inner_rate": (0.1, 0.3), "learning_rate": (1.0, 3.0)},
+    more=[{"inner_rate": 0.03}, {"inner_rate": 0.1, "entropy": 5.0}],
+)
+MAML = tuple(BLIND | x for x in INNER) + ({"inner_rate": 0.1}, {"inner_rate": 0.3})
+"""The last two have the critic's advantages, which is told the mean of all tasks on an unseen one."""
+GROUPED = INNER + tuple(BLIND | x for x in INNER[:2])
+METHODS = {
+    "maml": Adapting("base", "maml", ADAPTS, MAML),
+    "fomaml": Adapting("base", "fomaml", ADAPTS, MAML),
+    "reptile": Adapting("base", "reptile", ADAPTS, GROUPED),
+    "rl2": Adapting(
+        "gru", "rl2", {},
+        tried(
+            {"minibatches": (2, 4), "learning_rate": (1.0, 3.0, 10.0)},
+            more=[{"minibatches": 2, "learning_rate": 3.0, "entropy": 5.0}, {"minibatches": 8}],
+        ),
+    ),
+    "group_maml": Adapting("base", "maml", ADAPTS, GROUPED, grouped=True),
+}  # fmt: skip
+"""Learners that adapt in their own way, eight settings each."""
+FINE_TUNING = "fine-tuning"
+FINE_TUNED = ("fresh", "meta", "multitask", "multitask_continued", f"{OURS}/rewards")
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Factors on the step size of training with which policies are fine-tuned."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Try settings of every way of adapting."""
+
+    preset: str = "full"
+    """full: what the table takes; quick: seconds, for tests."""
+    methods: tuple[str, ...] = (*METHODS, FINE_TUNING)
+    """Learners, and fine-tuning, to search."""
+    seeds: tuple[int, ...] = SEEDS
+    """Seeds of the family."""
+    out: Path | None = None
+    """File of the results."""
+
+
+def cells(settings: Settings) -> list[dict]:
+    """One cell a seed and method."""
+    if settings.preset == "quick":
+        small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
+        small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [32]}
+        some = [dict(x) for x in METHODS["fomaml"].tried[:2]]
+        return [
+            small | {"method": "fomaml", "tried": some},
+            small | {"method": FINE_TUNING, "tried": [0.1, 1.0]},
+        ]
+    return [
+        {
+            "family": FAMILY, "settings": {"seed": seed}, "config": {}, "steps_per_task": STEPS_PER_TASK,
+            "tasks": TEST_TASKS, "budgets": list(BUDGETS), "method": method,
+            "tried": list(RATES if method == FINE_TUNING else map(dict, METHODS[method].tried)),
+        }
+        for seed in settings.seeds
+        for method in settings.methods
+    ]  # fmt: skip
+
+
+def compute(cell: Mapping) -> dict:
+    """Mean returns on unseen tasks, by method, of all that is tried [settings, budgets]."""
+    family = make_family(cell["family"], **tuples(cell["settings"]))
+    config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
+    tasks = sampled(family, config.stream("test_tasks"), cell["tasks"])
+    names = [f"unseen {i + 1}" for i in range(cell["tasks"])]
+    if cell["method"] == FINE_TUNING:
+        arena, entrants = fine_tuned(family, config, tasks, names, cell["tried"])
+    else:
+        arena, entrants = by_learner(family, config, tasks, names, cell["method"], cell["tried"])
+    found = adapt_all(arena, {f"{name}*{i}": x for name, i, x in entrants}, cell["budgets"])
+    returns: dict[str, list] = {}
+    for (name, _, _), by_budget in zip(entrants, found.values(), strict=True):
+        returns.setdefault(name, []).append([x.judged.mean() for x in by_budget.values()])
+    return {"returns": returns}
+
+
+Entrants = list[tuple[str, int, Entrant]]
+"""Methods with what is tried, by its number."""
+
+
+def fine_tuned(
+    family: TaskFamily, config: Config, tasks: PyTree, names: Sequence[str], rates: Sequence[float]
+) -> tuple[Arena, Entrants]:
+    """Policies of a run, each fine-tuned with all rates."""
+    own = {"compare": "fast", "similarities": (), "random_draws": 1, "test_tasks": 0}
+    trained = run(family, dataclasses.replace(config, **own))
+    arena = arena_of(trained, tasks, names)
+    known = entrants_of(trained, arena, finders=("rewards",))
+    found = [(name, i, known[name]._replace(rate=x)) for name in FINE_TUNED for i, x in enumerate(rates)]
+    return arena, found
+
+
+def by_learner(
+    family: TaskFamily,
+    config: Config,
+    tasks: PyTree,
+    names: Sequence[str],
+    name: str,
+    settings: Sequence[Mapping],
+) -> tuple[Arena, Entrants]:
+    """Policies of a learner with all settings, trained at the same time; there is no theta*, in its place
+    stands a policy at random."""
+    method, known = METHODS[name], learn.learners_by_name(config.ppo)
+    learners = known | {f"{name}-{i}": method.made(known, x) for i, x in enumerate(settings)}
+    policies = learn.policies_by_name(family, config.policy.make(family), config.policy)
+    n, count = family.n, len(names)
+    labels = np.asarray(family.true_groups if method.grouped else np.zeros(n, int))
+    contest = Contest(config, make_budget(config, family, known[config.learner]), learners, labels)
+    made = [
+        contested(contest, labels, config.steps_per_task * n, policy=method.policy, learner=f"{name}-{i}")
+        for i in range(len(settings))
+    ]
+    fresh = learn.take(learn.init_agents(policies["base"], family, config.stream("rows")[None]), 0)
+    pool = train_pool([row for x in made for row in x.rows], policies, learners, family, config, fresh)
+    everything = np.ones(n, bool)
+    start = Start("fresh", widened(fresh, everything, count), everything, learner=config.learner)
+    arena = Arena(joined(family, tasks, names), n, policies, learners, config, start, None, None)
+    finder = "rewards" if method.grouped else None
+    return arena, [(name, i, Entrant(starts_of(x, pool, count), finder)) for i, x in enumerate(made)]
+
+
+def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
+    """The settings of a learner with most mean return over seeds and budgets, if they gain more than `NOISE`
+    over the first; the first otherwise, and where it was not searched."""
+    known = METHODS[method].tried
+    done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]
+    done = [c for c in done if c["cell"]["tried"] == list(map(dict, known))]
+    if not done:
+        return known[0]
+    mean = np.mean([c["returns"][method] for c in done], axis=(0, 2))
+    best = int(np.nanargmax(mean))
+    return known[best] if mean[best] > mean[0] + NOISE * abs(mean[0]) else known[0]
+
+
+def results(path: Path = RESULTS / "meta_search.json") -> Mapping | None:
+    """The result file of the search, if there is one."""
+    return read(path) if path.exists() else None
+
+
+@says_errors
+def main(args: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    path = result_path("meta_search", settings.preset, settings.out)
+    given = {name: {"given": method.given} for name, method in METHODS.items()}
+    defaults = {"given": given, "defaults": dataclasses.replace(Config(), seed=0)}
+    command = "python benchmarks/meta_search.py"
+    found = ResultFile(path, name="meta_search", command=command, settings=defaults)
+    found.run(cells(settings), compute)
+    for done in found.cells:
+        for name, means in done["returns"].items():
+            for setting, mean in zip(done["cell"]["tried"], means, strict=True):
+                shown = ", ".join(f"{x:.1f}" for x in mean)
+                print(f"seed {done['cell']['settings']['seed']} {name} {setting}: {shown}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
