@@ -133,7 +133,7 @@ CHANGES_NOTHING = (
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
-DOCUMENTED = ("main_table", "method_search", "meta_rl", "mt10")
+DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")
 """Result files of the tables in docs/."""
 
 
@@ -241,7 +241,7 @@ def documents(folder: Path) -> dict[str, str]:
     if "main_table" in known:
         found["main_table.md"] = main_tables.whole(known["main_table"], known.get("method_search"))
     if "meta_rl" in known:
-        found["meta_rl.md"] = meta_tables.whole(known["meta_rl"])
+        found["meta_rl.md"] = meta_tables.whole(known["meta_rl"], known.get("meta_search"))
     if "mt10" in known:
         found["metaworld.md"] = metaworld_tables.whole(known["mt10"])
     return found

@@ -1,7 +1,8 @@
 """The first moments on unseen tasks, of every method: `python benchmarks/meta_rl.py`.
 
 A cell is a family of one seed: a run trains all methods at equal totals of steps, then every method adapts to
-the same unseen tasks with every budget, and is judged on the same fresh episodes. Started again it goes on
+the same unseen tasks with every budget, and is judged on the same fresh episodes. Settings of what adapts in
+its own way, and step sizes of fine-tuning, are those that `meta_search.py` found. Started again it goes on
 where it stopped.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import tyro
 from common import ResultFile, check_known, describe, merge, result_path, says_errors, tuples
 from main_table import BUDGETS as STEPS
+from meta_search import FINE_TUNED, LEARNERS, chosen, rate, results
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -43,25 +45,11 @@ METHODS = (
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
 """Methods with all finders; the others have that which is the default."""
-RATE = 3.0
-"""Factor on the step size where a policy for all tasks is fine-tuned, beside that of `Tuning`, which those of
-groups have, too: of .1, .3, 1 and 3 the best of each on cartpole-goals of seed 100, which no table has."""
-ADAPTS = {"adaptation_steps": 208, "adaptation_envs": 4}
-"""What inner steps take of a task in the run itself; on the unseen ones it is what a budget allows."""
-BLIND = ADAPTS | {"baseline": "linear", "limits_end": True}
-"""Advantages of inner steps against a baseline that isn't told the task, as in MAML's own experiments: by a
-critic that is, an unseen task adapts to nothing."""
-LEARNERS: dict[str, tuple[str, dict]] = {
-    "maml": ("maml", BLIND), "fomaml": ("fomaml", BLIND), "reptile": ("reptile", ADAPTS),
-    "rl2": ("rl2", {"learning_rate": 3e-3, "minibatches": 2}), "group_maml": ("maml", ADAPTS),
-}  # fmt: skip
-"""Learners that adapt in their own way, and their settings; chosen on cartpole-goals of seed 100. A group's
-critic is told the mean of few tasks that are alike, and serves an unseen one."""
 ADAPTING = (
     "base/maml", "base/fomaml", "base/reptile", "gru/rl2", f"base/group_maml/{OURS}",
     "base/group_maml/true_groups",
 )  # fmt: skip
-"""Baselines by these."""
+"""Baselines by learners that adapt in their own way (`meta_search.METHODS`)."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +99,8 @@ def compute(cell: Mapping) -> dict:
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
     named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
-    settings = {x.learner: LEARNERS[x.learner] for x in named}
-    learners = {name: learn.with_options(known[base], base, own) for name, (base, own) in settings.items()}
+    searched = results()
+    learners = {x.learner: LEARNERS[x.learner].made(known, chosen(searched, x.learner)) for x in named}
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
@@ -123,11 +111,9 @@ def compute(cell: Mapping) -> dict:
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
     others = [name for name in (*METHODS, *(x.key for x in named)) if name not in STUDIED]
     entrants = entrants_of(trained, arena, STUDIED) | entrants_of(trained, arena, others, ("rewards",))
-    tuned = [
-        name for name, x in entrants.items() if len(x.starts) == 1 and x.starts[0].learner == config.learner
-    ]
+    tuned = [name for name in FINE_TUNED if name in entrants]
     entrants |= {f"{name}/gently": entrants[name] for name in tuned}
-    entrants |= {name: entrants[name]._replace(rate=RATE) for name in tuned}
+    entrants |= {name: entrants[name]._replace(rate=rate(searched, name)) for name in tuned}
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
         "k": trained.k,
@@ -159,9 +145,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
     wanted = [c for c in cells(settings) if all(text in describe(c) for text in settings.only)]
+    searched = results()
     defaults = {
-        "preset": settings.preset, "tuning": Tuning(), "rate": RATE, "learners": LEARNERS,
-        "defaults": dataclasses.replace(Config(), seed=0),
+        "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0),
+        "rates": {name: rate(searched, name) for name in FINE_TUNED},
+        "learners": {name: {**x.given, **chosen(searched, name)} for name, x in LEARNERS.items()},
     }  # fmt: skip
     path = result_path("meta_rl", settings.preset, settings.out)
     found = ResultFile(path, name="meta_rl", command="python benchmarks/meta_rl.py", settings=defaults)

@@ -23,7 +23,7 @@ from method_search import NOISE
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
-from pgx_jax.compare.adapting import Entrant, adapt_all
+from pgx_jax.compare.adapting import Entrant, Tuning, adapt_all
 from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.methods import Contest
 from pgx_jax.compare.methods import method as contested
@@ -84,23 +84,28 @@ INNER = tried(
 )
 MAML = tuple(BLIND | x for x in INNER) + ({"inner_rate": 0.1}, {"inner_rate": 0.3})
 """The last two have the critic's advantages, which is told the mean of all tasks on an unseen one."""
-GROUPED = INNER + tuple(BLIND | x for x in INNER[:2])
-METHODS = {
+REPTILE = INNER + tuple(BLIND | x for x in INNER[:2])
+GROUPED = tried(
+    {"inner_rate": (0.1, 0.3, 0.03), "learning_rate": (1.0, 3.0)}, more=[BLIND | x for x in INNER[:2]]
+)
+"""A run has an entropy bonus of its own for groups (`Config.group_entropy`)."""
+LEARNERS = {
     "maml": Adapting("base", "maml", ADAPTS, MAML),
     "fomaml": Adapting("base", "fomaml", ADAPTS, MAML),
-    "reptile": Adapting("base", "reptile", ADAPTS, GROUPED),
+    "reptile": Adapting("base", "reptile", ADAPTS, REPTILE),
     "rl2": Adapting(
         "gru", "rl2", {},
         tried(
-            {"minibatches": (2, 4), "learning_rate": (1.0, 3.0, 10.0)},
-            more=[{"minibatches": 2, "learning_rate": 3.0, "entropy": 5.0}, {"minibatches": 8}],
+            {"minibatches": (2, 8), "learning_rate": (1.0, 3.0, 10.0)},
+            more=[{"minibatches": 4, "learning_rate": 3.0}, {"minibatches": 2, "learning_rate": 30.0}],
         ),
     ),
     "group_maml": Adapting("base", "maml", ADAPTS, GROUPED, grouped=True),
 }  # fmt: skip
 """Learners that adapt in their own way, eight settings each."""
 FINE_TUNING = "fine-tuning"
-FINE_TUNED = ("fresh", "meta", "multitask", "multitask_continued", f"{OURS}/rewards")
+FINE_TUNED = ("fresh", "meta", "multitask", "multitask_continued")
+"""Policies for all tasks that are; those of ours are searched beside them, and have what is the default."""
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors on the step size of training with which policies are fine-tuned."""
 
@@ -111,7 +116,7 @@ class Settings:
 
     preset: str = "full"
     """full: what the table takes; quick: seconds, for tests."""
-    methods: tuple[str, ...] = (*METHODS, FINE_TUNING)
+    methods: tuple[str, ...] = (*LEARNERS, FINE_TUNING)
     """Learners, and fine-tuning, to search."""
     seeds: tuple[int, ...] = SEEDS
     """Seeds of the family."""
@@ -124,7 +129,7 @@ def cells(settings: Settings) -> list[dict]:
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
         small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [32]}
-        some = [dict(x) for x in METHODS["fomaml"].tried[:2]]
+        some = [dict(x) for x in LEARNERS["fomaml"].tried[:2]]
         return [
             small | {"method": "fomaml", "tried": some},
             small | {"method": FINE_TUNING, "tried": [0.1, 1.0]},
@@ -133,7 +138,7 @@ def cells(settings: Settings) -> list[dict]:
         {
             "family": FAMILY, "settings": {"seed": seed}, "config": {}, "steps_per_task": STEPS_PER_TASK,
             "tasks": TEST_TASKS, "budgets": list(BUDGETS), "method": method,
-            "tried": list(RATES if method == FINE_TUNING else map(dict, METHODS[method].tried)),
+            "tried": list(RATES if method == FINE_TUNING else map(dict, LEARNERS[method].tried)),
         }
         for seed in settings.seeds
         for method in settings.methods
@@ -169,8 +174,8 @@ def fine_tuned(
     trained = run(family, dataclasses.replace(config, **own))
     arena = arena_of(trained, tasks, names)
     known = entrants_of(trained, arena, finders=("rewards",))
-    found = [(name, i, known[name]._replace(rate=x)) for name in FINE_TUNED for i, x in enumerate(rates)]
-    return arena, found
+    tuned = (*FINE_TUNED, f"{OURS}/rewards")
+    return arena, [(name, i, known[name]._replace(rate=x)) for name in tuned for i, x in enumerate(rates)]
 
 
 def by_learner(
@@ -183,7 +188,7 @@ def by_learner(
 ) -> tuple[Arena, Entrants]:
     """Policies of a learner with all settings, trained at the same time; there is no theta*, in its place
     stands a policy at random."""
-    method, known = METHODS[name], learn.learners_by_name(config.ppo)
+    method, known = LEARNERS[name], learn.learners_by_name(config.ppo)
     learners = known | {f"{name}-{i}": method.made(known, x) for i, x in enumerate(settings)}
     policies = learn.policies_by_name(family, config.policy.make(family), config.policy)
     n, count = family.n, len(names)
@@ -205,7 +210,7 @@ def by_learner(
 def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
     """The settings of a learner with most mean return over seeds and budgets, if they gain more than `NOISE`
     over the first; the first otherwise, and where it was not searched."""
-    known = METHODS[method].tried
+    known = LEARNERS[method].tried
     done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]
     done = [c for c in done if c["cell"]["tried"] == list(map(dict, known))]
     if not done:
@@ -213,6 +218,16 @@ def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
     mean = np.mean([c["returns"][method] for c in done], axis=(0, 2))
     best = int(np.nanargmax(mean))
     return known[best] if mean[best] > mean[0] + NOISE * abs(mean[0]) else known[0]
+
+
+def rate(data: Mapping | None, name: str) -> float:
+    """The factor on the step size by which a policy for all tasks earns most when it is fine-tuned, over
+    seeds and budgets; that of `Tuning` where it was not searched."""
+    done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == FINE_TUNING]
+    if not done:
+        return Tuning().rate
+    mean = np.mean([c["returns"][name] for c in done], axis=(0, 2))
+    return float(RATES[int(np.nanargmax(mean))])
 
 
 def results(path: Path = RESULTS / "meta_search.json") -> Mapping | None:
@@ -225,7 +240,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
     path = result_path("meta_search", settings.preset, settings.out)
-    given = {name: {"given": method.given} for name, method in METHODS.items()}
+    given = {name: {"given": method.given} for name, method in LEARNERS.items()}
     defaults = {"given": given, "defaults": dataclasses.replace(Config(), seed=0)}
     command = "python benchmarks/meta_search.py"
     found = ResultFile(path, name="meta_search", command=command, settings=defaults)
