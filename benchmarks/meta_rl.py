@@ -82,7 +82,7 @@ def cells(settings: Settings) -> list[dict]:
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
         small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [0, 32]}
-        return [small | {"adapting": ["base/fomaml", "gru/rl2"]}]
+        return [small | {"adapting": ["base/fomaml"]}]
     return [
         {
             "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {},

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -114,7 +114,7 @@ RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 class Settings:
     """Try settings of every way of adapting."""
 
-    preset: str = "full"
+    preset: Literal["full", "quick"] = "full"
     """full: what the table takes; quick: seconds, for tests."""
     methods: tuple[str, ...] = (*LEARNERS, FINE_TUNING)
     """Learners, and fine-tuning, to search."""
@@ -129,11 +129,8 @@ def cells(settings: Settings) -> list[dict]:
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
         small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [32]}
-        some = [dict(x) for x in LEARNERS["fomaml"].tried[:2]]
-        return [
-            small | {"method": "fomaml", "tried": some},
-            small | {"method": FINE_TUNING, "tried": [0.1, 1.0]},
-        ]
+        some = {"group_maml": [dict(x) for x in LEARNERS["group_maml"].tried[:2]], FINE_TUNING: [*RATES]}
+        return [small | {"method": name, "tried": some[name]} for name in settings.methods if name in some]
     return [
         {
             "family": FAMILY, "settings": {"seed": seed}, "config": {}, "steps_per_task": STEPS_PER_TASK,

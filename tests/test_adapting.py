@@ -326,3 +326,37 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     entry[0] = None
     assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no checkout around the tests")
+def test_the_search_for_settings_of_what_adapts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import meta_search
+    import meta_tables
+
+    out = tmp_path / "meta_search.json"
+    quick = ["--preset", "quick", "--methods", "group_maml", "--out", str(out)]
+    assert meta_search.main(quick) == 0
+    (done,) = json.loads(out.read_text())["cells"]
+    assert (
+        np.shape(done["returns"]["group_maml"]) == (2, 1) and np.isfinite(done["returns"]["group_maml"]).all()
+    )
+    for name, method in meta_search.LEARNERS.items():
+        assert len(method.tried) == 8 and meta_search.chosen(None, name) == method.tried[0]
+        known = learn.learners_by_name(learn.PPO(entropy=0.5))
+        assert len({str(method.made(known, tried)) for tried in method.tried}) == 8
+        data = searched(name, method.tried, {name: [[9, 9], [9, 9.3], *[[0, 0]] * 6]})
+        assert meta_search.chosen(data, name) == method.tried[0]  # the second is hardly better
+        data = searched(name, method.tried, {name: [[9, 9], *[[0, 0]] * 6, [0, 19]]})
+        assert meta_search.chosen(data, name) == method.tried[7]
+    earned = {name: [[i, 7 - i * (name == "meta")] for i in range(6)] for name in meta_search.FINE_TUNED}
+    data = searched(meta_search.FINE_TUNING, meta_search.RATES, earned)
+    assert meta_search.rate(data, "fresh") == 10.0 and meta_search.rate(None, "fresh") == Tuning().rate
+    text = meta_tables.searched(data)
+    assert "| **step size ×10** | 5.0 | 7.0 |" in text and "seeds that no table of methods has (100)" in text
+
+
+def searched(method, tried, returns):
+    """A result file of one cell."""
+    cell = {"method": method, "tried": list(tried), "budgets": [200, 1000], "settings": {"seed": 100}}
+    return {"cells": [{"cell": cell, "returns": returns}]}

@@ -118,8 +118,8 @@ def test_the_task_is_learned_beside_an_image():
     shape, names = (6, 6, 3), ("a", "b", "c", "d")
     space, actions = spaces.Box(0, 1, shape, np.float32), spaces.Discrete(2)
     family = TaskFamily("noise", names, Noise(shape), np.array([0, 0, 1, 1]), space, actions, 4)
-    learner = PPO(num_envs=8, num_steps=16, minibatches=2)
+    learner = PPO(num_envs=8, num_steps=16, minibatches=2, learning_rate=1e-2)
     policy = make_policy(family, hidden=(16,), conditioned_actor=True)
-    rows = Rows(np.ones((1, 4), bool), np.array([64 * 128]), np.asarray(KEY)[None])
+    rows = Rows(np.ones((1, 4), bool), np.array([16 * 128]), np.asarray(KEY)[None])
     returns = train(policy, learner, family, rows).returns[0]
-    assert np.nanmean(returns[:8]) < 2.5 and np.nanmean(returns[-8:]) > 3.2
+    assert np.nanmean(returns[:2]) < 2.5 and np.nanmean(returns[-4:]) > 3.2
