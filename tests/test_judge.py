@@ -79,6 +79,15 @@ def test_success_at_the_end_is_told_beside_success_in_any_step():
     assert judging.method_result([method], Played(values), family).at_end is UNSET
 
 
+def test_a_task_where_adapting_failed_is_named():
+    family, row = points(n_tasks=2, n_groups=2), Row((True, True), 8, False)
+    values = {(row, 0): np.full(2, np.nan), (row, 1): np.array([1.0, 2.0])}
+    method = Method(np.array([0, 0]), (row,), 0, note="told")
+    found = judging.method_result([method], Played(values), family)
+    assert found.note == f"told; adapting failed on {family.task_names[0]}" and found.per_task[1] == 1.5
+    assert not np.isfinite([found.mean, found.per_task[0]]).any()
+
+
 def test_learning_curves_are_averaged_over_tasks_and_draws():
     def pool_of(*methods):
         rows = [row for m in methods for row in m.rows]

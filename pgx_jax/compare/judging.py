@@ -87,6 +87,8 @@ def method_result(
     named, whole = [named_groups(m.labels, family.task_names) for m in draws], summarise(episodes)
     ends = [played.ends(m) for m in draws if played.at_end]
     several = [Draw(g, float(x.mean())) for g, x in zip(named, episodes, strict=True)]
+    lost = np.flatnonzero(~np.isfinite(np.stack(episodes)).all((0, 2))).tolist()
+    failed = f"adapting failed on {', '.join(family.task_names[i] for i in lost)}" if lost else None
     return MethodResult(
         mean=whole.mean,
         ci95=whole.ci95,
@@ -98,7 +100,7 @@ def method_result(
         equal_steps=first.equal_steps,
         draws=several if len(several) > 1 else UNSET,
         label=first.label or UNSET,
-        note=first.note or UNSET,
+        note="; ".join(filter(None, (first.note, failed))) or UNSET,
         start="demonstration-initialised" if first.demonstrated else UNSET,
         same_as=first.same_as or UNSET,
         difference=difference(mine, methods, played) if mine is not None else UNSET,
