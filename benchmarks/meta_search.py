@@ -213,18 +213,24 @@ def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
     if not done:
         return known[0]
     mean = np.mean([c["returns"][method] for c in done], axis=(0, 2))
-    best = int(np.nanargmax(mean))
-    return known[best] if mean[best] > mean[0] + NOISE * abs(mean[0]) else known[0]
+    return known[_best(mean)]
 
 
 def rate(data: Mapping | None, name: str) -> float:
-    """The factor on the step size by which a policy for all tasks earns most when it is fine-tuned, over
-    seeds and budgets; that of `Tuning` where it was not searched."""
+    """The factor on the step size by which a policy for all tasks earns most when it is fine-tuned, by the
+    same rule; that of `Tuning` is the first."""
+    usual = Tuning().rate
     done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == FINE_TUNING]
     if not done:
-        return Tuning().rate
+        return usual
     mean = np.mean([c["returns"][name] for c in done], axis=(0, 2))
-    return float(RATES[int(np.nanargmax(mean))])
+    return RATES[_best(mean, RATES.index(usual))]
+
+
+def _best(mean: np.ndarray, first: int = 0) -> int:
+    """The place of the largest mean, if it is clearly above that of the first; the first's otherwise."""
+    best = int(np.nanargmax(mean))
+    return best if mean[best] > mean[first] + NOISE * abs(mean[first]) else first
 
 
 def results(path: Path = RESULTS / "meta_search.json") -> Mapping | None:

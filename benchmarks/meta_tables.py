@@ -196,9 +196,9 @@ def searched(data: Mapping) -> str:
     facts = (
         "`python benchmarks/meta_search.py`: mean returns on unseen tasks of cartpole-goals, over family "
         f"seeds that no table of methods has ({', '.join(seeds)}), one training seed each; bold: taken. "
-        f"Other settings than the first must earn {NOISE:.0%} more in the mean over both numbers of steps; "
-        "of step sizes of fine-tuning, which are factors on that of training, the best is taken. Other step "
-        "sizes and entropy bonuses are factors on the family's."
+        f"Other settings than the first must earn {NOISE:.0%} more in the mean over both numbers of steps, "
+        "and other step sizes of fine-tuning than a tenth of that of training. Other step sizes and entropy "
+        "bonuses are factors on the family's."
     )
     return "\n\n".join([facts, *pieces])
 
