@@ -168,7 +168,8 @@ def main_table(data: Mapping, block: str) -> bytes:
 
 ADAPTING = {
     f"{OURS}/rewards": BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT,
-    "true_groups/told": "#c0609a", "multitask_base_maml": "#3a8f5c",
+    "true_groups/told": "#c0609a", "multitask_base_maml": "#3a8f5c", "multitask_gru_rl2": "#7a5bb5",
+    f"{OURS}_base_group_maml/rewards": "#46a5c4",
 }  # fmt: skip
 """Methods of the figure of unseen tasks, and their colours."""
 

@@ -20,17 +20,26 @@ import numpy as np
 import tyro
 from common import ResultFile, check_known, describe, merge, result_path, says_errors, tuples
 from main_table import BUDGETS as STEPS
-from meta_search import FINE_TUNED, LEARNERS, chosen, rate, results
+from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, chosen, rate, results
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
-from pgx_jax.compare.adapting import BUDGETS, Adapted, Entrant, Tuning, adapt_all, start_values
+from pgx_jax.compare.adapting import (
+    BUDGETS,
+    Adapted,
+    Entrant,
+    Tuning,
+    adapt_all,
+    check_budgets,
+    start_values,
+)
+from pgx_jax.compare.finding import FINDERS
 from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
 from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
-from pgx_jax.runs.run import run
+from pgx_jax.runs.run import Run, run
 from pgx_jax.tasks.registry import make_family
 
 FIRST = ("cartpole-goals", "points-hard", "cartpole-physics")
@@ -38,10 +47,7 @@ FAMILIES = (*FIRST, *(name for name in STEPS if name not in FIRST))
 FIRST_SEED = 6
 """Of the families, as in the table of all methods."""
 
-METHODS = (
-    OURS, "multitask", "multitask_continued", "true_groups", "random", "em", "committees",
-    "gradient_similarity_dot",
-)  # fmt: skip
+METHODS = (*GROUPINGS, "multitask", "multitask_continued")
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
 """Methods with all finders; the others have that which is the default."""
@@ -85,7 +91,7 @@ def cells(settings: Settings) -> list[dict]:
         return [small | {"adapting": ["base/fomaml"]}]
     return [
         {
-            "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {},
+            "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {"seed": FIRST_SEED + seed},
             "steps_per_task": settings.steps_per_task or STEPS[family][0],
             "tasks": settings.tasks, "budgets": list(settings.budgets), "adapting": list(ADAPTING),
         }
@@ -100,7 +106,9 @@ def compute(cell: Mapping) -> dict:
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
     named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
     searched = results()
-    learners = {x.learner: LEARNERS[x.learner].made(known, chosen(searched, x.learner)) for x in named}
+    learners = {
+        x.learner: LEARNERS[x.learner].made(known, chosen(searched, x.learner), family.horizon) for x in named
+    }
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
     began = time.process_time()
@@ -109,11 +117,7 @@ def compute(cell: Mapping) -> dict:
     count = cell["tasks"]
     tasks = sampled(family, config.stream("test_tasks"), count)
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
-    others = [name for name in (*METHODS, *(x.key for x in named)) if name not in STUDIED]
-    entrants = entrants_of(trained, arena, STUDIED) | entrants_of(trained, arena, others, ("rewards",))
-    tuned = [name for name in FINE_TUNED if name in entrants]
-    entrants |= {f"{name}/gently": entrants[name] for name in tuned}
-    entrants |= {name: entrants[name]._replace(rate=rate(searched, name)) for name in tuned}
+    entrants = all_entrants(trained, arena, [x.key for x in named], searched)
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
         "k": trained.k,
@@ -122,6 +126,38 @@ def compute(cell: Mapping) -> dict:
         "methods": {name: record(arena, entrants[name], adapted) for name, adapted in found.items()},
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
+
+
+def all_entrants(
+    trained: Run, arena: Arena, adapting: Sequence[str], searched: Mapping | None
+) -> dict[str, Entrant]:
+    """All methods of a run with the step sizes that the search found for each; "/gently": by that of
+    `Tuning`; "/again": adapting again and again. A grouping of one policy stands there under all finders."""
+    others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
+    found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
+    found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
+    gently = {f"{name}/gently": found[name] for name in FINE_TUNED if name in found}
+    for name, entrant in list(found.items()):
+        method, learner = name.partition("/")[0], arena.learners[entrant.starts[0].learner]
+        factor = rate(searched, method) if method in (*FINE_TUNED, *GROUPINGS) else Tuning().rate
+        if factor != Tuning().rate:
+            found[name] = entrant._replace(rate=factor)
+        if method in adapting and not learner.remembers and not name.endswith("/told"):
+            found[f"{method}/again"] = entrant._replace(again=True)
+    return found | gently
+
+
+def _by_finder(found: Mapping[str, Entrant], finders: Sequence[str]) -> dict[str, Entrant]:
+    """A grouping of one policy, which need not be found, as if it had been by every finder."""
+    every: dict[str, Entrant] = {}
+    for name, entrant in found.items():
+        lone = "/" not in name and not name.startswith(ONE_POLICY)
+        every |= {f"{name}/{finder}": entrant for finder in finders} if lone else {name: entrant}
+    return every
+
+
+ONE_POLICY = ("multitask", "meta", "fresh")
+"""Beginnings of the names of methods with one policy for all tasks."""
 
 
 def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
@@ -144,11 +180,12 @@ def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> di
 def main(args: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
+    check_budgets(settings.budgets)
     wanted = [c for c in cells(settings) if all(text in describe(c) for text in settings.only)]
     searched = results()
     defaults = {
         "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0),
-        "rates": {name: rate(searched, name) for name in FINE_TUNED},
+        "rates": {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)},
         "learners": {name: {**x.given, **chosen(searched, name)} for name, x in LEARNERS.items()},
     }  # fmt: skip
     path = result_path("meta_rl", settings.preset, settings.out)

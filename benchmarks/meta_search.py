@@ -31,6 +31,7 @@ from pgx_jax.compare.pool import train_pool
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.unknown import Arena, Start, joined, sampled, widened
 from pgx_jax.config import Config, config_for, override
+from pgx_jax.errors import DataError
 from pgx_jax.learn import Learner
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of, starts_of
 from pgx_jax.runs.run import run
@@ -62,15 +63,24 @@ class Adapting(NamedTuple):
     grouped: bool = False
     """Whether it has a policy for each of the true groups instead of one for all."""
 
-    def made(self, known: Mapping[str, Learner], tried: Mapping[str, Any]) -> Learner:
-        """Its learner, from those of a family, with what is tried."""
+    def made(self, known: Mapping[str, Learner], tried: Mapping[str, Any], horizon: int) -> Learner:
+        """Its learner, from those of a family with so long episodes, with what is tried."""
         own = known[self.learner]
-        scaled = {name: tried.get(name, 1.0) * getattr(own, name) for name in FACTORS}
-        return learn.with_options(own, self.learner, {**self.given, **tried, **scaled})
+        settings = {**self.given, **tried}
+        settings |= {name: tried.get(name, 1.0) * getattr(own, name) for name in FACTORS}
+        if settings.get("baseline") == "linear" and horizon <= WHOLE:
+            settings["num_steps"] = horizon
+        if own.remembers:
+            settings["num_steps"] = max(own.num_steps, TRIAL * horizon)
+        return learn.with_options(own, self.learner, settings)
 
 
 FACTORS = ("learning_rate", "entropy")
 """Of these a learner has the family's settings of PPO times something."""
+WHOLE = 256
+"""Longest episodes that a linear baseline is given whole: longer ones leave too few updates."""
+TRIAL = 2
+"""Episodes that a trial of a policy with memory has at least."""
 
 
 def tried(values: Mapping[str, Sequence[Any]], more: Sequence[Mapping[str, Any]] = ()) -> tuple[Mapping, ...]:
@@ -105,9 +115,12 @@ LEARNERS = {
 """Learners that adapt in their own way, eight settings each."""
 FINE_TUNING = "fine-tuning"
 FINE_TUNED = ("fresh", "meta", "multitask", "multitask_continued")
-"""Policies for all tasks that are; those of ours are searched beside them, and have what is the default."""
+"""Policies for all tasks that are."""
+GROUPINGS = (OURS, "true_groups", "random", "em", "committees", "gradient_similarity_dot")
+"""Methods whose policies of groups are."""
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Factors on the step size of training with which policies are fine-tuned."""
+"""Factors on the step size of training with which policies are fine-tuned; `Tuning` has that which is taken
+where others are not clearly better."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,8 @@ def cells(settings: Settings) -> list[dict]:
         return [small | {"method": name, "tried": some[name]} for name in settings.methods if name in some]
     return [
         {
-            "family": FAMILY, "settings": {"seed": seed}, "config": {}, "steps_per_task": STEPS_PER_TASK,
-            "tasks": TEST_TASKS, "budgets": list(BUDGETS), "method": method,
+            "family": FAMILY, "settings": {"seed": seed}, "config": {"seed": seed},
+            "steps_per_task": STEPS_PER_TASK, "tasks": TEST_TASKS, "budgets": list(BUDGETS), "method": method,
             "tried": list(RATES if method == FINE_TUNING else map(dict, LEARNERS[method].tried)),
         }
         for seed in settings.seeds
@@ -154,9 +167,12 @@ def compute(cell: Mapping) -> dict:
         arena, entrants = by_learner(family, config, tasks, names, cell["method"], cell["tried"])
     found = adapt_all(arena, {f"{name}*{i}": x for name, i, x in entrants}, cell["budgets"])
     returns: dict[str, list] = {}
-    for (name, _, _), by_budget in zip(entrants, found.values(), strict=True):
-        returns.setdefault(name, []).append([x.judged.mean() for x in by_budget.values()])
-    return {"returns": returns}
+    for (name, i, _), by_budget in zip(entrants, found.values(), strict=True):
+        returns.setdefault(name, []).append((i, [x.judged.mean() for x in by_budget.values()]))
+    tried = range(len(cell["tried"]))
+    lost = [None] * len(cell["budgets"])  # of settings by which training failed
+    known = {(name, i): means for name, some in returns.items() for i, means in some}
+    return {"returns": {name: [known.get((name, i), lost) for i in tried] for name in returns}}
 
 
 Entrants = list[tuple[str, int, Entrant]]
@@ -171,8 +187,9 @@ def fine_tuned(
     trained = run(family, dataclasses.replace(config, **own))
     arena = arena_of(trained, tasks, names)
     known = entrants_of(trained, arena, finders=("rewards",))
-    tuned = (*FINE_TUNED, f"{OURS}/rewards")
-    return arena, [(name, i, known[name]._replace(rate=x)) for name in tuned for i, x in enumerate(rates)]
+    found = {name.removesuffix("/rewards"): entrant for name, entrant in known.items()}
+    tuned = [name for name in (*FINE_TUNED, *GROUPINGS) if name in found]
+    return arena, [(name, i, found[name]._replace(rate=x)) for name in tuned for i, x in enumerate(rates)]
 
 
 def by_learner(
@@ -183,25 +200,30 @@ def by_learner(
     name: str,
     settings: Sequence[Mapping],
 ) -> tuple[Arena, Entrants]:
-    """Policies of a learner with all settings, trained at the same time; there is no theta*, in its place
+    """Policies of a learner with all settings with which training succeeds; there is no theta*, in its place
     stands a policy at random."""
     method, known = LEARNERS[name], learn.learners_by_name(config.ppo)
-    learners = known | {f"{name}-{i}": method.made(known, x) for i, x in enumerate(settings)}
+    learners = {f"{name}-{i}": method.made(known, x, family.horizon) for i, x in enumerate(settings)}
+    learners |= known
     policies = learn.policies_by_name(family, config.policy.make(family), config.policy)
     n, count = family.n, len(names)
     labels = np.asarray(family.true_groups if method.grouped else np.zeros(n, int))
     contest = Contest(config, make_budget(config, family, known[config.learner]), learners, labels)
-    made = [
-        contested(contest, labels, config.steps_per_task * n, policy=method.policy, learner=f"{name}-{i}")
-        for i in range(len(settings))
-    ]
     fresh = learn.take(learn.init_agents(policies["base"], family, config.stream("rows")[None]), 0)
-    pool = train_pool([row for x in made for row in x.rows], policies, learners, family, config, fresh)
+    finder, found = "rewards" if method.grouped else None, []
+    for i in range(len(settings)):
+        total = config.steps_per_task * n
+        made = contested(contest, labels, total, policy=method.policy, learner=f"{name}-{i}")
+        try:
+            pool = train_pool(made.rows, policies, learners, family, config, fresh)
+        except DataError as error:
+            print(f"{name} {settings[i]}: {error}", file=sys.stderr)
+            continue
+        found.append((name, i, Entrant(starts_of(made, pool, count), finder)))
     everything = np.ones(n, bool)
     start = Start("fresh", widened(fresh, everything, count), everything, learner=config.learner)
     arena = Arena(joined(family, tasks, names), n, policies, learners, config, start, None, None)
-    finder = "rewards" if method.grouped else None
-    return arena, [(name, i, Entrant(starts_of(x, pool, count), finder)) for i, x in enumerate(made)]
+    return arena, found
 
 
 def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
@@ -212,25 +234,29 @@ def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
     done = [c for c in done if c["cell"]["tried"] == list(map(dict, known))]
     if not done:
         return known[0]
-    mean = np.mean([c["returns"][method] for c in done], axis=(0, 2))
-    return known[_best(mean)]
+    return known[_best(_means(done, method))]
 
 
 def rate(data: Mapping | None, name: str) -> float:
-    """The factor on the step size by which a policy for all tasks earns most when it is fine-tuned, by the
+    """The factor on the step size by which a method's policies earn most when they are fine-tuned, by the
     same rule; that of `Tuning` is the first."""
     usual = Tuning().rate
     done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == FINE_TUNING]
-    if not done:
-        return usual
-    mean = np.mean([c["returns"][name] for c in done], axis=(0, 2))
-    return RATES[_best(mean, RATES.index(usual))]
+    done = [c for c in done if name in c["returns"]]
+    return RATES[_best(_means(done, name), RATES.index(usual))] if done else usual
+
+
+def _means(done: Sequence[Mapping], name: str) -> np.ndarray:
+    """Mean returns of all that was tried, over seeds and budgets; -inf where training or adapting failed."""
+    found = np.array([c["returns"][name] for c in done], float).mean((0, 2))
+    return np.where(np.isnan(found), -np.inf, found)
 
 
 def _best(mean: np.ndarray, first: int = 0) -> int:
     """The place of the largest mean, if it is clearly above that of the first; the first's otherwise."""
-    best = int(np.nanargmax(mean))
-    return best if mean[best] > mean[first] + NOISE * abs(mean[first]) else first
+    best = int(mean.argmax())
+    clearly = not np.isfinite(mean[first]) or mean[best] > mean[first] + NOISE * abs(mean[first])
+    return best if clearly else first
 
 
 def results(path: Path = RESULTS / "meta_search.json") -> Mapping | None:
@@ -251,7 +277,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for done in found.cells:
         for name, means in done["returns"].items():
             for setting, mean in zip(done["cell"]["tried"], means, strict=True):
-                shown = ", ".join(f"{x:.1f}" for x in mean)
+                shown = ", ".join("failed" if x is None else f"{x:.1f}" for x in mean)
                 print(f"seed {done['cell']['settings']['seed']} {name} {setting}: {shown}")
     return 0
 

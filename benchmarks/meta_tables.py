@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from meta_search import FINE_TUNED, FINE_TUNING, chosen, rate
+from meta_search import FINE_TUNING, chosen, rate
 from method_search import NOISE
 from tables import over_runs, plural, table
 
 from pgx_jax.compare.results import OURS, Interval
+from pgx_jax.compare.summaries import unbeaten
 from pgx_jax.report.wording import steps, with_interval
 
 LABELS = {
@@ -40,7 +41,7 @@ FINDERS = {
     "evidence": "held-out gain",
     "told": "told its group",
 }
-SUFFIXES = FINDERS | {"gently": "fine-tuned as gently as groups"}
+SUFFIXES = FINDERS | {"gently": "fine-tuned gently", "again": "adapting again and again"}
 
 
 class Part(NamedTuple):
@@ -74,12 +75,19 @@ class Part(NamedTuple):
         """Tasks, of all seeds, on which adapting was not finite."""
         return int(np.isnan(self.returns(name, budget)).sum())
 
+    def finds(self, name: str) -> bool:
+        """Whether a method has several policies to find one of, in some run."""
+        return any(c["methods"][name]["starts"] is not None for c in self.cells)
+
     def right(self, name: str, budget: int) -> tuple[float, float]:
         """How often a task finds the policy that earns most there without adapting (theta* is one of them),
-        and how much less than by the best one its choice earns, over all seeds and tasks."""
+        and how much less than by the best one its choice earns, over all seeds and tasks of runs in which
+        the method has several."""
         hits, losses = [], []
         for cell in self.cells:
             entry = cell["methods"][name]
+            if entry["starts"] is None:
+                continue
             value, choice = np.array(entry["starts"], float), entry["by_budget"][str(budget)]["choice"]
             earned = value[np.arange(len(value)), choice]  # -1 is theta*, which comes last
             hits.append(earned == value.max(1))
@@ -128,7 +136,7 @@ def title(part: Part) -> str:
 
 def finders(part: Part) -> str:
     """How often every finder finds the best policy of each grouping; empty where there is none."""
-    names = [name for name in part.names() if name.partition("/")[2] in FINDERS]
+    names = [name for name in part.names() if name.partition("/")[2] in FINDERS and part.finds(name)]
     budgets = [b for b in part.budgets if b]
     rows = []
     for name in names:
@@ -138,31 +146,52 @@ def finders(part: Part) -> str:
 
 
 def verdict(part: Part) -> str:
-    """Ours against the meta-learners and the groups that are told, in sentences; seeds are paired."""
+    """Ours against all methods, the best with one policy for all, MAML, and the groups that are told, in
+    sentences; seeds are paired."""
     mine, names = f"{OURS}/rewards", part.names()
     if mine not in names:
         return ""
-    others = [name for name in names if name.startswith(("multitask", "meta"))]
-    told = ["true_groups/told"] if "true_groups/told" in names else []
-    pieces = []
-    for budget in filter(None, part.budgets):
-        own = np.nanmean(part.returns(mine, budget), axis=1)
-        theirs = {name: np.nanmean(part.returns(name, budget), axis=1) for name in (*others, *told)}
-        best = max(others, key=lambda name: theirs[name].mean(), default=None)
-        text = f"after {budget:,} steps our groups earn {own.mean():.1f}"
-        if best is not None:
-            more = with_interval(over_runs((own - theirs[best]).tolist()), signed=True)
-            text += f", {more} against the best of those with one policy for all ({label(best)})"
-        if told:
-            text += f", and {own.mean() / theirs[told[0]].mean():.0%} of the true groups' that are told"
-        pieces.append(text)
-    return f"{part.family}: {'; '.join(pieces)}."
+    ks = ", ".join(str(c["k"]) for c in part.cells)
+    pieces = [_at(part, mine, budget) for budget in part.budgets if budget]
+    return f"{part.family} (k = {ks} by seed): {'; '.join(pieces)}."
+
+
+def _at(part: Part, mine: str, budget: int) -> str:
+    """The same after so many steps. Tasks on which some method failed are left out for all."""
+    returns = {name: part.returns(name, budget) for name in part.names()}
+    whole = ~np.isnan(np.stack(list(returns.values()))).any(0)
+    means = {name: np.nanmean(np.where(whole, x, np.nan), axis=1) for name, x in returns.items()}
+    own, told = means[mine], means.get("true_groups/told")
+    fair = {name: x.tolist() for name, x in means.items() if not name.startswith("true_groups")}
+    fair = {
+        name: x for name, x in fair.items() if name.partition("/")[2] in ("", "rewards", "gently", "again")
+    }
+    first = unbeaten(fair)
+    place = "first" if first == [mine] else "tied for first" if mine in first else "not first"
+    text = f"after {budget:,} steps our groups earn {own.mean():.1f} and are {place}"
+    if mine not in first:
+        text += f" ({label(first[0])}: {np.mean(fair[first[0]]):.1f})"
+    one = [name for name in fair if name.startswith(("multitask", "meta", "fresh"))]
+    maml = [name for name in one if name.startswith("multitask_base_maml")]
+    for some, words in ((one, "the best of those with one policy for all"), (maml, "MAML")):
+        if best := max(some, key=lambda name: np.mean(fair[name]), default=None):
+            text += f", {_against(own, means[best])} {words} ({label(best)})"
+    return text + (f", {_against(own, told)} the true groups that are told" if told is not None else "")
+
+
+def _against(own: np.ndarray, other: np.ndarray) -> str:
+    """A paired difference, and what part of the other's return it is, if returns are positive."""
+    ahead = with_interval(over_runs((own - other).tolist()), signed=True)
+    part = f" ({own.mean() / other.mean() - 1:+.0%})" if min(own.mean(), other.mean()) > 0 else ""
+    return f"{ahead}{part} against"
 
 
 def overview(data: Mapping) -> str:
     """Methods by adaptation steps, a table a family; of the finders the one that is the default."""
     pieces = [
-        text for part in parts(data) for text in (returns(part, ("rewards", "told", "gently")), verdict(part))
+        text
+        for part in parts(data)
+        for text in (returns(part, ("rewards", "told", "gently", "again")), verdict(part))
     ]
     return "\n\n".join([*filter(None, pieces), NOTE])
 
@@ -170,14 +199,19 @@ def overview(data: Mapping) -> str:
 NOTE = (
     "Mean return on tasks that no method has seen, after so many environment steps on each; 0: as they are, "
     "and where a method has several policies, by the meta-policy, since nothing tells which. Half of the "
-    "steps of a method with several policies (all, where less than an episode would be left) find the one to "
-    "go on from; the rest fine-tunes it by PPO in small batches, by a tenth of the step size it was trained "
-    "with, and a policy for all tasks also by the step size that serves it best in the search. "
-    "MAML, Reptile and RL² adapt in their own way, with the settings that the search found for each "
-    "(`benchmarks/meta_search.py`: eight settings each, on two seeds of cartpole-goals that no table has; "
-    "all families have them). A budget below an episode trains on cut episodes, with the critic's value for "
-    "the rest. True groups, told: a reference, which is told the group that suits a "
-    "task's parameters. All finders, and how often each is right: [docs/meta_rl.md](docs/meta_rl.md)."
+    "steps of a method with several policies find the one to go on from, and the rest fine-tunes it by PPO "
+    "in small batches; all of them find it where less than an episode would be left (but half, where it "
+    "adapts in its own way). A policy is fine-tuned with the step size that served its method best in the "
+    "search, and policies for all tasks also gently, with a tenth of that of training. MAML and Reptile "
+    "adapt in their own way: once, with a few inner steps on all of the budget, or again and again, each "
+    "time with as many steps as they were trained to; RL² remembers what it meets. Their settings were "
+    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of cartpole-goals that no table "
+    "has, with unseen tasks of their own; all families have them). A budget below an episode trains on cut "
+    "episodes, with the critic's value for the rest, if there is a critic. The meta-policy took its part of "
+    "the training steps alone, and the policy at random none; random groups are one draw a seed. Unseen "
+    "tasks, training and episodes are of each family seed's own. True groups, told: a reference, which is "
+    "told the group that suits a task's parameters. All finders, and how often each is right: "
+    "[docs/meta_rl.md](docs/meta_rl.md)."
 )
 
 
@@ -188,17 +222,15 @@ def searched(data: Mapping) -> str:
         cells = [c for c in data["cells"] if c["cell"]["method"] == method]
         for name in cells[0]["returns"]:
             fine = method == FINE_TUNING
-            taken = (
-                rate(data, name) if fine and name in FINE_TUNED else None if fine else chosen(data, method)
-            )
+            taken = rate(data, name) if fine else chosen(data, method)
             pieces.append(_tried(cells, name, label(name) if fine else WAYS[method], taken))
     seeds = sorted({str(c["cell"]["settings"]["seed"]) for c in data["cells"]})
     facts = (
         "`python benchmarks/meta_search.py`: mean returns on unseen tasks of cartpole-goals, over family "
-        f"seeds that no table of methods has ({', '.join(seeds)}), one training seed each; bold: taken. "
-        f"Other settings than the first must earn {NOISE:.0%} more in the mean over both numbers of steps, "
-        "and other step sizes of fine-tuning than a tenth of that of training. Other step sizes and entropy "
-        "bonuses are factors on the family's."
+        f"seeds that no table of methods has ({', '.join(seeds)}), each the seed of everything else; bold: "
+        f"taken. Other settings than the first must earn {NOISE:.0%} more in the mean over both numbers of "
+        "steps, and other step sizes of fine-tuning than a tenth of that of training. Other step sizes and "
+        "entropy bonuses are factors on the family's."
     )
     return "\n\n".join([facts, *pieces])
 
@@ -207,9 +239,15 @@ def _tried(cells: Sequence[Mapping], name: str, title: str, taken: object) -> st
     """A table of one method: a row for each of its settings."""
     tried, budgets = cells[0]["cell"]["tried"], cells[0]["cell"]["budgets"]
     rows = []
-    for setting, means in zip(tried, np.mean([c["returns"][name] for c in cells], axis=0), strict=True):
+    every = np.array([c["returns"][name] for c in cells], float).mean(0).tolist()
+    for setting, means in zip(tried, every, strict=True):
         words = _setting(setting) if isinstance(setting, Mapping) else f"step size ×{setting:g}"
-        rows.append([f"**{words}**" if setting == taken else words, *(f"{x:.1f}" for x in means)])
+        rows.append(
+            [
+                f"**{words}**" if setting == taken else words,
+                *("failed" if np.isnan(x) else f"{x:.1f}" for x in means),
+            ]
+        )
     return table([title, *(f"{b:,} steps" for b in budgets)], rows)
 
 
@@ -236,7 +274,7 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "`benchmarks/results/meta_rl.json` (`python benchmarks/meta_rl.py`). Brackets are 95% t-intervals "
         "over family seeds. All methods meet the same tasks and the same evaluation episodes.",
         "![Return against adaptation steps](../benchmarks/results/figures/meta_rl.png)",
-        NOTE.replace("docs/meta_rl.md", "meta_rl.md"),
+        NOTE.removesuffix(" All finders, and how often each is right: [docs/meta_rl.md](docs/meta_rl.md)."),
         "A finder is right where it chooses the policy that earns most there without adapting; the "
         "meta-policy, which says that no group suits, is one of them. In parentheses: how much less the "
         "chosen one earns than the best.",

@@ -23,7 +23,6 @@ from pgx_jax.compare.finding import FINDERS, NONE, halve
 from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn.engine import engine_of
-from pgx_jax.learn.moments import update_moments
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.runs.adapting import arena_of, entrants_of
 from pgx_jax.types import Agent, Moments
@@ -113,19 +112,13 @@ def test_critics_judge_a_few_steps_as_those_of_a_known_task(arena):
     assert tried.advantage.shape == tried.action.shape[:2] == (TASKS, length)
 
 
-def test_an_unseen_task_is_scaled_by_all_that_a_policy_has_seen_of_its_own():
-    rng, n = np.random.default_rng(0), 4
-    batches = [rng.normal(3 * i, 1 + i, 50 * (i + 1)) for i in range(n)]
-    known = [(x.mean(), x.var(), float(len(x))) for x in batches]
-    moments = Moments(*map(np.array, zip(*known, strict=True)))
-    member = np.array([True, False, True, True])
-    agent = widened(Agent({}, {}, moments, moments), member, 2)
-    whole = Moments(*map(np.asarray, known[0]))
-    for i in (2, 3):
-        whole = update_moments(whole, *known[i])
-    np.testing.assert_allclose(agent.reward.mean[n:], [whole.mean] * 2, rtol=1e-6)
-    np.testing.assert_allclose(agent.reward.var[n:], [whole.var] * 2, rtol=1e-6)
-    np.testing.assert_array_equal(agent.reward.var[:n], moments.var)
+def test_an_unseen_task_is_scaled_as_a_policys_own_tasks_are_on_average():
+    moments = Moments(np.array([3.0, 0.0, -3.0]), np.array([1.0, 99.0, 4.0]), np.array([10.0, 50.0, 30.0]))
+    member = np.array([True, False, True])
+    agent = widened(Agent({}, {}, moments, moments, value=moments), member, 2)
+    np.testing.assert_allclose(agent.reward.mean, [3, 0, -3, -1.5, -1.5])
+    np.testing.assert_allclose(agent.reward.var, [1, 99, 4, 3.25, 3.25])
+    np.testing.assert_allclose(agent.value.var, agent.reward.var)
 
 
 @pytest.mark.parametrize("name", ["points", "points-hard", "cartpole-goals"])
@@ -142,7 +135,7 @@ def test_a_task_is_told_the_group_of_the_nearest_goals(name):
 @pytest.mark.parametrize("finder", FINDERS)
 def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
     starts = entrants[f"policygradex/{finder}"].starts
-    found = FINDERS[finder](arena, starts, 120, jax.random.PRNGKey(0))
+    found = FINDERS[finder].find(arena, starts, 120, jax.random.PRNGKey(0))
     assert found.value.shape == (TASKS, 3) and (found.steps <= 120).all()
     groups = found.choice != NONE
     assert (found.choice[groups] == found.value[groups, :2].argmax(1)).all()
@@ -156,7 +149,9 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
 def test_where_rounds_are_no_whole_episodes_each_group_has_one_stretch(arena, entrants):
     """Two groups and theta*, two rounds, episodes of 15 steps."""
     starts = entrants["policygradex/rewards"].starts
-    long, short = (FINDERS["rewards"](arena, starts, budget, jax.random.PRNGKey(0)) for budget in (90, 89))
+    long, short = (
+        FINDERS["rewards"].find(arena, starts, budget, jax.random.PRNGKey(0)) for budget in (90, 89)
+    )
     assert np.isfinite(long.value[:, 2]).all() and np.isnan(short.value[:, 2]).all()
     assert (short.steps == 88).all() and NONE not in short.choice
 
@@ -242,7 +237,7 @@ def no_sampler(run):
         (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'rewards', 'halving', 'values'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),
         (lambda run, arena: pgx_jax.adapt(run, np.zeros(3)), "unseen tasks of 'points'"),
-        (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few to try 2 policies"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few.*'rewards'; use at least 2"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_training(small_run, arena, no_training, ask, words):
@@ -271,13 +266,14 @@ def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys)
     assert cli.main(["adapt", str(path), "--task", "2", "--steps", "60", "--finder", "halving"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "unseen-5-2: goes on from the policy of" in said and "chosen" in said and "saved:" in said
-    written = json.loads((path / "adapted-unseen-5-2.json").read_text())
+    written = json.loads((path / "adapted-unseen-5-2-60-halving.json").read_text())
     assert written["steps"] <= 60 and written["group"] in small_run.results.groups
     run = pgx_jax.load(path)
     agent = run.store.load(written["stage"], Agent)
     assert run.policy.act(agent, obs=[0.0] * 4).shape == (2,)
     assert cli.main(["adapt", str(path), "--task", "2", "--steps", "12", "--finder", "evidence"]) == 0
-    assert "fewer steps than an episode has" in " ".join(capsys.readouterr().out.split())
+    assert "fewer steps than an episode has: they went into" in " ".join(capsys.readouterr().out.split())
+    assert written["policy"] == "base" and len(written["context"]) == run.family.context.shape[1]
     again = pgx_jax.adapt(run, 2, steps=60, finder="halving")
     assert again.after.mean == written["after"]["mean"]
     own = jax.tree.map(lambda x: x[0], run.family.tasks)
@@ -344,11 +340,16 @@ def test_the_search_for_settings_of_what_adapts(tmp_path, monkeypatch):
     for name, method in meta_search.LEARNERS.items():
         assert len(method.tried) == 8 and meta_search.chosen(None, name) == method.tried[0]
         known = learn.learners_by_name(learn.PPO(entropy=0.5))
-        assert len({str(method.made(known, tried)) for tried in method.tried}) == 8
+        made = [method.made(known, tried, 200) for tried in method.tried]
+        assert len({str(learner) for learner in made}) == 8
+        assert {x.num_steps for x in made if x.baseline == "linear"} <= {200}
+        assert all(method.made(known, x, 1000).num_steps >= 2000 for x in method.tried if name == "rl2")
         data = searched(name, method.tried, {name: [[9, 9], [9, 9.3], *[[0, 0]] * 6]})
         assert meta_search.chosen(data, name) == method.tried[0]  # the second is hardly better
-        data = searched(name, method.tried, {name: [[9, 9], *[[0, 0]] * 6, [0, 19]]})
+        data = searched(name, method.tried, {name: [[9, 9], *[[None, None]] * 6, [0, 19]]})
         assert meta_search.chosen(data, name) == method.tried[7]
+        data = searched(name, method.tried, {name: [[None, 20], [1, 1], *[[0, 0]] * 6]})
+        assert meta_search.chosen(data, name) == method.tried[1]  # with the first, something failed
     earned = {name: [[i, 7 - i * (name == "meta")] for i in range(6)] for name in meta_search.FINE_TUNED}
     data = searched(meta_search.FINE_TUNING, meta_search.RATES, earned)
     assert meta_search.rate(data, "fresh") == 10.0 and meta_search.rate(None, "fresh") == Tuning().rate

@@ -26,8 +26,8 @@ class AdaptCommand:
     seed: int | None = None
     """Seed of the sampler; the run's own by default."""
     steps: int = 200
-    """Environment steps that may be taken on the task. Fewer than an episode cut it: the critic's value
-    stands for the rest."""
+    """Environment steps that may be taken on the task: half of them find its group's policy, and half train
+    it; all of them find it where less than an episode would be left."""
     finder: Named[str, FINDERS] = "rewards"
     """How the task finds its group: by the rewards of the groups' policies (successive halving where the
     steps allow whole episodes, else a stretch of each), by rewards with halving always, by their critics'
@@ -44,11 +44,18 @@ class AdaptCommand:
             f"{found.task}: goes on from {whose}",
             f"{found.metric} before {with_interval(found.before)}, after {with_interval(found.after)}, by "
             f"{found.steps:,} of {self.steps:,} steps ({found.finding_steps:,} to find it)",
-            "fewer steps than an episode has: the critic's value stood for the rest" if found.cut else "",
+            _cut(found) if found.cut else "",
             f"saved: {self.run / 'stages' / (found.stage or '')}",
         ]
         for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cut(found: AdaptedTask) -> str:
+    """What was done with fewer steps than an episode may have."""
+    if found.steps == found.finding_steps:
+        return "fewer steps than an episode has: they went into finding the policy, which is not trained"
+    return "fewer steps than an episode has: it was trained on a cut one, with its critic's value of the rest"
 
 
 def evidence_table(found: AdaptedTask) -> Table:

@@ -84,6 +84,9 @@ class Entrant(NamedTuple):
     """int [U]: the policy of every task, where it is told."""
     rate: float | None = None
     """As `Tuning.rate`, for its own policies."""
+    again: bool = False
+    """Whether policies whose learner adapts in its own way do so again and again, each time with about as
+    many steps as they were trained to; else once, with all steps."""
 
 
 class Adapted(NamedTuple):
@@ -118,12 +121,13 @@ class Job(NamedTuple):
     steps: int
     """That it may take; 0 leaves it as it is."""
     rate: float | None = None
-    """See `Entrant.rate`."""
+    again: bool = False
+    """See `Entrant`, for both."""
 
     @property
     def key(self) -> Hashable:
         """What equal jobs have in common."""
-        return self.start.key, self.task, self.steps, self.rate
+        return self.start.key, self.task, self.steps, self.rate, self.again
 
 
 class Done(NamedTuple):
@@ -159,13 +163,13 @@ def adapt_all(
         ConfigError: budgets or names that cannot work.
     """
     tuning = tuning or Tuning()
-    check_adapting(entrants, budgets, tuning)
+    check_adapting(arena, entrants, budgets, tuning)
     chosen = {
         (name, budget): choose(arena, entrant, budget, tuning)
         for name, entrant in entrants.items()
         for budget in budgets
     }
-    jobs = {pair: _jobs(arena, entrants[pair[0]], found, pair[1]) for pair, found in chosen.items()}
+    jobs = {pair: jobs_of(arena, entrants[pair[0]], found, pair[1]) for pair, found in chosen.items()}
     done = adapt_and_judge(arena, {job.key: job for some in jobs.values() for job in some}.values(), tuning)
     adapted: dict[str, dict[int, Adapted]] = {name: {} for name in entrants}
     for (name, budget), found in chosen.items():
@@ -173,19 +177,46 @@ def adapt_all(
     return adapted
 
 
-def check_adapting(entrants: Mapping[str, Entrant], budgets: Sequence[int], tuning: Tuning) -> None:
+def check_budgets(budgets: Sequence[int]) -> None:
+    """Refuse budgets that cannot work for any method.
+
+    Raises:
+        ConfigError: naming the culprit.
+    """
+    for budget in budgets:
+        if budget < 0:
+            raise ConfigError(f"{budget} adaptation steps; a budget must be 0 or more")
+
+
+def check_adapting(
+    arena: Arena, entrants: Mapping[str, Entrant], budgets: Sequence[int], tuning: Tuning
+) -> None:
     """Refuse methods and budgets that cannot work, before any work.
 
     Raises:
         ConfigError: naming the culprit.
     """
     tuning.check()
-    for budget in budgets:
-        if budget < 0:
-            raise ConfigError(f"{budget} adaptation steps; a budget must be 0 or more")
+    check_budgets(budgets)
     for name, entrant in entrants.items():
-        if len(entrant.starts) > 1 and entrant.told is None:
-            pick(FINDERS, entrant.finder or "", f"the finder of {name!r}")
+        if len(entrant.starts) == 1 or entrant.told is not None:
+            continue
+        called = entrant.finder or ""
+        finder = pick(FINDERS, called, f"the finder of {name!r}")
+        for budget in budgets:
+            finder.check(arena, entrant.starts, _for_finding(arena, entrant, budget, tuning), called)
+
+
+def _for_finding(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> int:
+    """Steps of a budget in which a task finds its policy."""
+    steps = int(tuning.finding * budget)
+    return budget if _too_few(arena, entrant, budget - steps) else steps
+
+
+def _too_few(arena: Arena, entrant: Entrant, steps: int) -> bool:
+    """Whether so many steps are not worth training on; to adapt in its own way, a policy may have few."""
+    adapts = arena.learners[entrant.starts[0].learner].adaptation_steps > 0
+    return not adapts and steps < arena.family.horizon
 
 
 def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found:
@@ -195,12 +226,11 @@ def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found
     if entrant.told is not None or k == 1:
         choice = np.zeros(count, int) if entrant.told is None else np.asarray(entrant.told)
         return Found(choice, np.zeros(count, int), nothing, nothing)
-    steps = int(tuning.finding * budget)
-    steps = budget if budget - steps < arena.family.horizon else steps
+    steps = _for_finding(arena, entrant, budget, tuning)
     if not steps:
         return Found(np.full(count, NONE), np.zeros(count, int), nothing, nothing)
     assert entrant.finder is not None, "see `check_adapting`"
-    return FINDERS[entrant.finder](arena, entrant.starts, steps, arena.config.stream("adapting"))
+    return FINDERS[entrant.finder].find(arena, entrant.starts, steps, arena.config.stream("adapting"))
 
 
 def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> Start:
@@ -209,12 +239,14 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
     return arena.meta if choice == NONE else entrant.starts[choice]
 
 
-def _jobs(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
+def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task, which trains on what finding its policy has left."""
-    left = budget - found.steps
-    left = np.where((found.steps > 0) & (left < arena.family.horizon), 0, left).tolist()
+    left = [
+        0 if spent and _too_few(arena, entrant, budget - spent) else budget - spent
+        for spent in found.steps.tolist()
+    ]
     return [
-        Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate)
+        Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate, entrant.again)
         for place, task in enumerate(arena.unseen.tolist())
     ]
 
@@ -285,11 +317,11 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     """
     waiting: dict[tuple[bool, ...], list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
     found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
-    for (policy, name, steps, rate, member), index in places(jobs, _kind).items():
+    for (policy, name, steps, rate, again, member), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
-            for i, one in zip(index, _by_its_learner(arena, some, steps), strict=True):
+            for i, one in zip(index, _by_its_learner(arena, some, steps, again), strict=True):
                 found[i] = one
             continue
         tuned = tuning.learner(learner, steps, rate)
@@ -308,10 +340,10 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     return found
 
 
-def _kind(job: Job) -> tuple[str, str, int, float | None, tuple[bool, ...]]:
+def _kind(job: Job) -> tuple[str, str, int, float | None, bool, tuple[bool, ...]]:
     """What jobs have in common that one call trains."""
     start = job.start
-    return start.policy, start.learner, job.steps, job.rate, tuple(start.member.tolist())
+    return start.policy, start.learner, job.steps, job.rate, job.again, tuple(start.member.tolist())
 
 
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
@@ -323,29 +355,38 @@ def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
     return Rows(member, np.full(len(jobs), steps), keys, learn.stack([job.start.agent for job in jobs]))
 
 
-def _by_its_learner(arena: Arena, jobs: Sequence[Job], steps: int) -> list[tuple[Agent, int] | str]:
+def _by_its_learner(
+    arena: Arena, jobs: Sequence[Job], steps: int, again: bool
+) -> list[tuple[Agent, int] | str]:
     """The agent of every job after it has adapted as its learner says, on so many steps, and how many it
     took, or what was wrong with it; in so few environments that each has half an episode, if it can."""
-    policy, name, _, _, member = _kind(jobs[0])
-    learner, agents = arena.learners[name], learn.stack([job.start.agent for job in jobs])
+    start, member = jobs[0].start, jobs[0].start.member
+    policy, name, learner = start.policy, start.learner, arena.learners[start.learner]
+    agents = learn.stack([job.start.agent for job in jobs])
+    times = max(1, steps // learner.adaptation_steps) if again else 1
     envs, rounds = learner.adaptation_envs, learner.adaptation_rounds
-    while envs > 1 and steps < envs * rounds * arena.family.horizon / 2:
+    while envs > 1 and steps // times < envs * rounds * arena.family.horizon / 2:
         envs //= 2
         learner = replace(learner, adaptation_envs=envs)  # type: ignore[type-var]
-    if (whole := steps // (envs * rounds) * (envs * rounds)) == 0:
+    if (whole := steps // times // (envs * rounds) * (envs * rounds)) == 0:
         return [(job.start.agent, 0) for job in jobs]
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
         jax.random.fold_in(arena.config.stream("adapting"), 1), None,
-        np.broadcast_to(arena.told(np.array(member)), (len(jobs), arena.family.context.shape[1])),
+        np.broadcast_to(arena.told(member), (len(jobs), arena.family.context.shape[1])),
     )  # fmt: skip
-    adapted, failed = learn.adapted(arena.policies[policy], learner, arena.family, agents, pairs)
+    failed = np.zeros(len(jobs), bool)
+    for turn in range(times):
+        own = pairs._replace(key=jax.random.fold_in(pairs.key, turn) if turn else pairs.key)
+        agents, fails = learn.adapted(arena.policies[policy], learner, arena.family, agents, own)
+        failed |= fails
     wrong = (
         f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, or "
         f"check the task's rewards"
     )
-    return [wrong if fails else (learn.take(adapted, i), whole) for i, fails in enumerate(failed)]
+    taken = times * whole
+    return [wrong if fails else (learn.take(agents, i), taken) for i, fails in enumerate(failed.tolist())]
 
 
 def _judge(arena: Arena, some: Sequence[tuple[Job, Agent]]) -> list[Float[np.ndarray, "episodes"]]:

@@ -212,15 +212,46 @@ def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[
     return np.asarray(estimate.loss_change(z, a[:, None]))
 
 
-Finder = Callable[[Arena, Sequence[Start], int, Key], Found]
-"""(arena, starts, budget, key) -> what every task has found with at most so many steps."""
+class Finder(NamedTuple):
+    """A way of finding a group."""
+
+    find: Callable[[Arena, Sequence[Start], int, Key], Found]
+    """(arena, starts, budget, key) -> what every task has found with at most so many steps."""
+    least: Callable[[int], int] = lambda k: halvings(k + 1) * (k + 1)
+    """Number of policies -> the smallest budget, in environment steps."""
+    needs_critic: bool = False
+    """Whether it asks the critics of the policies."""
+
+    def check(self, arena: Arena, starts: Sequence[Start], budget: int, name: str) -> None:
+        """Refuse what cannot work.
+
+        Args:
+            arena, starts, budget: see ``find``; a budget of 0 finds nothing, and may.
+            name: of the finder, for messages.
+
+        Raises:
+            ConfigError: naming finder and remedy.
+        """
+        if 0 < budget < (least := self.least(len(starts))):
+            raise ConfigError(
+                f"{budget} steps are too few to try {len(starts)} policies by {name!r}; use at least {least}"
+            )
+        for learner in sorted({start.learner for start in starts}) if self.needs_critic else ():
+            if not arena.learners[learner].critic:
+                raise ConfigError(
+                    f"the finder {name!r} asks critics, and the learner {learner!r} trains none (with "
+                    f"its baseline); find by 'rewards'"
+                )
+
 
 FINDERS: dict[str, Finder] = {
-    "rewards": by_rewards,
-    "halving": partial(compare, by=rewards),
-    "values": partial(compare, by=values),
-    "foresight": partial(compare, by=foresight, with_meta=False, rounds=1),
-    "evidence": evidence,
+    "rewards": Finder(by_rewards, lambda k: k),
+    "halving": Finder(partial(compare, by=rewards)),
+    "values": Finder(partial(compare, by=values), needs_critic=True),
+    "foresight": Finder(
+        partial(compare, by=foresight, with_meta=False, rounds=1), lambda k: k, needs_critic=True
+    ),
+    "evidence": Finder(evidence, lambda k: 1),
 }
 """Ways of finding a group by name. A critic of all tasks foretells none of them well, so that theta* has no
 chance by foresight, however it does."""

@@ -130,18 +130,17 @@ def sampled(family: TaskFamily, key: PyTree, count: int) -> PyTree:
 
 
 def widened(agent: Agent, member: Bool[np.ndarray, "n"], count: int) -> Agent:
-    """An agent that knows ``count`` more tasks: their rewards are scaled (and values given) by what it has
-    seen of its own tasks, all together."""
+    """An agent that knows ``count`` more tasks: their rewards are scaled (and values given) as those of its
+    own tasks are on average, by what it has seen of each."""
 
     def wider(moments: Moments) -> Moments:
         own = Moments(*(np.asarray(x)[member] for x in moments))
         share = own.count / own.count.sum()
-        mean = share @ own.mean
-        pooled = Moments(mean, share @ (own.var + (own.mean - mean) ** 2), own.count.mean())
+        usual = Moments(share @ own.mean, share @ own.var, own.count.mean())
         return Moments(
             *(
                 np.concatenate([x, np.full(count, y, np.asarray(x).dtype)])
-                for x, y in zip(moments, pooled, strict=True)
+                for x, y in zip(moments, usual, strict=True)
             )
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from pgx_jax import learn
 from pgx_jax.compare.adapting import (
@@ -20,6 +20,7 @@ from pgx_jax.compare.adapting import (
     check_adapting,
     choose,
     chosen_start,
+    jobs_of,
 )
 from pgx_jax.compare.finding import FINDERS, NONE, Found
 from pgx_jax.compare.methods import Method
@@ -67,8 +68,8 @@ def entrants_of(
     run: Run, arena: Arena, methods: Sequence[str] | None = None, finders: Sequence[str] = tuple(FINDERS)
 ) -> dict[str, Entrant]:
     """What a run has to adapt: theta* ("meta"), a policy at random ("fresh"), and the methods of the run,
-    those of several policies with every finder ("policygradex/rewards"); "true_groups/told" is told its
-    group, by its parameters.
+    those of several policies with every finder ("policygradex/rewards"); in "true_groups/told" every task is
+    told its group, by its parameters.
 
     Args:
         run: a finished run.
@@ -94,7 +95,7 @@ def entrants_of(
             found[name] = Entrant(starts)
             continue
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
-        if name == "true_groups":
+        if name.startswith("true_groups"):
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
             found[f"{name}/told"] = Entrant(starts, told=likeliest_group(run.family, method.labels, tasks))
     return found
@@ -131,7 +132,11 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     steps: int
     """All environment steps of the adaptation."""
     cut: bool
-    """Whether fewer were allowed than an episode may have: the critic's value stood for the rest."""
+    """Whether fewer were allowed than an episode may have."""
+    policy: str
+    """Name of its networks (`Run.policies_by_name`)."""
+    context: list[float]
+    """What policy and critic are told of the task."""
     stage: str | None
     """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
 
@@ -147,13 +152,15 @@ def adapt(
     tuning: Tuning | None = None,
 ) -> AdaptedTask:
     """Adapt a run's group policies to a task that it has not seen, and save the policy in the run's folder
-    (``run.store.load(found.stage)``, an `Agent` of the run's networks).
+    (``run.store.load(found.stage, Agent)``, for ``run.policies_by_name[found.policy]``). What an earlier call
+    with the same task, steps and finder left there is replaced.
 
     Args:
         run: a finished run, or its folder.
         task: number of a task of the family's sampler (0 to 49), or parameters of one's own, as
             ``family.tasks`` without their leading axis.
-        steps: environment steps that may be taken on the task; fewer than an episode cut it.
+        steps: environment steps that may be taken on the task. All of them find the policy where less than an
+            episode would be left to train on.
         finder: how it finds its group, a name of `compare.finding.FINDERS`.
         seed: of the sampler; the run's own by default.
         name: of the task in the folder.
@@ -166,21 +173,22 @@ def adapt(
     pick(FINDERS, finder, "finder")
     run, tuning = run if isinstance(run, Run) else load(run), tuning or Tuning()
     tasks, called = _task(run, task, seed, name)
-    stage = f"adapted-{called}"
+    stage = f"adapted-{called}-{steps}-{finder}"
     if run.store is not None:
         run.store.has(stage)  # refuses what cannot name a file, before any work
     arena = arena_of(run, tasks, [called])
     entrant = Entrant(starts_of(run.ours(), run.policies, 1), finder)
-    check_adapting({OURS: entrant}, [steps], tuning)
+    check_adapting(arena, {OURS: entrant}, [steps], tuning)
     found = choose(arena, entrant, steps, tuning)
     chosen = chosen_start(arena, entrant, found, 0)
-    jobs = [Job(chosen, arena.n, used) for used in (0, steps - int(found.steps[0]))]
+    jobs = [Job(chosen, arena.n, 0), *jobs_of(arena, entrant, found, steps)]
     done = adapt_and_judge(arena, jobs, tuning)
     before, after = (done[job.key] for job in jobs)
     if not (isinstance(before, Done) and isinstance(after, Done)):
         raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
     adapted = _record(run, arena, entrant, found, before, after, steps)
     if run.store is not None:
+        adapted = structs.replace(adapted, stage=stage)
         run.store.save(stage, after.agent)
         run.store.write_json(f"{stage}.json", to_plain(adapted))
     return adapted
@@ -203,7 +211,9 @@ def _record(
         finding_steps=finding,
         steps=finding + after.steps,
         cut=0 < steps < run.family.horizon,
-        stage=None if run.store is None else f"adapted-{called}",
+        policy=chosen.policy,
+        context=arena.told(chosen.member).tolist(),
+        stage=None,
     )
 
 
