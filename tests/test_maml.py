@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from hosts import host_points
 from jax.flatten_util import ravel_pytree
 from probes import fresh, table, tabular_family
@@ -305,6 +306,37 @@ def test_an_update_is_that_of_a_loop_over_the_tasks(lived, name):
         for slot, task in enumerate(np.asarray(row.slot_task)):
             close(take(act(learner), slot), ends[task], rtol=1e-3, atol=1e-5)
             close(take(act(learner.replace(inner_rate=np.nan)), slot), agent.actor)  # nobody acts by NaN
+
+
+@struct.dataclass
+class Diverging(MAML):
+    """Inner steps are infinite on task 1, if there is anything to learn."""
+
+    def _step(self, policy, slot_task, critic, actors, batch):
+        bad = (slot_task == 1) & (jnp.abs(batch.advantage).sum(0) > 0)
+        stepped = super()._step(policy, slot_task, critic, actors, batch)
+        return jax.tree.map(lambda x: jnp.where(bad.reshape(-1, *[1] * (x.ndim - 1)), jnp.inf, x), stepped)
+
+
+def test_where_inner_steps_diverge_on_a_task_the_others_are_learnt_as_if_it_were_not_there(lived):
+    agent, steps = lived
+    learner = Diverging().replace(**SETTINGS, inner_steps=1)
+    row = row_tasks(learner, jnp.asarray(DEVICE.context), MEMBER, jnp.int32(8))
+    on = np.asarray(row.slot_task) == 1
+
+    def learnt(first, second):
+        learning = Learning(agent, learner.begin(POLICY, agent), jnp.int32(0))
+        learning = learner.learn(POLICY, row, learning, (first,), KEY)
+        acting = learner.acting(POLICY, row, learning, (first,))
+        after = learner.learn(POLICY, row, learning, (first, second), KEY).agent
+        return acting, ravel_pytree((after.actor, after.critic))[0]
+
+    acting, found = learnt(*steps[:2])
+    for new, old in zip(jax.tree.leaves(acting), jax.tree.leaves(agent.actor), strict=True):
+        np.testing.assert_array_equal((new == old).reshape(len(on), -1).all(1), on)
+    others = [x._replace(reward=jnp.where(on, 5 - 3 * x.reward, x.reward)) for x in steps[:2]]
+    np.testing.assert_array_equal(learnt(*others)[1], found)
+    assert np.isfinite(found).all() and not np.allclose(found, ravel_pytree((agent.actor, agent.critic))[0])
 
 
 # Where adapting is all: two tasks of opposite rewards, a policy that does not see which it is on

@@ -52,7 +52,7 @@ class Learner(Protocol):
     """A way of learning; derive from it for the defaults.
 
     An update is one or more phases: all slots act for T steps, then the row learns. PPO and REINFORCE have
-    one phase; PCGrad is PPO with another `PPO.direction`. MAML has two phases:
+    one phase; PCGrad is PPO with another `PPO.direction`. MAML with one inner step has two phases:
     nothing is learnt from the first; in the second every slot acts with parameters that were adapted to
     its task by the first one's steps (``per_slot`` and `acting`), and `learn` differentiates through
     that adaptation, as it sees the steps of both.
@@ -118,7 +118,7 @@ class Learner(Protocol):
         return ()
 
     def per_slot(self, phase: int) -> bool:
-        """Whether every slot acts with parameters of its own in this phase (MAML: in the second). Static."""
+        """Whether every slot acts with parameters of its own in this phase (MAML: all but the first). Static."""
         return False
 
     def acting(self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]) -> PyTree:

@@ -20,13 +20,14 @@ roll-outs, in all of which the inner steps are taken again from the parameters a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn.batches import Batch, make_batch, standardise_targets
@@ -103,31 +104,26 @@ class MAML(PPO):
         return phase > 0
 
     def acting(self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]) -> PyTree:
-        """Adapted to the slots' tasks. Where that gave numbers which are not finite, the actor before: its
-        environments are spared what a row does that will be stopped after this update."""
-        actors, _ = self._followed(policy, row, learning, steps)
-        finite = jnp.all(jnp.array([_finite(x) for x in jax.tree.leaves(actors)]), 0)
-
-        def choose(new: Array, old: Array) -> Array:
-            return jnp.where(finite.reshape(-1, *[1] * jnp.ndim(old)), new, old)
-
-        return jax.tree.map(choose, actors, learning.agent.actor)
+        """Adapted to the slots' tasks; the actor before the inner steps, where one of these diverged."""
+        return self._followed(policy, row, learning, steps)[0]
 
     def learn(
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...], key: Key
     ) -> Learning:
-        """After the last phase: epochs of minibatches on what the adapted policies did."""
+        """After the last phase: epochs of minibatches on what the adapted policies did. Nothing is learnt
+        from a task on which an inner step diverged in this update; if it still does in the end, adapting to
+        the task fails."""
         memory, phase = learning.memory, len(steps) - 1
         scales = jax.tree.map(lambda x, y: x.at[phase].set(y), memory.scales, learning.agent.reward)
         learning = learning._replace(memory=memory._replace(scales=scales))
         if len(steps) < self.phases:
             return learning
-        _, batches = self._followed(policy, row, learning, steps)
+        _, batches, sound = self._followed(policy, row, learning, steps)
         if (value := learning.agent.value) is not None:
             for phase, batch in enumerate(batches):
                 value, batches[phase] = standardise_targets(value, batch)
             learning = learning._replace(agent=learning.agent._replace(value=value))
-        *inner, last = [_by_slot(batch, self.num_envs) for batch in batches]
+        *inner, last = [_spared(_by_slot(batch, self.num_envs), sound) for batch in batches]
         memory = learning.memory._replace(inner=tuple(inner))
         config = self.annealed(row, learning)
         learning = fit_batch(policy, config, row, learning._replace(memory=memory), last, key)
@@ -213,11 +209,12 @@ class MAML(PPO):
 
     def _followed(
         self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]
-    ) -> tuple[PyTree, list[Batch]]:
-        """Actors [E, ...] that the inner steps on the phases up to now led to, and the batches, leaves
-        [T * E, ...], of these phases, as they were acted."""
+    ) -> tuple[PyTree, list[Batch], Bool[Array, "E"]]:
+        """Actors [E, ...] that the inner steps on the phases up to now led to, the batches, leaves
+        [T * E, ...], of these phases, as they were acted, and in which slots all steps were finite; the
+        actors of the others are those before."""
         agent, batches = learning.agent, []
-        actors = _spread(agent.actor, self.num_envs)
+        actors, sound = _spread(agent.actor, self.num_envs), jnp.ones(self.num_envs, bool)
         for phase, done in enumerate(steps):
             scale = jax.tree.map(lambda x, phase=phase: x[phase], learning.memory.scales)
             acted = agent._replace(actor=actors, reward=scale)
@@ -227,8 +224,10 @@ class MAML(PPO):
             batches.append(batch)
             if phase < self.inner_steps:
                 part = _by_slot(batch, self.num_envs)
-                actors = self._step(policy, row.slot_task, agent.critic, actors, part)
-        return actors, batches
+                stepped = self._step(policy, row.slot_task, agent.critic, actors, part)
+                sound &= jnp.all(jnp.array([_finite(x) for x in jax.tree.leaves(stepped)]), 0)
+                actors = jax.tree.map(partial(_where, sound), stepped, agent.actor)
+        return actors, batches, sound
 
     def _judged(
         self, policy: Policy, agent: Agent, steps: Steps, context: Array, slot_task: Array, last: bool = False
@@ -333,6 +332,18 @@ def _spread(actor: PyTree, envs: int) -> PyTree:
 def _by_slot(batch: Batch, envs: int) -> Batch:
     """A batch with leaves [T, E, ...], of one with leaves [T * E, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, envs, *x.shape[1:]), batch)
+
+
+def _where(slots: Bool[Array, "E"], new: Float[Array, "E ..."], old: Array) -> Float[Array, "E ..."]:
+    """The new numbers in some slots, and the old ones, the same for all, in the others."""
+    return jnp.where(slots.reshape(-1, *[1] * jnp.ndim(old)), new, old)
+
+
+def _spared(batch: Batch, sound: Bool[Array, "E"]) -> Batch:
+    """A batch, leaves [T, E, ...], from which only some slots take steps, and count."""
+    return batch._replace(
+        advantage=jnp.where(sound, batch.advantage, 0.0), weight=jnp.where(sound, batch.weight, 0.0)
+    )
 
 
 def _mean(moments: Moments) -> Moments:
