@@ -280,6 +280,25 @@ def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys)
     assert pgx_jax.adapt(run, own, steps=0).group is None
 
 
+def test_a_task_of_ones_own_from_the_command_line(small_run, tmp_path, capsys):
+    path, goal = shutil.copytree(small_run.store.path, tmp_path / "run"), small_run.family.tasks.goal[1]
+    given = ["--steps", "90", "--name", "mine", "--parameters", f"goal={np.asarray(goal).tolist()}"]
+    assert cli.main(["adapt", str(path), *given]) == 0
+    assert "mine: goes on from the policy of" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((path / "adapted-mine-90-rewards.json").read_text())
+    assert small_run.family.task_names[1] in found["group"]
+    for wrong, words in (
+        (["--parameters", "gaol=1"], "no parameter gaol; they have goal, mass"),
+        (["--parameters", "mass=1"], "give goal of the task, too"),
+        (["--parameters", "goal=[1,2,3]"], "goal has shape (3,); expected (2,)"),
+        (["--parameters", 'goal="x"'], "goal = 'x' is no number"),
+        (["--parameters", "goal"], "--parameters goal: there is no '='"),
+        (["--parameters", "goal=far"], "value 'far' is no number"),
+    ):
+        assert cli.main(["adapt", str(path), *wrong]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_few_steps_on_cartpole():
     """From training to an adapted policy, in memory."""
     config = pgx_jax.Config(

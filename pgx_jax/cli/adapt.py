@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from pgx_jax.compare.finding import FINDERS
+from pgx_jax.compare.unknown import task_of
+from pgx_jax.errors import ConfigError
 from pgx_jax.report.wording import with_interval
 from pgx_jax.runs.adapting import AdaptedTask, adapt
+from pgx_jax.runs.saved import load
 from pgx_jax.types import Named
 
 
@@ -23,6 +28,11 @@ class AdaptCommand:
     """The run folder."""
     task: int = 0
     """Number of an unseen task of the family's sampler, 0 to 49."""
+    parameters: tuple[str, ...] = ()
+    """A task of your own instead: NAME=VALUE of all parameters in which the run's tasks differ, arrays as in
+    JSON (goal=[0.5,1])."""
+    name: str | None = None
+    """What it is called in the folder; "own" or the number by default."""
     seed: int | None = None
     """Seed of the sampler; the run's own by default."""
     steps: int = 200
@@ -36,7 +46,9 @@ class AdaptCommand:
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
-        found = adapt(self.run, self.task, steps=self.steps, finder=self.finder, seed=self.seed)
+        run = load(self.run)
+        task = task_of(run.family, dict(map(_named, self.parameters))) if self.parameters else self.task
+        found = adapt(run, task, steps=self.steps, finder=self.finder, seed=self.seed, name=self.name)
         if found.evidence:
             console.print(evidence_table(found))
         whose = "the meta-policy" if found.group is None else f"the policy of {', '.join(found.group)}"
@@ -49,6 +61,16 @@ class AdaptCommand:
         ]
         for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _named(text: str) -> tuple[str, Any]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        wrong = f"value {value!r} is no number or JSON array" if equals else "there is no '='"
+        raise ConfigError(f"--parameters {text}: {wrong}; write goal=0.5 or goal=[0.5,1]") from None
 
 
 def _cut(found: AdaptedTask) -> str:

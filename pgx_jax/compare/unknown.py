@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -111,6 +111,40 @@ def joined(family: TaskFamily, tasks: PyTree, names: Sequence[str]) -> TaskFamil
         true_groups=None,
         objectives=None,
     )
+
+
+def task_of(family: TaskFamily, values: Mapping[str, Any]) -> PyTree:
+    """Parameters of one's own task, as ``family.tasks`` without their leading axis.
+
+    Args:
+        family: the known tasks.
+        values: by the names of parameters ("goal", "road.density"); those in which all known tasks are equal
+            may be left out.
+
+    Raises:
+        ConfigError: there is no such parameter, one is missing, or one has another shape.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(family.tasks)
+    known = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in leaves}
+    if unknown := sorted({*values} - {*known}):
+        raise ConfigError(
+            f"tasks of {family.name!r} have no parameter {', '.join(unknown)}; they have {', '.join(known)}"
+        )
+    vary = [name for name, x in known.items() if (x != x[:1]).any()]
+    if missing := [name for name in vary if name not in values]:
+        raise ConfigError(
+            f"give {', '.join(missing)} of the task, too: the tasks of {family.name!r} differ in them"
+        )
+    found = []
+    for name, of_tasks in known.items():
+        try:
+            value = np.asarray(values.get(name, of_tasks[0]), of_tasks.dtype)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name} = {values[name]!r} is no number, or array of numbers") from error
+        if value.shape != of_tasks.shape[1:]:
+            raise ConfigError(f"{name} has shape {value.shape}; expected {of_tasks.shape[1:]}")
+        found.append(value)
+    return jax.tree.unflatten(jax.tree.structure(family.tasks), found)
 
 
 def sampled(family: TaskFamily, key: PyTree, count: int) -> PyTree:

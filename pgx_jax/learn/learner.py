@@ -118,7 +118,7 @@ class Learner(Protocol):
         return ()
 
     def per_slot(self, phase: int) -> bool:
-        """Whether every slot acts with parameters of its own in this phase (MAML: all but the first). Static."""
+        """Whether every slot acts with parameters of its own in this phase (MAML: all later ones). Static."""
         return False
 
     def acting(self, policy: Policy, row: RowTasks, learning: Learning, steps: tuple[Steps, ...]) -> PyTree:
