@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hosts import HostPoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -192,6 +193,24 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     np.testing.assert_allclose(told, value[np.arange(TASKS), np.arange(TASKS) % 2], rtol=1e-6)
 
 
+def test_on_the_host_engine_tasks_find_the_same_groups(small_run, arena, entrants):
+    family = dataclasses.replace(arena.family, env=HostPoints(small_run.family.env.start))
+    host = arena._replace(family=family)
+    truth = likeliest_group(
+        small_run.family,
+        np.asarray(small_run.labels),
+        sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS),
+    )
+    asked = {finder: entrants[f"policygradex/{finder}"] for finder in ("rewards", "foresight")}
+    found = adapt_all(host, asked | {"one": entrants["multitask"]}, (0, 64))
+    for finder in asked:
+        np.testing.assert_array_equal(found[finder][64].choice, truth)
+    assert (found["rewards"][64].steps <= 64).all() and (found["one"][64].steps == 60).all()
+    assert np.isfinite([x[64].judged for x in found.values()]).all()
+    there = adapt_all(arena, {"one": entrants["multitask"]}, (0,))["one"][0].mean()
+    assert abs(found["one"][0].mean().mean - there.mean) < 3 * (there.hi - there.lo)
+
+
 def test_an_adaptation_that_diverges_is_named_and_left_out(small_run):
     tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), 3)
     tasks = tasks._replace(goal=np.asarray(tasks.goal).copy())
@@ -341,6 +360,7 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     entry[0] = None
     assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
+    assert len(meta_rl.cells(meta_rl.Settings())) == 6 * 10 + 5
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no checkout around the tests")
