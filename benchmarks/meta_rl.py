@@ -57,7 +57,7 @@ ADAPTING = (
     "base/maml", "base/fomaml", "base/reptile", "gru/rl2", f"base/group_maml/{OURS}",
     "base/group_maml/true_groups",
 )  # fmt: skip
-"""Baselines by learners that adapt in their own way (`meta_search.METHODS`)."""
+"""Baselines by learners that adapt in their own way (`meta_search.LEARNERS`)."""
 
 
 @dataclass(frozen=True)

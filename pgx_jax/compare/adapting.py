@@ -85,8 +85,8 @@ class Entrant(NamedTuple):
     rate: float | None = None
     """As `Tuning.rate`, for its own policies."""
     again: bool = False
-    """Whether policies whose learner adapts in its own way do so again and again, each time with about as
-    many steps as they were trained to; else once, with all steps."""
+    """Whether policies whose learner adapts in its own way do so again and again, each time with about
+    `Learner.adaptation_steps`; else once, with all steps."""
 
 
 class Adapted(NamedTuple):
