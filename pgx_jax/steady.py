@@ -7,7 +7,8 @@ makes large differences of them:
   every dense layer's kernel) to Eigen, which cuts long sums by threads. All others go to YNNPACK, whose
   threads divide the outputs alone: `compiled` transposes the factor first.
 - YNNPACK cuts the sums of reductions: `compiled` leaves these to XLA's own loops.
-- LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one.
+- LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one. QR
+  factors of compiled functions are found without it.
 
 Versions of jaxlib without YNNPACK compile as ever, and so do other platforms but for one thing: a GPU's
 compiler does not try kernels for products in full float32 (`FULL`). Gradients of convolutions
@@ -35,6 +36,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive, Var
 from jax.extend.core.primitives import (
     dot_general_p,
+    qr_p,
     random_bits_p,
     random_fold_in_p,
     random_split_p,
@@ -93,8 +95,8 @@ class Compiled(Generic[P, R]):
     def __init__(self, function: Callable[P, R], *, quick: bool = False, **settings: Any):
         functools.update_wrapper(self, function)
         self.function, self.quick, self.settings = function, quick, settings
-        self._programs: dict[tuple[bool, Classes], Any] = {}
-        """Of its own, by whether all products are in full float32, and by classes of arguments."""
+        self._programs: dict[tuple[str, bool, Classes], Any] = {}
+        """Of its own, by platform, by whether all products are in full float32, and by classes of arguments."""
         self._parts: dict[Classes, Callable[P, R]] = {}
         """Of others' programs, by classes of arguments."""
 
@@ -117,14 +119,15 @@ class Compiled(Generic[P, R]):
 
     def _outermost(self, classes: Classes) -> Any:
         """The function as a program of its own, as it is compiled on this platform and in this precision."""
-        platform = jax.default_backend()
+        platform = _platform()
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         full = platform == "gpu" and precision == "float32"
-        if (full, classes) not in self._programs:
+        kind = platform, full, classes
+        if kind not in self._programs:
             options = _options(platform, self.quick, full)
             made = self._with_options(platform, options) if options else self._part(classes)
-            return self._programs.setdefault((full, classes), made)  # another thread may have been first
-        return self._programs[full, classes]
+            return self._programs.setdefault(kind, made)  # another thread may have been first
+        return self._programs[kind]
 
     def _with_options(self, platform: str, options: dict[str, Any]) -> Any:
         if platform == "cpu":  # with few optimisations, loops are short
@@ -137,6 +140,12 @@ class Compiled(Generic[P, R]):
     def programs(self) -> int:
         """How many programs it has been compiled to, for shapes and settings of its own."""
         return sum(int(program._cache_size()) for program in self._programs.values())
+
+
+def _platform() -> str:
+    """Where programs run: on the default device, if one is set."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
 Classes = tuple[type, ...]
@@ -204,9 +213,9 @@ Rewriting = Callable[..., Any]
 
 
 def in_order(function: Callable[P, R], *, unrolled: bool = True) -> Callable[P, R]:
-    """The function (to be traced) with every product's left factor laid out along what is summed, and
-    with random bits drawn without loops if they are ``unrolled``."""
-    rewritings = PRODUCTS | RANDOM if unrolled else PRODUCTS
+    """The function (to be traced) with every product's left factor laid out along what is summed, with QR
+    factors found without LAPACK, and with random bits drawn without loops if they are ``unrolled``."""
+    rewritings = PRODUCTS | FACTORS | (RANDOM if unrolled else {})
 
     @functools.wraps(function)
     def ordered(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -285,6 +294,50 @@ def _product(
 
 
 PRODUCTS: dict[Primitive, Rewriting] = {dot_general_p: _product}
+
+
+PANEL = 64
+"""Columns that are made orthonormal one after the other; they are to those before by products."""
+
+
+def _orthonormal(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Q [m, n] and R [n, n] of a matrix [m, n] of full rank, m >= n, by block Gram-Schmidt, everything twice
+    (Giraud et al., 2005); the diagonal of R is positive."""
+    q = matrix[:, :0]
+    for start in range(0, matrix.shape[1], PANEL):
+        part = matrix[:, start : start + PANEL]
+        for _ in range(2 if start else 0):
+            part = part - q @ (q.T @ part)
+        q = jnp.concatenate([q, _gram_schmidt(part)], 1)
+    return q, jnp.triu(q.T @ matrix)
+
+
+def _gram_schmidt(matrix: jax.Array) -> jax.Array:
+    """Orthonormal columns of the same span [m, n], one by one."""
+
+    def column(j: jax.Array, q: jax.Array) -> jax.Array:
+        rest = jnp.take(matrix, j, axis=1)
+        for _ in range(2):
+            rest = rest - jnp.sum(q * jnp.sum(q * rest[:, None], 0), 1)
+        return q.at[:, j].set(rest / jnp.sqrt(jnp.sum(rest**2)))
+
+    return jax.lax.fori_loop(0, matrix.shape[1], column, jnp.zeros_like(matrix))
+
+
+def _qr(matrix: jax.Array, *, pivoting: bool, full_matrices: bool, **params: Any) -> Sequence[jax.Array]:
+    """Of orthogonal initialisations. LAPACK's as jaxlib calls it waits for a free thread of the pool that it
+    runs in: as many calls at once as there are threads, two layers' on two cores say, wait for ever."""
+    rows, columns = matrix.shape[-2:]
+    if pivoting or full_matrices or rows < columns or jnp.iscomplexobj(matrix):
+        known = {"pivoting": pivoting, "full_matrices": full_matrices, **params}
+        return bound(qr_p, known)(matrix)
+    function = _orthonormal
+    for _ in matrix.shape[:-2]:
+        function = jax.vmap(function)
+    return _evaluate(PRODUCTS, jax.make_jaxpr(function)(matrix), matrix)
+
+
+FACTORS: dict[Primitive, Rewriting] = {qr_p: _qr}
 
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

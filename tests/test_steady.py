@@ -159,6 +159,27 @@ def test_arguments_of_other_classes_are_never_taken_for_one_another():
         assert (outer(Setting(), 1.0), within(1.0, Setting())) == (1 + number, 2 + 2 * number)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about processors")
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (64, 64), (1, 1), (300, 150)])
+def test_orthogonal_initialisations_are_jaxs_without_lapack(shape):
+    """Which may wait for ever where there are several at once."""
+    keys = jax.random.split(jax.random.PRNGKey(1), 3)
+    draw = jax.vmap(lambda key: jax.nn.initializers.orthogonal(2.0)(key, shape))
+    assert "lapack" not in jax.jit(in_order(draw)).lower(keys).as_text()
+    np.testing.assert_allclose(compiled(draw)(keys), jax.jit(draw)(keys), atol=2e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about processors")
+def test_qr_factors_are_factors():
+    matrix = jax.random.normal(jax.random.PRNGKey(0), (2, 9, 6))
+    q, r = compiled(lambda x: tuple(jnp.linalg.qr(x)))(matrix)
+    np.testing.assert_allclose(jnp.einsum("bij,bjk->bik", q, r), matrix, atol=1e-5)
+    np.testing.assert_allclose(jnp.einsum("bij,bik->bjk", q, q), np.stack([np.eye(6)] * 2), atol=1e-5)
+    assert not np.tril(r, -1).any()
+    full = compiled(lambda x: jnp.linalg.qr(x, mode="complete")[0])(matrix)  # LAPACK's, as it is
+    np.testing.assert_allclose(full, jnp.linalg.qr(matrix, mode="complete")[0], atol=1e-5)
+
+
 def test_one_thread_only_while_it_runs():
     from threadpoolctl import threadpool_info
 
