@@ -96,7 +96,7 @@ class Compiled(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.function, self.quick, self.settings = function, quick, settings
         self._programs: dict[tuple[str, bool, Classes], Any] = {}
-        """Of its own, by platform, by whether all products are in full float32, and by classes of arguments."""
+        """Of its own, by platform, whether all products are in full float32, and classes of arguments."""
         self._parts: dict[Classes, Callable[P, R]] = {}
         """Of others' programs, by classes of arguments."""
 

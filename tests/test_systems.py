@@ -1,5 +1,7 @@
 """Small systems of equations inside training programs."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.points import points
-from pgx_jax.learn import LEARNERS, device, init_agents, make_policy
+from pgx_jax.learn import LEARNERS, NETWORKS, device, init_agents, make_policy, training
 from pgx_jax.learn.lane import fill
 from pgx_jax.learn.systems import solve
+from pgx_jax.steady import in_order
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 3), st.floats(1e-3, 10))
@@ -39,3 +42,11 @@ def test_training_programs_call_no_lapack(name, changes):
     program = jax.jit(device._segment.function, static_argnums=(0, 1, 2, 3))
     text = program.lower(*known, member, np.array([1, 1]), lane.rows, 1).as_text()
     assert "dot_general" in text and "lapack" not in text
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_policies_begin_without_lapack(network):
+    policy = make_policy(points(n_tasks=3, n_groups=3), network=network, hidden=(4, 4))
+    begin = partial(training._init.function, policy, (4,))
+    key = jax.random.PRNGKey(0)
+    assert "lapack" not in jax.jit(in_order(begin, unrolled=False)).lower(np.zeros((3, 3)), key).as_text()
