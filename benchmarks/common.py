@@ -84,6 +84,12 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+def committed(name: str) -> dict | None:
+    """The committed result file of a script, if there is one."""
+    path = RESULTS / f"{name}.json"
+    return read(path) if path.exists() else None
+
+
 def plain(value: Any) -> Any:
     """The value as JSON gives it back."""
     return json.loads(dumps(value))

@@ -13,13 +13,14 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from common import RESULTS, ResultFile, merge, read, result_path, says_errors, tuples
-from method_search import NOISE
+from common import ResultFile, committed, merge, result_path, says_errors, tuples
+from method_search import clearly_best
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -234,7 +235,7 @@ def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
     done = [c for c in done if c["cell"]["tried"] == list(map(dict, known))]
     if not done:
         return known[0]
-    return known[_best(_means(done, method))]
+    return known[clearly_best(_means(done, method), 0)]
 
 
 def rate(data: Mapping | None, name: str) -> float:
@@ -243,7 +244,7 @@ def rate(data: Mapping | None, name: str) -> float:
     usual = Tuning().rate
     done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == FINE_TUNING]
     done = [c for c in done if name in c["returns"]]
-    return RATES[_best(_means(done, name), RATES.index(usual))] if done else usual
+    return RATES[clearly_best(_means(done, name), RATES.index(usual))] if done else usual
 
 
 def _means(done: Sequence[Mapping], name: str) -> np.ndarray:
@@ -252,16 +253,8 @@ def _means(done: Sequence[Mapping], name: str) -> np.ndarray:
     return np.where(np.isnan(found), -np.inf, found)
 
 
-def _best(mean: np.ndarray, first: int = 0) -> int:
-    """The place of the largest mean, if it is clearly above that of the first; the first's otherwise."""
-    best = int(mean.argmax())
-    clearly = not np.isfinite(mean[first]) or mean[best] > mean[first] + NOISE * abs(mean[first])
-    return best if clearly else first
-
-
-def results(path: Path = RESULTS / "meta_search.json") -> Mapping | None:
-    """The result file of the search, if there is one."""
-    return read(path) if path.exists() else None
+results = partial(committed, "meta_search")
+"""() -> the result file of the search, if there is one."""
 
 
 @says_errors

@@ -13,12 +13,13 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
-from common import RESULTS, Preset, ResultFile, read, result_path, says_errors, tuples
+from common import Preset, ResultFile, committed, result_path, says_errors, tuples
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -181,13 +182,18 @@ def chosen(data: Mapping | None, family: str, method: str) -> Factors:
     if not known:
         return Factors()
     mean, tried = np.mean([c["returns"] for c in known], axis=0), known[0]["cell"]["factors"]
-    own, best = mean[tried.index([*Factors()])], int(mean.argmax())
-    return Factors(*tried[best]) if mean[best] > own + NOISE * abs(own) else Factors()
+    return Factors(*tried[clearly_best(mean, tried.index([*Factors()]))])
 
 
-def results(path: Path = RESULTS / "method_search.json") -> Mapping | None:
-    """The result file of the search, if there is one."""
-    return read(path) if path.exists() else None
+def clearly_best(mean: np.ndarray, first: int) -> int:
+    """The place of the largest mean, if it is above that of the ``first`` by more than `NOISE` (or that is
+    not finite); the first's otherwise."""
+    best, own = int(mean.argmax()), mean[first]
+    return best if not np.isfinite(own) or mean[best] > own + NOISE * abs(own) else first
+
+
+results = partial(committed, "method_search")
+"""() -> the result file of the search, if there is one."""
 
 
 @says_errors

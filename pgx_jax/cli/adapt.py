@@ -77,7 +77,7 @@ def _cut(found: AdaptedTask) -> str:
     """What was done with fewer steps than an episode may have."""
     if found.steps == found.finding_steps:
         return "fewer steps than an episode has: they went into finding the policy, which is not trained"
-    return "fewer steps than an episode has: it was trained on a cut one, with its critic's value of the rest"
+    return "fewer steps than an episode has: it was trained on a cut one"
 
 
 def evidence_table(found: AdaptedTask) -> Table:

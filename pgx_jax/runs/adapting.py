@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from pgx_jax import learn
 from pgx_jax.compare.adapting import (
@@ -186,16 +186,23 @@ def adapt(
     before, after = (done[job.key] for job in jobs)
     if not (isinstance(before, Done) and isinstance(after, Done)):
         raise DataError(f"adapting to {called!r}: {before if isinstance(before, str) else after}")
-    adapted = _record(run, arena, entrant, found, before, after, steps)
+    saved = None if run.store is None else stage
+    adapted = _record(run, arena, entrant, found, before, after, steps, saved)
     if run.store is not None:
-        adapted = structs.replace(adapted, stage=stage)
         run.store.save(stage, after.agent)
         run.store.write_json(f"{stage}.json", to_plain(adapted))
     return adapted
 
 
 def _record(
-    run: Run, arena: Arena, entrant: Entrant, found: Found, before: Done, after: Done, steps: int
+    run: Run,
+    arena: Arena,
+    entrant: Entrant,
+    found: Found,
+    before: Done,
+    after: Done,
+    steps: int,
+    stage: str | None,
 ) -> AdaptedTask:
     """What came of the one unseen task of an arena."""
     (called,), names = arena.names, np.array(run.family.task_names)
@@ -213,7 +220,7 @@ def _record(
         cut=0 < steps < run.family.horizon,
         policy=chosen.policy,
         context=arena.told(chosen.member).tolist(),
-        stage=None,
+        stage=stage,
     )
 
 
