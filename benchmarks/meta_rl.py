@@ -49,7 +49,9 @@ FIRST_SEED = 6
 FAMILY_SEEDS = {"lunarlander": 5}
 """Largest number of a family's seeds, where it is not that of the settings."""
 
-METHODS = (*GROUPINGS, "multitask", "multitask_continued")
+SIMILARITIES = ("gradient_similarity_cosine", "gradient_similarity_whitened")
+"""Other similarities than that of the search."""
+METHODS = (*GROUPINGS, *SIMILARITIES, "multitask", "multitask_continued")
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
 """Methods with all finders; the others have that which is the default."""
@@ -135,7 +137,9 @@ def all_entrants(
     trained: Run, arena: Arena, adapting: Sequence[str], searched: Mapping | None
 ) -> dict[str, Entrant]:
     """All methods of a run with the step sizes that the search found for each; "/gently": by that of
-    `Tuning`; "/again": adapting again and again. A grouping of one policy stands there under all finders."""
+    `Tuning`; "/again": adapting again and again; "/found": not at all, all steps find the policy; "/trial":
+    remembering what comes before a trial's last episode. A grouping of one policy stands there under all
+    finders."""
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
@@ -145,8 +149,12 @@ def all_entrants(
         factor = rate(searched, method) if method in (*FINE_TUNED, *GROUPINGS) else Tuning().rate
         if factor != Tuning().rate:
             found[name] = entrant._replace(rate=factor)
-        if method in adapting and not learner.remembers and not name.endswith("/told"):
+        if learner.remembers:
+            found[f"{name}/trial"] = entrant._replace(most=learner.num_steps - arena.family.horizon)
+        elif method in adapting and not name.endswith("/told"):
             found[f"{method}/again"] = entrant._replace(again=True)
+            if len(entrant.starts) > 1:
+                found[f"{method}/found"] = entrant._replace(finding=1.0, most=0)
     return found | gently
 
 

@@ -21,6 +21,8 @@ LABELS = {
     "meta": "The meta-policy",
     "fresh": "A policy at random",
     "gradient_similarity_dot": "Gradient similarity (dot)",
+    "gradient_similarity_cosine": "Gradient similarity (cosine)",
+    "gradient_similarity_whitened": "Gradient similarity (whitened)",
     "em": "Clustering on returns (EM)",
     "committees": "Groups by task parameters",
     "random": "Random groups",
@@ -41,7 +43,12 @@ FINDERS = {
     "evidence": "held-out gain",
     "told": "told its group",
 }
-SUFFIXES = FINDERS | {"gently": "fine-tuned gently", "again": "adapting again and again"}
+SUFFIXES = FINDERS | {
+    "gently": "fine-tuned gently", "again": "adapting again and again", "trial": "for one trial",
+    "found": "not adapting, all steps find its group",
+}  # fmt: skip
+FAIR = ("", "rewards", "gently", "again", "trial", "found")
+"""Forms of a method that the verdict compares: of the finders, the one that is the default."""
 
 
 class Part(NamedTuple):
@@ -163,9 +170,7 @@ def _at(part: Part, mine: str, budget: int) -> str:
     means = {name: np.nanmean(np.where(whole, x, np.nan), axis=1) for name, x in returns.items()}
     own, told = means[mine], means.get("true_groups/told")
     fair = {name: x.tolist() for name, x in means.items() if not name.startswith("true_groups")}
-    fair = {
-        name: x for name, x in fair.items() if name.partition("/")[2] in ("", "rewards", "gently", "again")
-    }
+    fair = {name: x for name, x in fair.items() if name.partition("/")[2] in FAIR}
     first = unbeaten(fair)
     place = "first" if first == [mine] else "tied for first" if mine in first else "not first"
     text = f"after {budget:,} steps our groups earn {own.mean():.1f} and are {place}"
@@ -191,7 +196,7 @@ def overview(data: Mapping) -> str:
     pieces = [
         text
         for part in parts(data)
-        for text in (returns(part, ("rewards", "told", "gently", "again")), verdict(part))
+        for text in (returns(part, (*FAIR, "told")), verdict(part))
     ]
     return "\n\n".join([*filter(None, pieces), NOTE])
 
@@ -201,10 +206,12 @@ NOTE = (
     "and where a method has several policies, by the meta-policy, since nothing tells which. Half of the "
     "steps of a method with several policies find the one to go on from, and the rest fine-tunes it by PPO "
     "in small batches; all of them find it where less than an episode would be left (but half, where it "
-    "adapts in its own way). A policy is fine-tuned with the step size that served its method best in the "
+    "adapts in its own way; then also all, and it doesn't adapt). A policy is fine-tuned with the step size "
+    "that served its method best in the "
     "search, and policies for all tasks also gently, with a tenth of that of training. MAML and Reptile "
     "adapt in their own way: once, with a few inner steps on all of the budget, or again and again, each "
-    "time with about 200 steps; RL² remembers what it meets. Their settings were searched, too "
+    "time with about 200 steps; RL² remembers what it meets, all of it or what one trial in training leaves "
+    "before its last episode. Their settings were searched, too "
     "(`benchmarks/meta_search.py`: eight each, on two seeds of cartpole-goals that no table has, with unseen "
     "tasks of their own; all families have them). A budget below an episode trains on cut episodes, with the "
     "critic's value for the rest, if there is a critic. The meta-policy took its part of the training steps "

@@ -176,6 +176,7 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     )
     one, ours = entrants["multitask"], entrants["policygradex/halving"]
     several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
+    several |= {"short": one._replace(most=14), "found": ours._replace(finding=1.0, most=0)}
     found = adapt_all(arena, several, (0, 14, 64))
     assert len(calls) == 3  # of all tasks, and of each group
     assert all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
@@ -183,9 +184,13 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
         np.testing.assert_array_equal(found["one"][budget].judged, found["again"][budget].judged)
         for name in several:
             x = found[name][budget]
-            share = budget / 2 if budget == 64 else budget  # of 14, 7 would be less than an episode
+            half = budget == 64 and name != "found"  # of 14, 7 would be less than an episode
+            share = budget / 2 if half else budget
             assert (x.steps <= budget).all() and (x.finding <= share).all() and not x.failed
     assert (found["one"][64].steps == 60).all() and (found["one"][14].steps == 12).all()  # an episode has 15
+    np.testing.assert_array_equal(found["short"][64].judged, found["one"][14].judged)
+    assert (found["short"][64].steps == 12).all()
+    assert (found["found"][64].steps == found["found"][64].finding).all()
     assert (found["ours"][0].choice == NONE).all()
     value = start_values(arena, ours.starts)
     np.testing.assert_allclose(found["ours"][0].judged.mean(1), value[:, -1], rtol=1e-6)

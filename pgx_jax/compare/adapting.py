@@ -87,6 +87,10 @@ class Entrant(NamedTuple):
     again: bool = False
     """Whether policies whose learner adapts in its own way do so again and again, each time with about
     `Learner.adaptation_steps`; else once, with all steps."""
+    most: int | None = None
+    """Steps that its policies adapt on at most; the rest of a budget is left."""
+    finding: float | None = None
+    """As `Tuning.finding`, for its own policies; up to 1."""
 
 
 class Adapted(NamedTuple):
@@ -209,7 +213,7 @@ def check_adapting(
 
 def _for_finding(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> int:
     """Steps of a budget in which a task finds its policy."""
-    steps = int(tuning.finding * budget)
+    steps = int((tuning.finding if entrant.finding is None else entrant.finding) * budget)
     return budget if _too_few(arena, entrant, budget - steps) else steps
 
 
@@ -241,8 +245,9 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
 
 def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task, which trains on what finding its policy has left."""
+    most = budget if entrant.most is None else entrant.most
     left = [
-        0 if spent and _too_few(arena, entrant, budget - spent) else budget - spent
+        0 if spent and _too_few(arena, entrant, budget - spent) else min(budget - spent, most)
         for spent in found.steps.tolist()
     ]
     return [
