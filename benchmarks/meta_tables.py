@@ -193,11 +193,7 @@ def _against(own: np.ndarray, other: np.ndarray) -> str:
 
 def overview(data: Mapping) -> str:
     """Methods by adaptation steps, a table a family; of the finders the one that is the default."""
-    pieces = [
-        text
-        for part in parts(data)
-        for text in (returns(part, (*FAIR, "told")), verdict(part))
-    ]
+    pieces = [text for part in parts(data) for text in (returns(part, (*FAIR, "told")), verdict(part))]
     return "\n\n".join([*filter(None, pieces), NOTE])
 
 
