@@ -231,7 +231,7 @@ def in_order(function: Callable[P, R], *, unrolled: bool = True) -> Callable[P, 
             return function(*args, **kwargs)
 
         program, shape = jax.make_jaxpr(of_traced, return_shape=True)(*traced)
-        return jax.tree.unflatten(jax.tree.structure(shape), _evaluate(rewritings, program, *traced))
+        return jax.tree.unflatten(jax.tree.structure(shape), Rewriter(rewritings).evaluate(program, *traced))
 
     return ordered
 
@@ -243,36 +243,68 @@ def bound(primitive: Primitive, params: dict[str, Any]) -> Callable[..., Any]:
     return functools.partial(primitive.bind, *functions, **params)
 
 
-def _evaluate(
-    rewritings: Mapping[Primitive, Rewriting], program: ClosedJaxpr, *args: jax.Array
-) -> Sequence[jax.Array]:
-    """What a traced program computes, some of its primitives rewritten, in inner programs too."""
-    jaxpr = program.jaxpr
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
-
-    def read(variable: Var | Literal) -> Any:
-        return variable.val if isinstance(variable, Literal) else known[variable]
-
-    for equation in jaxpr.eqns:
-        primitive, values = equation.primitive, [read(x) for x in equation.invars]
-        if primitive in rewritings:
-            found = rewritings[primitive](*values, **equation.params)
-        else:
-            params = {name: _rewritten(rewritings, value) for name, value in equation.params.items()}
-            found = bound(primitive, params)(*values)
-        known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
-    return [read(x) for x in jaxpr.outvars]
+Program = Jaxpr | ClosedJaxpr
+"""The second may be the first, by version of JAX."""
 
 
-def _rewritten(rewritings: Mapping[Primitive, Rewriting], value: Any) -> Any:
-    """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
-    again = functools.partial(_rewritten, rewritings)
-    if isinstance(value, tuple):
-        return tuple(map(again, value)) if any(isinstance(x, Jaxpr | ClosedJaxpr) for x in value) else value
-    if isinstance(value, ClosedJaxpr):  # by version of JAX, all programs are
-        inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in value.in_avals]
-        return jax.make_jaxpr(functools.partial(_evaluate, rewritings, value))(*inputs)
-    return again(ClosedJaxpr(value, ())).jaxpr if isinstance(value, Jaxpr) else value
+class Rewriter:
+    """Traces programs anew with some of their primitives rewritten, in inner programs too.
+
+    The inner ones that have none stay as they are, and each other one is rewritten once, however often it is
+    called: so they are traced and lowered once.
+    """
+
+    def __init__(self, rewritings: Mapping[Primitive, Rewriting]):
+        self.rewritings = rewritings
+        self._made: dict[int, tuple[Program, Program]] = {}
+        """Inner programs by their identity, and what became of them."""
+
+    def evaluate(self, program: ClosedJaxpr, *args: jax.Array) -> Sequence[jax.Array]:
+        """What a traced program computes."""
+        jaxpr = program.jaxpr
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True))
+
+        def read(variable: Var | Literal) -> Any:
+            return variable.val if isinstance(variable, Literal) else known[variable]
+
+        for equation in jaxpr.eqns:
+            primitive, values = equation.primitive, [read(x) for x in equation.invars]
+            if primitive in self.rewritings:
+                found = self.rewritings[primitive](*values, **equation.params)
+            else:
+                params = {name: self._parameter(value) for name, value in equation.params.items()}
+                found = bound(primitive, params)(*values)
+            known.update(zip(equation.outvars, found if primitive.multiple_results else [found], strict=True))
+        return [read(x) for x in jaxpr.outvars]
+
+    def _parameter(self, value: Any) -> Any:
+        """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
+        if isinstance(value, tuple):
+            return tuple(map(self._parameter, value)) if any(isinstance(x, Program) for x in value) else value
+        if not isinstance(value, Program):
+            return value
+        if id(value) not in self._made:
+            self._made[id(value)] = value, self._program(value)
+        return self._made[id(value)][1]
+
+    def _program(self, program: Program) -> Program:
+        if not self._concerns(program):
+            return program
+        closed = program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
+        inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.in_avals]
+        made = jax.make_jaxpr(functools.partial(self.evaluate, closed))(*inputs)
+        return made if closed is program else made.jaxpr
+
+    def _concerns(self, value: Any) -> bool:
+        """Whether a parameter of a primitive is, or holds, a program with something to rewrite."""
+        if isinstance(value, tuple):
+            return any(map(self._concerns, value))
+        if not isinstance(value, Program):
+            return False
+        equations = (value.jaxpr if isinstance(value, ClosedJaxpr) else value).eqns
+        return any(
+            x.primitive in self.rewritings or any(map(self._concerns, x.params.values())) for x in equations
+        )
 
 
 def _product(
@@ -334,7 +366,7 @@ def _qr(matrix: jax.Array, *, pivoting: bool, full_matrices: bool, **params: Any
     function = _orthonormal
     for _ in matrix.shape[:-2]:
         function = jax.vmap(function)
-    return _evaluate(PRODUCTS, jax.make_jaxpr(function)(matrix), matrix)
+    return Rewriter(PRODUCTS).evaluate(jax.make_jaxpr(function)(matrix), matrix)
 
 
 FACTORS: dict[Primitive, Rewriting] = {qr_p: _qr}
@@ -375,7 +407,7 @@ def _drawn(primitive: Primitive, of_key: Callable[..., jax.Array]) -> Rewriting:
         function: Callable[..., jax.Array] = functools.partial(of_key, **params)
         for _ in shape:
             function = jax.vmap(function)
-        (found,) = _evaluate(RANDOM, jax.make_jaxpr(function)(*numbers), *numbers)
+        (found,) = Rewriter(RANDOM).evaluate(jax.make_jaxpr(function)(*numbers), *numbers)
         # Of a kernel that also uses what is drawn, LLVM may follow all paths through the rounds: for ever.
         found = jax.lax.optimization_barrier(found)
         return found if primitive is random_bits_p else jax.random.wrap_key_data(found, impl=THREEFRY)

@@ -96,6 +96,17 @@ def test_products_within_other_primitives_are_laid_out_alike(function):
         np.testing.assert_allclose(jax.jit(in_order(f))(x), jax.jit(f)(x), rtol=1e-4, atol=1e-3)
 
 
+def test_inner_programs_are_rewritten_once():
+    inner = jax.jit(gram)
+
+    def thrice(x):
+        return inner(jnp.clip(inner(jnp.clip(inner(x), 0, 1)), 0, 1))
+
+    text = jax.jit(in_order(thrice)).lower(jnp.eye(4)).as_text()
+    assert text.count("func.func private @gram") == text.count("func.func private @clip") == 1
+    assert text.count("call @gram") == 3 and "contracting_dims = [0]" not in text
+
+
 def test_static_and_donated_arguments_are_those_of_jit():
     @compiled
     def double(x):
