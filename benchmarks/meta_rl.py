@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +36,7 @@ from pgx_jax.compare.adapting import (
 from pgx_jax.compare.finding import FINDERS
 from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
-from pgx_jax.compare.unknown import Arena, sampled
+from pgx_jax.compare.unknown import Arena, Start, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
@@ -124,11 +124,15 @@ def compute(cell: Mapping) -> dict:
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
     entrants = all_entrants(trained, arena, [x.key for x in named], searched)
     found = adapt_all(arena, entrants, cell["budgets"])
+    distinct = {start.key: start for entrant in entrants.values() for start in several(entrant)}
+    earned = dict(
+        zip((*distinct, arena.meta.key), start_values(arena, list(distinct.values())).T, strict=True)
+    )
     return {
         "k": trained.k,
         "agreement": to_plain(trained.results)["agreement"],
         "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
-        "methods": {name: record(arena, entrants[name], adapted) for name, adapted in found.items()},
+        "methods": {name: record(arena, entrants[name], x, earned) for name, x in found.items()},
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
 
@@ -171,10 +175,17 @@ ONE_POLICY = ("multitask", "meta", "fresh")
 """Beginnings of the names of methods with one policy for all tasks."""
 
 
-def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
+def several(entrant: Entrant) -> tuple[Start, ...]:
+    """The policies of a method that has several."""
+    return entrant.starts if len(entrant.starts) > 1 else ()
+
+
+def record(
+    arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted], earned: Mapping[Hashable, np.ndarray]
+) -> dict:
     """What the table needs of a method: by budget the mean of every task (None where adapting failed), its
     policy, and the steps; and what each of its policies (theta* last) earns without adapting."""
-    several = len(entrant.starts) > 1
+    some = [earned[start.key] for start in several(entrant)]
     return {
         "by_budget": {
             str(budget): {
@@ -183,7 +194,7 @@ def record(arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted]) -> di
             }
             for budget, x in adapted.items()
         },
-        "starts": start_values(arena, entrant.starts) if several else None,
+        "starts": np.stack([*some, earned[arena.meta.key]], 1) if some else None,
     }  # fmt: skip
 
 
