@@ -162,7 +162,10 @@ def test_where_adapting_fails_an_unseen_task_finds_another_policy(monkeypatch):
     family, config = points(n_tasks=4, n_groups=2), Config(test_tasks=3, trial_episodes=2)
     known = {"base": make_policy(family)}, {"ppo": Reinforce()}, family, config
     found = unseen.unseen_tasks({OURS: PAIRS}, Pool(PAIRS.rows, ({}, {}), ()), *known)
-    assert found.assigned == [0, 0, 1]
+    assert found.assigned == [0, 0, 1] and not found.failed
+    one = PAIRS._replace(rows=PAIRS.rows[1:])  # has nothing else
+    found = unseen.unseen_tasks({OURS: PAIRS, "one": one}, Pool(PAIRS.rows, ({}, {}), ()), *known)
+    assert found.methods["one"].failed == ["unseen 1", "unseen 2"] and np.isnan(found.methods["one"].mean)
 
 
 def test_an_unseen_task_finds_what_a_policy_is_told_and_every_method_its_own(monkeypatch):

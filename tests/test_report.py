@@ -15,7 +15,7 @@ from rich.console import Console
 from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import Curve, Results, finite, from_plain, to_plain
+from pgx_jax.compare.results import Curve, Results, UnseenMethod, finite, from_plain, to_plain
 from pgx_jax.report import figures, page
 from pgx_jax.runs import serial
 from pgx_jax.runs.run import write_report
@@ -35,6 +35,11 @@ CONFIG = {
 def render(results: Results) -> str:
     """The page of a report."""
     return report.render(results, CONFIG)["report.html"].decode()
+
+
+def without_figures(results: Results) -> str:
+    """The page without its figures."""
+    return page.render(results, CONFIG, {})
 
 
 class Checker(HTMLParser):
@@ -162,7 +167,7 @@ def test_one_group_that_was_given(ungrouped_results):
     known = structs.asdict(ungrouped_results.path)
     first = {name: values[:1] for name, values in known.items() if isinstance(values, list)}
     results = structs.replace(ungrouped_results, path=structs.replace(ungrouped_results.path, **first))
-    html = render(results)
+    html = without_figures(results)
     check(html)
     assert "as k = 1 was given: splits were not judged" in html and "Splits not judged" in html
     assert "No gain" not in html and "nothing is gained" not in html and "The predicted gain" not in html
@@ -172,16 +177,25 @@ def test_one_group_that_was_given(ungrouped_results):
 
 def test_numbers_have_a_minus_sign_and_names_keep_their_hyphens(run_results):
     means = [-52.83, *run_results.methods["policygradex"].per_task[1:]]
-    found = check(render(with_methods(run_results, {"policygradex": {"per_task": means}})))
+    found = check(without_figures(with_methods(run_results, {"policygradex": {"per_task": means}})))
     assert "−52.83" in found.words and "-52.83" not in " ".join(found.words)
     assert run_results.task_names[1] == "goal+0-1" and "goal+0-1" in found.words
 
 
 def test_success_in_the_last_step_stands_beside_success_in_any(run_results):
-    assert "in the last step" not in render(run_results)
+    assert "in the last step" not in without_figures(run_results)
     ends = {name: {"metric": "success", "at_end": [0.25, 0.5]} for name in run_results.methods}
-    html = render(with_methods(run_results, ends))
+    html = without_figures(with_methods(run_results, ends))
     assert "Success rate [95%], in the last step" in html and html.count(", 0.38</td>") > 1
+
+
+def test_unseen_tasks_on_which_adapting_failed_are_named(run_results):
+    assert "adapting failed" not in without_figures(run_results)
+    lost = UnseenMethod(mean=float("nan"), ci95=None, env_steps=10, failed=["test-1", "test-4"])
+    unseen = structs.replace(run_results.test_tasks, methods={"multitask": lost}, failed=["test-2"])
+    found = check(without_figures(finite(structs.replace(run_results, test_tasks=unseen))))
+    text = " ".join(found.words)
+    assert "(adapting failed on test-2)" in text and "(adapting failed on test-1, test-4)" in text
 
 
 def test_nothing_compared_and_no_path(run_results):

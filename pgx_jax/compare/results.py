@@ -211,6 +211,8 @@ class UnseenMethod(Record, frozen=True, kw_only=True):
     ci95: tuple[Number, Number] | None
     env_steps: int
     """All steps before the episodes that are judged."""
+    failed: list[str] | UnsetType = UNSET
+    """Names of the tasks on which adapting failed: there is no mean then."""
 
     @property
     def interval(self) -> Interval:
@@ -233,6 +235,8 @@ class UnseenResult(Record, frozen=True, kw_only=True):
     env_steps: int = 0
     """All steps before the episodes that are judged: the trial's, and those of adapting to the tasks (by
     every group's policy before the trial, and again by the one that was found)."""
+    failed: list[str] | UnsetType = UNSET
+    """Names of the tasks on which adapting failed: there is no mean then."""
     methods: dict[str, UnseenMethod] = {}
     """The other methods on the same tasks; each task finds its policy among the method's in the same way."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from msgspec import UNSET
 
 from pgx_jax import learn
 from pgx_jax.compare.methods import Method
@@ -83,7 +84,9 @@ def unseen_tasks(
         index = [place[pair] for pair in found[name]]
         whole = stratified(final.judged[index])
         steps = sum(paid[c] for c in own[name]) + int(final.adapting[index].sum())
-        return UnseenMethod(mean=whole.mean, ci95=whole.ci95, env_steps=steps)
+        lost = np.flatnonzero(~np.isfinite(final.judged[index]).all(1)).tolist()
+        failed = [names[i] for i in lost] or UNSET
+        return UnseenMethod(mean=whole.mean, ci95=whole.ci95, env_steps=steps, failed=failed)
 
     mine, rows = judged(OURS), list(methods[OURS].rows)
     told = [family.task_names[c.told] for c, _ in found[OURS] if c.told is not None]
@@ -95,6 +98,7 @@ def unseen_tasks(
         assigned=[rows.index(c.row) for c, _ in found[OURS]],
         told=told,
         env_steps=mine.env_steps,
+        failed=mine.failed,
         methods={name: judged(name) for name in methods if name != OURS},
     )
 
