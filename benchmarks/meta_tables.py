@@ -192,9 +192,41 @@ def _against(own: np.ndarray, other: np.ndarray) -> str:
 
 
 def overview(data: Mapping) -> str:
-    """Methods by adaptation steps, a table a family; of the finders the one that is the default."""
-    pieces = [text for part in parts(data) for text in (returns(part, (*FAIR, "told")), verdict(part))]
-    return "\n\n".join([*filter(None, pieces), NOTE])
+    """All methods at the first two numbers of adaptation steps, and ours against them in words."""
+    known = parts(data)
+    some = [b for b in known[0].budgets if b][:2]
+    rows = {"Gradient similarity" if x.startswith("gradient") else words: [] for x, words in LABELS.items()}
+    for name, words in LABELS.items():
+        rows.get(words, rows["Gradient similarity"]).append(name)
+    body = [[words, *(_best(part, names, some) for part in known)] for words, names in rows.items()]
+    head = f"after {' / '.join(f'{b:,}' for b in some)} steps"
+    return "\n\n".join([table([head, *map(title, known)], body), BEST, *map(verdict, known), NOTE])
+
+
+BEST = (
+    "Mean return over seeds. A method that stands in several forms is shown by the one that earned most here "
+    "(ours by the one that is its default); true groups are told theirs."
+)
+
+
+def _best(part: Part, methods: Sequence[str], budgets: Sequence[int]) -> str:
+    """The highest means of some methods in any form after so many steps."""
+    names = [name for name in part.names() if name.partition("/")[0] in methods and _stands(name)]
+    best = [max(names, key=lambda name: part.mean(name, b).mean, default=None) for b in budgets]
+    shown = [
+        f"{part.mean(name, b).mean:.1f}" + (f" ({lost} failed)" if (lost := part.failed(name, b)) else "")
+        for name, b in zip(best, budgets, strict=True)
+        if name is not None
+    ]
+    return " / ".join(shown) or "–"
+
+
+def _stands(name: str) -> bool:
+    """Whether the overview has a form of a method."""
+    method, _, form = name.partition("/")
+    if method.startswith("true_groups"):
+        return form == "told"
+    return form in (("rewards",) if method == OURS else FAIR)
 
 
 NOTE = (

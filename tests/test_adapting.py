@@ -358,6 +358,8 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     assert {"meta", "fresh", "multitask", "policygradex/halving", "true_groups/told"} <= {*names}
     text = meta_tables.whole(data)
     assert "| One policy for all |" in text and "best policy found (loss)" in text
+    told, short = part.mean("true_groups/told", 32).mean, meta_tables.overview(data)
+    assert f"| True groups | {told:.1f} |" in short and "| Gradient similarity | – |" in short
     hits, loss = part.right("policygradex/halving", 32)
     assert 0 <= hits <= 1 and loss >= 0
     assert drawings.meta_rl(data).startswith(b"\x89PNG")
