@@ -205,7 +205,10 @@ class Records:
         """
         name = numbered(stage, self.look)
         if name not in self.records and not self._load(name):
-            raise ConfigError(f"the stage {name!r} is not computed yet; call run.compute({stage!r}) first")
+            saved = "" if self.store is None else f", or `pgx-jax resume {self.store.path}`,"
+            raise ConfigError(
+                f"the stage {name!r} is not computed yet; call run.compute({stage!r}){saved} first"
+            )
         return self.records[name]
 
     def at_look(self, look: int, stage: str) -> Any:
