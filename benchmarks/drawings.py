@@ -178,7 +178,7 @@ def meta_rl(data: Mapping) -> bytes:
     """Mean return on unseen tasks against adaptation steps, a panel a family."""
     known = meta_tables.parts(data)
     with matplotlib.rc_context(RC):
-        figure, panels = canvas(1.6 + 3.2 * len(known), 3.2, columns=len(known))
+        figure, panels = canvas(2.4 + 3.0 * len(known), 3.2, columns=len(known))
         for axes, part in zip(panels, known, strict=True):
             at = np.arange(len(part.budgets))
             for name, found in meta_tables.curves(part, list(ADAPTING)):
@@ -191,7 +191,7 @@ def meta_rl(data: Mapping) -> bytes:
             axes.set_xticklabels([f"{b:,}" for b in part.budgets])
             axes.grid(axis="y")
         panels[0].set(ylabel="mean return on unseen tasks")
-        panels[-1].legend(frameon=False, fontsize=7)
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize=7.5)
         return png(figure)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +36,7 @@ from pgx_jax.compare.adapting import (
 from pgx_jax.compare.finding import FINDERS
 from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
-from pgx_jax.compare.unknown import Arena, Start, sampled
+from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
@@ -124,15 +124,12 @@ def compute(cell: Mapping) -> dict:
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
     entrants = all_entrants(trained, arena, [x.key for x in named], searched)
     found = adapt_all(arena, entrants, cell["budgets"])
-    distinct = {start.key: start for entrant in entrants.values() for start in several(entrant)}
-    earned = dict(
-        zip((*distinct, arena.meta.key), start_values(arena, list(distinct.values())).T, strict=True)
-    )
     return {
         "k": trained.k,
         "agreement": to_plain(trained.results)["agreement"],
         "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
-        "methods": {name: record(arena, entrants[name], x, earned) for name, x in found.items()},
+        "methods": {name: record(entrants[name], adapted) for name, adapted in found.items()},
+        "starts": {name: short(values) for name, values in unadapted(arena, entrants).items()},
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
 
@@ -175,27 +172,31 @@ ONE_POLICY = ("multitask", "meta", "fresh")
 """Beginnings of the names of methods with one policy for all tasks."""
 
 
-def several(entrant: Entrant) -> tuple[Start, ...]:
-    """The policies of a method that has several."""
-    return entrant.starts if len(entrant.starts) > 1 else ()
-
-
-def record(
-    arena: Arena, entrant: Entrant, adapted: Mapping[int, Adapted], earned: Mapping[Hashable, np.ndarray]
-) -> dict:
-    """What the table needs of a method: by budget the mean of every task (None where adapting failed), its
-    policy, and the steps; and what each of its policies (theta* last) earns without adapting."""
-    some = [earned[start.key] for start in several(entrant)]
+def record(entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
+    """What the table needs of a method, by budget: the mean of every task (None where adapting failed), the
+    policy of each if there are several, and the mean steps."""
+    several = len(entrant.starts) > 1
     return {
-        "by_budget": {
-            str(budget): {
-                "per_task": x.judged.mean(1), "choice": x.choice, "steps": x.steps, "finding": x.finding,
-                "failed": x.failed,
-            }
-            for budget, x in adapted.items()
-        },
-        "starts": np.stack([*some, earned[arena.meta.key]], 1) if some else None,
+        str(budget): {
+            "per_task": short(x.judged.mean(1)), "choice": x.choice if several else None,
+            "steps": x.steps.mean(), "finding": x.finding.mean(), "failed": x.failed,
+        }
+        for budget, x in adapted.items()
     }  # fmt: skip
+
+
+def unadapted(arena: Arena, entrants: Mapping[str, Entrant]) -> dict[str, np.ndarray]:
+    """float [U, k + 1] by method that has several policies: what each of them earns on every unseen task
+    without adapting, and theta* (last)."""
+    several = {name.partition("/")[0]: x.starts for name, x in entrants.items() if len(x.starts) > 1}
+    distinct = {start.key: start for starts in several.values() for start in starts}
+    values, place = start_values(arena, list(distinct.values())), {key: i for i, key in enumerate(distinct)}
+    return {name: values[:, [*(place[x.key] for x in starts), -1]] for name, starts in several.items()}
+
+
+def short(values: np.ndarray) -> np.ndarray:
+    """The same numbers with four digits."""
+    return np.vectorize(lambda x: float(f"{x:.4g}"))(values)
 
 
 @says_errors
@@ -216,7 +217,7 @@ def main(args: Sequence[str] | None = None) -> int:
     found.run(todo, compute)
     for cell in found.cells:
         for name, entry in cell["methods"].items():
-            known = {b: [x for x in y["per_task"] if x is not None] for b, y in entry["by_budget"].items()}
+            known = {b: [x for x in y["per_task"] if x is not None] for b, y in entry.items()}
             shown = ", ".join(f"{b}: {np.mean(x):.1f}" for b, x in known.items() if x)
             print(f"{describe(cell['cell'])} {name}: {shown}")
     return 0

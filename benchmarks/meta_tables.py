@@ -72,7 +72,7 @@ class Part(NamedTuple):
 
     def returns(self, name: str, budget: int) -> np.ndarray:
         """float [seeds, tasks]: means of a method; NaN where adapting failed."""
-        return np.array([c["methods"][name]["by_budget"][str(budget)]["per_task"] for c in self.cells], float)
+        return np.array([c["methods"][name][str(budget)]["per_task"] for c in self.cells], float)
 
     def mean(self, name: str, budget: int) -> Interval:
         """Mean return over the tasks that did not fail, with an interval over seeds."""
@@ -84,7 +84,7 @@ class Part(NamedTuple):
 
     def finds(self, name: str) -> bool:
         """Whether a method has several policies to find one of, in some run."""
-        return any(c["methods"][name]["starts"] is not None for c in self.cells)
+        return any(name.partition("/")[0] in c["starts"] for c in self.cells)
 
     def right(self, name: str, budget: int) -> tuple[float, float]:
         """How often a task finds the policy that earns most there without adapting (theta* is one of them),
@@ -92,10 +92,10 @@ class Part(NamedTuple):
         the method has several."""
         hits, losses = [], []
         for cell in self.cells:
-            entry = cell["methods"][name]
-            if entry["starts"] is None:
+            starts = cell["starts"].get(name.partition("/")[0])
+            if starts is None:
                 continue
-            value, choice = np.array(entry["starts"], float), entry["by_budget"][str(budget)]["choice"]
+            value, choice = np.array(starts, float), cell["methods"][name][str(budget)]["choice"]
             earned = value[np.arange(len(value)), choice]  # -1 is theta*, which comes last
             hits.append(earned == value.max(1))
             losses.append(value.max(1) - earned)
@@ -158,9 +158,10 @@ def verdict(part: Part) -> str:
     mine, names = f"{OURS}/rewards", part.names()
     if mine not in names:
         return ""
-    ks = ", ".join(str(c["k"]) for c in part.cells)
+    ks = [str(c["k"]) for c in part.cells]
+    every = f"k = {ks[0]}" if len({*ks}) == 1 else f"k = {', '.join(ks)} by seed"
     pieces = [_at(part, mine, budget) for budget in part.budgets if budget]
-    return f"{part.family} (k = {ks} by seed): {'; '.join(pieces)}."
+    return f"{part.family} ({every}): {'; '.join(pieces)}."
 
 
 def _at(part: Part, mine: str, budget: int) -> str:

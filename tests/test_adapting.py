@@ -363,7 +363,7 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     hits, loss = part.right("policygradex/halving", 32)
     assert 0 <= hits <= 1 and loss >= 0
     assert drawings.meta_rl(data).startswith(b"\x89PNG")
-    entry = data["cells"][0]["methods"]["meta"]["by_budget"]["32"]["per_task"]
+    entry = data["cells"][0]["methods"]["meta"]["32"]["per_task"]
     entry[0] = None
     assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
