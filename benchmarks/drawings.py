@@ -167,9 +167,9 @@ def main_table(data: Mapping, block: str) -> bytes:
 
 
 ADAPTING = {
-    f"{OURS}/rewards": BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT,
-    "true_groups/told": "#c0609a", "multitask_base_maml": "#3a8f5c", "multitask_gru_rl2": "#7a5bb5",
-    f"{OURS}_base_group_maml/rewards": "#46a5c4",
+    OURS: BLUE, "multitask": INK, "meta": "#c98a2b", "fresh": FAINT,
+    "true_groups": "#c0609a", "multitask_base_maml": "#3a8f5c", "multitask_gru_rl2": "#7a5bb5",
+    f"{OURS}_base_group_maml": "#46a5c4",
 }  # fmt: skip
 """Methods of the figure of unseen tasks, and their colours."""
 
@@ -181,9 +181,9 @@ def meta_rl(data: Mapping) -> bytes:
         figure, panels = canvas(2.4 + 3.0 * len(known), 3.2, columns=len(known))
         for axes, part in zip(panels, known, strict=True):
             at = np.arange(len(part.budgets))
-            for name, found in meta_tables.curves(part, list(ADAPTING)):
+            for name, found in meta_tables.curves(part, list(ADAPTING)).items():
                 colour, mean = ADAPTING[name], [x.mean for x in found]
-                axes.plot(at, mean, "o-", ms=4, lw=1.6, color=colour, label=meta_tables.label(name))
+                axes.plot(at, mean, "o-", ms=4, lw=1.6, color=colour, label=meta_tables.LABELS[name])
                 if all(x.lo is not None for x in found):
                     low, high = [x.lo for x in found], [x.hi for x in found]
                     axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
@@ -191,7 +191,8 @@ def meta_rl(data: Mapping) -> bytes:
             axes.set_xticklabels([f"{b:,}" for b in part.budgets])
             axes.grid(axis="y")
         panels[0].set(ylabel="mean return on unseen tasks")
-        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize=7.5)
+        lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+        figure.legend(handles=list(lines.values()), loc="outside right center", fontsize=7.5)
         return png(figure)
 
 

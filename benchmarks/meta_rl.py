@@ -50,7 +50,6 @@ FAMILY_SEEDS = {"lunarlander": 5}
 """Largest number of a family's seeds, where it is not that of the settings."""
 
 SIMILARITIES = ("gradient_similarity_cosine", "gradient_similarity_whitened")
-"""Other similarities than that of the search."""
 METHODS = (*GROUPINGS, *SIMILARITIES, "multitask", "multitask_continued")
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
@@ -129,7 +128,7 @@ def compute(cell: Mapping) -> dict:
         "agreement": to_plain(trained.results)["agreement"],
         "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
         "methods": {name: record(entrants[name], adapted) for name, adapted in found.items()},
-        "starts": {name: short(values) for name, values in unadapted(arena, entrants).items()},
+        "starts": unadapted(arena, entrants),
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
 
@@ -137,25 +136,26 @@ def compute(cell: Mapping) -> dict:
 def all_entrants(
     trained: Run, arena: Arena, adapting: Sequence[str], searched: Mapping | None
 ) -> dict[str, Entrant]:
-    """All methods of a run with the step sizes that the search found for each; "/gently": by that of
-    `Tuning`; "/again": adapting again and again; "/found": not at all, all steps find the policy; "/trial":
-    remembering what comes before a trial's last episode. A grouping of one policy stands there under all
-    finders."""
+    """All methods of a run with the step sizes that the search found for each, if it had it; "/gently": by
+    that of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all, all steps
+    find the policy; "/trial": remembering what comes before a trial's last episode. A grouping of one policy
+    stands there under all finders."""
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
-    gently = {f"{name}/gently": found[name] for name in FINE_TUNED if name in found}
+    searched_for = {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)}
+    usual = Tuning().rate
+    gently = {f"{x}/gently": found[x] for x in FINE_TUNED if x in found and searched_for[x] != usual}
     for name, entrant in list(found.items()):
         method, learner = name.partition("/")[0], arena.learners[entrant.starts[0].learner]
-        factor = rate(searched, method) if method in (*FINE_TUNED, *GROUPINGS) else Tuning().rate
-        if factor != Tuning().rate:
-            found[name] = entrant._replace(rate=factor)
+        if searched_for.get(method, usual) != usual:
+            found[name] = entrant._replace(rate=searched_for[method])
         if learner.remembers:
-            found[f"{name}/trial"] = entrant._replace(most=learner.num_steps - arena.family.horizon)
+            found[f"{name}/trial"] = entrant._replace(most_steps=learner.num_steps - arena.family.horizon)
         elif method in adapting and not name.endswith("/told"):
             found[f"{method}/again"] = entrant._replace(again=True)
-            if len(entrant.starts) > 1:
-                found[f"{method}/found"] = entrant._replace(finding=1.0, most=0)
+            if LEARNERS[entrant.starts[0].learner].grouped:
+                found[f"{method}/found"] = entrant._replace(finding=1.0, most_steps=0)
     return found | gently
 
 
@@ -178,7 +178,7 @@ def record(entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
     several = len(entrant.starts) > 1
     return {
         str(budget): {
-            "per_task": short(x.judged.mean(1)), "choice": x.choice if several else None,
+            "per_task": rounded(x.judged.mean(1)), "choice": x.choice if several else None,
             "steps": x.steps.mean(), "finding": x.finding.mean(), "failed": x.failed,
         }
         for budget, x in adapted.items()
@@ -194,8 +194,8 @@ def unadapted(arena: Arena, entrants: Mapping[str, Entrant]) -> dict[str, np.nda
     return {name: values[:, [*(place[x.key] for x in starts), -1]] for name, starts in several.items()}
 
 
-def short(values: np.ndarray) -> np.ndarray:
-    """The same numbers with four digits."""
+def rounded(values: np.ndarray) -> np.ndarray:
+    """The same numbers with four significant digits."""
     return np.vectorize(lambda x: float(f"{x:.4g}"))(values)
 
 

@@ -48,7 +48,7 @@ SUFFIXES = FINDERS | {
     "found": "not adapting, all steps find its group",
 }  # fmt: skip
 FAIR = ("", "rewards", "gently", "again", "trial", "found")
-"""Forms of a method that the verdict compares: of the finders, the one that is the default."""
+"""Forms of a method that are compared: of the finders, the one that is the default."""
 
 
 class Part(NamedTuple):
@@ -160,13 +160,15 @@ def verdict(part: Part) -> str:
         return ""
     ks = [str(c["k"]) for c in part.cells]
     every = f"k = {ks[0]}" if len({*ks}) == 1 else f"k = {', '.join(ks)} by seed"
-    pieces = [_at(part, mine, budget) for budget in part.budgets if budget]
+    pieces = [_at(part, mine, budget) for budget in part.budgets]
     return f"{part.family} ({every}): {'; '.join(pieces)}."
 
 
 def _at(part: Part, mine: str, budget: int) -> str:
-    """The same after so many steps. Tasks on which some method failed are left out for all."""
+    """The same after so many steps. Tasks on which some method failed are left out for all, and so are
+    methods that failed on all tasks of a seed."""
     returns = {name: part.returns(name, budget) for name in part.names()}
+    returns = {name: x for name, x in returns.items() if np.isfinite(x).any(1).all()}
     whole = ~np.isnan(np.stack(list(returns.values()))).any(0)
     means = {name: np.nanmean(np.where(whole, x, np.nan), axis=1) for name, x in returns.items()}
     own, told = means[mine], means.get("true_groups/told")
@@ -189,37 +191,43 @@ def _against(own: np.ndarray, other: np.ndarray) -> str:
     """A paired difference, and what part of the other's return it is, if returns are positive."""
     ahead = with_interval(over_runs((own - other).tolist()), signed=True)
     part = f" ({own.mean() / other.mean() - 1:+.0%})" if min(own.mean(), other.mean()) > 0 else ""
-    return f"{ahead}{part} against"
+    return f"{ahead}{part.replace('-0%', '+0%')} against"
 
 
 def overview(data: Mapping) -> str:
     """All methods at the first two numbers of adaptation steps, and ours against them in words."""
     known = parts(data)
     some = [b for b in known[0].budgets if b][:2]
-    rows = {"Gradient similarity" if x.startswith("gradient") else words: [] for x, words in LABELS.items()}
+    rows: dict[str, list[str]] = {}
     for name, words in LABELS.items():
-        rows.get(words, rows["Gradient similarity"]).append(name)
-    body = [[words, *(_best(part, names, some) for part in known)] for words, names in rows.items()]
+        rows.setdefault("Gradient similarity" if name.startswith("gradient") else words, []).append(name)
+    body = [[words, *(_shown(part, names, some) for part in known)] for words, names in rows.items()]
     head = f"after {' / '.join(f'{b:,}' for b in some)} steps"
     return "\n\n".join([table([head, *map(title, known)], body), BEST, *map(verdict, known), NOTE])
 
 
 BEST = (
     "Mean return over seeds. A method that stands in several forms is shown by the one that earned most here "
-    "(ours by the one that is its default); true groups are told theirs."
+    "(ours by the one that is its default); true groups are told theirs. –: not in these runs (EM clustering "
+    "and groups by task parameters are given our number of groups, and one group is one policy for all)."
 )
 
 
-def _best(part: Part, methods: Sequence[str], budgets: Sequence[int]) -> str:
-    """The highest means of some methods in any form after so many steps."""
+def best(part: Part, methods: Sequence[str], budget: int) -> str | None:
+    """The form of some methods that earned most after so many steps; of those with fewest failures."""
     names = [name for name in part.names() if name.partition("/")[0] in methods and _stands(name)]
-    best = [max(names, key=lambda name: part.mean(name, b).mean, default=None) for b in budgets]
-    shown = [
-        f"{part.mean(name, b).mean:.1f}" + (f" ({lost} failed)" if (lost := part.failed(name, b)) else "")
-        for name, b in zip(best, budgets, strict=True)
-        if name is not None
-    ]
-    return " / ".join(shown) or "–"
+
+    def order(name: str) -> tuple[int, float]:
+        return -part.failed(name, budget), float(np.nan_to_num(part.mean(name, budget).mean, nan=-np.inf))
+
+    return max(names, key=order, default=None) if budget in part.budgets else None
+
+
+def _shown(part: Part, methods: Sequence[str], budgets: Sequence[int]) -> str:
+    """The means of the best forms of some methods after so many steps."""
+    found = [(name, b) for b in budgets if (name := best(part, methods, b)) is not None]
+    means = [(part.mean(name, b).mean, part.failed(name, b)) for name, b in found]
+    return " / ".join(f"{x:.1f}" + (f" ({lost} failed)" if lost else "") for x, lost in means) or "–"
 
 
 def _stands(name: str) -> bool:
@@ -231,23 +239,26 @@ def _stands(name: str) -> bool:
 
 
 NOTE = (
-    "Mean return on tasks that no method has seen, after so many environment steps on each; 0: as they are, "
-    "and where a method has several policies, by the meta-policy, since nothing tells which. Half of the "
-    "steps of a method with several policies find the one to go on from, and the rest fine-tunes it by PPO "
-    "in small batches; all of them find it where less than an episode would be left (but half, where it "
-    "adapts in its own way; then also all, and it doesn't adapt). A policy is fine-tuned with the step size "
-    "that served its method best in the "
-    "search, and policies for all tasks also gently, with a tenth of that of training. MAML and Reptile "
-    "adapt in their own way: once, with a few inner steps on all of the budget, or again and again, each "
-    "time with about 200 steps; RL² remembers what it meets, all of it or what one trial in training leaves "
-    "before its last episode. Their settings were searched, too "
-    "(`benchmarks/meta_search.py`: eight each, on two seeds of cartpole-goals that no table has, with unseen "
-    "tasks of their own; all families have them). A budget below an episode trains on cut episodes, with the "
-    "critic's value for the rest, if there is a critic. The meta-policy took its part of the training steps "
-    "alone, and the policy at random none; random groups are one draw a seed. Unseen tasks, training and "
-    "episodes are of each family seed's own. True groups, told: a reference, which is told the group that "
-    "suits a task's parameters. All finders, and how often each is right: "
-    "[docs/meta_rl.md](docs/meta_rl.md)."
+    "Mean return on tasks that no method has seen, after so many environment steps on each; 0: as they "
+    "are, and where a method has several policies, by the meta-policy, since nothing tells which. Half of "
+    "the steps of a method with several policies find the one to go on from, and the rest fine-tunes it "
+    "by PPO in small batches; all of them find it where less than an episode would be left. Groups "
+    "trained by MAML stand in two forms more: half of the steps always find the policy and the rest adapt "
+    "it, or all of them find it and it isn't adapted. They begin afresh with the steps that finding the "
+    "groups has left, while ours, by PPO, go on from the meta-policy. A policy is fine-tuned with the "
+    "step size that served its method best in the search (by gradient similarity, which it didn't have, "
+    "with a tenth of that of training), and policies for all tasks also with that tenth, if it is "
+    "another. MAML and Reptile adapt in their own way: once, with a few inner steps on all of the budget, "
+    "or again and again, each time with about 200 steps; RL² remembers what it meets (also while it is "
+    "judged), all of it or what one trial in training leaves before its last episode. Their settings were "
+    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of cartpole-goals that no table "
+    "has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; all "
+    "families have them). Policies by PPO are trained with the family's settings, ours and all others. A "
+    "budget below an episode trains on cut episodes, with the critic's value for the rest, if there is a "
+    "critic. The meta-policy took its part of the training steps alone, and the policy at random none; "
+    "random groups are one draw a seed. Unseen tasks, training and episodes are of each family seed's "
+    "own. True groups, told: a reference, which is told the group that suits a task's parameters. All "
+    "finders, and how often each is right: [docs/meta_rl.md](docs/meta_rl.md)."
 )
 
 
@@ -322,7 +333,11 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
     return "\n\n".join(filter(None, pieces)) + "\n"
 
 
-def curves(part: Part, names: Sequence[str]) -> list[tuple[str, list[Interval]]]:
-    """Mean returns by budget, of the methods that there are."""
-    own = [name for name in names if name in part.names()]
-    return [(name, [part.mean(name, b) for b in part.budgets]) for name in own]
+def curves(part: Part, methods: Sequence[str]) -> dict[str, list[Interval]]:
+    """Mean returns by budget of the methods that there are, each in its best form."""
+    found = {method: [best(part, [method], b) for b in part.budgets] for method in methods}
+    return {
+        method: [part.mean(name, b) for name, b in zip(names, part.budgets, strict=True)]
+        for method, names in found.items()
+        if None not in names
+    }

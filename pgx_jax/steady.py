@@ -279,17 +279,16 @@ class Rewriter:
 
     def _parameter(self, value: Any) -> Any:
         """A parameter of a primitive; the bodies of loops, branches and calls are programs themselves."""
-        if isinstance(value, tuple):
-            return tuple(map(self._parameter, value)) if any(isinstance(x, Program) for x in value) else value
-        if not isinstance(value, Program):
+        if not self._concerns(value):
             return value
+        if isinstance(value, tuple):
+            made = map(self._parameter, value)
+            return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
         if id(value) not in self._made:
             self._made[id(value)] = value, self._program(value)
         return self._made[id(value)][1]
 
     def _program(self, program: Program) -> Program:
-        if not self._concerns(program):
-            return program
         closed = program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
         inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.in_avals]
         made = jax.make_jaxpr(functools.partial(self.evaluate, closed))(*inputs)

@@ -176,7 +176,7 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
     )
     one, ours = entrants["multitask"], entrants["policygradex/halving"]
     several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
-    several |= {"short": one._replace(most=14), "found": ours._replace(finding=1.0, most=0)}
+    several |= {"short": one._replace(most_steps=14), "found": ours._replace(finding=1.0, most_steps=0)}
     found = adapt_all(arena, several, (0, 14, 64))
     assert len(calls) == 3  # of all tasks, and of each group
     assert all(len(rows.steps) <= 3 * TASKS for _, _, rows in calls[0])
@@ -358,6 +358,13 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     assert {"meta", "fresh", "multitask", "policygradex/halving", "true_groups/told"} <= {*names}
     text = meta_tables.whole(data)
     assert "| One policy for all |" in text and "best policy found (loss)" in text
+    without = np.array(data["cells"][0]["starts"]["true_groups"])
+    at_once = data["cells"][0]["methods"]["true_groups/told"]["0"]
+    earned = without[np.arange(2), at_once["choice"]]
+    np.testing.assert_allclose(at_once["per_task"], earned, rtol=1e-3)
+    np.testing.assert_allclose(
+        data["cells"][0]["methods"]["meta"]["0"]["per_task"], without[:, -1], rtol=1e-3
+    )
     told, short = part.mean("true_groups/told", 32).mean, meta_tables.overview(data)
     assert f"| True groups | {told:.1f} |" in short and "| Gradient similarity | – |" in short
     hits, loss = part.right("policygradex/halving", 32)
@@ -368,6 +375,42 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
     assert len(meta_rl.cells(meta_rl.Settings())) == 6 * 10 + 5
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no checkout around the tests")
+def test_the_forms_in_which_a_method_stands_in_the_table(arena, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import meta_rl
+    import meta_search
+    import meta_tables
+
+    def starts(learner, count):
+        return tuple(arena.meta._replace(key=(learner, i), learner=learner) for i in range(count))
+
+    kinds = {"ppo": "ppo", "maml": "maml", "rl2": "rl2", "group_maml": "maml"}
+    made = {name: learn.LEARNERS[kind]() for name, kind in kinds.items()}
+    mine, one, memory = "policygradex_base_group_maml", "multitask_base_maml", "multitask_gru_rl2"
+    known = {
+        "meta": Entrant(starts("ppo", 1)),
+        "policygradex/rewards": Entrant(starts("ppo", 2), "rewards"),
+        one: Entrant(starts("maml", 1)),
+        memory: Entrant(starts("rl2", 1)),
+    }
+    rates = {"meta": 1.0, "policygradex": 0.1}
+    monkeypatch.setattr(meta_rl, "rate", lambda searched, name: rates.get(name, 0.1))
+    for groups in (1, 2):
+        own = f"{mine}/rewards" if groups > 1 else mine
+        grouped = {own: Entrant(starts("group_maml", groups), "rewards" if groups > 1 else None)}
+        monkeypatch.setattr(meta_rl, "entrants_of", lambda *args, grouped=grouped: known | grouped)
+        found = meta_rl.all_entrants(None, arena._replace(learners=made), [one, memory, mine], {})
+        assert found["meta"].rate == 1.0 and found["meta/gently"].rate is None
+        assert found[f"{one}/again"].again and f"{one}/found" not in found
+        assert found[f"{memory}/trial"].most_steps == made["rl2"].num_steps - arena.family.horizon
+        assert found[f"{mine}/found"].most_steps == 0 and found[f"{mine}/again"].again
+        forms = {f"{mine}/{x}" for x in ("rewards", "again", "found", *(FINDERS if groups == 1 else ()))}
+        assert {*found} == {*known, "meta/gently", f"{one}/again", f"{memory}/trial"} | forms
+        assert all(meta_tables.label(name) for name in found)
+    assert meta_search.LEARNERS["group_maml"].grouped and not meta_search.LEARNERS["maml"].grouped
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no checkout around the tests")

@@ -107,6 +107,14 @@ def test_inner_programs_are_rewritten_once():
     assert text.count("call @gram") == 3 and "contracting_dims = [0]" not in text
 
 
+@pytest.mark.parametrize("solve", [jnp.linalg.solve, lambda a, b: jax.scipy.sparse.linalg.cg(a, b)[0]])
+def test_systems_of_equations_are_solved_alike(solve):
+    """Their programs stand in a named tuple among the parameters."""
+    a, b = jnp.eye(3) + 0.1, jnp.arange(3.0)
+    for f in (lambda b: solve(a, b), lambda b: solve(a.T @ a, b), jax.grad(lambda b: solve(a, b).sum())):
+        np.testing.assert_allclose(jax.jit(in_order(f))(b), jax.jit(f)(b), rtol=1e-5, atol=1e-6)
+
+
 def test_static_and_donated_arguments_are_those_of_jit():
     @compiled
     def double(x):

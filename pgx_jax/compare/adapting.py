@@ -87,7 +87,7 @@ class Entrant(NamedTuple):
     again: bool = False
     """Whether policies whose learner adapts in its own way do so again and again, each time with about
     `Learner.adaptation_steps`; else once, with all steps."""
-    most: int | None = None
+    most_steps: int | None = None
     """Steps that its policies adapt on at most; the rest of a budget is left."""
     finding: float | None = None
     """As `Tuning.finding`, for its own policies; up to 1."""
@@ -203,6 +203,10 @@ def check_adapting(
     tuning.check()
     check_budgets(budgets)
     for name, entrant in entrants.items():
+        if entrant.finding is not None and not 0 < entrant.finding <= 1:
+            raise ConfigError(f"finding = {entrant.finding} of {name!r} must be above 0 and at most 1")
+        if entrant.most_steps is not None and entrant.most_steps < 0:
+            raise ConfigError(f"most_steps = {entrant.most_steps} of {name!r} must be 0 or more")
         if len(entrant.starts) == 1 or entrant.told is not None:
             continue
         called = entrant.finder or ""
@@ -245,7 +249,7 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
 
 def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task, which trains on what finding its policy has left."""
-    most = budget if entrant.most is None else entrant.most
+    most = budget if entrant.most_steps is None else entrant.most_steps
     left = [
         0 if spent and _too_few(arena, entrant, budget - spent) else min(budget - spent, most)
         for spent in found.steps.tolist()

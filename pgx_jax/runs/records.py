@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ class Records:
         """
         name = numbered(stage, self.look)
         if name not in self.records and not self._load(name):
-            saved = "" if self.store is None else f", or `pgx-jax resume {self.store.path}`,"
+            saved = "" if self.store is None else f", or `pgx-jax resume {quote(str(self.store.path))}`,"
             raise ConfigError(
                 f"the stage {name!r} is not computed yet; call run.compute({stage!r}){saved} first"
             )
