@@ -143,13 +143,12 @@ def all_entrants(
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
-    searched_for = {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)}
-    usual = Tuning().rate
-    gently = {f"{x}/gently": found[x] for x in FINE_TUNED if x in found and searched_for[x] != usual}
+    known, usual = rates(searched), Tuning().rate
+    gently = {f"{x}/gently": found[x] for x in FINE_TUNED if x in found and known[x] != usual}
     for name, entrant in list(found.items()):
         method, learner = name.partition("/")[0], arena.learners[entrant.starts[0].learner]
-        if searched_for.get(method, usual) != usual:
-            found[name] = entrant._replace(rate=searched_for[method])
+        if known.get(method, usual) != usual:
+            found[name] = entrant._replace(rate=known[method])
         if learner.remembers:
             found[f"{name}/trial"] = entrant._replace(most_steps=learner.num_steps - arena.family.horizon)
         elif method in adapting and not name.endswith("/told"):
@@ -157,6 +156,11 @@ def all_entrants(
             if LEARNERS[entrant.starts[0].learner].grouped:
                 found[f"{method}/found"] = entrant._replace(finding=1.0, most_steps=0)
     return found | gently
+
+
+def rates(searched: Mapping | None) -> dict[str, float]:
+    """Step sizes of fine-tuning of all methods that the search has, as factors."""
+    return {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)}
 
 
 def _by_finder(found: Mapping[str, Entrant], finders: Sequence[str]) -> dict[str, Entrant]:
@@ -208,7 +212,7 @@ def main(args: Sequence[str] | None = None) -> int:
     searched = results()
     defaults = {
         "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0),
-        "rates": {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)},
+        "rates": rates(searched),
         "learners": {name: {**x.given, **chosen(searched, name)} for name, x in LEARNERS.items()},
     }  # fmt: skip
     path = result_path("meta_rl", settings.preset, settings.out)

@@ -126,10 +126,9 @@ def shown(part: Part, name: str, budget: int) -> str:
     return with_interval(part.mean(name, budget)) + (f" ({failed} failed)" if failed else "")
 
 
-def returns(part: Part, suffixes: Sequence[str] = tuple(SUFFIXES)) -> str:
-    """Mean returns of all methods by adaptation steps, in some of their forms."""
-    names = [name for name in part.names() if name.partition("/")[2] in ("", *suffixes)]
-    rows = [[label(name), *(shown(part, name, b) for b in part.budgets)] for name in names]
+def returns(part: Part) -> str:
+    """Mean returns of all methods by adaptation steps, in all of their forms."""
+    rows = [[label(name), *(shown(part, name, b) for b in part.budgets)] for name in part.names()]
     return table([title(part), *(f"{b:,} steps" for b in part.budgets)], rows)
 
 
@@ -182,8 +181,8 @@ def _at(part: Part, mine: str, budget: int) -> str:
     one = [name for name in fair if name.startswith(("multitask", "meta", "fresh"))]
     maml = [name for name in one if name.startswith("multitask_base_maml")]
     for some, words in ((one, "the best of those with one policy for all"), (maml, "MAML")):
-        if best := max(some, key=lambda name: np.mean(fair[name]), default=None):
-            text += f", {_against(own, means[best])} {words} ({label(best)})"
+        if rival := max(some, key=lambda name: np.mean(fair[name]), default=None):
+            text += f", {_against(own, means[rival])} {words} ({label(rival)})"
     return text + (f", {_against(own, told)} the true groups that are told" if told is not None else "")
 
 

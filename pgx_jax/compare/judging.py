@@ -13,7 +13,7 @@ from pgx_jax import learn
 from pgx_jax.compare.methods import Method, distinct
 from pgx_jax.compare.pool import Pool, Row, places
 from pgx_jax.compare.results import Draw, Interval, MethodResult
-from pgx_jax.compare.summaries import summarise
+from pgx_jax.compare.summaries import failed_tasks, summarise
 from pgx_jax.config import Config
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
@@ -87,7 +87,7 @@ def method_result(
     named, whole = [named_groups(m.labels, family.task_names) for m in draws], summarise(episodes)
     ends = [played.ends(m) for m in draws if played.at_end]
     several = [Draw(g, float(x.mean())) for g, x in zip(named, episodes, strict=True)]
-    lost = np.flatnonzero(~np.isfinite(np.stack(episodes)).all((0, 2))).tolist()
+    lost = failed_tasks(np.stack(episodes))
     failed = f"adapting failed on {', '.join(family.task_names[i] for i in lost)}" if lost else None
     return MethodResult(
         mean=whole.mean,

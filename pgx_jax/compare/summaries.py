@@ -27,6 +27,12 @@ def stratified(episodes: Float[np.ndarray, "n E"]) -> Interval:
     return Interval(mean, (mean - 1.96 * error, mean + 1.96 * error))
 
 
+def failed_tasks(episodes: Float[np.ndarray, "... n E"]) -> list[int]:
+    """Numbers of the tasks with episodes [..., n, E] that are not finite: adapting to them failed."""
+    whole = np.isfinite(episodes).all(-1).reshape(-1, episodes.shape[-2])
+    return np.flatnonzero(~whole.all(0)).tolist()
+
+
 def over_draws(means: Sequence[float]) -> Interval:
     """Mean over draws of a grouping and its 95% t-interval."""
     mean, count = float(np.mean(means)), len(means)

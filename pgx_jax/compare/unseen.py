@@ -13,7 +13,7 @@ from pgx_jax import learn
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool, Row, places
 from pgx_jax.compare.results import OURS, UnseenMethod, UnseenResult
-from pgx_jax.compare.summaries import stratified
+from pgx_jax.compare.summaries import failed_tasks, stratified
 from pgx_jax.config import Config
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
@@ -84,8 +84,7 @@ def unseen_tasks(
         index = [place[pair] for pair in found[name]]
         whole = stratified(final.judged[index])
         steps = sum(paid[c] for c in own[name]) + int(final.adapting[index].sum())
-        lost = np.flatnonzero(~np.isfinite(final.judged[index]).all(1)).tolist()
-        failed = [names[i] for i in lost] or UNSET
+        failed = [names[i] for i in failed_tasks(final.judged[index])] or UNSET
         return UnseenMethod(mean=whole.mean, ci95=whole.ci95, env_steps=steps, failed=failed)
 
     mine, rows = judged(OURS), list(methods[OURS].rows)
