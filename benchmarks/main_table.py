@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 from common import ResultFile, describe, merge, result_path, says_errors, tuples
-from method_search import HIDDEN, METHODS, TOLD, Baseline, Factors, chosen, results, scaled
+from method_search import HIDDEN, METHODS, TOLD, TOLD_OURS, Baseline, Factors, chosen, results, scaled
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -97,8 +97,9 @@ def cells(settings: Settings) -> list[dict]:
 
 def factors_of(cell: Mapping) -> dict[str, Factors]:
     """What the settings of ours and of every method of a cell are multiplied by."""
-    searched = results()
-    return {name: chosen(searched, cell["family"], name) for name in (OURS, *cell["methods"])}
+    family, data = cell["family"], results()
+    ours = chosen(data, family, TOLD_OURS if cell["block"] == "told" else OURS)
+    return {OURS: ours} | {name: chosen(data, family, name) for name in cell["methods"]}
 
 
 def check_factors(done: Sequence[Mapping]) -> None:
@@ -108,8 +109,8 @@ def check_factors(done: Sequence[Mapping]) -> None:
         ConfigError: naming the cell.
     """
     for cell in done:
-        now = {name: list(values) for name, values in factors_of(cell["cell"]).items()}
-        if cell["factors"] != now:
+        had = {name: Factors(*values) for name, values in cell["factors"].items()}
+        if had != factors_of(cell["cell"]):
             raise ConfigError(
                 f"the search tells other settings than the table's cell {describe(cell['cell'])} had; remove "
                 f"the cells of this family, or choose another file with --out"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import method_search
 import numpy as np
 from aggregates import bootstrap, interquartile_mean, share_ahead
 from main_table import BLOCKS, BUDGETS
-from method_search import HIDDEN, METHODS, NOISE, TOLD, Baseline, Factors, chosen
+from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval
@@ -269,7 +270,7 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
         "the same family and training seed of the other, ties count half. *Settings* are what differs from "
         "the family's: what earned most in the search below, where that was made. Those of groupings are "
-        "ours, and ours is searched hidden, for both blocks."
+        "ours."
     ]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
@@ -281,21 +282,18 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
 
 def searched(data: Mapping) -> str:
     """Mean returns of every method by factors of its settings."""
-    found: dict[tuple[str, str], list[Mapping]] = {}
-    for cell in data["cells"]:
-        found.setdefault((cell["cell"]["family"], cell["cell"]["method"]), []).append(cell)
-    tried = [Factors(*factors) for factors in data["cells"][0]["cell"]["factors"]]
+    cells = [done["cell"] for done in data["cells"]]
+    tried = [*dict.fromkeys(Factors(*factors) for cell in cells for factors in cell["factors"])]
     rows = []
-    for (family, method), cells in found.items():
-        mean, best = np.mean([c["returns"] for c in cells], axis=0), chosen(data, family, method)
-        shown = [
-            f"**{value:.1f}**" if factors == best else f"{value:.1f}"
-            for factors, value in zip(tried, mean, strict=True)
-        ]
-        told = "" if method == OURS else ", told" if method in TOLD else ", hidden"
-        rows.append([f"{family}, {SHARED.get(method) or METHODS[method].label}{told}", *shown])
+    for family, method in dict.fromkeys((cell["family"], cell["method"]) for cell in cells):
+        means = method_search.searched(data, family, method)
+        best, shown = method_search.chosen(data, family, method), {k: f"{v:.1f}" for k, v in means.items()}
+        shown[best] = f"**{shown[best]}**"
+        told = "told" if method in (*TOLD, TOLD_OURS) else "hidden"
+        label = METHODS[method].label if method in METHODS else SHARED[OURS]
+        rows.append([f"{family}, {label}, {told}", *(shown.get(factors, "–") for factors in tried)])
     head = ["", *("the family's settings" if f == Factors() else _words(f) for f in tried)]
-    seeds = sorted({str(c["cell"]["settings"]["seed"]) for c in data["cells"]})
+    seeds = sorted({str(cell["settings"]["seed"]) for cell in cells})
     facts = (
         "`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds "
         f"that no table of methods uses ({', '.join(seeds)}), one training seed each; bold: taken. Other "
@@ -349,5 +347,8 @@ def _factors(part: Part, name: str) -> str:
 
 def _words(factors: Factors) -> str:
     """Factors other than 1."""
-    words = {"entropy": "entropy", "learning_rate": "step size", "final_learning_rate": "last step size"}
+    words = {
+        "entropy": "entropy", "learning_rate": "step size", "final_learning_rate": "last step size",
+        "final_entropy": "last entropy",
+    }  # fmt: skip
     return ", ".join(f"{words[k]} ×{v:g}" for k, v in factors._asdict().items() if v != 1)

@@ -1,9 +1,9 @@
 """The settings that serve every method best: `python benchmarks/method_search.py`.
 
-Every method of the main table is trained with several entropy bonuses and step sizes (and one that falls
+Every method of the main table is trained with several entropy bonuses and step sizes (and some that fall
 while it trains), on family seeds that no table of methods uses. `main_table.py` takes, for each method and
 family, what earned most here, if that is clearly more than with the family's settings. Every policy has the
-batch that suits its budget (`Config.min_updates`).
+batch that suits its budget (`Config.min_updates`). Started again it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Grouping, Rows
 
-FAMILIES = ("cartpole-goals", "points-hard")
+FAMILIES = (
+    "cartpole-goals",
+    "points-hard",
+    "reacher-targets",
+    "highway-objectives",
+    "highway-traffic",
+    "lunarlander",
+)
+"""Those of the table on which not every method reaches the largest return."""
 SEEDS = (100, 101)
 """Of the families; no table of methods has them."""
 
@@ -44,13 +52,17 @@ class Factors(NamedTuple):
     entropy: float = 1.0
     learning_rate: float = 1.0
     final_learning_rate: float = 1.0
+    final_entropy: float = 1.0
 
 
 TRIED = (
-    *itertools.starmap(Factors, itertools.product((1.0, 5.0), (0.5, 1.0, 2.0))),
-    Factors(final_learning_rate=0.1),
+    (
+        *itertools.starmap(Factors, itertools.product((1.0, 5.0), (0.5, 1.0, 2.0))),
+        Factors(final_learning_rate=0.1),
+    ),
+    (Factors(entropy=5.0, final_entropy=0.0),),
 )
-"""What every method is trained with."""
+"""What every method is trained with; the settings of a row at the same time."""
 
 
 NOISE = 0.02
@@ -97,6 +109,8 @@ TOLD = {
 """Told their task."""
 
 METHODS = HIDDEN | TOLD
+TOLD_OURS = f"told_{OURS}"
+"""Ours where policies are told their task."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Settings:
     """full: what the docs show; small: seconds, for tests."""
     families: tuple[str, ...] = FAMILIES
     """Families to train on."""
-    methods: tuple[str, ...] = (*METHODS, OURS)
+    methods: tuple[str, ...] = (*METHODS, OURS, TOLD_OURS)
     """Methods to train."""
     seeds: tuple[int, ...] = SEEDS
     """Seeds of the families."""
@@ -116,17 +130,18 @@ class Settings:
 
 
 def cells(settings: Settings) -> list[dict]:
-    """One cell a family, seed and method."""
+    """One cell a family, method, seed and row of settings."""
     if settings.preset == "small":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "config": SMALL_CONFIG}
-        return [small | {"method": "told", "factors": [[1.0, 1.0, 1.0], [5.0, 1.0, 1.0]]}]
+        return [small | {"method": "told", "factors": [list(Factors()), list(Factors(entropy=5.0))]}]
     return [
         {
             "family": family, "settings": {"seed": seed}, "config": {}, "method": method,
-            "factors": [list(tried) for tried in TRIED],
+            "factors": [list(tried) for tried in row],
         }
         for family in settings.families
         for method in settings.methods
+        for row in TRIED
         for seed in settings.seeds
     ]  # fmt: skip
 
@@ -136,9 +151,10 @@ def compute(cell: Mapping) -> dict:
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), cell["config"])
     factors = [Factors(*tried) for tried in cell["factors"]]
-    if cell["method"] != OURS:
+    if cell["method"] in METHODS:
         return {"returns": trained(family, config, METHODS[cell["method"]], factors)}
-    runs = [dataclasses.replace(config, compare="none", ppo=scaled(config.ppo, tried)) for tried in factors]
+    config = override(config, {"compare": "none", "policy.conditioned_actor": cell["method"] == TOLD_OURS})
+    runs = [dataclasses.replace(config, ppo=scaled(config.ppo, tried)) for tried in factors]
     return {"returns": [run(family, own).results.methods[OURS].mean for own in runs]}
 
 
@@ -150,6 +166,7 @@ def scaled(learner: Any, factors: Factors) -> Any:
         entropy=factors.entropy * (0.01 if raised else learner.entropy),
         learning_rate=factors.learning_rate * learner.learning_rate,
         final_learning_rate=factors.final_learning_rate * learner.final_learning_rate,
+        final_entropy=factors.final_entropy * learner.final_entropy,
     )
 
 
@@ -176,13 +193,22 @@ def trained(family: TaskFamily, config: Config, method: Baseline, factors: Seque
 def chosen(data: Mapping | None, family: str, method: str) -> Factors:
     """The factors of most mean return over the family seeds, if they gain more than `NOISE` over the family's
     settings; 1 otherwise, and where they were not searched."""
-    known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["family"] == family]
-    known = [c for c in known if c["cell"]["method"] == method]
-    known = [c for c in known if c["cell"]["factors"] == known[-1]["cell"]["factors"]]
-    if not known:
+    means = searched(data, family, method)
+    if Factors() not in means:
         return Factors()
-    mean, tried = np.mean([c["returns"] for c in known], axis=0), known[0]["cell"]["factors"]
-    return Factors(*tried[clearly_best(mean, tried.index([*Factors()]))])
+    return [*means][clearly_best(np.array([*means.values()]), [*means].index(Factors()))]
+
+
+def searched(data: Mapping | None, family: str, method: str) -> dict[Factors, float]:
+    """Mean returns by factors, over the family seeds; of those that all of these were trained with."""
+    returns: dict[Factors, dict[int, float]] = {}
+    for done in (data or {"cells": []})["cells"]:
+        cell = done["cell"]
+        if (cell["family"], cell["method"]) == (family, method):
+            for tried, value in zip(cell["factors"], done["returns"], strict=True):
+                returns.setdefault(Factors(*tried), {})[cell["settings"]["seed"]] = value
+    seeds = set().union(*returns.values())
+    return {tried: np.mean([*by.values()]) for tried, by in returns.items() if by.keys() == seeds}
 
 
 def clearly_best(mean: np.ndarray, first: int) -> int:

@@ -51,27 +51,41 @@ def test_ties_count_half():
 
 
 def test_the_search_takes_what_earned_most_over_its_seeds():
-    def cell(seed, returns, method="pcgrad"):
-        tried = [[1.0, 1.0, 1.0], [5.0, 2.0, 1.0], [1.0, 1.0, 0.1]]
-        of = {"family": "points", "method": method, "settings": {"seed": seed}, "factors": tried}
+    Factors, chosen = method_search.Factors, method_search.chosen
+    grid = [Factors(), Factors(5.0, 2.0), Factors(1.0, 1.0, 0.1)]
+
+    def cell(seed, returns, method="pcgrad", tried=grid):
+        factors = [list(x) for x in tried]
+        of = {"family": "points", "method": method, "settings": {"seed": seed}, "factors": factors}
         return {"cell": of, "returns": returns}
 
     data = {"cells": [cell(100, [1.0, 3.0, 2.0]), cell(101, [1.0, 2.0, 2.5]), cell(100, [9, 1, 1], "paco")]}
     near = {"cells": [cell(100, [-10.0, -9.81, -9.9])]}
-    assert method_search.chosen(near, "points", "pcgrad") == (1.0, 1.0, 1.0)
+    assert chosen(near, "points", "pcgrad") == Factors()
     near["cells"][0]["returns"][1] = -9.79
-    assert method_search.chosen(near, "points", "pcgrad") == (5.0, 2.0, 1.0)
-    assert method_search.chosen(data, "points", "pcgrad") == (5.0, 2.0, 1.0)
+    assert chosen(near, "points", "pcgrad") == Factors(5.0, 2.0)
+    assert chosen(data, "points", "pcgrad") == Factors(5.0, 2.0)
     for known in (None, data):
-        assert method_search.chosen(known, "cartpole-goals", "pcgrad") == (1.0, 1.0, 1.0)
-    own = Config().ppo
-    learner = method_search.scaled(own, method_search.Factors(5.0, 2.0, 0.1))
-    assert (learner.entropy, learner.learning_rate) == (5 * own.entropy, 2 * own.learning_rate)
-    assert learner.final_learning_rate == 0.1 and method_search.scaled(own, method_search.Factors()) == own
-    silent = own.replace(entropy=0.0)
-    assert method_search.scaled(silent, method_search.Factors(entropy=5.0)).entropy == 0.05
+        assert chosen(known, "cartpole-goals", "pcgrad") == Factors()
     text = main_tables.searched(data)
     assert "| points, One policy for all, PCGrad, hidden | 1.0 | **2.5** | 2.2 |" in text
+
+    last = [Factors(5.0, final_entropy=0.0)]
+    data["cells"].append(cell(100, [99.0], tried=last))
+    assert chosen(data, "points", "pcgrad") == Factors(5.0, 2.0)  # the other seed lacks it
+    data["cells"].append(cell(101, [9.0], tried=last))
+    assert chosen(data, "points", "pcgrad") == last[0]
+    text = main_tables.searched(data)
+    assert "| 1.0 | 2.5 | 2.2 | **54.0** |" in text and "| **9.0** | 1.0 | 1.0 | – |" in text
+    assert "| entropy ×5, last entropy ×0 |" in text
+
+    own = Config().ppo
+    learner = method_search.scaled(own, Factors(5.0, 2.0, 0.1, 0.5))
+    assert (learner.entropy, learner.learning_rate) == (5 * own.entropy, 2 * own.learning_rate)
+    assert (learner.final_learning_rate, learner.final_entropy) == (0.1, 0.5)
+    assert method_search.scaled(own, Factors()) == own
+    silent = own.replace(entropy=0.0)
+    assert method_search.scaled(silent, Factors(entropy=5.0)).entropy == 0.05
 
 
 def test_the_table_covers_what_it_promises():
