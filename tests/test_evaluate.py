@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from probes import table, tabular_family
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import evaluate, make_policy, take
 from pgx_jax.learn.training import init_agents
 
@@ -153,7 +153,7 @@ def test_what_a_policy_is_told_of_unseen_tasks():
     own = played()
     same = played(tasks=FAMILY.tasks, context=np.asarray(FAMILY.context))
     np.testing.assert_array_equal(own.returns, same.returns)
-    nothing = played(tasks=FAMILY.tasks)
     zeros = played(tasks=FAMILY.tasks, context=np.zeros_like(FAMILY.context))
-    np.testing.assert_array_equal(nothing.returns, zeros.returns)
-    assert (nothing.returns != own.returns).any()
+    assert (zeros.returns != own.returns).any()
+    with pytest.raises(ConfigError, match="unseen tasks have no context: pass context"):
+        played(tasks=FAMILY.tasks)

@@ -24,19 +24,22 @@ FAMILY = tabular_family([table(), table()], names=("first", "second"))
 
 
 @pytest.mark.parametrize(
-    ("weights", "what"),
+    ("field", "values", "what"),
     [
-        ([[1.0, 0.0]], "weights \\[n, K\\].*shape \\(1, 2\\)"),
-        ([1.0, 0.0], "shape \\(2,\\)"),
-        (np.ones((2, 0)), "shape \\(2, 0\\)"),
-        ([[1.0], [1.0, 2.0]], "n = 2"),
-        ([[1.0, 0.0], [np.nan, 1.0]], "'second' has weights that are not finite"),
-        ([[0.0, 0.0], [1.0, 1.0]], "'first' has no weight but 0"),
+        *((field, *bad) for field in ("objectives", "context") for bad in (
+            ([[1.0, 0.0]], f"{field} must have the shape .*n = 2 tasks, got \\[1, 2\\]"),
+            ([1.0, 0.0], f"{field} must have the shape .*got \\[2\\]"),
+            ([[1.0], [1.0, 2.0]], f"{field} must be numbers .*of the same length"),
+            ([["left"], ["right"]], f"{field} must be numbers .*got .*left"),
+            ([[1.0, 0.0], [np.nan, 1.0]], f"'second' has numbers in its {field} that are not finite"),
+        )),
+        ("objectives", np.ones((2, 0)), "'first' has no weight but 0"),
+        ("objectives", [[0.0, 0.0], [1.0, 1.0]], "'first' has no weight but 0"),
     ],
-)
-def test_weights_that_cannot_be(weights, what):
+)  # fmt: skip
+def test_numbers_of_tasks_that_cannot_be(field, values, what):
     with pytest.raises(ConfigError, match=what):
-        dataclasses.replace(FAMILY, objectives=weights)
+        dataclasses.replace(FAMILY, **{field: values})
 
 
 def test_weights_are_kept_as_numbers():

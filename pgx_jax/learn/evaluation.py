@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pgx_jax.errors import DataError, pick
+from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -73,14 +73,20 @@ def evaluate(
         deterministic: act by the mode.
         tasks: other task parameters than the family's own (unseen test tasks).
         names: their names, for error messages.
-        context: float [P, C], what a policy that is told its task is told; the task's own by default, and
-            zeros of other tasks.
+        context: float [P, C], what a policy that is told its task is told; the task's own by default. On
+            other tasks a critic without it is told zeros, and an actor needs it.
 
     A pair whose agent diverges as it adapts is marked as failed, with a warning that names the task.
 
     Raises:
+        ConfigError: an actor that is told its task is not told what unseen tasks are.
         DataError: a return that is not finite, naming the task.
     """
+    if policy.conditioned_actor and tasks is not None and context is None:
+        raise ConfigError(
+            "this policy is told which task it is on, and the unseen tasks have no context: pass context "
+            "[P, C], for instance that of the known task whose behaviour suits each best"
+        )
     pairs = Pairs(np.asarray(row, int), np.asarray(task, int), key, tasks, context)
     engine, count = engine_of(family), len(pairs.row)
     adaptation, failed = (learner.adaptation_steps if learner else 0), None

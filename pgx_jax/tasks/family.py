@@ -205,33 +205,36 @@ class TaskFamily:
                     f"family {self.name!r}: task parameter {jax.tree_util.keystr(path)} has shape "
                     f"{np.shape(leaf)}; its leading axis must be n = {n}"
                 )
-        if self.context is None:
-            object.__setattr__(self, "context", np.eye(n, dtype=np.float32))
-        elif len(self.context) != n:
-            raise ConfigError(f"family {self.name!r}: context has {len(self.context)} rows for {n} tasks")
+        context = np.eye(n, dtype=np.float32) if self.context is None else self._of_each("context", "C")
+        object.__setattr__(self, "context", context)
         if self.objectives is not None:
-            object.__setattr__(self, "objectives", self._weights())
+            weights = self._of_each("objectives", "K")
+            self._refuse("no weight but 0, so that it has no reward", ~weights.any(1))
+            object.__setattr__(self, "objectives", weights)
 
-    def _weights(self) -> np.ndarray:
-        """``objectives`` as float32 [n, K]; ConfigError unless every task has weights of its own."""
+    def _of_each(self, field: str, width: str) -> np.ndarray:
+        """A field as float32 [n, width]; ConfigError unless every task has finite numbers."""
+        given = getattr(self, field)
         try:
-            weights = np.asarray(self.objectives, np.float32)
+            values = np.asarray(given, np.float32)
         except (TypeError, ValueError):
-            weights = np.empty(0, np.float32)
-        if weights.ndim != 2 or len(weights) != self.n or not weights.shape[1]:
             raise ConfigError(
-                f"family {self.name!r}: objectives must be the weights [n, K] of K rewards for each of the "
-                f"n = {self.n} tasks, got shape {weights.shape}"
+                f"family {self.name!r}: {field} must be numbers [n, {width}], a row of the same length for "
+                f"each of the n = {self.n} tasks, got {given!r}"
+            ) from None
+        if values.ndim != 2 or len(values) != self.n:
+            raise ConfigError(
+                f"family {self.name!r}: {field} must have the shape [n, {width}], a row for each of the "
+                f"n = {self.n} tasks, got {list(values.shape)}"
             )
-        for what, bad in (
-            ("weights that are not finite", ~np.isfinite(weights).all(1)),
-            ("no weight but 0, so that it has no reward", ~weights.any(1)),
-        ):
-            if bad.any():
-                raise ConfigError(
-                    f"family {self.name!r}: task {self.task_names[int(np.argmax(bad))]!r} has {what}"
-                )
-        return weights
+        self._refuse(f"numbers in its {field} that are not finite", ~np.isfinite(values).all(1))
+        return values
+
+    def _refuse(self, what: str, bad: Bool[np.ndarray, "n"]) -> None:
+        if bad.any():
+            raise ConfigError(
+                f"family {self.name!r}: task {self.task_names[int(np.argmax(bad))]!r} has {what}"
+            )
 
     def parameters(self) -> Float[np.ndarray, "n q"]:
         """float [n, q]: all numbers in which the tasks are described, as they are."""
