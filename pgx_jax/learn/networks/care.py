@@ -1,10 +1,15 @@
 """CARE: a mixture of encoders, weighted by attention that the task's context decides.
 
-Sodhani et al., "Multi-Task Reinforcement Learning with Context-based Representations" (2021). There the
-context encoding is computed from a description of the task in words (by a language model); here a learnt
-embedding of the context vector stands in its place. The observation's encoding, weighted by the attention
-over the encoders, goes with the context's encoding through the layers of the policy. Published for MT10:
-``encoders=6`` (or 4), ``encoding=50``, ``hidden=(400, 400, 400)``, ``activation="relu"``, temperature 1.
+Sodhani et al., "Multi-Task Reinforcement Learning with Context-based Representations" (2021). K encoders
+make z_k(s) [D] of an observation, the context gives z_context [D] and by it the attention alpha [K] over the
+encoders, and the policy's layers take both encodings::
+
+    alpha = softmax(MLP(z_context)),   z_enc = sum_k alpha_k z_k(s),   output = MLP([z_enc, z_context])
+
+Published for MT10: ``encoders=6`` (or 4), ``encoding=50``, ``hidden=(400, 400, 400)``, ``activation="relu"``,
+temperature 1. Two things differ: there z_context is computed from a description of the task in words, by a
+language model, and here from a learnt embedding of the context vector; and there the encoders belong to
+actor and critic together and only the critic's loss (SAC) trains them, while here each has its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,16 @@
 """MOORE, a mixture of orthogonal experts: what they make of one observation is orthonormal.
 
-Hendawy et al., "Multi-Task Reinforcement Learning with Mixture of Orthogonal Experts" (2024). The experts'
-representations of an observation are made orthonormal by Gram-Schmidt, combined with weights of the task's
-own, and go through tanh to a head a task. Published for MT10: ``experts=4``, ``hidden=(400, 400, 400)``,
-``activation="relu"``; for MiniGrid (PPO) 2 to 4 experts of convolutions.
+Hendawy et al., "Multi-Task Reinforcement Learning with Mixture of Orthogonal Experts" (2024). With the
+paper's letters, u_k(s) [d] are the representations that the K experts make of an observation, V [d, K] those
+after Gram-Schmidt, and w_c [K] the weights of a task, linear in its context c; the output is the task's own
+head of tanh(v_c)::
+
+    v_k = u_k - sum_(i<k) <v_i, u_k> v_i,   V = [v_1 / |v_1|, ..., v_K / |v_K|],   v_c = V w_c
+
+Published for MT10: ``experts=4``, ``hidden=(400, 400, 400)``, ``activation="relu"``; for MiniGrid (PPO) 2 to
+4 experts of convolutions. Here a squared length has 1e-8 added to it, so that a representation that depends
+on those before it is nearly zero, with a gradient, and not undefined; and where observations are images, the
+convolutions are shared, not one for each expert.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Multi-head networks: all is shared but the last layer (as multi-head SAC of Meta-World, Yu et al., 2020).
 
-Published for MT10: ``hidden=(400, 400, 400)``, ``activation="relu"``.
+With the shared layers phi(s) and the weights W_i, b_i of head i, the output on a task is W_i phi(s) + b_i;
+of a context c that is not one-hot it is sum_i c_i (W_i phi(s) + b_i). Published for MT10:
+``hidden=(400, 400, 400)``, ``activation="relu"``. There the learner (SAC) has a temperature of each task as
+well, which belongs to it and is not here.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
 """PaCo, parameter-compositional networks: theta of a task is Phi w, with w of the task's own.
 
 Sun et al., "PaCo: Parameter-Compositional Multi-Task Reinforcement Learning" (2022). Every column of Phi is
-a set of parameters of the whole network, and w [K] is linear in the context. Published for MT10:
-``sets=5``, ``hidden=(400, 400, 400)``, ``activation="relu"``. Their training masks tasks whose loss explodes
-and starts their w anew from those of others; that belongs to their learner (SAC), and is not here. Where
-observations are images, the convolutions are shared, not composed.
+a set of parameters of the whole network, and w [K] is linear in the context::
+
+    theta_task = Phi w_task
+
+Published for MT10: ``sets=5``, ``hidden=(400, 400, 400)``, ``activation="relu"``. Their training masks tasks
+whose loss explodes and starts their w anew from those of others; that belongs to their learner (SAC), and is
+not here. Where observations are images, the convolutions are shared, not composed.
 """
 
 from __future__ import annotations
