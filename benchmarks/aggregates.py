@@ -1,6 +1,7 @@
-"""Statistics over runs: interquartile means with bootstrap intervals, and who is better how often.
+"""Statistics over runs: interquartile means, who is better how often, and bootstrap intervals.
 
-Interquartile means are what Agarwal et al. (2021, arXiv:2108.13264) recommend; the bootstrap is SciPy's.
+Interquartile means and probabilities of improvement, with stratified bootstrap intervals, are what Agarwal et
+al. (2021, arXiv:2108.13264) recommend; the bootstrap is SciPy's.
 """
 
 from __future__ import annotations
@@ -8,44 +9,59 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from pgx_jax.compare.results import Interval
 
 RESAMPLES = 2000
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""float [..., units, tasks] -> float [...]."""
+Statistic = Callable[..., np.ndarray]
+"""Scores float [..., units, ...] of every stratum -> float [...]."""
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Mean of the middle half of all units on all tasks."""
+    """Mean of the middle half of all units on all tasks, [..., units, tasks] -> [...]."""
     flat = scores.reshape(*scores.shape[:-2], -1)
     return stats.trim_mean(flat, 0.25, axis=-1)
 
 
-def bootstrap(scores: np.ndarray, statistic: Statistic) -> Interval:
-    """A statistic of scores [units, tasks] and its 95% percentile interval, by units that are drawn again
-    with their tasks; no interval for a single unit."""
-    value = float(statistic(scores))
-    if len(scores) < 2:
+def ratio_of_means(scores: np.ndarray) -> np.ndarray:
+    """The mean of the first of two columns over that of the second, [..., units, 2] -> [...]."""
+    means = scores.mean(-2)
+    return means[..., 0] / means[..., 1]
+
+
+def mean_of_strata(*strata: np.ndarray) -> np.ndarray:
+    """Mean over strata, [..., units] each, of the mean over units; every stratum counts the same."""
+    return np.mean([scores.mean(-1) for scores in strata], axis=0)
+
+
+def ahead(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
+    """1 where ours is larger, 0 where theirs is, and a half where they are equal: its mean is the probability
+    of improvement."""
+    return (np.sign(np.subtract(ours, theirs)) + 1) / 2
+
+
+def bootstrap(statistic: Statistic, *strata: np.ndarray) -> Interval:
+    """A statistic of scores and its 95% percentile interval.
+
+    Args:
+        statistic: of all strata.
+        strata: scores, units first. Units are drawn again within each stratum, with all that is theirs; one
+            that is alone stays. No interval if there is one unit in every stratum.
+    """
+    value = float(statistic(*strata))
+    if all(len(scores) < 2 for scores in strata):
         return Interval(value)
 
-    def of_units(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        return statistic(scores[drawn])
+    def of_units(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return statistic(*(scores[units] for scores, units in zip(strata, drawn, strict=True)))
 
+    units: Sequence[np.ndarray] = [np.arange(max(len(x), 2)) % len(x) for x in strata]
     found = stats.bootstrap(
-        (np.arange(len(scores)),),
-        of_units,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
+        units, of_units, vectorized=True, n_resamples=RESAMPLES, method="percentile",
         random_state=np.random.default_rng(0),
-    )
+    )  # fmt: skip
     low, high = map(float, found.confidence_interval)
     return Interval(value, (low, high))
-
-
-def share_ahead(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Part of the pairs in which ours is larger; ties count half."""
-    return float(np.mean((np.sign(np.subtract(ours, theirs)) + 1) / 2))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import method_search
 import numpy as np
-from aggregates import bootstrap, interquartile_mean, share_ahead
+from aggregates import ahead, bootstrap, interquartile_mean, mean_of_strata, ratio_of_means
 from main_table import BLOCKS, BUDGETS
 from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
@@ -71,12 +71,15 @@ class Part(NamedTuple):
     def scores(self, *names: str) -> np.ndarray:
         """float [names, units, tasks]: means of methods, over the runs that have all of them. Runs of one
         family seed have more in common than others: units are family seeds."""
-        some = [run for run in self.runs if all(run.has(name) for name in names)]
         found = {
             run[:2]: np.array([run.entry["methods"][name]["per_task"] for name in names], float)
-            for run in some
+            for run in self._with(*names)
         }
         return self._by_unit(found).swapaxes(0, 1)
+
+    def _with(self, *names: str) -> list[Run]:
+        """The runs that have all of some methods."""
+        return [run for run in self.runs if all(run.has(name) for name in names)]
 
     def mean(self, name: str) -> float:
         """Mean return of a method."""
@@ -87,14 +90,23 @@ class Part(NamedTuple):
         one, two = self.scores(name, other)
         return one - two
 
-    def unseen(self, name: str) -> np.ndarray | None:
-        """float [units]: means on unseen tasks; None where there are none."""
-        found = {run[:2]: run.entry["unseen"].get(name) for run in self.runs if run.has(name)}
-        return None if None in found.values() else self._by_unit(found)
+    def better(self, name: str, other: str) -> np.ndarray:
+        """float [units]: part of the runs in which a method earns more than another; ties count half."""
+        found = {
+            run[:2]: ahead(*(run.entry["methods"][x]["mean"] for x in (name, other)))
+            for run in self._with(name, other)
+        }
+        return self._by_unit(found)
+
+    def unseen(self, *names: str) -> np.ndarray | None:
+        """float [names, units]: means on unseen tasks, over the runs that have all of the methods; None where
+        there are none."""
+        found = {run[:2]: [run.entry["unseen"].get(name) for name in names] for run in self._with(*names)}
+        return None if any(None in means for means in found.values()) else self._by_unit(found).T
 
     def count(self, name: str) -> int:
         """Runs that have a method."""
-        return sum(run.has(name) for run in self.runs)
+        return len(self._with(name))
 
     def whole(self, name: str) -> bool:
         """Whether all runs have it."""
@@ -108,12 +120,16 @@ class Part(NamedTuple):
         found = {OURS: SHARED[OURS]} | self._similar() | SHARED | own | alone
         return {name: label for name, label in found.items() if self.count(name)}
 
+    def named(self, label: str) -> str | None:
+        """The method of a short label."""
+        return next((name for name, text in self.names().items() if short(text) == label), None)
+
     def _similar(self) -> dict[str, str]:
         """The gradient similarity that earned most, and TAG's lookahead, each at its best k."""
         names = [x for x in self.runs[0].entry["methods"] if x.startswith(f"{SIMILAR}_") and self.whole(x)]
         found = {}
-        for label, ahead in (("Gradient similarity at its best", False), ("TAG's lookahead", True)):
-            own = [name for name in names if ("lookahead" in name) == ahead]
+        for label, tag in (("Gradient similarity at its best", False), ("TAG's lookahead", True)):
+            own = [name for name in names if ("lookahead" in name) == tag]
             if own:
                 best = max(own, key=self.mean)
                 kind = best.removeprefix(f"{SIMILAR}_").replace("_our_k", ", our k")
@@ -224,20 +240,17 @@ def labels(known: Sequence[Part]) -> list[str]:
 
 
 def _overview(known: Sequence[Part]) -> str:
-    names, rows = [part.names() for part in known], []
+    rows = []
     for label in labels(known):
-        row = [label]
-        for part, own in zip(known, names, strict=True):
-            name = next((n for n, text in own.items() if short(text) == label), None)
-            row.append("–" if name is None else _mean(part, own, name))
-        rows.append(row)
+        found = [(part, part.named(label)) for part in known]
+        rows.append([label, *("–" if name is None else _mean(part, name) for part, name in found)])
     head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in known]
     return table(["", *head], rows)
 
 
-def _mean(part: Part, names: Mapping[str, str], name: str) -> str:
+def _mean(part: Part, name: str) -> str:
     value, unseen = f"{part.mean(name):.1f}", part.unseen(name)
-    shown = f"**{value}**" if name in first(part, names)[1] else value
+    shown = f"**{value}**" if name in first(part, part.names())[1] else value
     shown = shown if unseen is None else f"{shown} ({unseen.mean():.1f})"
     return shown if part.whole(name) else f"{shown}, {part.count(name)} of {len(part.runs)} runs"
 
@@ -268,10 +281,14 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "brackets are 95% t-intervals over family seeds, those of interquartile means (the middle half of "
         "all family seeds on all tasks) of a bootstrap over them, which is too narrow for so few. They "
         "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
-        "the same family and training seed of the other, ties count half. *Settings* are what differs from "
-        "the family's: what earned most in the search below, where that was made. Those of groupings are "
-        "ours."
+        "the other with the same seeds, ties count half, with a bootstrap over family seeds; "
+        "*there* is on unseen tasks. *Settings* are what differs from the family's: what earned most in the "
+        "search below, where that was made. Those of groupings are ours."
     ]
+    for block in BLOCKS:
+        known = [part for part in parts(data) if part.block == block]
+        if known:
+            pieces += [f"## All families: {TITLES[block].lower()}", _all(known)]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
         pieces += [f"## {title}", _whole(part)]
@@ -305,35 +322,68 @@ def searched(data: Mapping) -> str:
     return f"{facts}\n\n{table(head, rows)}"
 
 
+def _share(value: Interval) -> str:
+    """A part of the runs, or of another's return, with its interval."""
+    bounds = "" if value.ci95 is None else f" [{value.lo:.0%}, {value.hi:.0%}]"
+    return f"{value.mean:.0%}{bounds}"
+
+
+def _all(known: Sequence[Part]) -> str:
+    """How often ours is better than every other method, over families and budgets."""
+    rows = []
+    for label in labels(known)[1:]:
+        own = [(part, name) for part in known if (name := part.named(label)) and part.whole(name)]
+        if own:
+            found = bootstrap(mean_of_strata, *(part.better(OURS, name) for part, name in own))
+            rows.append([label, str(len(own)), _share(found)])
+    facts = (
+        "The probability that ours earns more, ties counting half: the mean over families and budgets, which "
+        "count the same, with a stratified bootstrap interval (family seeds are drawn again within each "
+        "family and budget). A method counts where all runs have it."
+    )
+    return f"{facts}\n\n{table(['method', 'families and budgets', 'ours is better'], rows)}"
+
+
+def reached(part: Part) -> str:
+    """What ours earns of the true groups' return, where both are positive."""
+    words = []
+    for name in ("true_groups", "true_groups_continued"):
+        if part.count(name) and (part.scores(OURS, name).mean((1, 2)) > 0).all():
+            pairs = part.scores(OURS, name).mean(2).T
+            words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {SHARED[name].lower()}")
+    return f" Ours earns {' and '.join(words)}." if words else ""
+
+
 def _whole(part: Part) -> str:
     names = part.names()
     rows = [_row(part, name, label) for name, label in names.items()]
     head = [
-        "method", "mean", "interquartile mean", "ours minus it", "ours is better", "unseen tasks", "steps",
-        "settings",
+        "method", "mean", "interquartile mean", "ours minus it", "ours is better", "unseen tasks",
+        "ours minus it there", "steps", "settings",
     ]  # fmt: skip
     known = [run.entry["agreement"] for run in part.runs if run.entry.get("agreement")]
     nmi = f"; mean NMI with the planted groups {np.mean([a['nmi'] for a in known]):.3f}" if known else ""
     seeds = len({run.family_seed for run in part.runs})
     ks = ", ".join(str(run.entry["k"]) for run in part.runs)
     facts = f"{plural(len(part.runs), 'run')} of {plural(seeds, 'family seed')}; k found: {ks}{nmi}."
+    facts += reached(part)
     return f"{facts}\n\n{table(head, rows)}"
 
 
 def _row(part: Part, name: str, label: str) -> list[str]:
-    (own,), unseen, apart = part.scores(name), part.unseen(name), ["", ""]
+    (own,), unseen, both, apart = part.scores(name), part.unseen(name), part.unseen(OURS, name), ["", ""]
     if name != OURS:
-        pairs = [run.entry["methods"] for run in part.runs if run.has(name) and run.has(OURS)]
-        better = share_ahead(*([m[x]["mean"] for m in pairs] for x in (OURS, name)))
-        apart = [with_interval(over_units(part.ahead(OURS, name)), signed=True), f"{better:.0%}"]
+        better = bootstrap(mean_of_strata, part.better(OURS, name))
+        apart = [with_interval(over_units(part.ahead(OURS, name)), signed=True), _share(better)]
     found = [run.entry["methods"][name]["env_steps"] for run in part.runs if run.has(name)]
     missing = "" if part.whole(name) else f", {part.count(name)} of {len(part.runs)} runs"
     return [
         label + missing,
         with_interval(over_units(own)),
-        with_interval(bootstrap(own, interquartile_mean)),
+        with_interval(bootstrap(interquartile_mean, own)),
         *apart,
-        "" if unseen is None else with_interval(over_units(unseen)),
+        "" if unseen is None else with_interval(over_units(unseen[0])),
+        "" if name == OURS or both is None else with_interval(over_units(both[0] - both[1]), signed=True),
         steps(np.mean(found)),
         _factors(part, name),
     ]

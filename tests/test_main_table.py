@@ -39,15 +39,24 @@ def test_the_interquartile_mean_drops_a_quarter_on_each_side(scores):
 def test_the_bootstrap_equals_a_loop_over_resamples():
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(12, 4)) + rng.normal(size=(12, 1))
-    found = aggregates.bootstrap(scores, aggregates.interquartile_mean)
+    found = aggregates.bootstrap(aggregates.interquartile_mean, scores)
     drawn = [aggregates.interquartile_mean(scores[rng.integers(0, 12, 12)]) for _ in range(20_000)]
     assert found.mean == pytest.approx(float(aggregates.interquartile_mean(scores)))
     assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
-    assert aggregates.bootstrap(scores[:1], aggregates.interquartile_mean).ci95 is None
+    assert aggregates.bootstrap(aggregates.interquartile_mean, scores[:1]).ci95 is None
+
+
+def test_the_bootstrap_of_several_strata_draws_within_each():
+    rng = np.random.default_rng(1)
+    strata = [rng.normal(size=8), 3 + rng.normal(size=5), np.array([10.0])]
+    found = aggregates.bootstrap(aggregates.mean_of_strata, *strata)
+    drawn = [np.mean([x[rng.integers(0, len(x), len(x))].mean() for x in strata]) for _ in range(20_000)]
+    assert found.mean == pytest.approx(np.mean([x.mean() for x in strata]))
+    assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
 
 
 def test_ties_count_half():
-    assert aggregates.share_ahead([1, 2, 3, 4], [0, 2, 5, 1]) == (1 + 0.5 + 0 + 1) / 4
+    np.testing.assert_array_equal(aggregates.ahead([1, 2, 3, 4], [0, 2, 5, 1]), [1, 0.5, 0, 1])
 
 
 def test_the_search_takes_what_earned_most_over_its_seeds():
@@ -149,7 +158,11 @@ def test_the_table_names_the_first_what_ties_and_what_falls_short():
     assert "take PolicyGradEx (k = 2); not told apart from it: Gradient similarity at its best." in sentence
     text = main_tables.whole(HIDDEN)
     assert "6 runs of 3 family seeds; k found: 2, 2, 2, 2, 2, 2; mean NMI with the planted groups" in text
-    assert "| step size ×2 |" in text and "| 100% |" in text
+    assert "| step size ×2 |" in text and "| 100% [100%, 100%] |" in text
+    assert "| One policy for all | 1 | 100% [100%, 100%] |" in text  # of one family and budget
+    assert "Ours earns 6% [6%, 7%] of the true groups, from scratch." in text
+    (row,) = (x for x in text.splitlines() if x.startswith("| One policy for all | 2.0 "))
+    assert "| 1.00 [1.00, 1.00] | +4.5 [3.3, 5.7] |" in row  # on unseen tasks
     row = next(x for x in main_tables.overview(HIDDEN).splitlines() if x.startswith("| PolicyGradEx "))
     assert row == "| PolicyGradEx | **6.3** (5.5) |"
 
