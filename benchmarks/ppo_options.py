@@ -48,6 +48,9 @@ NORMALISED = {"policy": {"normalise_observations": True}}
 OWN = "own_deviation=True"
 OPTIONS = {
     DEFAULT: Option({}, "Advantages are standardised per task over the batch, rewards divided per task."),
+    "unscaled rewards": Option(
+        {"ppo": {"scale_rewards": False}}, "Rewards are as the environment gives them, of all tasks alike."
+    ),
     "normalised values": Option(
         {"policy": {"normalise_values": True}},
         "The critic gives values standardised by running moments of its targets, per task.",
