@@ -245,6 +245,21 @@ def _differences(cell: Mapping) -> str:
     return f"{cell['cell']['subject'].capitalize()}: {same}{added}{gone}."
 
 
+def _apart(data: Mapping) -> dict[str, dict[int, str]]:
+    """How long rows take in one call, over the same rows in warm calls of their own; by rows of a program."""
+    found: dict[str, dict[int, str]] = {}
+    for done in data["cells"]:
+        cell = done["cell"]
+        if "apart" in cell:
+            title = (
+                f"{cell['platform']}, {plural(cell['lanes'], 'lane')}: time of {cell['rows']} rows in one "
+                f"call over that of as many warm calls"
+            )
+            ratios = np.divide(done["timings"]["train"], done["timings"]["apart"])
+            found.setdefault(title, {})[cell["rows_per_call"]] = f"{np.median(ratios):.2f}"
+    return found
+
+
 def _kind_of_rows(cell: Mapping) -> str:
     also = " and initialising" if cell.get("initialising", True) else ""
     return f"{cell['platform']}, {plural(cell['lanes'], 'lane')}, {cell['updates']} updates a row{also}"
@@ -252,7 +267,7 @@ def _kind_of_rows(cell: Mapping) -> str:
 
 def rows(data: Mapping) -> str:
     """Steps a second by lanes and rows of one program, and the time of the whole default command."""
-    cells = [c for c in data["cells"] if "lanes" in c["cell"]]
+    cells = [c for c in data["cells"] if "lanes" in c["cell"] and "apart" not in c["cell"]]
     widths = sorted({c["cell"]["rows_per_call"] for c in cells})
     rate = {}
     for c in cells:
@@ -267,6 +282,7 @@ def rows(data: Mapping) -> str:
     for platform in sorted({platform for platform, _ in whole}):
         walls = [f"{np.median(whole[platform, w]):.0f} s" if (platform, w) in whole else "–" for w in widths]
         body.append([f"{platform}, the whole default command, cold", *walls])
+    body += [[kind, *(ratio.get(width, "–") for width in widths)] for kind, ratio in _apart(data).items()]
     shown = table(["steps/s by rows of one program", *map(str, widths)], body)
     measured = {c["cell"]["platform"] for c in cells}
     defaults = {True: [], False: []}

@@ -91,6 +91,12 @@ SECTIONS = (
         waits=True,
     ),
     Section(
+        "All 52 partitions of five tasks",
+        {f"study_{name}": f"{STUDY} {name}" for name in ("oracle_goals", "oracle_points_hard")},
+        tables.families,
+        waits=True,
+    ),
+    Section(
         "How often to look, and what groups start from",
         {"study_looks": f"{STUDY} looks"},
         tables.looks,

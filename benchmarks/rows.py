@@ -5,7 +5,8 @@ One row a program is the batched `lax.map` with batches of one: rows wait in a q
 platform is `ROWS_PER_CALL` in pgx_jax/learn/device.py. Compilation is left out of the first cells (each
 shape is trained for one update before it is timed), and so is initialising the rows; but both count in
 a run, where every other number of rows is another program: the last cells time the whole default
-command, each in a fresh process.
+command, each in a fresh process. Some cells also train every row in a call of its own, in turns with the
+call of them all.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Settings:
     """Programs at the same time; on the CPU 1 and the number of cores by default."""
     rows: int = 32
     """Rows to train."""
+    apart: int = 16
+    """Rows to train in one call and, to compare, in as many calls of one row."""
     updates: int = 4
     """Updates of each row."""
     repeats: int = 3
@@ -72,11 +75,13 @@ def cells(settings: Settings) -> list[dict]:
     }
     widths = settings.rows_per_call[:2] if small else settings.rows_per_call
     lanes = lanes[-1:] if small else lanes
+    many = base | {"rows": base["rows"] if small else settings.apart, "apart": True}
     return [
-        base | {"lanes": count, "rows_per_call": width}
+        kind | {"lanes": count, "rows_per_call": width}
+        for kind in (base, many)
         for count in lanes
         for width in widths
-        if width * count <= base["rows"]
+        if width * count <= kind["rows"]
     ]
 
 
@@ -113,28 +118,36 @@ def compute(cell: Mapping) -> dict:
     agent = take(lanes_module().init_agents(policy, family, keys[:1]), 0)
     agents = jax.tree.map(lambda x: np.repeat(x[None], len(member), 0), agent)
 
-    def go(updates: int) -> float:
-        rows = Rows(member, np.full(len(member), updates * config.steps_per_update), keys, agents)
+    whole, alone = slice(None), [slice(i, i + 1) for i in range(cell["rows"])]
+
+    def go(updates: int, which: slice = whole) -> float:
+        steps = np.full(len(member), updates * config.steps_per_update)
+        rows = jax.tree.map(lambda x: x[which], Rows(member, steps, keys, agents))
         began = time.perf_counter()
-        train(policy, config, family, rows, rows_per_call=cell["rows_per_call"])
+        train(policy, config, family, rows, rows_per_call=cell["rows_per_call"] if which == whole else 1)
         return time.perf_counter() - began
 
     module = lanes_module()
     devices = jax.local_devices()
     lanes = (devices * cell["lanes"])[: cell["lanes"]]
+    apart: dict[str, list[float]] = {"apart": []} if cell.get("apart") else {}
     with mock.patch.object(module, "_lanes", lambda: lanes):
         go(1)
-        one = go(1)
-        seconds = [go(cell["updates"]) for _ in range(cell["repeats"])]
+        go(1, alone[0])
+        one, seconds = go(1), []
+        for _ in range(cell["repeats"]):
+            seconds.append(go(cell["updates"]))
+            for known in apart.values():
+                known.append(sum(go(cell["updates"], row) for row in alone))
     steps = cell["rows"] * cell["updates"] * config.steps_per_update
     rates = [steps / s for s in seconds]
     timings = {"one_update": one, "train": seconds, "steps_per_second": float(np.median(rates))}
-    return {"steps": steps, "timings": timings}
+    return {"steps": steps, "timings": timings | apart}
 
 
 def best(done: list[dict]) -> dict[str, int]:
     """The fastest number of rows a program of each platform, at most lanes, once compiled."""
-    out, done = {}, [c for c in done if "lanes" in c["cell"]]
+    out, done = {}, [c for c in done if "lanes" in c["cell"] and "apart" not in c["cell"]]
     for platform in {c["cell"]["platform"] for c in done}:
         some = [c for c in done if c["cell"]["platform"] == platform]
         most = max(c["cell"]["lanes"] for c in some)

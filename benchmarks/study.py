@@ -50,6 +50,12 @@ def per_seed(family: str, family_seeds: int, seeds: int = 1, first: int = 0, **s
     ]
 
 
+def oracle(family: str) -> list[Cell]:
+    """Few enough tasks that all partitions can be searched by true training."""
+    config = {"compare": "full"}
+    return [cell(family, {"seed": seed, "n_tasks": 5}, 0, config) for seed in range(6, 9)]
+
+
 def sizes() -> list[Cell]:
     """Numbers of tasks and of planted groups."""
     pairs = ((5, 2), (8, 2), (10, 3), (10, 5), (13, 4), (16, 5))
@@ -167,6 +173,8 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "many_10_5": lambda: many(10, 5),
     "many_13_4": lambda: many(13, 4),
     "many_16_5": lambda: many(16, 5),
+    "oracle_goals": lambda: oracle("cartpole-goals"),
+    "oracle_points_hard": lambda: oracle("points-hard"),
     "sizes": sizes,
     "scales": scales,
     "options": options,

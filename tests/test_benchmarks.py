@@ -234,12 +234,15 @@ def test_rows_small_preset(tmp_path):
     args = ["--preset", "small", "--rows-per-call", "1", "--lanes", "2", "--out", str(out)]
     rows.main(args)
     before = out.read_text()
-    (cell,) = common.read(out)["cells"]
+    cell, apart = common.read(out)["cells"]
     seconds = cell["timings"]["train"]
     assert cell["timings"]["steps_per_second"] == pytest.approx(cell["steps"] / seconds[0])
-    assert cell["steps"] == 4 * 1 * 8 * 32
+    assert cell["steps"] == apart["steps"] == 4 * 1 * 8 * 32
     rows.main(args)
     assert out.read_text() == before
+    ratio = apart["timings"]["train"][0] / apart["timings"]["apart"][0]
+    title = "cpu, 2 lanes: time of 4 rows in one call over that of as many warm calls"
+    assert f"| {title} | {ratio:.2f} |" in cost_tables.rows(common.read(out))
 
 
 def test_estimation_small_preset(tmp_path):
