@@ -37,7 +37,7 @@ KINDS = {
                 "linear/reinforce",
                 "told/reinforce/each",
                 "linear/ppo",
-                "paco/ppo",
+                "paco/pcgrad",
                 "told/pcgrad",
                 "gru/mine",
                 "linear/reinforce/policygradex",

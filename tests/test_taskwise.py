@@ -213,5 +213,8 @@ def test_methods_that_cannot_work_are_told_before_any_work(small_settings, no_tr
 
 def test_learners_without_losses_of_single_tasks_have_no_method(small_settings, no_training):
     """A method is a learner of its own, PPO; another learner takes no option of it."""
-    with pytest.raises(ConfigError, match="'reinforce' has no setting 'c'; its settings are"):
-        Run(*small(small_settings, learner="reinforce", learner_options=("c=0.4",)))
+    for learner in ("reinforce", "ppo"):
+        with pytest.raises(
+            ConfigError, match=f"'{learner}' has no setting 'c'; .*cagrad: --learner cagrad; its"
+        ):
+            Run(*small(small_settings, learner=learner, learner_options=("c=0.4",)))

@@ -194,17 +194,23 @@ def with_options(learner: Learner, name: str, options: Mapping[str, Any]) -> Lea
     Raises:
         ConfigError: it has no such setting, or one of another kind.
     """
-    if options and name == "ppo":
-        raise ConfigError(f"learner_options: PPO has settings of its own; give ppo.{min(options)} instead")
-    known = [field.name for field in dataclasses.fields(learner) if field.init]  # type: ignore[arg-type]
+    known = _settings_of(learner)
     for option, value in options.items():
+        if name == "ppo" and option in known:
+            raise ConfigError(f"learner_options: PPO has settings of its own; give ppo.{option} instead")
         if option not in known:
+            others = [other for other, made in LEARNERS.items() if option in _settings_of(made())]
+            also = f"; it is one of {', '.join(others)}: --learner {others[0]}" if others else ""
             listed = ", ".join(known)
-            raise ConfigError(f"learner {name!r} has no setting {option!r}; its settings are {listed}")
+            raise ConfigError(f"learner {name!r} has no setting {option!r}{also}; its settings are {listed}")
         default = getattr(learner, option)
         if isinstance(default, bool | int | float) and _kind(value) != _kind(default):
             raise ConfigError(f"learner_options: {name}.{option} = {value!r} must be {_kind(default)}")
     return dataclasses.replace(learner, **options)  # type: ignore[type-var]
+
+
+def _settings_of(learner: Learner) -> list[str]:
+    return [field.name for field in dataclasses.fields(learner) if field.init]  # type: ignore[arg-type]
 
 
 def _kind(value: Any) -> str:

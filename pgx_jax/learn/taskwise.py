@@ -48,7 +48,8 @@ class Taskwise(PPO):
     A row of one task learns as by PPO, but for rounding.
 
     The losses by which a method tells how far a task is are the critic's squared errors, for actor and
-    critic. The actor's would not do: of standardised advantages, they begin at zero and may be negative.
+    critic. The actor's would not do: of standardised advantages, they begin at zero and may be negative. So
+    the critic is trained even where advantages do not need it.
     """
 
     critic = True

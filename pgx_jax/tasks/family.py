@@ -209,7 +209,7 @@ class TaskFamily:
         object.__setattr__(self, "context", context)
         if self.objectives is not None:
             weights = self._of_each("objectives", "K")
-            self._refuse("no weight but 0, so that it has no reward", ~weights.any(1))
+            self._refuse("no weight but 0, so that it has no reward", np.asarray(~weights.any(1)))
             object.__setattr__(self, "objectives", weights)
 
     def _of_each(self, field: str, width: str) -> np.ndarray:
@@ -227,7 +227,8 @@ class TaskFamily:
                 f"family {self.name!r}: {field} must have the shape [n, {width}], a row for each of the "
                 f"n = {self.n} tasks, got {list(values.shape)}"
             )
-        self._refuse(f"numbers in its {field} that are not finite", ~np.isfinite(values).all(1))
+        bad = np.asarray(~np.isfinite(values).all(1))
+        self._refuse(f"numbers in its {field} that are not finite", bad)
         return values
 
     def _refuse(self, what: str, bad: Bool[np.ndarray, "n"]) -> None:
