@@ -2,8 +2,8 @@
 
 A cell is a family of one seed: a run trains all methods at equal totals of steps, then every method adapts to
 the same unseen tasks with every budget, and is judged on the same fresh episodes. Settings of what adapts in
-its own way, and step sizes of fine-tuning, are those that `meta_search.py` found. Started again it goes on
-where it stopped.
+its own way, and step sizes of fine-tuning, are those that `meta_search.py` found for the family. Started
+again it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from common import ResultFile, check_known, describe, merge, result_path, says_errors, tuples
-from main_table import BUDGETS as STEPS
-from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, chosen, rate, results
+from common import ResultFile, check_known, describe, merge, plain, result_path, says_errors, tuples
+from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -38,6 +37,7 @@ from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
 from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
+from pgx_jax.errors import ConfigError
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
 from pgx_jax.tasks.registry import make_family
@@ -49,8 +49,7 @@ FIRST_SEED = 6
 FAMILY_SEEDS = {"lunarlander": 5}
 """Largest number of a family's seeds, where it is not that of the settings."""
 
-SIMILARITIES = ("gradient_similarity_cosine", "gradient_similarity_whitened")
-METHODS = (*GROUPINGS, *SIMILARITIES, "multitask", "multitask_continued")
+METHODS = (*GROUPINGS, "multitask", "multitask_continued")
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
 """Methods with all finders; the others have that which is the default."""
@@ -109,9 +108,9 @@ def compute(cell: Mapping) -> dict:
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
     named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
-    searched = results()
+    taken = taken_of(cell)
     learners = {
-        x.learner: LEARNERS[x.learner].made(known, chosen(searched, x.learner), family.horizon) for x in named
+        name: LEARNERS[name].made(known, tried, family.horizon) for name, tried in taken["learners"].items()
     }
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
@@ -121,9 +120,10 @@ def compute(cell: Mapping) -> dict:
     count = cell["tasks"]
     tasks = sampled(family, config.stream("test_tasks"), count)
     arena = arena_of(trained, tasks, [f"unseen {i + 1}" for i in range(count)])
-    entrants = all_entrants(trained, arena, [x.key for x in named], searched)
+    entrants = all_entrants(trained, arena, [x.key for x in named], taken["rates"])
     found = adapt_all(arena, entrants, cell["budgets"])
     return {
+        "taken": taken,
         "k": trained.k,
         "agreement": to_plain(trained.results)["agreement"],
         "env_steps": {name: entry.env_steps for name, entry in trained.results.methods.items()},
@@ -133,8 +133,33 @@ def compute(cell: Mapping) -> dict:
     }
 
 
+def taken_of(cell: Mapping) -> dict[str, dict]:
+    """What the search tells for a cell: step sizes of fine-tuning as factors, by method, and settings of the
+    learners."""
+    data, family = results(), cell["family"]
+    learners = [split_name(name).learner for name in cell["adapting"]]
+    return {
+        "rates": {name: rate(data, family, name) for name in (*FINE_TUNED, *GROUPINGS)},
+        "learners": {name: dict(chosen(data, family, name)) for name in learners},
+    }
+
+
+def check_taken(done: Sequence[Mapping]) -> None:
+    """Refuse to go on with cells that had other settings than the search tells now.
+
+    Raises:
+        ConfigError: naming the cell.
+    """
+    for cell in done:
+        if cell["taken"] != plain(taken_of(cell["cell"])):
+            raise ConfigError(
+                f"the search tells other settings than the table's cell {describe(cell['cell'])} had; remove "
+                f"the cells of this family, or choose another file with --out"
+            )
+
+
 def all_entrants(
-    trained: Run, arena: Arena, adapting: Sequence[str], searched: Mapping | None
+    trained: Run, arena: Arena, adapting: Sequence[str], known: Mapping[str, float]
 ) -> dict[str, Entrant]:
     """All methods of a run with the step sizes that the search found for each, if it had it; "/gently": by
     that of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all, all steps
@@ -143,7 +168,7 @@ def all_entrants(
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
-    known, usual = rates(searched), Tuning().rate
+    usual = Tuning().rate
     gently = {f"{x}/gently": found[x] for x in FINE_TUNED if x in found and known[x] != usual}
     for name, entrant in list(found.items()):
         method, learner = name.partition("/")[0], arena.learners[entrant.starts[0].learner]
@@ -156,11 +181,6 @@ def all_entrants(
             if LEARNERS[entrant.starts[0].learner].grouped:
                 found[f"{method}/found"] = entrant._replace(finding=1.0, most_steps=0)
     return found | gently
-
-
-def rates(searched: Mapping | None) -> dict[str, float]:
-    """Step sizes of fine-tuning of all methods that the search has, as factors."""
-    return {name: rate(searched, name) for name in (*FINE_TUNED, *GROUPINGS)}
 
 
 def _by_finder(found: Mapping[str, Entrant], finders: Sequence[str]) -> dict[str, Entrant]:
@@ -209,15 +229,14 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=args, description=__doc__)
     check_budgets(settings.budgets)
     wanted = [c for c in cells(settings) if all(text in describe(c) for text in settings.only)]
-    searched = results()
     defaults = {
         "preset": settings.preset, "tuning": Tuning(), "defaults": dataclasses.replace(Config(), seed=0),
-        "rates": rates(searched),
-        "learners": {name: {**x.given, **chosen(searched, name)} for name, x in LEARNERS.items()},
+        "given": {name: x.given for name, x in LEARNERS.items()},
     }  # fmt: skip
     path = result_path("meta_rl", settings.preset, settings.out)
     found = ResultFile(path, name="meta_rl", command="python benchmarks/meta_rl.py", settings=defaults)
     todo = [c for c in wanted if found.find(c) is None][: settings.limit]
+    check_taken(found.cells)
     found.run(todo, compute)
     for cell in found.cells:
         for name, entry in cell["methods"].items():

@@ -2,8 +2,9 @@
 
 Every learner that adapts in its own way is trained with several settings on family seeds that no table uses,
 and policies that are fine-tuned are with several step sizes; all are judged on unseen tasks after the paper's
-adaptation steps and five times of them. `meta_rl.py` takes, for each learner, what earned most here, if that
-is clearly more than with its first settings. Started again it goes on where it stopped.
+adaptation steps and five times of them. `meta_rl.py` takes, for each learner and family, what earned most
+here, if that is clearly more than with its first settings; what was not searched on a family is as on
+cartpole-goals. Started again it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from common import ResultFile, committed, merge, result_path, says_errors, tuples
+from common import ResultFile, check_known, committed, merge, result_path, says_errors, tuples
+from main_table import BUDGETS as STEPS
 from method_search import clearly_best
 from study import SMALL_CONFIG, SMALL_FAMILY
 
@@ -40,9 +42,9 @@ from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import PyTree
 
-FAMILY, STEPS_PER_TASK = "cartpole-goals", 30_720
+FAMILIES = ("cartpole-goals", "points-hard")
 SEEDS = (100, 101)
-"""Of the family; no table of methods has them."""
+"""Of the families; no table of methods has them."""
 BUDGETS = (200, 1000)
 """Adaptation steps by which settings are judged."""
 
@@ -117,7 +119,10 @@ LEARNERS = {
 FINE_TUNING = "fine-tuning"
 FINE_TUNED = ("fresh", "meta", "multitask", "multitask_continued")
 """Policies for all tasks that are."""
-GROUPINGS = (OURS, "true_groups", "random", "em", "committees", "gradient_similarity_dot")
+GROUPINGS = (
+    OURS, "true_groups", "random", "em", "committees",
+    "gradient_similarity_dot", "gradient_similarity_cosine", "gradient_similarity_whitened",
+)  # fmt: skip
 """Methods whose policies of groups are."""
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors on the step size of training with which policies are fine-tuned; `Tuning` has that which is taken
@@ -130,16 +135,19 @@ class Settings:
 
     preset: Literal["full", "quick"] = "full"
     """full: what the table takes; quick: seconds, for tests."""
+    families: tuple[str, ...] = FAMILIES
+    """Families to adapt in."""
     methods: tuple[str, ...] = (*LEARNERS, FINE_TUNING)
     """Learners, and fine-tuning, to search."""
     seeds: tuple[int, ...] = SEEDS
-    """Seeds of the family."""
+    """Seeds of the families."""
     out: Path | None = None
     """File of the results."""
 
 
 def cells(settings: Settings) -> list[dict]:
-    """One cell a seed and method."""
+    """One cell a family, seed and method."""
+    check_known(settings.families, STEPS)
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
         small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [32]}
@@ -147,10 +155,12 @@ def cells(settings: Settings) -> list[dict]:
         return [small | {"method": name, "tried": some[name]} for name in settings.methods if name in some]
     return [
         {
-            "family": FAMILY, "settings": {"seed": seed}, "config": {"seed": seed},
-            "steps_per_task": STEPS_PER_TASK, "tasks": TEST_TASKS, "budgets": list(BUDGETS), "method": method,
+            "family": family, "settings": {"seed": seed}, "config": {"seed": seed},
+            "steps_per_task": STEPS[family][0], "tasks": TEST_TASKS, "budgets": list(BUDGETS),
+            "method": method,
             "tried": list(RATES if method == FINE_TUNING else map(dict, LEARNERS[method].tried)),
         }
+        for family in settings.families
         for seed in settings.seeds
         for method in settings.methods
     ]  # fmt: skip
@@ -184,7 +194,7 @@ def fine_tuned(
     family: TaskFamily, config: Config, tasks: PyTree, names: Sequence[str], rates: Sequence[float]
 ) -> tuple[Arena, Entrants]:
     """Policies of a run, each fine-tuned with all rates."""
-    own = {"compare": "fast", "similarities": (), "random_draws": 1, "test_tasks": 0}
+    own = {"compare": "fast", "random_draws": 1, "test_tasks": 0}
     trained = run(family, dataclasses.replace(config, **own))
     arena = arena_of(trained, tasks, names)
     known = entrants_of(trained, arena, finders=("rewards",))
@@ -227,24 +237,28 @@ def by_learner(
     return arena, found
 
 
-def chosen(data: Mapping | None, method: str) -> Mapping[str, Any]:
+def chosen(data: Mapping | None, family: str, method: str) -> Mapping[str, Any]:
     """The settings of a learner with most mean return over seeds and budgets, if they gain more than `NOISE`
-    over the first; the first otherwise, and where it was not searched."""
+    over the first; the first otherwise, and where it was searched nowhere."""
     known = LEARNERS[method].tried
-    done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]
-    done = [c for c in done if c["cell"]["tried"] == list(map(dict, known))]
-    if not done:
-        return known[0]
-    return known[clearly_best(_means(done, method), 0)]
+    done = _searched(data, family, method, list(map(dict, known)), method)
+    return known[clearly_best(_means(done, method), 0)] if done else known[0]
 
 
-def rate(data: Mapping | None, name: str) -> float:
+def rate(data: Mapping | None, family: str, name: str) -> float:
     """The factor on the step size by which a method's policies earn most when they are fine-tuned, by the
     same rule; that of `Tuning` is the first."""
     usual = Tuning().rate
-    done = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == FINE_TUNING]
-    done = [c for c in done if name in c["returns"]]
+    done = _searched(data, family, FINE_TUNING, list(RATES), name)
     return RATES[clearly_best(_means(done, name), RATES.index(usual))] if done else usual
+
+
+def _searched(data: Mapping | None, family: str, method: str, tried: list, name: str) -> list[Mapping]:
+    """The cells of a family by which a method was searched; if there are none, those of the first family."""
+    known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]
+    known = [c for c in known if c["cell"]["tried"] == tried and name in c["returns"]]
+    own = [[c for c in known if c["cell"]["family"] == place] for place in (family, FAMILIES[0])]
+    return next(filter(None, own), [])
 
 
 def _means(done: Sequence[Mapping], name: str) -> np.ndarray:
@@ -271,7 +285,8 @@ def main(args: Sequence[str] | None = None) -> int:
         for name, means in done["returns"].items():
             for setting, mean in zip(done["cell"]["tried"], means, strict=True):
                 shown = ", ".join("failed" if x is None else f"{x:.1f}" for x in mean)
-                print(f"seed {done['cell']['settings']['seed']} {name} {setting}: {shown}")
+                where = f"{done['cell']['family']}, seed {done['cell']['settings']['seed']}"
+                print(f"{where} {name} {setting}: {shown}")
     return 0
 
 

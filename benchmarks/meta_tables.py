@@ -245,14 +245,15 @@ NOTE = (
     "trained by MAML stand in two forms more: half of the steps always find the policy and the rest adapt "
     "it, or all of them find it and it isn't adapted. They begin afresh with the steps that finding the "
     "groups has left, while ours, by PPO, go on from the meta-policy. A policy is fine-tuned with the "
-    "step size that served its method best in the search (by gradient similarity, which it didn't have, "
-    "with a tenth of that of training), and policies for all tasks also with that tenth, if it is "
+    "step size that served its method best in the search (those of methods that it didn't have with a "
+    "tenth of that of training), and policies for all tasks also with that tenth, if it is "
     "another. MAML and Reptile adapt in their own way: once, with a few inner steps on all of the budget, "
     "or again and again, each time with about 200 steps; RL² remembers what it meets (also while it is "
     "judged), all of it or what one trial in training leaves before its last episode. Their settings were "
-    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of cartpole-goals that no table "
-    "has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; all "
-    "families have them). Policies by PPO are trained with the family's settings, ours and all others. A "
+    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of the family that no table "
+    "has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; families "
+    "that were not searched have what was found on cartpole-goals). Policies by PPO are trained with the "
+    "family's settings, ours and all others. A "
     "budget below an episode trains on cut episodes, with the critic's value for the rest, if there is a "
     "critic. The meta-policy took its part of the training steps alone, and the policy at random none; "
     "random groups are one draw a seed. Unseen tasks, training and episodes are of each family seed's "
@@ -264,15 +265,16 @@ NOTE = (
 def searched(data: Mapping) -> str:
     """What every setting of every way of adapting earns, and which are taken."""
     pieces = []
-    for method in dict.fromkeys(c["cell"]["method"] for c in data["cells"]):
-        cells = [c for c in data["cells"] if c["cell"]["method"] == method]
+    for family, method in dict.fromkeys((c["cell"]["family"], c["cell"]["method"]) for c in data["cells"]):
+        cells = [c for c in data["cells"] if (c["cell"]["family"], c["cell"]["method"]) == (family, method)]
         for name in cells[0]["returns"]:
             fine = method == FINE_TUNING
-            taken = rate(data, name) if fine else chosen(data, method)
-            pieces.append(_tried(cells, name, label(name) if fine else WAYS[method], taken))
+            taken = rate(data, family, name) if fine else chosen(data, family, method)
+            title = f"{family}, {label(name) if fine else WAYS[method]}"
+            pieces.append(_tried(cells, name, title, taken))
     seeds = sorted({str(c["cell"]["settings"]["seed"]) for c in data["cells"]})
     facts = (
-        "`python benchmarks/meta_search.py`: mean returns on unseen tasks of cartpole-goals, over family "
+        "`python benchmarks/meta_search.py`: mean returns on unseen tasks, over family "
         f"seeds that no table of methods has ({', '.join(seeds)}), each the seed of everything else; bold: "
         f"taken. Other settings than the first must earn {NOISE:.0%} more in the mean over both numbers of "
         "steps, and other step sizes of fine-tuning than a tenth of that of training. Other step sizes and "

@@ -1,5 +1,6 @@
 """The first moments on unseen tasks: finding a policy, adapting it, and `pgx-jax adapt`."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -353,6 +354,9 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     before = out.read_text()
     assert meta_rl.main(["--preset", "quick", "--out", str(out)]) == 0 and out.read_text() == before
     data = json.loads(before)
+    other = {**data["cells"][0], "taken": {**data["cells"][0]["taken"], "rates": {}}}
+    with pytest.raises(ConfigError, match="other settings than the table's cell .*family=points .*--out"):
+        meta_rl.check_taken([other])
     (part,) = meta_tables.parts(data)
     names = part.names()
     assert {"meta", "fresh", "multitask", "policygradex/halving", "true_groups/told"} <= {*names}
@@ -396,13 +400,12 @@ def test_the_forms_in_which_a_method_stands_in_the_table(arena, monkeypatch):
         one: Entrant(starts("maml", 1)),
         memory: Entrant(starts("rl2", 1)),
     }
-    rates = {"meta": 1.0, "policygradex": 0.1}
-    monkeypatch.setattr(meta_rl, "rate", lambda searched, name: rates.get(name, 0.1))
+    rates = dict.fromkeys((*meta_search.FINE_TUNED, *meta_search.GROUPINGS), 0.1) | {"meta": 1.0}
     for groups in (1, 2):
         own = f"{mine}/rewards" if groups > 1 else mine
         grouped = {own: Entrant(starts("group_maml", groups), "rewards" if groups > 1 else None)}
         monkeypatch.setattr(meta_rl, "entrants_of", lambda *args, grouped=grouped: known | grouped)
-        found = meta_rl.all_entrants(None, arena._replace(learners=made), [one, memory, mine], {})
+        found = meta_rl.all_entrants(None, arena._replace(learners=made), [one, memory, mine], rates)
         assert found["meta"].rate == 1.0 and found["meta/gently"].rate is None
         assert found[f"{one}/again"].again and f"{one}/found" not in found
         assert found[f"{memory}/trial"].most_steps == made["rl2"].num_steps - arena.family.horizon
@@ -427,21 +430,28 @@ def test_the_search_for_settings_of_what_adapts(tmp_path, monkeypatch):
         np.shape(done["returns"]["group_maml"]) == (2, 1) and np.isfinite(done["returns"]["group_maml"]).all()
     )
     for name, method in meta_search.LEARNERS.items():
-        assert len(method.tried) == 8 and meta_search.chosen(None, name) == method.tried[0]
+        assert len(method.tried) == 8 and meta_search.chosen(None, "points", name) == method.tried[0]
         known = learn.learners_by_name(learn.PPO(entropy=0.5))
         made = [method.made(known, tried, 200) for tried in method.tried]
         assert len({str(learner) for learner in made}) == 8
         assert {x.num_steps for x in made if x.baseline == "linear"} <= {200}
         assert all(method.made(known, x, 1000).num_steps >= 2000 for x in method.tried if name == "rl2")
         data = searched(name, method.tried, {name: [[9, 9], [9, 9.3], *[[0, 0]] * 6]})
-        assert meta_search.chosen(data, name) == method.tried[0]  # the second is hardly better
+        assert meta_search.chosen(data, "points", name) == method.tried[0]  # the second is hardly better
         data = searched(name, method.tried, {name: [[9, 9], *[[None, None]] * 6, [0, 19]]})
-        assert meta_search.chosen(data, name) == method.tried[7]
+        assert meta_search.chosen(data, "points", name) == method.tried[7]
+        first = copy.deepcopy(data["cells"][0])
+        first["cell"]["family"] = meta_search.FAMILIES[0]  # where the others look that were not searched
+        first["returns"] = {name: [[9, 9], [99, 99], *[[0, 0]] * 6]}
+        data["cells"].append(first)
+        assert meta_search.chosen(data, "points", name) == method.tried[7]
+        assert meta_search.chosen(data, "highway-traffic", name) == method.tried[1]
         data = searched(name, method.tried, {name: [[None, 20], [1, 1], *[[0, 0]] * 6]})
-        assert meta_search.chosen(data, name) == method.tried[1]  # with the first, something failed
+        assert meta_search.chosen(data, "points", name) == method.tried[1]  # with the first, something failed
     earned = {name: [[i, 7 - i * (name == "meta")] for i in range(6)] for name in meta_search.FINE_TUNED}
     data = searched(meta_search.FINE_TUNING, meta_search.RATES, earned)
-    assert meta_search.rate(data, "fresh") == 10.0 and meta_search.rate(None, "fresh") == Tuning().rate
+    assert meta_search.rate(data, "points", "fresh") == 10.0
+    assert meta_search.rate(None, "points", "fresh") == Tuning().rate
     text = meta_tables.searched(data)
     assert "| **step size ×10** | 5.0 | 7.0 |" in text and "seeds that no table of methods has (100)" in text
 
@@ -449,4 +459,5 @@ def test_the_search_for_settings_of_what_adapts(tmp_path, monkeypatch):
 def searched(method, tried, returns):
     """A result file of one cell."""
     cell = {"method": method, "tried": list(tried), "budgets": [200, 1000], "settings": {"seed": 100}}
+    cell["family"] = "points"
     return {"cells": [{"cell": cell, "returns": returns}]}
