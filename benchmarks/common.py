@@ -187,6 +187,19 @@ def describe(cell: Mapping) -> str:
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
+def check_searched(cell: Mapping, had: Any, now: Any) -> None:
+    """Refuse to go on beside a cell that had other settings than a search tells now.
+
+    Raises:
+        ConfigError: naming the cell.
+    """
+    if had != now:
+        raise ConfigError(
+            f"the search tells other settings than the table's cell {describe(cell)} had; remove the cells "
+            f"of this family, or choose another file with --out"
+        )
+
+
 def tuples(values: Mapping) -> dict:
     """The same settings with tuples in place of JSON's lists."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

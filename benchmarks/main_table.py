@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from common import ResultFile, describe, merge, result_path, says_errors, tuples
+from common import ResultFile, check_searched, describe, merge, result_path, says_errors, tuples
 from method_search import HIDDEN, METHODS, TOLD, TOLD_OURS, Baseline, Factors, chosen, results, scaled
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
 from pgx_jax.compare.results import OURS, MethodResult, Results, to_plain
 from pgx_jax.config import Config, config_for, override
-from pgx_jax.errors import ConfigError
 from pgx_jax.runs.seeds import run_seeds
 from pgx_jax.tasks.registry import make_family
 
@@ -110,11 +109,7 @@ def check_factors(done: Sequence[Mapping]) -> None:
     """
     for cell in done:
         had = {name: Factors(*values) for name, values in cell["factors"].items()}
-        if had != factors_of(cell["cell"]):
-            raise ConfigError(
-                f"the search tells other settings than the table's cell {describe(cell['cell'])} had; remove "
-                f"the cells of this family, or choose another file with --out"
-            )
+        check_searched(cell["cell"], had, factors_of(cell["cell"]))
 
 
 def compute(cell: Mapping) -> dict:

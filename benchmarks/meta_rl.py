@@ -18,7 +18,17 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from common import ResultFile, check_known, describe, merge, plain, result_path, says_errors, tuples
+from common import (
+    ResultFile,
+    check_known,
+    check_searched,
+    describe,
+    merge,
+    plain,
+    result_path,
+    says_errors,
+    tuples,
+)  # fmt: skip
 from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results
 from study import SMALL_CONFIG, SMALL_FAMILY
 
@@ -37,7 +47,6 @@ from pgx_jax.compare.methods import split_name
 from pgx_jax.compare.results import OURS, to_plain
 from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
-from pgx_jax.errors import ConfigError
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
 from pgx_jax.tasks.registry import make_family
@@ -151,11 +160,7 @@ def check_taken(done: Sequence[Mapping]) -> None:
         ConfigError: naming the cell.
     """
     for cell in done:
-        if cell["taken"] != plain(taken_of(cell["cell"])):
-            raise ConfigError(
-                f"the search tells other settings than the table's cell {describe(cell['cell'])} had; remove "
-                f"the cells of this family, or choose another file with --out"
-            )
+        check_searched(cell["cell"], cell["taken"], plain(taken_of(cell["cell"])))
 
 
 def all_entrants(
