@@ -38,7 +38,6 @@ KINDS = {
                 "told/reinforce/each",
                 "linear/ppo",
                 "paco/pcgrad",
-                "told/pcgrad",
                 "gru/mine",
                 "linear/reinforce/policygradex",
                 "linear/reinforce/true_groups",

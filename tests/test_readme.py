@@ -49,6 +49,8 @@ def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("example", examples() if README.is_file() else [])
 def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch):
+    """Without compiling what they might come to need beside what they do."""
+    monkeypatch.setattr(pgx_jax.Run, "rehearses", False)
     names = execute(example, tmp_path, monkeypatch)
     family, results = names["family"], names["run"].results
     assert sorted(sum(results.groups, [])) == sorted(family.task_names)

@@ -216,7 +216,9 @@ def test_one_core_and_two_give_equal_results(small_settings, tmp_path):
     family, config = small_settings
     ppo = dataclasses.replace(config.ppo, num_steps=100, epochs=1)
     policy = dataclasses.replace(config.policy, hidden=(64, 64))
-    config = dataclasses.replace(config, policy=policy, ppo=ppo, compare="none", steps_per_task=8000)
+    config = dataclasses.replace(
+        config, policy=policy, ppo=ppo, compare="none", steps_per_task=8000, looks=1, test_tasks=0
+    )
     settings = tmp_path / "settings"
     settings.write_bytes(pickle.dumps((family, config)))
     found = [
