@@ -4,7 +4,10 @@ import gc
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,8 +45,10 @@ def pytest_configure(config):
     """Leave out the slow tests, compile quickly, and compile nothing twice.
 
     Most of the tests' time goes into compiling programs that then run for a moment: all workers, and
-    the processes that tests start, share what one of them has compiled.
+    the processes that tests start, share what one of them has compiled. Tracing makes many small objects
+    that stay: garbage is looked for among them less often.
     """
+    gc.set_threshold(20_000, 20, 20)
     config.addinivalue_line(
         "markers", "slow: long studies, not part of the default run (`-m slow` runs them)"
     )
@@ -69,15 +74,74 @@ def quicker_programs():
     steady.QUICK["xla_backend_optimization_level"] = 0
 
 
+MAPS = 8000
+"""Of memory, from which on compiled programs are forgotten."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_one_file():
-    """Forget a file's compiled programs when it is done: those of all tests together take 9 GB, and some
+def programs_of_some_files():
+    """Files share compiled programs, until there are many: those of all tests together take 9 GB, and some
     30,000 of the 65,530 maps of memory that a process may have on Linux."""
     yield
-    import jax
+    if memory_maps() > MAPS:
+        import jax
 
-    jax.clear_caches()
-    gc.collect()
+        jax.clear_caches()
+        gc.collect()
+
+
+def memory_maps() -> float:
+    """How many this process has; infinitely many where that is not told."""
+    try:
+        return float(Path("/proc/self/maps").read_bytes().count(b"\n"))
+    except OSError:
+        return float("inf")
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """A context in which reports are rendered whole."""
+    from pgx_jax import report
+
+    own = {name: getattr(report, name) for name in ("render", "render_seeds")}
+
+    @contextmanager
+    def drawing():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, render in own.items():
+                patch.setattr(report, name, render)
+            yield
+
+    return drawing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sketched(request, drawn):
+    """The figures of reports are made and, in most files of tests, not rendered: that takes a third of a
+    small run's time. `small_run` has a whole report."""
+    from pgx_jax import report
+
+    if request.module.__name__ in ("test_report", "test_readme"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("render", "render_seeds"):
+            patch.setattr(report, name, partial(in_outline, getattr(report, name)))
+        yield
+
+
+def in_outline(render, *known):
+    """The files of a report, with a mark in the place of every figure."""
+    from pgx_jax.report import figures
+
+    def draw_all(results, drawers=figures.DRAWERS):
+        return {name: figure for name, draw in drawers.items() if (figure := draw(results)) is not None}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", draw_all)
+        patch.setattr(figures, "svg", lambda figure, name: f'<svg id="{name}" viewBox="0 0 1 1"></svg>')
+        patch.setattr(figures, "png", lambda figure: b"a figure")
+        return render(*known)
 
 
 LONGEST = (
@@ -294,12 +358,13 @@ def small_settings():
 
 
 @pytest.fixture(scope="session")
-def small_run(small_settings, tmp_path_factory):
+def small_run(small_settings, drawn, tmp_path_factory):
     """That run with every comparison, saved in a folder (``small_run.store.path``); copy before changing."""
     from pgx_jax import make_family, run
 
     family, config = small_settings
-    return run(make_family("points", **family), config, out=tmp_path_factory.mktemp("runs") / "small")
+    with drawn():
+        return run(make_family("points", **family), config, out=tmp_path_factory.mktemp("runs") / "small")
 
 
 @pytest.fixture

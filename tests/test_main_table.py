@@ -40,9 +40,9 @@ def test_the_bootstrap_equals_a_loop_over_resamples():
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(12, 4)) + rng.normal(size=(12, 1))
     found = aggregates.bootstrap(aggregates.interquartile_mean, scores)
-    drawn = [aggregates.interquartile_mean(scores[rng.integers(0, 12, 12)]) for _ in range(20_000)]
+    drawn = [aggregates.interquartile_mean(scores[rng.integers(0, 12, 12)]) for _ in range(1000)]
     assert found.mean == pytest.approx(float(aggregates.interquartile_mean(scores)))
-    assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
+    assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.08)
     assert aggregates.bootstrap(aggregates.interquartile_mean, scores[:1]).ci95 is None
 
 
@@ -50,7 +50,7 @@ def test_the_bootstrap_of_several_strata_draws_within_each():
     rng = np.random.default_rng(1)
     strata = [rng.normal(size=8), 3 + rng.normal(size=5), np.array([10.0])]
     found = aggregates.bootstrap(aggregates.mean_of_strata, *strata)
-    drawn = [np.mean([x[rng.integers(0, len(x), len(x))].mean() for x in strata]) for _ in range(20_000)]
+    drawn = [np.mean([x[rng.integers(0, len(x), len(x))].mean() for x in strata]) for _ in range(1000)]
     assert found.mean == pytest.approx(np.mean([x.mean() for x in strata]))
     assert found.ci95 == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
 

@@ -30,11 +30,12 @@ from pgx_jax.runs.serial import dumps
 
 
 @pytest.fixture(scope="module")
-def made(small_settings, tmp_path_factory):
+def made(small_settings, drawn, tmp_path_factory):
     """Seeds 5 and 6 of the small run, in a folder."""
     family, config = small_settings
     out = tmp_path_factory.mktemp("seeds") / "runs"
-    return run_seeds(make_family("points", **family), config, 2, out=out), out
+    with drawn():
+        return run_seeds(make_family("points", **family), config, 2, out=out), out
 
 
 # The runs
