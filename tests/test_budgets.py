@@ -69,7 +69,7 @@ def test_the_figure_names_every_line():
 
 
 def test_runs_are_made_once(small_settings, tmp_path, monkeypatch):
-    family, config = small(small_settings, k=2)
+    family, config = small(small_settings, k=2, test_tasks=0, looks=1)
     known = (family, config, (3600, 5400), (5, 6), tmp_path)
     first = list(runs.run_budgets(*known))
     assert [(steps, found.seed) for steps, found in first] == [(3600, 5), (3600, 6), (5400, 5), (5400, 6)]

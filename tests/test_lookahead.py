@@ -218,7 +218,7 @@ def test_the_planted_conflict_is_found(small_run, small_settings, tmp_path):
 
 def test_a_run_compares_with_it(small_settings, tmp_path):
     family, config = small(
-        small_settings, compare="fast", similarities=("lookahead",), random_draws=1, test_tasks=0, episodes=2,
+        small_settings, compare="fast", similarities=("lookahead",), random_draws=1, test_tasks=0,
         steps_per_task=1800,
     )  # fmt: skip
     run = pgx_jax.run(family, config, out=tmp_path / "run")

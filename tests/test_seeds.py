@@ -125,7 +125,7 @@ class Stopping(Listener):
 
 
 def test_an_error_ends_its_own_seed(small_settings, tmp_path):
-    family, config = small(small_settings)
+    family, config = small(small_settings, steps_per_task=2700)
     out = tmp_path / "runs"
     broken = {6: Stopping("features", DataError("broken features"))}
     done = run_seeds(family, config, 3, out=out, listener=lambda seed: broken.get(seed, Listener()))
@@ -142,7 +142,7 @@ def test_an_error_ends_its_own_seed(small_settings, tmp_path):
 
 
 def test_stopped_runs_go_on(small_settings, tmp_path):
-    family, config = small(small_settings)
+    family, config = small(small_settings, steps_per_task=2700)
     whole = run_seeds(family, config, 2)
     out, ears = tmp_path / "runs", Ears()
     stops = {5: ears, 6: Stopping("policies", KeyboardInterrupt(), training=True)}
@@ -276,8 +276,9 @@ def test_figures_of_several_seeds():
 
 
 def test_commands(capsys, made, small_settings, tmp_path, monkeypatch):
-    out = tmp_path / "runs"
-    args = ["run", "points", *flags(*small_settings), "--seeds", "2", "--compare", "none", "--out", out]
+    out, (family, config) = tmp_path / "runs", small_settings
+    shorter = flags(family, dataclasses.replace(config, steps_per_task=2700))
+    args = ["run", "points", *shorter, "--seeds", "2", "--compare", "none", "--out", out]
     status, shown, err = call(capsys, *args)
     assert status == 0, err
     texts = ("seed 5: training the meta-policy", "seed 6: evaluating all policies", "over 2 training seeds")
