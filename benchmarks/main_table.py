@@ -94,9 +94,9 @@ def cells(settings: Settings) -> list[dict]:
     ]  # fmt: skip
 
 
-def factors_of(cell: Mapping) -> dict[str, Factors]:
-    """What the settings of ours and of every method of a cell are multiplied by."""
-    family, data = cell["family"], results()
+def factors_of(cell: Mapping, data: Mapping | None) -> dict[str, Factors]:
+    """What the settings of ours and of every method of a cell are multiplied by, as a search tells it."""
+    family = cell["family"]
     ours = chosen(data, family, TOLD_OURS if cell["block"] == "told" else OURS)
     return {OURS: ours} | {name: chosen(data, family, name) for name in cell["methods"]}
 
@@ -109,14 +109,14 @@ def check_factors(done: Sequence[Mapping]) -> None:
     """
     for cell in done:
         had = {name: Factors(*values) for name, values in cell["factors"].items()}
-        check_searched(cell["cell"], had, factors_of(cell["cell"]))
+        check_searched(cell["cell"], had, factors_of(cell["cell"], results()))
 
 
 def compute(cell: Mapping) -> dict:
     """All methods of a block with all training seeds of a cell."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
-    known, factors = learn.learners_by_name(config.ppo), factors_of(cell)
+    known, factors = learn.learners_by_name(config.ppo), factors_of(cell, results())
     methods = {name: BLOCKS[cell["block"]][name] for name in cell["methods"]}
     learners = {name: scaled(known[method.learner], factors[name]) for name, method in methods.items()}
     own = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import method_search
 import numpy as np
 from aggregates import ahead, bootstrap, interquartile_mean, mean_of_strata, ratio_of_means
-from main_table import BLOCKS, BUDGETS
+from main_table import BLOCKS, BUDGETS, factors_of
 from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
 
@@ -291,7 +291,7 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
             pieces += [f"## All families: {TITLES[block].lower()}", _all(known)]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
-        pieces += [f"## {title}", _whole(part)]
+        pieces += [f"## {title}", _whole(part), *earlier(part, search)]
     if search is not None:
         pieces += ["## The search of settings", searched(search)]
     return "\n\n".join(pieces) + "\n"
@@ -352,6 +352,15 @@ def reached(part: Part) -> str:
             pairs = part.scores(OURS, name).mean(2).T
             words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {SHARED[name].lower()}")
     return f" Ours earns {' and '.join(words)}." if words else ""
+
+
+def earlier(part: Part, search: Mapping | None) -> list[str]:
+    """Which methods had other settings than the search tells now, if any."""
+    own = [name for name in part.factors if name != OURS]
+    now = factors_of({"family": part.family, "block": part.block, "methods": own}, search)
+    other = [name for name, factors in part.factors.items() if factors != now[name]]
+    shown = ", ".join(SHARED[OURS] if name == OURS else METHODS[name].label for name in other)
+    return [f"With settings of an earlier search than is shown below: {shown}."] if other else []
 
 
 def _whole(part: Part) -> str:

@@ -160,6 +160,7 @@ def test_the_table_names_the_first_what_ties_and_what_falls_short():
     assert "6 runs of 3 family seeds; k found: 2, 2, 2, 2, 2, 2; mean NMI with the planted groups" in text
     assert "| step size ×2 |" in text and "| 100% [100%, 100%] |" in text
     assert "| One policy for all | 1 | 100% [100%, 100%] |" in text  # of one family and budget
+    assert "an earlier search than is shown below: One policy for all." in text
     assert "Ours earns 6% [6%, 7%] of the true groups, from scratch." in text
     (row,) = (x for x in text.splitlines() if x.startswith("| One policy for all | 2.0 "))
     assert "| 1.00 [1.00, 1.00] | +4.5 [3.3, 5.7] |" in row  # on unseen tasks

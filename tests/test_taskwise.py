@@ -215,6 +215,6 @@ def test_learners_without_losses_of_single_tasks_have_no_method(small_settings, 
     """A method is a learner of its own, PPO; another learner takes no option of it."""
     for learner in ("reinforce", "ppo"):
         with pytest.raises(
-            ConfigError, match=f"'{learner}' has no setting 'c'; .*cagrad: --learner cagrad; its"
+            ConfigError, match=f"'{learner}' has no setting 'c'; .*'c' is a setting of cagrad"
         ):
             Run(*small(small_settings, learner=learner, learner_options=("c=0.4",)))

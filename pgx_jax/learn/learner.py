@@ -200,9 +200,9 @@ def with_options(learner: Learner, name: str, options: Mapping[str, Any]) -> Lea
             raise ConfigError(f"learner_options: PPO has settings of its own; give ppo.{option} instead")
         if option not in known:
             others = [other for other, made in LEARNERS.items() if option in _settings_of(made())]
-            also = f"; it is one of {', '.join(others)}: --learner {others[0]}" if others else ""
+            also = f"; {option!r} is a setting of {', '.join(others)} (--learner)" if others else ""
             listed = ", ".join(known)
-            raise ConfigError(f"learner {name!r} has no setting {option!r}{also}; its settings are {listed}")
+            raise ConfigError(f"learner {name!r} has no setting {option!r}; its settings are {listed}{also}")
         default = getattr(learner, option)
         if isinstance(default, bool | int | float) and _kind(value) != _kind(default):
             raise ConfigError(f"learner_options: {name}.{option} = {value!r} must be {_kind(default)}")

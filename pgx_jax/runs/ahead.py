@@ -66,9 +66,10 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
     def play(policy: learn.Policy, learner: learn.Learner, episodes: int, tasks: object = None) -> None:
         agents = jax.tree.map(lambda x: np.asarray(x)[None], fresh(policy))
         task = np.arange(family.n if tasks is None else config.test_tasks)
+        told = None if tasks is None else np.zeros((len(task), family.context.shape[1]), np.float32)
         learn.evaluate(
             policy, family, agents, np.zeros_like(task), task, key,
-            learner=learner, episodes=episodes, tasks=tasks,
+            learner=learner, episodes=episodes, tasks=tasks, context=told,
         )  # fmt: skip
 
     def trial(policy: learn.Policy, learner: learn.Learner) -> None:
