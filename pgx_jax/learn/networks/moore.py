@@ -5,7 +5,7 @@ paper's letters, u_k(s) [d] are the representations that the K experts make of a
 after Gram-Schmidt, and w_c [K] the weights of a task, linear in its context c; the output is the task's own
 head of tanh(v_c)::
 
-    v_k = u_k - sum_(i<k) <v_i, u_k> v_i,   V = [v_1 / |v_1|, ..., v_K / |v_K|],   v_c = V w_c
+    v_k = u_k - sum_(i<k) <e_i, u_k> e_i,   e_k = v_k / |v_k|,   V = [e_1, ..., e_K],   v_c = V w_c
 
 Published for MT10: ``experts=4``, ``hidden=(400, 400, 400)``, ``activation="relu"``; for MiniGrid (PPO) 2 to
 4 experts of convolutions. Here a squared length has 1e-8 added to it, so that a representation that depends
