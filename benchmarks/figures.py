@@ -53,8 +53,13 @@ BUDGETS = {
 SECTIONS = (
     Section(
         "Every method on every family",
-        {"main_table": "python benchmarks/main_table.py"},
-        main_tables.overview,
+        {
+            "main_table": "python benchmarks/main_table.py",
+            "method_search": "python benchmarks/method_search.py",
+        },
+        lambda found: (
+            main_tables.overview(found["main_table"], found["method_search"]) if found["main_table"] else ""
+        ),
         waits=True,
     ),
     Section(

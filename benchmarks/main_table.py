@@ -107,9 +107,10 @@ def check_factors(done: Sequence[Mapping]) -> None:
     Raises:
         ConfigError: naming the cell.
     """
+    data = results()
     for cell in done:
         had = {name: Factors(*values) for name, values in cell["factors"].items()}
-        check_searched(cell["cell"], had, factors_of(cell["cell"], results()))
+        check_searched(cell["cell"], had, factors_of(cell["cell"], data))
 
 
 def compute(cell: Mapping) -> dict:

@@ -120,9 +120,9 @@ class Part(NamedTuple):
         found = {OURS: SHARED[OURS]} | self._similar() | SHARED | own | alone
         return {name: label for name, label in found.items() if self.count(name)}
 
-    def named(self, label: str) -> str | None:
-        """The method of a short label."""
-        return next((name for name, text in self.names().items() if short(text) == label), None)
+    def by_label(self) -> dict[str, str]:
+        """The methods by their short labels."""
+        return {short(label): name for name, label in self.names().items()}
 
     def _similar(self) -> dict[str, str]:
         """The gradient similarity that earned most, and TAG's lookahead, each at its best k."""
@@ -192,7 +192,7 @@ def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
     return best, ties
 
 
-def overview(data: Mapping) -> str:
+def overview(data: Mapping, search: Mapping | None = None) -> str:
     """A table a block: methods by families and budgets; bold are the first and what ties with it."""
     pieces = []
     for block in BLOCKS:
@@ -209,8 +209,17 @@ def overview(data: Mapping) -> str:
         "method costs: [docs/main_table.md](docs/main_table.md).",
         "\n".join(f"- {sentence}" for sentence in sentences(data)),
         alone(data),
+        _changed(data, search),
     ]
     return "\n\n".join(filter(None, pieces))
+
+
+def _changed(data: Mapping, search: Mapping | None) -> str:
+    """Where the search tells other settings now."""
+    other = [part for part in parts(data) if search is not None and earlier(part, search)]
+    where = "; ".join(f"{part.family}, {steps(part.budget)}, {part.block}" for part in other)
+    told = "of which methods, and what it tells now: docs/main_table.md"
+    return f"With settings of an earlier search than the committed one ({told}): {where}." if where else ""
 
 
 def alone(data: Mapping) -> str:
@@ -240,17 +249,21 @@ def labels(known: Sequence[Part]) -> list[str]:
 
 
 def _overview(known: Sequence[Part]) -> str:
-    rows = []
-    for label in labels(known):
-        found = [(part, part.named(label)) for part in known]
-        rows.append([label, *("–" if name is None else _mean(part, name) for part, name in found)])
+    columns = [_means(part) for part in known]
+    rows = [[label, *(column.get(label, "–") for column in columns)] for label in labels(known)]
     head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in known]
     return table(["", *head], rows)
 
 
-def _mean(part: Part, name: str) -> str:
+def _means(part: Part) -> dict[str, str]:
+    """Mean returns of all methods of a part, by their short labels."""
+    ties = first(part, part.names())[1]
+    return {label: _mean(part, name, name in ties) for label, name in part.by_label().items()}
+
+
+def _mean(part: Part, name: str, bold: bool) -> str:
     value, unseen = f"{part.mean(name):.1f}", part.unseen(name)
-    shown = f"**{value}**" if name in first(part, part.names())[1] else value
+    shown = f"**{value}**" if bold else value
     shown = shown if unseen is None else f"{shown} ({unseen.mean():.1f})"
     return shown if part.whole(name) else f"{shown}, {part.count(name)} of {len(part.runs)} runs"
 
@@ -330,9 +343,9 @@ def _share(value: Interval) -> str:
 
 def _all(known: Sequence[Part]) -> str:
     """How often ours is better than every other method, over families and budgets."""
-    rows = []
+    rows, places = [], [(part, part.by_label()) for part in known]
     for label in labels(known)[1:]:
-        own = [(part, name) for part in known if (name := part.named(label)) and part.whole(name)]
+        own = [(part, name) for part, names in places if (name := names.get(label)) and part.whole(name)]
         if own:
             found = bootstrap(mean_of_strata, *(part.better(OURS, name) for part, name in own))
             rows.append([label, str(len(own)), _share(found)])
@@ -359,7 +372,7 @@ def earlier(part: Part, search: Mapping | None) -> list[str]:
     own = [name for name in part.factors if name != OURS]
     now = factors_of({"family": part.family, "block": part.block, "methods": own}, search)
     other = [name for name, factors in part.factors.items() if factors != now[name]]
-    shown = ", ".join(SHARED[OURS] if name == OURS else METHODS[name].label for name in other)
+    shown = "; ".join(SHARED[OURS] if name == OURS else METHODS[name].label for name in other)
     return [f"With settings of an earlier search than is shown below: {shown}."] if other else []
 
 

@@ -117,7 +117,7 @@ def compute(cell: Mapping) -> dict:
     family = make_family(cell["family"], **tuples(cell["settings"]))
     config = override(config_for(family), merge({"steps_per_task": cell["steps_per_task"]}, cell["config"]))
     named, known = [split_name(name) for name in cell["adapting"]], learn.learners_by_name(config.ppo)
-    taken = taken_of(cell)
+    taken = taken_of(cell, results())
     learners = {
         name: LEARNERS[name].made(known, tried, family.horizon) for name, tried in taken["learners"].items()
     }
@@ -142,11 +142,10 @@ def compute(cell: Mapping) -> dict:
     }
 
 
-def taken_of(cell: Mapping) -> dict[str, dict]:
-    """What the search tells for a cell: step sizes of fine-tuning as factors, by method, and settings of the
+def taken_of(cell: Mapping, data: Mapping | None) -> dict[str, dict]:
+    """What a search tells for a cell: step sizes of fine-tuning as factors, by method, and settings of the
     learners."""
-    data, family = results(), cell["family"]
-    learners = [split_name(name).learner for name in cell["adapting"]]
+    family, learners = cell["family"], [split_name(name).learner for name in cell["adapting"]]
     return {
         "rates": {name: rate(data, family, name) for name in (*FINE_TUNED, *GROUPINGS)},
         "learners": {name: dict(chosen(data, family, name)) for name in learners},
@@ -159,8 +158,9 @@ def check_taken(done: Sequence[Mapping]) -> None:
     Raises:
         ConfigError: naming the cell.
     """
+    data = results()
     for cell in done:
-        check_searched(cell["cell"], cell["taken"], plain(taken_of(cell["cell"])))
+        check_searched(cell["cell"], cell["taken"], plain(taken_of(cell["cell"], data)))
 
 
 def all_entrants(
