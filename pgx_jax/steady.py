@@ -8,7 +8,8 @@ makes large differences of them:
   threads divide the outputs alone: `compiled` transposes the factor first.
 - YNNPACK cuts the sums of reductions: `compiled` leaves these to XLA's own loops.
 - LAPACK and NumPy's products use the threads of OpenBLAS: `one_blas_thread` allows a single one. QR
-  factors of compiled functions are found without it.
+  factors of compiled functions, and wherever else networks begin, are found without it
+  (`without_lapack`).
 
 Versions of jaxlib without YNNPACK compile as ever, and so do other platforms but for one thing: a GPU's
 compiler does not try kernels for products in full float32 (`FULL`). Gradients of convolutions
@@ -215,10 +216,17 @@ Rewriting = Callable[..., Any]
 def in_order(function: Callable[P, R], *, unrolled: bool = True) -> Callable[P, R]:
     """The function (to be traced) with every product's left factor laid out along what is summed, with QR
     factors found without LAPACK, and with random bits drawn without loops if they are ``unrolled``."""
-    rewritings = PRODUCTS | FACTORS | (RANDOM if unrolled else {})
+    return _rewritten(function, PRODUCTS | FACTORS | (RANDOM if unrolled else {}))
 
+
+def without_lapack(function: Callable[P, R]) -> Callable[P, R]:
+    """The function (to be traced) with QR factors found without LAPACK, whoever compiles it."""
+    return _rewritten(function, FACTORS)
+
+
+def _rewritten(function: Callable[P, R], rewritings: Mapping[Primitive, Rewriting]) -> Callable[P, R]:
     @functools.wraps(function)
-    def ordered(*args: P.args, **kwargs: P.kwargs) -> R:
+    def anew(*args: P.args, **kwargs: P.kwargs) -> R:
         leaves, structure = jax.tree.flatten((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
         traced = [leaves[i] for i in places]
@@ -233,7 +241,7 @@ def in_order(function: Callable[P, R], *, unrolled: bool = True) -> Callable[P, 
         program, shape = jax.make_jaxpr(of_traced, return_shape=True)(*traced)
         return jax.tree.unflatten(jax.tree.structure(shape), Rewriter(rewritings).evaluate(program, *traced))
 
-    return ordered
+    return anew
 
 
 def bound(primitive: Primitive, params: dict[str, Any]) -> Callable[..., Any]:

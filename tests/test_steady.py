@@ -196,6 +196,7 @@ def test_qr_factors_are_factors():
     np.testing.assert_allclose(jnp.einsum("bij,bik->bjk", q, q), np.stack([np.eye(6)] * 2), atol=1e-5)
     assert not np.tril(r, -1).any()
     full = compiled(lambda x: jnp.linalg.qr(x, mode="complete")[0])(matrix)  # LAPACK's, as it is
+    full.block_until_ready()
     np.testing.assert_allclose(full, jnp.linalg.qr(matrix, mode="complete")[0], atol=1e-5)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.errors
@@ -19,6 +20,7 @@ from pgx_jax.errors import ConfigError, key_values, pick
 from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
+from pgx_jax.steady import compiled, without_lapack
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Key, Last, Memory, Moments, Named, PyTree, Seen
 
@@ -119,7 +121,12 @@ class Policy:
             key: PRNG key.
             observation_shape: shape of one observation.
             context: float [n, C], the family's context vectors.
+
+        One program, which finds orthogonal kernels without LAPACK within others', too (see `pgx_jax.steady`).
         """
+        return _init(self, tuple(observation_shape), key, context)
+
+    def _fresh(self, key: Key, observation_shape: tuple[int, ...], context: Float[Array, "n C"]) -> Agent:
         actor_key, critic_key = jax.random.split(key)
         obs = jnp.zeros(observation_shape)
         own, others = (self.fresh_memory(network) for network in (self.actor, self.critic))
@@ -242,6 +249,11 @@ class Policy:
         inputs = self.actor_input(self.normalise(agent, obs), context)
         params, dist = self.params(agent.actor, inputs), self.distribution
         return dist.to_env(dist.mode(params) if key is None else dist.sample(key, params))
+
+
+@partial(compiled, quick=True, static_argnames=("policy", "shape"))
+def _init(policy: Policy, shape: tuple[int, ...], key: Key, context: Float[Array, "n C"]) -> Agent:
+    return without_lapack(Policy._fresh)(policy, key, shape, context)
 
 
 def make_policy(
