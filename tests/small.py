@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import pytest
 from msgspec import structs
 
 import pgx_jax
@@ -30,6 +31,11 @@ def with_methods(results, changes):
     """Results with other fields of some methods: name -> {field: value}."""
     changed = {name: structs.replace(results.methods[name], **fields) for name, fields in changes.items()}
     return structs.replace(results, methods=results.methods | changed)
+
+
+def slow_but(names, *quick):
+    """Names as parameters of a test that by default runs with a few of them alone."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def small(small_settings, **changes):

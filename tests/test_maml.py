@@ -14,6 +14,7 @@ from flax import struct
 from hosts import host_points
 from jax.flatten_util import ravel_pytree
 from probes import fresh, table, tabular_family
+from small import slow_but
 
 from envs.points import points
 from pgx_jax.errors import ConfigError
@@ -324,6 +325,7 @@ def test_where_inner_steps_diverge_on_a_task_the_others_are_learnt_as_if_it_were
     row = row_tasks(learner, jnp.asarray(DEVICE.context), MEMBER, jnp.int32(8))
     on = np.asarray(row.slot_task) == 1
 
+    @jax.jit
     def learnt(first, second):
         learning = Learning(agent, learner.begin(POLICY, agent), jnp.int32(0))
         learning = learner.learn(POLICY, row, learning, (first,), KEY)
@@ -376,12 +378,16 @@ PAIR = np.zeros(2, int), np.arange(2)
 MEMBERS = np.array([[1, 1], [0, 1]], bool)
 
 
-def probed(family, learner, updates, **kw):
-    """The agents of a row of both tasks and of one of the second, and the first one's returns [2] on both
-    tasks before and after it adapts."""
+def trained(family, learner, updates, rows_per_call=2):
+    """The agents of a row of both tasks and of one of the second."""
     steps = np.full(2, updates * learner.steps_per_update)
     rows = Rows(MEMBERS, steps, np.asarray(jax.random.split(KEY)))
-    agents = train(BLIND, learner, family, rows, **{"rows_per_call": 2} | kw).agents
+    return train(BLIND, learner, family, rows, rows_per_call=rows_per_call).agents
+
+
+def probed(family, learner, updates):
+    """These agents, and the first one's returns [2] on both tasks before and after it adapts."""
+    agents = trained(family, learner, updates)
     before, after = (
         evaluate(BLIND, family, agents, *PAIR, KEY, episodes=128, learner=which) for which in (None, learner)
     )
@@ -390,7 +396,7 @@ def probed(family, learner, updates, **kw):
     return agents, before.returns.mean(1), after.returns.mean(1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["maml", "reptile"])
 def test_a_policy_learns_to_adapt_on_both_engines_the_same(name):
     """A fresh one does not get there in its inner steps, and none earns more than 0 on both without them."""
     more = {"inner_steps": 2, "inner_rate": 0.2} if name == "reptile" else {"inner_steps": 1}
@@ -408,7 +414,7 @@ def test_rows_learn_side_by_side_what_they_learn_alone():
     """With several inner steps, all of them taken again to adapt."""
     learner = LEARNERS["fomaml"]().replace(**PROBE, inner_steps=2)
     together, _, late = probed(OPPOSITE, learner, 30)
-    alone, _, _ = probed(OPPOSITE, learner, 30, rows_per_call=1)
+    alone = trained(OPPOSITE, learner, 30, rows_per_call=1)
     close(together.actor, alone.actor, rtol=1e-2, atol=1e-3)
     assert (late > 0.95).all() and np.isfinite(ravel_pytree(together)[0]).all()
 
@@ -424,7 +430,10 @@ def drawn_steps(learner, seed):
     return Steps(draw(4), draw(2), draw(), draw(4), done, done, draw(), draw(), done, age=age)
 
 
-@pytest.mark.parametrize("network", ["mlp", "multi_head", "soft_modularization", "paco", "care", "moore"])
+NETWORKS = ("mlp", "multi_head", "soft_modularization", "paco", "care", "moore")
+
+
+@pytest.mark.parametrize("network", slow_but(NETWORKS, "mlp", "moore"))
 def test_every_network_learns_through_an_inner_step(network):
     """Second order, told its task or not; with PPO's options where there is one pass more."""
     policy = make_policy(DEVICE, network=network, hidden=(6, 6), normalise_values=network == "mlp")

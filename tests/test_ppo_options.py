@@ -118,8 +118,7 @@ def test_other_numbers_need_no_other_program():
     assert some == other != off
 
 
-@pytest.mark.parametrize("name", ("ppo", "pcgrad", "famo"))
-@pytest.mark.parametrize("family", [DEVICE, HOST], ids=["device", "host"])
+@pytest.mark.parametrize(("family", "name"), [(DEVICE, "pcgrad"), (HOST, "famo")])
 def test_every_kind_of_ppo_has_all_options_on_both_engines(family, name):
     policy = dataclasses.replace(POLICY, normalise_values=True)
     agents = trained(family, policy, name, **ON)
@@ -301,7 +300,7 @@ distance = jax.jit(divergence, static_argnums=0)
 @pytest.mark.parametrize("family", [DEVICE, HOST], ids=["device", "host"])
 def test_observation_moments_stay_after_a_part_of_the_budget(family):
     unit = SETTINGS["num_envs"] * SETTINGS["num_steps"]
-    for fraction, updates in ((0.0, 0), (0.3, 2), (0.5, 2), (1.0, 4), (None, 4)):
+    for fraction, updates in ((0.0, 0), (0.3, 2), (1.0, 4), (None, 4)):
         agents = trained(family, freeze_observations=fraction)
         np.testing.assert_allclose(agents.observation.count, updates * unit, atol=1e-2)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from small import small, told
+from small import slow_but, small, told
 
 from envs.points import points
 from pgx_jax import PolicyConfig, load, make_family, pipeline, run
@@ -102,15 +102,16 @@ def per_sample(log_prob, params, data):
     return np.asarray(jax.jit(jax.vmap(jax.vmap(of_one)))(data.obs, data.action))
 
 
-@pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "continuous") for name in OWN), ("multi_head", "discrete")]
+)
 def test_what_is_private_of_every_architecture(name, kind):
     policy, params, data = experienced(name, kind)
     private = private_parameters(policy.log_prob, params, data)
     assert rows_of(private, params) == OWN[name] | (DEVIATION if kind == "continuous" else {})
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", slow_but(OWN, "mlp", "multi_head", "paco"))
 def test_other_contexts_leave_nothing_out(name):
     contexts = np.random.default_rng(2).normal(size=(3, 3)).astype(np.float32)
     policy, params, data = experienced(name, "continuous", contexts)
@@ -138,7 +139,7 @@ def test_what_two_tasks_share_is_not_private():
     assert rows_of(private_parameters(policy.log_prob, params, two_of_a_source), params) == once
 
 
-@pytest.mark.parametrize("name", ["multi_head", "soft_modularization"])
+@pytest.mark.parametrize("name", slow_but(["multi_head", "soft_modularization"], "multi_head"))
 def test_units_that_are_off_are_not_private(name):
     """Layers of rectified units that are on for no task, and observations that are zero on all but one."""
     policy, params, data = experienced(name, "discrete", activation="relu")
@@ -284,7 +285,7 @@ def test_nothing_is_told_where_no_parameter_is_shared():
         private_parameters(log_prob, np.ones((3, 2), np.float32), data)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", slow_but(OWN, "mlp", "multi_head", "moore"))
 def test_features_are_those_of_gradients_without_what_is_private(name):
     policy, params, data = experienced(name, "continuous")
     private = private_parameters(policy.log_prob, params, data)

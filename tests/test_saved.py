@@ -9,7 +9,7 @@ import jax
 import jsonschema
 import numpy as np
 import pytest
-from small import STAGES, Ears, copy_of, plain, small, told
+from small import STAGES, Ears, copy_of, plain, slow_but, small, told
 
 import pgx_jax
 from envs.points import PointMass
@@ -32,7 +32,7 @@ def test_a_finished_run_resumes_without_training(small_run, tmp_path, no_trainin
     assert {stage for _, stage in ears.events} <= {"evaluation"}
 
 
-@pytest.mark.parametrize("last", STAGES[:-1])
+@pytest.mark.parametrize("last", slow_but(STAGES[:-1], "meta", "features", "grouping"))
 def test_resuming_from_every_stage(small_run, tmp_path, last):
     """What is on disk is not computed again, the rest is, and comes out the same."""
     path = copy_of(small_run, tmp_path)

@@ -1,6 +1,5 @@
 """Small systems of equations inside training programs."""
 
-
 import jax
 import numpy as np
 import pytest

@@ -143,7 +143,7 @@ def test_a_task_without_transitions_is_left_out_of_a_step(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(memory))
 
 
-@pytest.fixture(scope="module", params=["device", "host"])
+@pytest.fixture(scope="module", params=["device", pytest.param("host", marks=pytest.mark.slow)])
 def plain(request):
     """A family of each engine, and what PPO makes of the rows there."""
     family = {"device": DEVICE, "host": HOST}[request.param]
