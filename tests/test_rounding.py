@@ -146,7 +146,11 @@ def test_roundings_have_the_number_of_groups_asked_for():
         X = solve_sdp(U, trace_penalty=1.0)
         for k in range(1, 9):
             found = roundings(X, U, k)
-            assert len(found) == 4 and all(labels.max() + 1 == k for labels in found)
+            assert all(labels.max() + 1 == k for labels in found)
+            ways = {
+                tuple(with_k(U, x, k)) for x in (components(X), pivot(X), components(X, k), spectral(X, k))
+            }
+            assert len(found) == len(ways) and {*map(tuple, found)} == ways
             assert round_sdp(X, U, k=k).max() + 1 == k
         assert with_k(U, np.zeros(8), 8).tolist() == list(range(8))
 

@@ -1,5 +1,7 @@
 """Standardised affinities and the semidefinite relaxation, against brute force."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from pgx_jax.grouping.sdp import (
     PartitionSDP,
     SDPSolver,
     infeasibility,
+    relaxation,
     solve_sdp,
     standardise,
 )
@@ -118,6 +121,9 @@ def test_a_reused_problem_forgets_the_previous_one_and_the_unit():
     problem.solve(first, k=3)
     fresh = solve_sdp(second, trace_penalty=1.0)
     assert np.array_equal(problem.solve(second, trace_penalty=1.0), fresh)
+    assert relaxation(6) is relaxation(6) is not relaxation(7)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(relaxation, 6).result() is not relaxation(6)
     for unit in (1e-12, 1e9):
         assert np.allclose(solve_sdp(unit * second, trace_penalty=unit), fresh, atol=1e-4)
 

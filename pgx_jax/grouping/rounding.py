@@ -194,13 +194,15 @@ def refine(U: ArrayLike, labels: ArrayLike, trace_penalty: float | None = None) 
 def roundings(
     X: Float[np.ndarray, "n n"], U: Float[np.ndarray, "n n"], k: int | None = None
 ) -> list[np.ndarray]:
-    """All roundings of X [n, n], canonical; brought to exactly k groups when k is given."""
+    """All roundings of X [n, n] that differ, canonical; brought to exactly k groups when k is given."""
     n, trace = len(X), float(np.trace(X))
     sizes = {k} if k is not None else {int(np.floor(trace + 1e-3)), int(np.ceil(trace - 1e-3))}
     starts = [components(X), pivot(X)]
     for size in sorted(int(np.clip(size, 1, n)) for size in sizes):
         starts += [components(X, size), spectral(X, size)]
-    return starts if k is None else [with_k(U, labels, k) for labels in starts]
+    if k is not None:
+        starts = [with_k(U, labels, k) for labels in starts]
+    return list({labels.tobytes(): labels for labels in starts}.values())
 
 
 def round_sdp(

@@ -13,6 +13,7 @@ scale of U sets the unit of ``trace_penalty`` and its diagonal sets the meaning:
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,12 +124,9 @@ class PartitionSDP:
     def __init__(self, n: int, solver: str | None = None):
         import cvxpy as cp  # here: a third of a second that few need to wait for
 
-        self.n = n
-        if solver is None:
-            self.solvers = sorted(SDP_SOLVERS, key=lambda name: n > SDP_SOLVERS[name].up_to)
-        else:
+        if solver is not None:
             pick(SDP_SOLVERS, solver, "solver")
-            self.solvers = [solver]
+        self.n, self._solver = n, solver
         self._X = cp.Variable((n, n), symmetric=True)
         self._objective = cp.Parameter((n, n), symmetric=True)
         self._trace = cp.Parameter()
@@ -137,6 +135,13 @@ class PartitionSDP:
         goal = cp.Maximize(cp.sum(cp.multiply(self._objective, self._X)))
         self._free = cp.Problem(goal, feasible)
         self._fixed = cp.Problem(goal, [*feasible, cp.trace(self._X) == self._trace])
+
+    @property
+    def solvers(self) -> list[str]:
+        """Names of the solvers, in the order in which they are tried."""
+        if self._solver is not None:
+            return [self._solver]
+        return sorted(SDP_SOLVERS, key=lambda name: self.n > SDP_SOLVERS[name].up_to)
 
     def solve(
         self, U: ArrayLike, *, trace_penalty: float | None = None, k: int | None = None
@@ -210,4 +215,19 @@ def solve_sdp(
 ) -> Float[np.ndarray, "n n"]:
     """Solve one relaxation; see `PartitionSDP` for a path of them. Returns X, float64 [n, n]."""
     U = np.asarray(U, dtype=np.float64)
-    return PartitionSDP(len(U), solver).solve(U, trace_penalty=trace_penalty, k=k)
+    return relaxation(len(U), solver).solve(U, trace_penalty=trace_penalty, k=k)
+
+
+_THREAD = threading.local()
+
+
+def relaxation(n: int, solver: str | None = None) -> PartitionSDP:
+    """A `PartitionSDP`, of which each thread has one: CVXPY takes longer to compile it than to solve it once.
+
+    Raises:
+        ConfigError: for an unknown solver.
+    """
+    made: dict[tuple[int, str | None], PartitionSDP] = _THREAD.__dict__.setdefault("made", {})
+    if (n, solver) not in made:
+        made[n, solver] = PartitionSDP(n, solver)
+    return made[n, solver]

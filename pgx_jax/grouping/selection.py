@@ -26,7 +26,7 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.grouping.config import GroupingConfig
 from pgx_jax.grouping.paired import collect_gains, paired_difference
 from pgx_jax.grouping.rounding import all_partitions, canonical, objective, refine, round_sdp, roundings
-from pgx_jax.grouping.sdp import PartitionSDP, standardise
+from pgx_jax.grouping.sdp import PartitionSDP, relaxation, standardise
 from pgx_jax.types import Gains, Grouping
 
 Score = Callable[[np.ndarray], Gains]
@@ -119,7 +119,7 @@ def propose(
     if n <= config.exhaustive_up_to and config.trace_penalty is None:
         every = all_partitions(n, k)
         return _collect(U, [(row, np.nan) for row in every if k is not None or row.max() < largest])
-    sdp = PartitionSDP(n, config.solver)
+    sdp = relaxation(n, config.solver)
     if config.trace_penalty is not None:
         return _collect(U, _at_penalties(sdp, U, [config.trace_penalty]))
     sizes = sorted({1, *range(2, min(largest, n - 1, up_to) + 1), largest if largest == n else 1})
