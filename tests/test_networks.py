@@ -195,6 +195,14 @@ class Choosy:
         return Critic((self.most,))
 
 
+def test_equal_policies_are_one_and_others_are_not():
+    """Also of networks of one's own; so the programs of their gradients are found again."""
+    family = points(n_tasks=2, n_groups=2)
+    for settings in ({"hidden": (8,)}, {"actor": CategoricalActor(4, (8,)), "hidden": (8,)}, {"network": "moore"}):
+        one, same, other = (make_policy(family, **settings, normalise_values=x) for x in (True, True, False))
+        assert one is same and one != other and one.log_prob == same.log_prob != other.log_prob
+
+
 def test_policies_that_rows_may_name(monkeypatch):
     monkeypatch.setitem(NETWORKS, "choosy", Choosy)
     config = PolicyConfig(hidden=(6,), squash=True)

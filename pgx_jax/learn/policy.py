@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.errors
@@ -308,12 +308,19 @@ def make_policy(
             f"context out (one-hot vectors then), or take policies that are not told"
         )
     bytes_seen = family.observation_space.dtype == np.uint8
-    return Policy(
+    policy = Policy(
         actor or made.actor(distribution),
         critic or made.critic(),
         distribution,
         **{"scale": 1 / 255 if bytes_seen else 1.0} | settings,
     )
+    return _first_of_equals(policy)
+
+
+@lru_cache(maxsize=128)
+def _first_of_equals(policy: Policy) -> Policy:
+    """Programs that know a policy by a method, ``policy.log_prob``, are found again by that object alone."""
+    return policy
 
 
 def make_networks(name: str, options: Mapping[str, Any]) -> Networks:
