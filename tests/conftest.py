@@ -74,7 +74,7 @@ def quicker_programs():
     steady.QUICK["xla_backend_optimization_level"] = 0
 
 
-MAPS = 8000
+MAPS = 14_000
 """Of memory, from which on compiled programs are forgotten."""
 
 
