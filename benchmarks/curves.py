@@ -84,8 +84,9 @@ CUT = (
     "settings take 328k steps an update.)"
 )
 """What differs from the published settings."""
-SMALL = {"points": 2, "episodes": 2, "policy": {"hidden": [8]}, "peer": {"total_timesteps": 80}}
-SMALL_PPO = {"num_envs": 4, "num_steps": 10, "minibatches": 2}
+SMALL = {"points": 2, "episodes": 2, "policy": {"hidden": [8]}, "peer": {"total_timesteps": 256}}
+SMALL_PPO = {"num_envs": 4, "num_steps": 16, "epochs": 1, "minibatches": 2}
+"""The small preset's; of ppo.py as well, so that both need the same programs."""
 
 
 @dataclass(frozen=True)

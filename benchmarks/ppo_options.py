@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import tyro
 from common import Preset, ResultFile, merge, result_path, says_errors
-from study import SMALL_FAMILY
+from study import SMALL_CONFIG, SMALL_FAMILY
 
 from envs.gymnax_adapter import gymnax_family
 from pgx_jax import learn
@@ -111,10 +111,6 @@ FAMILIES = {
     },
 }
 """Environment steps a task, and settings of all options, by family. Pendulum's two tasks are equal."""
-SMALL_CONFIG = {
-    "policy": {"hidden": [8]},
-    "ppo": {"num_envs": 8, "num_steps": 16, "epochs": 1, "minibatches": 2},
-}
 
 
 @dataclass(frozen=True)
@@ -145,7 +141,7 @@ def cells(settings: Settings) -> list[dict]:
         if unknown := set(named) - set(known):
             raise ConfigError(f"there is no {sorted(unknown)}; there are: {', '.join(known)}")
     small = settings.preset == "small"
-    smaller = SMALL_CONFIG if small else {}
+    smaller = {name: SMALL_CONFIG[name] for name in ("policy", "ppo")} if small else {}
     return [
         {
             "family": family,

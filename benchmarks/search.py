@@ -116,12 +116,9 @@ def cells(settings: Settings) -> list[dict]:
     small = settings.preset == "small"
     shared = {"platform": jax.default_backend(), "entropy": list(settings.entropy), "config": {}}
     if small:
-        config = {"ppo": {"num_steps": 16}, "policy": SMALL_CONFIG["policy"]}
-        shared |= {"config": config, "entropy": [0.01]}
-        return [
-            shared | {"family": "points", "settings": SMALL_FAMILY, "steps_per_task": 256, "num_envs": count}
-            for count in (8, 4)
-        ]
+        config = {name: SMALL_CONFIG[name] for name in ("policy", "ppo")}
+        shared |= {"config": config, "entropy": [0.01], "family": "points-hard", "steps_per_task": 256}
+        return [shared | {"settings": SMALL_FAMILY, "num_envs": 8}]
     return [
         shared | {"family": family, "settings": {"seed": seed}, "steps_per_task": steps, "num_envs": count}
         for seed in settings.seeds

@@ -7,6 +7,7 @@ line). A study saves its file after every cell; started again it continues where
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -196,9 +197,15 @@ SMALL_FAMILY = {"n_tasks": 4, "n_groups": 2, "horizon": 20}
 
 def small(full: Cell) -> Cell:
     """The same cell, shrunk to four tasks of the family."""
-    known = {setting.name for setting in describe_family(full["family"]).settings}
+    known = settings_of(full["family"])
     settings = full["settings"] | {name: v for name, v in SMALL_FAMILY.items() if name in known}
     return full | {"settings": settings, "config": merge(full["config"], SMALL_CONFIG)}
+
+
+@functools.cache
+def settings_of(family: str) -> frozenset[str]:
+    """Names of a family's settings."""
+    return frozenset(setting.name for setting in describe_family(family).settings)
 
 
 def study_cells(name: str, preset: Preset) -> list[Cell]:

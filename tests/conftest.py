@@ -121,7 +121,7 @@ def sketched(request, drawn):
     small run's time. `small_run` has a whole report."""
     from pgx_jax import report
 
-    if request.module.__name__ in ("test_report", "test_readme"):
+    if request.module.__name__ == "test_report":
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

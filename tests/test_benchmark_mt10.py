@@ -53,7 +53,7 @@ def _check_words(found):
     short, long = metaworld_tables.mt10(found), metaworld_tables.whole(found)
     assert "demonstration-initialised" in short and "PolicyGradEx" in short and "docs/metaworld.md" in short
     assert "Meta-World, ours" in long and "400 demonstrated" in long and "times as fast as" in long
-    assert "| mlp, 1k a task, seed 0 | 4 |" in long
+    assert "| mlp, 500 a task, seed 0 | 4 |" in long
     drawn = metaworld_drawings.draw(found)
     assert {*drawn} >= {"mt10_scratch_curves", "mt10_experts_curves", "mt10_policies", "mt10_groups_0"}
     for name, content in drawn.items():

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from small import small, told
+from small import copy_of, small, told
 
 import pgx_jax
 from pgx_jax import Config, ConfigError, DataError, group_transitions, load, pipeline, regroup
 from pgx_jax.config import override
 from pgx_jax.estimate import SIMILARITIES, Similarity, deal, lookahead, signed_weights
 from pgx_jax.held_out import HeldOut
+from pgx_jax.runs.store import RunStore
 from pgx_jax.types import FIT, SCORE, SELECT, Seen
 
 KEY = np.array([0, 3], np.uint32)
@@ -216,14 +217,17 @@ def test_the_planted_conflict_is_found(small_run, small_settings, tmp_path):
     np.testing.assert_allclose(logged.affinity.beside[0], mine.matrix, rtol=1e-5)
 
 
-def test_a_run_compares_with_it(small_settings, tmp_path):
-    family, config = small(
-        small_settings, compare="fast", similarities=("lookahead",), random_draws=1, test_tasks=0,
-        steps_per_task=1800,
-    )  # fmt: skip
-    run = pgx_jax.run(family, config, out=tmp_path / "run")
+def test_a_run_compares_with_it(small_run, tmp_path, no_training):
+    """One whose other methods are trained, and again when it is resumed."""
+    store = RunStore.open(copy_of(small_run, tmp_path))
+    known = store.config
+    store.write_json("config.json", known | {"config": known["config"] | {"similarities": ["lookahead"]}})
+
+    def compared():
+        store.remove("similarity")
+        store.remove_file("results.json")
+        return load(store.path).compute()
+
+    run = compared()
     assert {f"gradient_similarity_lookahead{k}" for k in ("", "_our_k")} <= set(run.results.methods)
-    again = load(tmp_path / "run")
-    run.store.remove("similarity")
-    (tmp_path / "run" / "results.json").unlink()
-    assert told(again.compute()) | {"timings": None} == told(run) | {"timings": None}
+    assert told(compared()) | {"timings": None} == told(run) | {"timings": None}

@@ -47,10 +47,24 @@ def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
     assert names["action"].shape == (2,) and abs(names["action"]).max() <= 1
 
 
-@pytest.mark.parametrize("example", examples() if README.is_file() else [])
-def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch):
-    """Without compiling what they might come to need beside what they do."""
+@pytest.fixture
+def fewer_steps(monkeypatch):
+    """Settings of runs are small where the examples don't give them, and a quarter of their steps is trained;
+    nothing is compiled but what is needed."""
+    small = {
+        "min_updates": 1, "looks": 1, "policy": pgx_jax.PolicyConfig(hidden=(8, 8)),
+        "estimate": pgx_jax.EstimateConfig(steps=960, num_envs=16, dim=48),
+    }  # fmt: skip
+
+    def settings(steps_per_task, **given):
+        return pgx_jax.config.Config(steps_per_task=steps_per_task // 4, **(small | given))
+
+    monkeypatch.setattr(pgx_jax, "Config", settings)
     monkeypatch.setattr(pgx_jax.Run, "rehearses", False)
+
+
+@pytest.mark.parametrize("example", examples() if README.is_file() else [])
+def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch, fewer_steps):
     names = execute(example, tmp_path, monkeypatch)
     family, results = names["family"], names["run"].results
     assert sorted(sum(results.groups, [])) == sorted(family.task_names)

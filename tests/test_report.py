@@ -3,12 +3,14 @@
 import io
 import json
 import re
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import in_outline
 from matplotlib.image import imread
 from msgspec import structs
 from rich.console import Console
@@ -35,6 +37,11 @@ CONFIG = {
 def render(results: Results) -> str:
     """The page of a report."""
     return report.render(results, CONFIG)["report.html"].decode()
+
+
+def outlined(results: Results) -> dict[str, bytes]:
+    """The files of a report whose figures are drawn, but not rendered."""
+    return in_outline(report.render, results, CONFIG)
 
 
 def without_figures(results: Results) -> str:
@@ -155,8 +162,9 @@ def test_figures_are_png_files_with_something_on_them(built):
 
 
 def test_one_group_and_no_planted_truth(ungrouped_results):
-    html = render(ungrouped_results)
+    html = outlined(ungrouped_results)["report.html"].decode()
     check(html)
+    assert html.count("<svg ") == len(figures.DRAWERS)
     assert "no gain by splitting them is shown" in html and "No gain shown" in html
     assert "The predicted gain of the best split, −0.0001 [" in html and "neither proposed nor chose" in html
     assert "adjusted Rand" not in html and "Unseen test tasks" not in html and "True groups" not in html
@@ -202,7 +210,7 @@ def test_nothing_compared_and_no_path(run_results):
     ours = {"policygradex": run_results.methods["policygradex"]}
     gain = structs.replace(run_results.gain, realised=None)
     results = structs.replace(run_results, methods=ours, curves={}, path=None, test_tasks=None, gain=gain)
-    files = report.render(results, CONFIG)
+    files = outlined(results)
     html = files["report.html"].decode()
     check(html)
     assert "the realised gain was not measured" in html and "none is measured" in html
@@ -211,7 +219,8 @@ def test_nothing_compared_and_no_path(run_results):
     assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
 
 
-def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_path):
+def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "render", partial(in_outline, report.render))
     store = RunStore.create(tmp_path / "run", CONFIG)
     assert write_report(store, run_results) == store.path / "report.html"
     assert {name for name in report.FILES if (store.path / name).is_file()} == set(report.FILES)
@@ -315,5 +324,5 @@ def test_the_axes_show_the_numbers(run_results):
     rates = np.asarray(drawn["curves_by_task"].axes[0].images[0].get_array())
     assert rates == pytest.approx(np.array(results.curves["policygradex"].per_task)[position])
     more = results.curves | {"true_groups_same_steps_per_policy": Curve([9e9], [1.0])}
-    with_other_total = figures.draw_all(structs.replace(results, curves=more))["curves"].axes[0]
+    with_other_total = figures.curves(structs.replace(results, curves=more)).axes[0]
     assert with_other_total.get_xlim()[1] < 2e6, "another total of steps is another axis"
