@@ -198,7 +198,8 @@ class Choosy:
 def test_equal_policies_are_one_and_others_are_not():
     """Also of networks of one's own; so the programs of their gradients are found again."""
     family = points(n_tasks=2, n_groups=2)
-    for settings in ({"hidden": (8,)}, {"actor": CategoricalActor(4, (8,)), "hidden": (8,)}, {"network": "moore"}):
+    own = {"actor": CategoricalActor(4, (8,)), "hidden": (8,)}
+    for settings in ({"hidden": (8,)}, own, {"network": "moore"}):
         one, same, other = (make_policy(family, **settings, normalise_values=x) for x in (True, True, False))
         assert one is same and one != other and one.log_prob == same.log_prob != other.log_prob
 
