@@ -151,7 +151,7 @@ LONGEST = (
     "test_baselines_by_name",
     "test_steady",
     "test_family_contract",
-    "test_features",
+    "test_benchmark_mt10",
     "test_notebooks",
     "test_objectives",
 )

@@ -204,7 +204,7 @@ def any_log_prob(params, obs, action):
 SHAPES = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 
 
-@settings(derandomize=True, deadline=None, max_examples=10)
+@settings(derandomize=True, deadline=None, max_examples=6)
 @given(
     st.lists(
         st.one_of(SHAPES, st.sampled_from([(0, 3), (1500,), (3, 700), (2, 1100, 1)])), min_size=1, max_size=4
@@ -243,7 +243,7 @@ def test_convolutions_and_scans_have_gradients_too(logged):
     np.testing.assert_allclose(got, reference(log_prob, params, obs, action, 10), rtol=1e-4, atol=1e-5)
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, deadline=None, max_examples=15)
 @given(
     st.lists(st.lists(st.integers(0, 7), max_size=3).map(tuple), min_size=1, max_size=6), st.integers(1, 60)
 )

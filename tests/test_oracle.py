@@ -29,7 +29,7 @@ def found(small_settings, tmp_path_factory):
     settings, config = small_settings
     family = make_family("points", **(settings | {"n_tasks": 4}))
     config = dataclasses.replace(
-        config, compare="full", similarities=("dot",), random_draws=1, test_tasks=0, seed=5
+        config, compare="full", similarities=("dot",), random_draws=1, test_tasks=0, looks=1, seed=5
     )
     return pgx_jax.run(family, config, out=tmp_path_factory.mktemp("runs") / "oracle")
 

@@ -124,6 +124,7 @@ class Policy:
 
         One program, which finds orthogonal kernels without LAPACK within others', too (see `pgx_jax.steady`).
         """
+        key = jnp.copy(key)  # within others it is traced then, even if it is no argument of theirs
         return _init(self, tuple(observation_shape), key, context)
 
     def _fresh(self, key: Key, observation_shape: tuple[int, ...], context: Float[Array, "n C"]) -> Agent:
