@@ -162,12 +162,14 @@ def collect(
 
 
 def subsets(config: Config, n: int) -> Bool[np.ndarray, "m n"]:
-    """The subsets bool [m, n] that are estimated.
+    """The subsets bool [m, n] that are estimated; none where the affinity does not read their scores.
 
     Raises:
         ConfigError: subsets that cannot be drawn, or that leave a pair uncovered.
     """
     e = config.estimate
+    if not estimate.AFFINITIES[e.affinity_of(n)].reads_scores:
+        return np.zeros((0, n), bool)
     return estimate.make_subsets(config.stream("subsets"), n, e.subset_size, e.subsets, e.min_cover)
 
 
@@ -233,6 +235,8 @@ def score_subsets(
     ``log_prob``, ``params`` and ``roll_out`` are needed by scores that roll out alone.
     """
     score = pick(estimate.SCORES, config.score, "estimate.score")
+    if not len(member):
+        return _nothing_scored(feats, member)
     surrogates = fit_subsets(feats, transitions, member, config, names=names)
     if score.rolls_out:
         moved = lift(feats, transitions, surrogates, config, log_prob, params)
@@ -243,6 +247,13 @@ def score_subsets(
     ways = ((surrogates, SCORE), (turned, FIT))
     scores = estimate.cross_fitted([score.function(feats, transitions, *way) for way in ways])
     return Scored(surrogates, scores, np.array(0))
+
+
+def _nothing_scored(feats: Features, member: Bool[Array, "0 n"]) -> Scored:
+    """What scoring returns of no subsets."""
+    none = np.zeros((0, feats.values.shape[-1]), np.float32)
+    solved = Surrogates(member, none, np.float32(np.nan), np.int32(0))
+    return Scored(solved, Scores(member, np.zeros(member.shape, np.float32)), np.array(0))
 
 
 def lift(
@@ -280,20 +291,21 @@ def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -
     """How well every pair of tasks goes together.
 
     Args:
-        scores: of the subsets; None will do for a kind that does not read them.
+        scores: of the subsets; None or none will do for a kind that does not read them.
         held_out: the data, of which the other kinds take gradients and curvature, see `similarity`.
         config: settings.
 
     Raises:
         As `estimate.affinity` and `estimate.similarity`, and ConfigError without scores that are needed.
     """
-    kind = pick(estimate.AFFINITIES, config.affinity, "estimate.affinity")
+    name = config.affinity_of(len(held_out.data.transitions.source))
+    kind = pick(estimate.AFFINITIES, name, "estimate.affinity")
     if kind.similarity is not None:
         found = similarity(held_out, kind.similarity)
-    elif scores is None:
-        raise ConfigError(f"the affinity {config.affinity!r} needs the scores of subsets")
+    elif scores is None or not len(scores.member):
+        raise ConfigError(f"the affinity {name!r} needs the scores of subsets")
     else:
-        found = estimate.affinity(scores, config.affinity)
+        found = estimate.affinity(scores, name)
     others = [held_out.similarity(name, (FIT, SCORE), held_out.data.names) for name in config.beside]
     return found._replace(beside=np.stack(others) if others else None)
 
@@ -320,7 +332,7 @@ def choose_groups(
     Whether to split at all is decided by the `nested_gain`, which must exceed zero at the one-sided level
     ``config.grouping.level`` / ``looks``, and what there is to be gained together (``min_ratio`` times, or
     ``agreed_ratio`` times where all parts of the data choose the same split). If it does, candidates that the
-    affinity (and those of its folds, and others beside it) propose compete on all data.
+    affinity (and of at most 30 tasks those of its folds, and others beside it) propose compete on all data.
 
     Args:
         affinity: how well pairs go together.
@@ -337,9 +349,7 @@ def choose_groups(
         names, the fields of `grouping.Nested` and "nested_needed", the least z that splits.
     """
     g = config.grouping
-    others = [
-        matrix for several in (affinity.folds, affinity.beside) if several is not None for matrix in several
-    ]
+    others = _proposing(affinity)
     candidates = grouping.propose(affinity.matrix, others, k=k, names=names, config=g)
     nested = None
     if kind is not None:
@@ -351,6 +361,15 @@ def choose_groups(
     found = grouping.select(candidates, score, names=names, split=split, **g.rule(k))
     evidence = {} if nested is None else nested.plain() | {"nested_needed": np.array(needed)}
     return found._replace(path=(found.path or {}) | evidence)
+
+
+def _proposing(affinity: Affinity) -> list[np.ndarray]:
+    """The matrices of an affinity that propose beside its own: none of many tasks, of which one has enough to
+    tell, and every candidate much to judge."""
+    if len(affinity.matrix) > estimate.MANY_TASKS:
+        return []
+    several = (affinity.folds, affinity.beside)
+    return [matrix for matrices in several if matrices is not None for matrix in matrices]
 
 
 def similar_groups(held_out: HeldOut, config: Config, our_k: int) -> dict[str, Grouping]:
@@ -391,6 +410,7 @@ class Grouped(NamedTuple):
     """What `group_transitions` returns."""
 
     surrogates: Surrogates
+    """Of the subsets; of none where the affinity needs none."""
     scores: Scores
     affinity: Affinity
     grouping: Grouping

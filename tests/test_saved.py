@@ -124,16 +124,16 @@ def test_a_run_whose_affinity_needs_no_subsets(small_run, small_settings, tmp_pa
     heard = pgx_jax.Listener()
     heard.finish = lambda stage, seconds, text: texts.update({stage: text})
     run = pgx_jax.run(family, config, out=tmp_path / "run", listener=heard)
-    jax.tree.map(np.testing.assert_array_equal, run.scored.scores, small_run.scored.scores)
+    assert run.scored.scores.member.shape == (0, 6)
     expected = pgx_jax.pipeline.similarity(small_run.held_out, "closed_form")
     jax.tree.map(np.testing.assert_array_equal, run.affinity._replace(beside=None), expected)
     whitened = small_run.held_out.similarity("whitened", (FIT, SCORE))
     np.testing.assert_array_equal(run.affinity.beside[0], whitened)
     np.testing.assert_array_equal(run.grouping.labels, small_run.grouping.labels)
-    assert texts["affinity"].endswith("without subsets") and "subsets solved and scored" in texts["scores"]
+    assert texts["affinity"].endswith("without subsets") and texts["scores"].startswith("no subsets")
     found = plain(tmp_path / "run")
     assert found["affinity"]["coverage"] is None and found["diagnostics"]["affinity_ci95"] is None
-    assert found["diagnostics"]["subsets"] == 20
+    assert found["diagnostics"]["subsets"] == 0
     jsonschema.validate(json.loads((tmp_path / "run" / "results.json").read_text()), results.schema())
     page = (tmp_path / "run" / "report.html").read_text()
     assert "subsets that contain both" not in page
@@ -144,6 +144,10 @@ def test_a_run_whose_affinity_needs_no_subsets(small_run, small_settings, tmp_pa
     assert told(resume(tmp_path / "run")) | {"timings": None} == told(run) | {"timings": None}
     regrouped = regroup(load(tmp_path / "run"), dataclasses.replace(config, k=3))
     assert regrouped.k == 3 and regrouped.affinity.coverage is None
+    monkeypatch.undo()
+    sampled = dataclasses.replace(estimate, affinity="per_task")
+    regrouped = regroup(load(tmp_path / "run"), dataclasses.replace(config, k=3, estimate=sampled))
+    np.testing.assert_allclose(regrouped.affinity.matrix, small_run.affinity.matrix, rtol=1e-5)
 
 
 def test_a_meta_policy_of_ones_own_is_saved_with_its_run(small_run, small_settings, tmp_path):

@@ -41,6 +41,18 @@ def test_larger_designs_cover_every_pair_evenly_with_few_subsets(n):
     assert len(np.unique(member, axis=0)) == len(member)
 
 
+@pytest.mark.parametrize("n", [31, 49, 64])
+def test_two_tasks_are_on_one_line_of_every_square(n):
+    member = make_subsets(0, n, min_cover=4)
+    met = coverage(member)[np.triu_indices(n, 1)]
+    assert met.min() >= 4
+    assert met.mean() <= 5  # a line of two tasks that was there already is left out, and made up for
+    assert len(np.unique(member, axis=0)) == len(member)
+    if n == 49:  # a full square: lines of 7, eight directions
+        assert (member.sum(1) == 7).all() and len(member) == 4 * 7 * 8
+        assert (met == 4).all()
+
+
 @examples
 @given(st.integers(2, 18), st.integers(2, 5), st.integers(0, 9), st.data())
 def test_every_design_is_distinct_sized_and_covering(n, size, seed, data):

@@ -33,7 +33,7 @@ from pgx_jax.estimate.scores import (
 from pgx_jax.estimate.sharing import deal
 from pgx_jax.estimate.similarities import SIMILARITIES, Similarity, similarity
 from pgx_jax.estimate.solvers import SOLVERS, Solver
-from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
+from pgx_jax.estimate.subsets import MANY_TASKS, all_subsets, check_coverage, coverage, make_subsets
 from pgx_jax.estimate.surrogates import fit, ridge_unit, signed_weights, task_statistics
 from pgx_jax.estimate.tag import lookahead
 
@@ -58,6 +58,7 @@ __all__ = [
     "Way",
     "affinity",
     "affinity_interval",
+    "MANY_TASKS",
     "all_subsets",
     "check_coverage",
     "check_transitions",

@@ -14,6 +14,7 @@ from pgx_jax.estimate.precision import PRECISIONS, check_precision
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.similarities import SIMILARITIES
 from pgx_jax.estimate.solvers import SOLVERS
+from pgx_jax.estimate.subsets import MANY_TASKS
 from pgx_jax.estimate.surrogates import MIN_L2, RIDGES
 from pgx_jax.estimate.tag import DISTANCE
 from pgx_jax.types import Named
@@ -46,9 +47,12 @@ class EstimateConfig:
     """Of the products that project the gradients, on accelerators: in float32, or faster with factors of
     about 16 bits (bf16x3) or 11 (tf32), summed in float32. A processor multiplies in float32 regardless."""
     subset_size: int | None = None
-    """Tasks in a subset; 3 by default (2 when there are only two or three tasks)."""
+    """Tasks in a subset; 3 by default (2 when there are only two or three tasks), and some sqrt(n) of more
+    than 30 tasks."""
     subsets: int | None = None
-    """Number m of subsets; by default all for n <= 16, else a design that covers every pair."""
+    """Number m of subsets; by default all for n <= 16, else a design that covers every pair, of some 2 n^2
+    triples, or of more than 30 tasks ``min_cover`` n subsets. Where the affinity is the closed form there are
+    none."""
     min_cover: int = 12
     """Least number of subsets in which every pair of tasks meets, where they are drawn."""
     l2: float = 1.0
@@ -70,11 +74,17 @@ class EstimateConfig:
     similarity "lookahead", a step along each task's gradient (in the root mean square over the tasks)."""
     rollout_episodes: int = 8
     """Episodes of every subset and member task, for roll-outs; their steps are paid for."""
-    affinity: Named[str, AFFINITIES] = "per_task"
+    affinity: Named[str, AFFINITIES] | None = None
     """Mean of a pair's own scores, of the whole subset's (the paper's), or a regression; or, from the tasks'
-    gradients and mean curvature without any subset, the closed form of the first over all triples."""
+    gradients and mean curvature without any subset, the closed form of the first over all triples. By default
+    the first, and of more than 30 tasks the closed form, which tells more there and takes a fraction of the
+    time (`benchmarks/scale.py`)."""
     beside: tuple[Named[str, SIMILARITIES], ...] = ("whitened", "cosine")
-    """Similarities of the tasks' gradients whose partitions compete with the affinity's."""
+    """Similarities of the gradients of at most 30 tasks whose partitions compete with the affinity's."""
+
+    def affinity_of(self, n: int) -> str:
+        """Name of the kind of affinity that n tasks get."""
+        return self.affinity or ("per_task" if n <= MANY_TASKS else "closed_form")
 
     def check(self) -> None:
         """Refuse settings with which nothing can be estimated, wherever the data are from.
@@ -87,10 +97,11 @@ class EstimateConfig:
             "solver": SOLVERS,
             "score": SCORES,
             "lift": LIFTS,
-            "affinity": AFFINITIES,
         }
         for name, table in tables.items():
             pick(table, getattr(self, name), f"estimate.{name}")
+        if self.affinity is not None:
+            pick(AFFINITIES, self.affinity, "estimate.affinity")
         for kind in self.beside:
             pick(SIMILARITIES, kind, "estimate.beside")
         check_precision(self.precision)

@@ -19,8 +19,8 @@ the default; for the other solvers a linearisation of the noise (not of the gain
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ class CrossFit:
         self.trajectory = np.concatenate([s * each + p.numbers[s] for s in source for p in self.parts])
         self.weight = np.array([(np.asarray(transitions.split) == part).mean() for part in PARTS])
         self._first = np.pad(np.cumsum(counts), (1, 0))[:-1].reshape(counts.shape)
-        self._met: dict[Way, dict[tuple[tuple[bool, ...], bool], np.ndarray]] = {}
+        self._met: dict[Way, dict[tuple[bytes, bool], np.ndarray]] = {}
 
     def forget(self) -> None:
         """Forget the groups that were met: last digits of a solution tell what was solved along with it, and
@@ -148,11 +148,7 @@ class CrossFit:
         """The quadratic models of all tasks, of these parts together."""
         some = [self.parts[part] for part in parts]
         read = np.stack([part.read for part in some])
-        shares = jnp.asarray(read / read.sum(0), jnp.float32)
-        pairs = [(share, part.stats) for share, part in zip(shares, some, strict=True)]
-        b = jnp.stack([share[:, None] * stats.b for share, stats in pairs]).sum(0)
-        h = functools.reduce(jnp.add, [share[:, None, None] * stats.h for share, stats in pairs])
-        return TaskStatistics(b, h)
+        return _pooled([part.stats for part in some], jnp.asarray(read / read.sum(0), jnp.float32))
 
     def solve(
         self,
@@ -170,18 +166,19 @@ class CrossFit:
             opposed: bool [q, n], groups to be judged under the solution of all other tasks, see `opposition`.
             noise: whether the rows are to hold the noise of the fit.
         """
-        asked = [(group, False) for group in map(tuple, np.asarray(member, bool).tolist())]
+        asked = [(group, False) for group in np.asarray(member, bool)]
         if opposed is not None:
-            asked += [(group, True) for group in map(tuple, np.asarray(opposed, bool).tolist())]
+            asked += [(group, True) for group in np.asarray(opposed, bool)]
         for way in ways:
             met = self._met.setdefault(way, {})
-            new = [question for question in asked if question not in met]
+            new = [(group, other) for group, other in asked if (group.tobytes(), other) not in met]
             if not new:
                 continue
-            judged, against = np.array([group for group, _ in new]), np.array([other for _, other in new])
-            rows = self.rows(way, judged ^ against[:, None], judged, linear=against, noise=noise)
-            for question, inside, row in zip(new, judged[:, self.task], rows, strict=True):
-                met[question] = row[inside]
+            judged, against = (np.array(column) for column in zip(*new, strict=True))
+            fitted = judged ^ against[:, None]
+            rows = itertools.chain.from_iterable(self._chunks(way, fitted, judged, against, noise))
+            for (group, other), row in zip(new, rows, strict=True):
+                met[group.tobytes(), other] = row[group[self.task]]
 
     def opposition(self, labels: Int[np.ndarray, "n"], way: Way) -> Float[np.ndarray, "J"]:
         """Gain of every task, to first order, from the solution of all tasks that are not in its group: rows
@@ -192,7 +189,7 @@ class CrossFit:
         gain = np.zeros(len(self.task))
         for group in np.unique(labels):
             inside = labels == group
-            gain[inside[self.task]] = self._met[way][tuple(inside.tolist()), against]
+            gain[inside[self.task]] = self._met[way][inside.tobytes(), against]
         return gain
 
     def gains(self, labels: Int[np.ndarray, "n"], ways: Sequence[Way]) -> Gains:
@@ -210,7 +207,6 @@ class CrossFit:
             gain = gain * (kept / total)[self.task]
         return Gains(gain[read], self.task[read], self.trajectory[read])
 
-    @full_precision
     def rows(
         self,
         way: Way,
@@ -235,18 +231,23 @@ class CrossFit:
         """
         judged = member if judged is None else judged
         linear = np.zeros(len(member), bool) if linear is None else linear
+        return np.concatenate([*self._chunks(way, member, judged, linear, noise)])
+
+    def _chunks(
+        self, way: Way, member: np.ndarray, judged: np.ndarray, linear: np.ndarray, noise: bool
+    ) -> Iterator[Float[np.ndarray, "m J"]]:
+        """The rows of at most `CHUNK` groups after the other."""
         stats, c = self.statistics(way.fitted), self.config
         found = fit(
             self.features, self.transitions, member, l2=c.l2, ridge=c.ridge, iterations=c.iterations,
             solver=c.solver, stats=stats, parts=way.fitted, share=self.share, names=self.names,
         )  # fmt: skip
-        rows = []
         for start in range(0, len(member), CHUNK):
             some = slice(start, start + CHUNK)
             groups = _Groups(member[some], judged[some], found.delta[some], linear[some])
-            rows.append(self._rows(way, stats, found.l2, groups, noise))
-        return np.concatenate(rows)
+            yield self._rows(way, stats, found.l2, groups, noise)
 
+    @full_precision
     def _rows(
         self, way: Way, stats: TaskStatistics, l2: Array, groups: _Groups, noise: bool
     ) -> Float[np.ndarray, "m J"]:
@@ -274,8 +275,8 @@ class CrossFit:
             share = (part.read / transitions)[:, None, None]
             self._add(rows, p, problems, np.asarray(pulled, np.float64) * share)
             read[self.part == p] = np.concatenate(part.reads)
-        tasks = self.task == np.arange(len(transitions))[:, None]  # [n, J]
-        mean = rows @ tasks.T / (tasks & read).sum(1)
+        first = self._first[:, 0]
+        mean = np.add.reduceat(rows, first, 1) / np.add.reduceat(read, first, dtype=int)
         return rows - read * mean[:, self.task]
 
     def _add(self, rows: np.ndarray, part: int, problems: Problems, values: np.ndarray) -> None:
@@ -312,6 +313,14 @@ def _width(part: _Part) -> int:
     """Columns for a part's trajectories."""
     most = max(map(len, part.numbers))
     return most + -most % TRAJECTORY_MULTIPLE
+
+
+@partial(compiled, quick=True)
+def _pooled(parts: list[TaskStatistics], shares: Float[Array, "F n"]) -> TaskStatistics:
+    """The mean of the statistics of parts, by the share of each task's transitions that are in them."""
+    pairs = [*zip(shares, parts, strict=True)]
+    b = sum(share[:, None] * stats.b for share, stats in pairs)
+    return TaskStatistics(b, sum(share[:, None, None] * stats.h for share, stats in pairs))
 
 
 @partial(compiled, quick=True, static_argnames=("noise", "width"))

@@ -16,25 +16,30 @@ DATAMODEL_RIDGE = 1e-2
 """Ridge of the datamodel, in units of the mean variance of its membership columns."""
 
 
-def _pair_mean(
-    member: np.ndarray, pair_values: np.ndarray, weights: np.ndarray
-) -> Float[np.ndarray, "B n n"]:
-    """Means of pair_values [m, n, n] over the subsets with both tasks, weighted by each row of weights
-    [B, m]: [B, n, n], nan where there is no such subset."""
-    m, n = member.shape
-    both = (member[:, :, None] & member[:, None, :]).astype(float)
-    total, count = (weights @ x.reshape(m, -1) for x in (both * pair_values, both))
+def _pair_mean(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "B n n"]:
+    """Means over the subsets with both tasks of the mean of their two values [m, n] (0 outside the subsets),
+    weighted by each row of weights [B, m]: [B, n, n], nan where there is no such subset.
+
+    (V'M + M'V) / 2 M'M, where M is the membership: nothing of size [m, n, n] is made.
+    """
+    member = member.astype(float)
+
+    def mean(weight: np.ndarray) -> np.ndarray:
+        weighted = member.T * weight
+        total = weighted @ values
+        return (total + total.T) / 2 / (weighted @ member)
+
     with np.errstate(invalid="ignore"):
-        return (total / count).reshape(-1, n, n)
+        return np.stack([mean(weight) for weight in weights])
 
 
 def _per_task(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _pair_mean(member, (values[:, :, None] + values[:, None, :]) / 2, weights)
+    return _pair_mean(member, values, weights)
 
 
 def _aggregate(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    whole = (member * values).sum(1) / member.sum(1)
-    return _pair_mean(member, whole[:, None, None], weights)
+    whole = values.sum(1, keepdims=True) / member.sum(1, keepdims=True)
+    return _pair_mean(member, member * whole, weights)
 
 
 def _datamodel(member: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -136,10 +141,11 @@ def affinity(scores: Scores, kind: str = "per_task") -> Affinity:
     """
     matrices = _of_scores(kind)
     member, values, met = _checked(scores)
-    folds = None
+    once, folds = np.ones((1, len(member))), None
     if scores.folds is not None:
-        folds = np.stack([affinity(Scores(scores.member, fold), kind).matrix for fold in scores.folds])
-    return Affinity(matrices(member, values, np.ones((1, len(member))))[0], met, folds)
+        some = (np.where(member, np.asarray(fold, float), 0.0) for fold in scores.folds)
+        folds = np.concatenate([matrices(member, fold, once) for fold in some])
+    return Affinity(matrices(member, values, once)[0], met, folds)
 
 
 def affinity_interval(

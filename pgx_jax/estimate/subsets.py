@@ -1,4 +1,4 @@
-"""Which subsets of the tasks to estimate: all of a size, or a random design that covers every pair."""
+"""Which subsets of the tasks to estimate: all of a size, or a design that covers every pair."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from pgx_jax.types import Array, Key
 
 MAX_ENUMERATED = math.comb(16, 3)
 """Up to this many subsets of one size are all taken: every triple of up to 16 tasks."""
+MANY_TASKS = 30
+"""Tasks are many if they are more than these: subsets are lines of a square of the tasks, by default the
+affinity is the closed form, which needs none, and it alone proposes."""
 
 
 def _membership(subsets: Sequence[Sequence[int]], n: int) -> Bool[np.ndarray, "m n"]:
@@ -24,8 +27,9 @@ def _membership(subsets: Sequence[Sequence[int]], n: int) -> Bool[np.ndarray, "m
 
 
 def default_size(n: int) -> int:
-    """Triples, but never the whole set, which would tell no pair from another (n = 2 has no choice)."""
-    return min(3, max(2, n - 1))
+    """Triples of up to 30 tasks, but never the whole set, which would tell no pair from another (n = 2 has no
+    choice); of more tasks their square root, with which n subsets can let all pairs meet once."""
+    return min(3, max(2, n - 1)) if n <= MANY_TASKS else math.isqrt(n - 1) + 1
 
 
 def all_subsets(n: int, size: int) -> Bool[np.ndarray, "m n"]:
@@ -37,15 +41,20 @@ def all_subsets(n: int, size: int) -> Bool[np.ndarray, "m n"]:
 def make_subsets(
     key: Key | int, n: int, size: int | None = None, count: int | None = None, min_cover: int = 12
 ) -> Bool[np.ndarray, "m n"]:
-    """Choose subsets of equal size such that every pair of tasks meets in some of them.
+    """Choose subsets such that every pair of tasks meets in some of them.
 
-    Without ``count``: all subsets of that size if they are at most 560 (all triples of up to 16
-    tasks), else a random balanced design in which every pair meets at least ``min_cover`` times.
+    Subsets of one size are all taken if they are at most 560 (all triples of up to 16 tasks); else they are
+    a random balanced design in which every pair meets at least ``min_cover`` times, or of ``count`` subsets.
+
+    Of more than 30 tasks, where neither size nor count is given, they are lines: the tasks are put on q x q
+    places at random, q the least prime not below sqrt(n), ``min_cover`` times, and any two of them are on
+    one line of the square each time (the affine plane of order q). That makes about ``min_cover`` n subsets
+    of about sqrt(n) tasks, where triples would be about ``min_cover`` n^2 / 6.
 
     Args:
         key: raw PRNG key, or an integer seed.
         n: number of tasks.
-        size: tasks in a subset; 3 by default (2 for n = 2 and n = 3).
+        size: tasks in a subset, see `default_size`.
         count: number of subsets m.
         min_cover: how often every pair must meet where the number of subsets is left open.
 
@@ -56,6 +65,7 @@ def make_subsets(
         ConfigError: if ``size`` is not in 2 ... n, ``count`` is out of range, ``count`` subsets leave a
             pair uncovered, or no design covers every pair ``min_cover`` times.
     """
+    lines = size is None and count is None and n > MANY_TASKS
     size = default_size(n) if size is None else size
     _check_size(n, size)
     possible = math.comb(n, size)
@@ -71,6 +81,8 @@ def make_subsets(
             f"min_cover = {min_cover}: two of {n} tasks meet in at most {most} subsets of {size}; lower it"
         )
     rng = np.random.default_rng(np.asarray(key).ravel().astype(np.uint32))
+    if lines:
+        return _lines(rng, n, min_cover)
     member = _balanced_design(rng, n, size, count, min_cover)
     check_coverage(member)
     return member
@@ -83,6 +95,23 @@ def _check_size(n: int, size: int) -> None:
         raise ConfigError(f"a subset size of {size} exceeds the number of tasks, {n}; choose 2 to {n}")
     if size < 2:
         raise ConfigError(f"a subset size of {size} covers no pair of tasks; choose 2 to {n}")
+
+
+def _lines(rng: np.random.Generator, n: int, min_cover: int) -> Bool[np.ndarray, "m n"]:
+    """Distinct lines of squares of the tasks, until all pairs have met often enough (see `make_subsets`)."""
+    q = next(q for q in itertools.count(math.isqrt(n - 1) + 1) if all(q % d for d in range(2, q)))
+    x, y = np.divmod(np.arange(q * q), q)
+    slopes = [(y - slope * x) % q for slope in range(q)]
+    line = np.stack([*slopes, x])[:, :, None] == np.arange(q)  # [q + 1 directions, place, line]
+    line = np.moveaxis(line, 1, 2).reshape(-1, q * q)
+    found: dict[bytes, np.ndarray] = {}
+    met = np.zeros((n, n), int)
+    while met.min() < min_cover:
+        subsets = line[:, rng.permutation(q * q)[:n]]
+        new = {row.tobytes(): row for row in subsets[subsets.sum(1) > 1] if row.tobytes() not in found}
+        met += coverage(np.stack([*new.values()]))
+        found |= new
+    return np.stack([*found.values()])
 
 
 def _balanced_design(
@@ -129,8 +158,8 @@ def _least_met_subsets(rng: np.random.Generator, met: np.ndarray, size: int) -> 
 
 def coverage(member: Bool[Array, "m n"]) -> Int[np.ndarray, "n n"]:
     """How many subsets contain both tasks of each pair: int [n, n] (the paper's n_ij)."""
-    member = np.asarray(member, bool).astype(int)
-    return member.T @ member
+    member = np.asarray(member, bool).astype(np.float32)  # whole numbers up to 2^24, and fast
+    return (member.T @ member).astype(int)
 
 
 def check_coverage(member: Bool[Array, "m n"], names: Sequence[str] | None = None) -> Int[np.ndarray, "n n"]:
@@ -140,7 +169,7 @@ def check_coverage(member: Bool[Array, "m n"], names: Sequence[str] | None = Non
         ConfigError: if no subset contains some task or pair of tasks, naming the first.
     """
     met = coverage(member)
-    pairs = np.argwhere((met == 0) & (np.tri(len(met)).T > 0))
+    pairs = np.argwhere(np.triu(met == 0))
     missing = sorted(pairs.tolist(), key=lambda pair: pair[0] != pair[1])  # whole tasks first
     if missing:
         i, j = missing[0]

@@ -156,7 +156,8 @@ def task_statistics(
 
 def ridge_unit(stats: TaskStatistics) -> float:
     """The unit u of the ridge: tr(mean_i H_i) / 40."""
-    return float(np.einsum("ndd->", np.asarray(stats.h, np.float64))) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
+    diagonal = np.einsum("ndd->nd", np.asarray(stats.h))
+    return float(diagonal.sum(dtype=np.float64)) / (len(stats.h) * EFFECTIVE_DIRECTIONS)
 
 
 @full_precision

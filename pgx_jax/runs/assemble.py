@@ -152,9 +152,9 @@ def diagnostics(run: Records) -> results.Diagnostics:
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
     bounds = None
-    if estimate.AFFINITIES[config.affinity].reads_scores:
-        key = run.config.stream("interval")
-        low, high = estimate.affinity_interval(scored.scores, key, config.affinity)
+    kind = config.affinity_of(run.family.n)
+    if estimate.AFFINITIES[kind].reads_scores:
+        low, high = estimate.affinity_interval(scored.scores, run.config.stream("interval"), kind)
         bounds = results.Bounds(numbers(low), numbers(high))
     return results.Diagnostics(
         parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),

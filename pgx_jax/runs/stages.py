@@ -96,6 +96,8 @@ def _scores(run: Records) -> Scored:
 
 
 def _scores_text(run: Records, scored: Scored) -> str:
+    if not len(scored.scores.member):
+        return "no subsets: the affinity comes from the tasks' gradients"
     return f"{len(scored.scores.member)} subsets solved and scored by {run.config.estimate.score}"
 
 
