@@ -252,7 +252,7 @@ def score_subsets(
 def _nothing_scored(feats: Features, member: Bool[Array, "0 n"]) -> Scored:
     """What scoring returns of no subsets."""
     none = np.zeros((0, feats.values.shape[-1]), np.float32)
-    solved = Surrogates(member, none, np.float32(np.nan), np.int32(0))
+    solved = Surrogates(member, none, np.array(np.nan, np.float32), np.array(0, np.int32))
     return Scored(solved, Scores(member, np.zeros(member.shape, np.float32)), np.array(0))
 
 

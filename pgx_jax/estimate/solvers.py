@@ -52,13 +52,19 @@ def solve_quadratic(
 ) -> tuple[Array, Array]:
     """Solve (mean_{i in S} H_i + l2 I) x = b of all problems by conjugate gradients.
 
-    The curvature of a subset is applied task by task and never formed. The preconditioner, the
-    inverse for the mean over all tasks, is shared, so that everything is a matrix product.
+    The curvature of a subset is applied task by task and never formed. The preconditioner is the inverse
+    with the mean curvature of all tasks in its place (where losses are added up, times the number of tasks);
+    the eigenvectors are shared, so that everything is a matrix product.
 
     Returns:
         x [m, d]; residual [m], relative, in the norm of the preconditioner.
     """
-    inverse = _inverse(h.mean(0), l2)
+    weight = problems.collect(jnp.ones(problems.slots.shape, h.dtype))  # 1, or the number of tasks in a sum
+    values, vectors = jnp.linalg.eigh(h.mean(0))
+    scale = 1 / (weight[:, None] * jnp.maximum(values, 0) + l2)
+
+    def precondition(r: Array) -> Array:
+        return ((r @ vectors) * scale) @ vectors.T
 
     def apply(x: Array) -> Array:
         return problems.collect(jnp.einsum("ncd,nde->nce", problems.spread(x), h)) + l2 * x
@@ -68,14 +74,14 @@ def solve_quadratic(
         image = apply(direction)
         alpha = rho / jnp.maximum((direction * image).sum(-1), TINY)
         x, r = x + alpha[:, None] * direction, r - alpha[:, None] * image
-        q = r @ inverse
+        q = precondition(r)
         new = (r * q).sum(-1)
         return x, r, q + (new / jnp.maximum(rho, TINY))[:, None] * direction, new, iteration + 1
 
     def unfinished(carry: Any) -> Array:
         return (carry[4] < CG_LIMIT) & jnp.any(carry[3] > tolerance**2 * start)
 
-    q = b @ inverse
+    q = precondition(b)
     start = (b * q).sum(-1)
     x, _, _, rho, _ = jax.lax.while_loop(unfinished, step, (jnp.zeros_like(b), b, q, start, 0))
     return x, jnp.sqrt(jnp.abs(rho) / jnp.maximum(start, TINY))
