@@ -50,7 +50,7 @@ GRADIENTS = ("closed_form", "whitened", "cosine", "dot")
 LABORATORY = "as published"
 UP_TO = {"CLARABEL": 60, "SCS": 200, "ADMM": 500, LABORATORY: 60}
 """Largest n that a solver of the relaxation is given; what takes more than minutes is left out."""
-PARTS = ("groups", "affinity", "relaxation", "run")
+Part = Literal["groups", "affinity", "relaxation", "run"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class Settings:
 
     preset: Preset = "full"
     """full: what the docs show; small: seconds, for tests."""
-    only: Annotated[
-        tuple[Literal["groups", "affinity", "relaxation", "run"], ...], tyro.conf.UseAppendAction
-    ] = ()
+    only: Annotated[tuple[Part, ...], tyro.conf.UseAppendAction] = ()
     """Only these parts (may be repeated)."""
     out: Path | None = None
     """File of the results."""
@@ -263,7 +261,7 @@ def main(args: list[str] | None = None) -> int:
     small = settings.preset == "small"
     path = result_path("scale", settings.preset, settings.out)
     results = ResultFile(path, name="scale", command="python benchmarks/scale.py")
-    for part in settings.only or PARTS:
+    for part in settings.only or CELLS:
         results.run(CELLS[part](small), measured if small else afresh)
     return 0
 
