@@ -124,7 +124,8 @@ class Config:
 
 
 def config_for(family: TaskFamily) -> Config:
-    """The default settings, with those in their place that the family asks for.
+    """The default settings, with those in their place that the family asks for, and an environment of PPO's
+    for each task.
 
     Raises:
         ConfigError: if the family asks for a setting that there is not.
@@ -137,7 +138,7 @@ def config_for(family: TaskFamily) -> Config:
             raise ConfigError(
                 f"family {family.name!r} has a default for {name!r}, which is not a setting of a run"
             ) from None
-    return config
+    return override(config, {"ppo.num_envs": max(config.ppo.num_envs, family.n)})
 
 
 def override(settings: Any, changes: Mapping[str, Any]) -> Any:

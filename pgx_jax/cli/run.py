@@ -43,10 +43,8 @@ class FamilyRun(FamilyArguments):
         if {"-h", "--help"} & set(args) and (default := cls.default_for_help(args)):
             return cls.read_with(args, default)
         command = parsed(lambda: tyro.cli(cls, prog=cls.prog, args=args))
-        family = command.make_family()
-        if family.defaults:
-            return cls.read_with(args, cls(command.family, config=config_for(family)))
-        return command
+        own = config_for(command.make_family())
+        return command if own == Config() else cls.read_with(args, cls(command.family, config=own))
 
     @classmethod
     def read_with(cls, args: list[str], default: Self) -> Self:
