@@ -178,16 +178,17 @@ def test_rounded_relaxation_is_the_best_of_all_partitions_on_clear_groups(n, k):
 def test_rounded_relaxation_is_nearly_always_the_best_partition_of_noise():
     misses = 0
     for n in (5, 6, 7):
-        every, problem = all_partitions(n), PartitionSDP(n)
+        every = all_partitions(n)
         groups = every.max(1) + 1
         for seed in range(5):
             U = standardise(noise(n, seed))
+            problem = PartitionSDP(U)
             values = np.array([objective(U, row) for row in every])
             for penalty in (0.3, 1.0, 2.0):
-                found = round_sdp(problem.solve(U, trace_penalty=penalty), U, trace_penalty=penalty)
+                found = round_sdp(problem.solve(trace_penalty=penalty).X, U, trace_penalty=penalty)
                 misses += objective(U, found, penalty) < (values - penalty * groups).max() - 1e-6
             for k in (2, 3):
-                found = round_sdp(problem.solve(U, k=k), U, k=k)
+                found = round_sdp(problem.solve(k=k).X, U, k=k)
                 misses += objective(U, found) < values[groups == k].max() - 1e-6
     assert misses <= 2  # of 75
 
