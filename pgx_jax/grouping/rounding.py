@@ -301,9 +301,9 @@ def refine(U: ArrayLike, labels: ArrayLike, trace_penalty: float | None = None) 
     state = _State(U, labels)
     threshold = _IMPROVEMENT * max(np.abs(U).max(), trace_penalty or 0.0)
     if len(U) > _FEW:
+        _sweep(state, trace_penalty, threshold)
         if trace_penalty is not None:
             state = _State(U, _merge_down(state, 1, threshold - trace_penalty))
-        _sweep(state, trace_penalty, threshold)
     while True:
         moving, (task, group) = _argmax(_priced(state, trace_penalty))
         merging, (a, b) = (-np.inf, (0, 0)) if trace_penalty is None else _argmax(state.merge())
@@ -322,8 +322,8 @@ def refine(U: ArrayLike, labels: ArrayLike, trace_penalty: float | None = None) 
         state.settle()
 
 
-_FEW = 16
-"""Of more tasks than this the local search begins with merges and moves that are cheap to find."""
+_FEW = 30
+"""Of more tasks than this the local search begins with moves and merges that are cheap to find."""
 
 
 def _sweep(state: _State, trace_penalty: float | None, threshold: float) -> None:
