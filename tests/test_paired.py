@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgx_jax.errors import DataError
-from pgx_jax.grouping import Candidates, paired_difference, select
+from pgx_jax.grouping import Candidates, paired_difference, paired_differences, select
 from pgx_jax.types import Gains
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
@@ -58,6 +58,7 @@ def test_the_standard_error_is_the_spread_over_draws(sources):
 
     rows = [draw() for _ in range(draws)]
     right = np.array([paired_difference(row, task, n, trajectory) for row in rows])
+    np.testing.assert_allclose(np.array(paired_differences(rows, task, n, trajectory)).T, right)
     spread = right[:, 0].std()
     assert np.sqrt((right[:, 1] ** 2).mean()) == pytest.approx(spread, rel=0.06)
     np.testing.assert_allclose(right[:, 0].mean(), level.mean(), atol=5 * spread / np.sqrt(draws))
@@ -87,7 +88,7 @@ def test_shared_trajectories_that_make_no_sense():
         paired_difference(np.zeros(4), task, 2, np.array([0, 1, 1, 2]))
     with pytest.raises(DataError, match="share one held-out trajectory"):
         paired_difference(np.zeros(2), np.array([0, 1]), 2, np.array([3, 3]))
-    candidates = Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2))
+    candidates = Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2), np.full(2, ""))
     numbers = iter([np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0])])
     with pytest.raises(DataError, match="same tasks for every partition"):
         select(candidates, lambda labels: Gains(np.zeros(4), task, next(numbers)))

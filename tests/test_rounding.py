@@ -84,7 +84,8 @@ def test_objective_and_partition_matrix_match_the_definition(labels, seed):
 def test_closed_form_changes_match_recomputing(labels, seed):
     U, labels = noise(len(labels), seed), canonical(labels)
     state, before = rounding._State(U, labels), objective(U, labels)
-    move, swap, merge = state.move(), state.swap(), state.merge()
+    move, (tasks, swap), merge = state.move(), state.swap(), state.merge()
+    assert np.array_equal(tasks, np.arange(len(labels)))
     for i in range(len(labels)):
         for g in range(state.k + 1):
             alone_already = g == state.k and np.sum(labels == labels[i]) == 1
@@ -105,6 +106,63 @@ def test_closed_form_changes_match_recomputing(labels, seed):
             after = np.where(labels == a, b, labels)
             change = pytest.approx(objective(U, after) - before)
             assert merge[a, b] == change and merge[b, a] == change
+    for least in np.quantile(swap[swap > -np.inf], [0.1, 0.9]) if state.k > 1 else ():
+        some, gain = state.swap(float(least))
+        assert np.allclose(gain, swap[np.ix_(some, some)])
+        assert set(np.argwhere(swap > least + 1e-9).ravel()) <= set(some)
+
+
+@HYPOTHESIS
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=9), st.integers(0, 100), st.data())
+def test_sums_over_groups_are_kept_up_to_date(labels, seed, data):
+    U = noise(len(labels), seed)
+    state, n = rounding._State(U, labels), len(labels)
+    for _ in range(4):
+        before, (i, j) = state.labels.copy(), data.draw(st.permutations(range(n)))[:2]
+        if data.draw(st.booleans()):
+            state.put([i], [group := data.draw(st.integers(0, state.k))])
+            before[i] = group
+        elif before[i] != before[j]:
+            state.join(before[i], before[j])
+            before[before == before[j]] = before[i]
+        state.settle()
+        fresh = rounding._State(U, before)
+        assert np.array_equal(state.labels, fresh.labels) and np.array_equal(state.size, fresh.size)
+        assert np.allclose(state.between, fresh.between) and np.allclose(state.to_group, fresh.to_group)
+
+
+def slow_with_k(U, labels, k):
+    """Every merge, or every split of a task, tried anew until there are k groups."""
+    while len(set(labels)) != k:
+        if len(set(labels)) > k:
+            tried = [np.where(labels == b, a, labels) for a in set(labels) for b in set(labels) if a < b]
+        else:
+            shared = [i for i in range(len(labels)) if np.sum(labels == labels[i]) > 1]
+            tried = [np.where(np.arange(len(labels)) == i, max(labels) + 1, labels) for i in shared]
+        labels = max(tried, key=lambda row: slow_objective(U, row))
+    return canonical(labels)
+
+
+@HYPOTHESIS
+@given(st.lists(st.integers(0, 11), min_size=3, max_size=12), st.integers(0, 100), st.integers(1, 12))
+def test_merges_and_splits_are_those_that_are_found_by_trying_all(labels, seed, k):
+    U, k = noise(len(labels), seed), min(k, len(labels))
+    assert np.array_equal(with_k(U, labels, k), slow_with_k(U, canonical(labels), k))
+
+
+@pytest.mark.parametrize("penalty", [None, 0.0, 3.0])
+def test_refine_of_many_tasks_ends_where_no_neighbour_is_better(penalty):
+    U, truth = planted(40, 4, 1.0, 0)
+    rng = np.random.default_rng(1)
+    start = np.where(rng.random(40) < 0.4, rng.integers(0, 4, 40), truth)
+    found = refine(U, start, penalty)
+    state = rounding._State(U, found)
+    price = penalty or 0.0
+    assert np.array_equal(found, canonical(found))
+    assert objective(U, found, price) >= objective(U, start, price)
+    assert rounding._priced(state, penalty).max() <= 1e-6 and state.swap()[1].max() <= 1e-6
+    assert penalty is None or state.merge().max() + penalty <= 1e-6
+    assert penalty == 0.0 or np.array_equal(found, truth)
 
 
 @HYPOTHESIS
@@ -178,16 +236,17 @@ def test_rounded_relaxation_is_the_best_of_all_partitions_on_clear_groups(n, k):
 def test_rounded_relaxation_is_nearly_always_the_best_partition_of_noise():
     misses = 0
     for n in (5, 6, 7):
-        every, problem = all_partitions(n), PartitionSDP(n)
+        every = all_partitions(n)
         groups = every.max(1) + 1
         for seed in range(5):
             U = standardise(noise(n, seed))
+            problem = PartitionSDP(U)
             values = np.array([objective(U, row) for row in every])
             for penalty in (0.3, 1.0, 2.0):
-                found = round_sdp(problem.solve(U, trace_penalty=penalty), U, trace_penalty=penalty)
+                found = round_sdp(problem.solve(trace_penalty=penalty).X, U, trace_penalty=penalty)
                 misses += objective(U, found, penalty) < (values - penalty * groups).max() - 1e-6
             for k in (2, 3):
-                found = round_sdp(problem.solve(U, k=k), U, k=k)
+                found = round_sdp(problem.solve(k=k).X, U, k=k)
                 misses += objective(U, found) < values[groups == k].max() - 1e-6
     assert misses <= 2  # of 75
 

@@ -1,7 +1,5 @@
 """Standardised affinities and the semidefinite relaxation, against brute force."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +7,12 @@ from hypothesis import strategies as st
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.grouping import GroupingConfig
+from pgx_jax.grouping.admm import ADMM
 from pgx_jax.grouping.sdp import (
     SDP_SOLVERS,
     PartitionSDP,
     SDPSolver,
     infeasibility,
-    relaxation,
     solve_sdp,
     standardise,
 )
@@ -50,19 +48,20 @@ def planted(n, k, spread, seed):
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7])
 def test_relaxation_bounds_every_partition_from_above(n):
-    problem, every = PartitionSDP(n), list(partitions(n))
+    every = list(partitions(n))
     for seed in range(3):
         U = noise(n, seed)
+        problem = PartitionSDP(U)
         for penalty in (0.0, 0.7, 3.0):
-            X = problem.solve(U, trace_penalty=penalty)
+            X = problem.solve(trace_penalty=penalty).X
             best = max(value(U, p) - penalty * len(p) for p in every)
             assert np.sum(U * X) - penalty * np.trace(X) >= best - 1e-4
         for k in range(1, n + 1):
-            X = problem.solve(U, k=k)
+            X = problem.solve(k=k).X
             assert np.sum(U * X) >= max(value(U, p) for p in every if len(p) == k) - 1e-4
 
 
-@pytest.mark.parametrize("solver", ["CLARABEL", "SCS"])
+@pytest.mark.parametrize("solver", ["CLARABEL", "ADMM", "SCS"])
 @pytest.mark.parametrize("n, k", [(5, 2), (6, 3), (7, 3), (7, 2)])
 def test_relaxation_is_tight_on_clear_groups(n, k, solver):
     raw, labels = planted(n, k, 0.05, n)
@@ -115,26 +114,43 @@ def test_additive_effects_leave_the_solution_and_penalty_lowers_the_trace():
     assert traces[-1] == pytest.approx(1, abs=1e-4)
 
 
-def test_a_reused_problem_forgets_the_previous_one_and_the_unit():
+@pytest.mark.parametrize("solver", ["CLARABEL", "ADMM"])
+def test_a_solution_depends_neither_on_other_matrices_nor_on_the_unit(solver):
     first, second = noise(6, 1), noise(6, 2)
-    problem = PartitionSDP(6)
-    problem.solve(first, k=3)
-    fresh = solve_sdp(second, trace_penalty=1.0)
-    assert np.array_equal(problem.solve(second, trace_penalty=1.0), fresh)
-    assert relaxation(6) is relaxation(6) is not relaxation(7)
-    with ThreadPoolExecutor(1) as other:
-        assert other.submit(relaxation, 6).result() is not relaxation(6)
+    fresh = solve_sdp(second, trace_penalty=1.0, solver=solver)
+    solve_sdp(first, k=3, solver=solver)
+    assert np.array_equal(solve_sdp(second, trace_penalty=1.0, solver=solver), fresh)
     for unit in (1e-12, 1e9):
-        assert np.allclose(solve_sdp(unit * second, trace_penalty=unit), fresh, atol=1e-4)
+        assert np.allclose(solve_sdp(unit * second, trace_penalty=unit, solver=solver), fresh, atol=1e-4)
 
 
 def test_solvers_stand_in_a_table_the_fast_ones_first(monkeypatch):
-    assert PartitionSDP(30).solvers == ["CLARABEL", "SCS"] and PartitionSDP(31).solvers == ["SCS", "CLARABEL"]
+    def order(n, solver=None):
+        return PartitionSDP(np.eye(n), solver).solvers
+
+    assert order(30) == ["CLARABEL", "ADMM", "SCS", "SPECTRAL"]
+    assert order(31) == ["ADMM", "SCS", "SPECTRAL", "CLARABEL"]
+    assert order(300)[0] == "SPECTRAL"
     monkeypatch.setitem(SDP_SOLVERS, "MINE", SDPSolver({"effort": 3}, up_to=4))
     assert GroupingConfig(solver="MINE").solver == "MINE"
-    assert PartitionSDP(5).solvers == ["CLARABEL", "SCS", "MINE"] and PartitionSDP(5, "MINE").solvers == [
-        "MINE"
-    ]
+    assert order(5)[-1] == "MINE" and order(5, "MINE") == ["MINE"]
+
+
+def test_a_solver_may_be_a_function(monkeypatch):
+    made = []
+
+    def mine(U, share):
+        made.append(U)
+        return lambda trace_penalty, k: share * np.eye(len(U)) + (1 - share) / len(U)
+
+    monkeypatch.setitem(SDP_SOLVERS, "MINE", SDPSolver({"share": 1.0}, of=mine))
+    sdp = PartitionSDP(noise(4, 0), "MINE")
+    for _ in range(2):
+        X, solver = sdp.solve(k=4)
+        assert solver == "MINE" and np.array_equal(X, np.eye(4))
+    assert len(made) == 1
+    with pytest.raises(SolverError, match="MINE: constraints violated by 2.0e"):
+        sdp.solve(k=2)
 
 
 def test_solvers_agree():
@@ -147,12 +163,17 @@ def test_a_solver_that_does_not_converge_is_replaced_and_then_reported(monkeypat
     monkeypatch.setitem(SDP_SOLVERS, "CLARABEL", SDPSolver({"max_iter": 1}))
     U, labels = planted(6, 2, 0.1, 0)
     same = labels[:, None] == labels
-    assert np.allclose(solve_sdp(U, k=2), same / same.sum(1), atol=1e-2)  # SCS stepped in
+    found = PartitionSDP(U).solve(k=2)
+    assert found.solver == "ADMM" and np.allclose(found.X, same / same.sum(1), atol=1e-2)
     with pytest.raises(SolverError, match="6 tasks at k = 2.*CLARABEL"):
         solve_sdp(U, k=2, solver="CLARABEL")
+    monkeypatch.setitem(SDP_SOLVERS, "ADMM", SDPSolver({"iterations": 1}, of=ADMM))
+    assert PartitionSDP(U).solve(k=2).solver == "SCS"
     monkeypatch.setitem(SDP_SOLVERS, "SCS", SDPSolver({"max_iters": 1}))
-    with pytest.raises(SolverError, match="CLARABEL.*SCS"):
-        solve_sdp(U, trace_penalty=1.0)
+    assert PartitionSDP(U).solve(k=2).solver == "SPECTRAL"
+    monkeypatch.delitem(SDP_SOLVERS, "SPECTRAL")
+    with pytest.raises(SolverError, match="CLARABEL.*ADMM: residuals.*SCS"):
+        solve_sdp(U, trace_penalty=0.3)
 
 
 def test_bad_requests_to_the_relaxation():
@@ -162,9 +183,9 @@ def test_bad_requests_to_the_relaxation():
             solve_sdp(U, k=k)
     with pytest.raises(ConfigError, match="not both"):
         solve_sdp(U, trace_penalty=1.0, k=2)
-    with pytest.raises(ConfigError, match="^solver = 'SIMPLEX'; choose one of 'CLARABEL', 'SCS'"):
+    with pytest.raises(ConfigError, match="^solver = 'SIMPLEX'; choose one of 'CLARABEL', 'ADMM', 'SCS'"):
         solve_sdp(U, k=2, solver="SIMPLEX")
-    with pytest.raises(ConfigError, match="grouping.solver = 'scs'; choose one of 'CLARABEL', 'SCS'"):
+    with pytest.raises(ConfigError, match="grouping.solver = 'scs'; choose one of 'CLARABEL', 'ADMM', 'SCS'"):
         GroupingConfig(solver="scs")
     with pytest.raises(DataError, match="finite"):
         solve_sdp(np.where(np.eye(4) > 0, np.nan, U), k=2)

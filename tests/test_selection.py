@@ -17,6 +17,7 @@ from pgx_jax.grouping import (
     propose,
     select,
 )
+from pgx_jax.grouping.selection import path_ks, path_penalties
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
 
@@ -27,6 +28,35 @@ def planted(n, k, seed, spread=0.3):
     labels = canonical(rng.permutation(np.arange(n) % k))
     a, e = rng.normal(size=n), rng.normal(size=(n, n))
     return 5 + (labels[:, None] == labels) + a[:, None] + a[None, :] + spread * (e + e.T) / 2, labels
+
+
+def test_the_path_of_up_to_sixteen_tasks_is_as_given_and_grows_with_more():
+    for n in range(2, 17):
+        assert path_ks(n, 12) == list(range(2, min(12, n - 1) + 1)) and path_ks(n, 3) == [2, 3][: n - 2]
+        assert path_penalties(n, (0.3, 2.0)) == [0.3, 2.0]
+    assert path_ks(30, 12) == [*range(2, 13), 15] and path_ks(40, 5) == [2, 3, 4, 5, 6, 8, 10, 12, 15, 19]
+    assert path_ks(100, 12)[10:] == [12, 15, 19, 24, 30, 38, 48] and path_ks(1000, 12)[-1] == 451
+    assert path_penalties(80, (0.3, 2.0)) == [1.5, 10.0]
+
+
+@HYPOTHESIS
+@given(st.integers(2, 400), st.integers(1, 20))
+def test_the_ks_of_the_path_rise_within_the_possible(n, up_to):
+    ks = path_ks(n, up_to)
+    assert ks == sorted(set(ks)) and all(2 <= k < n for k in ks)
+    assert set(range(2, min(up_to, n - 1) + 1)) <= set(ks)
+
+
+@pytest.mark.parametrize(("n", "k", "solver"), [(40, 5, "ADMM"), (130, 8, "SPECTRAL")])
+def test_planted_groups_of_many_tasks_are_candidates_that_name_their_solver(n, k, solver):
+    U, truth = planted(n, k, seed=1, spread=0.5)
+    config = GroupingConfig(penalties=(1.0,), max_groups=10)
+    found = propose(U, config=config, up_to=k)
+    row = next(i for i, labels in enumerate(found.labels) if np.array_equal(labels, truth))
+    assert found.solver[row] == solver
+    assert set(found.solver.tolist()) == {solver, ""} and found.solver[0] == ""
+    exactly = propose(U, k=k, config=GroupingConfig(solver="SPECTRAL"))
+    assert set(exactly.solver.tolist()) == {"SPECTRAL"} and np.array_equal(exactly.labels[0], truth)
 
 
 def scorer(truth, seed, *, conflict, noise, sharing=0.3, trajectories=12):
@@ -109,7 +139,7 @@ def table(gains):
 
 def test_rule_takes_the_smallest_k_within_the_errors_and_its_best_candidate():
     rows = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 2]])
-    candidates = Candidates(rows, np.zeros(4), np.full(4, np.nan))
+    candidates = Candidates(rows, np.zeros(4), np.full(4, np.nan), np.full(4, ""))
     gains = {
         (0, 0, 0): [1, 1, 1, 1, 1, 1],
         (0, 0, 1): [4, 2, 4, 2, 4, 2],
@@ -131,7 +161,7 @@ def test_rule_takes_the_smallest_k_within_the_errors_and_its_best_candidate():
 def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_group():
     rows = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 2]])
     gains = {(0, 0, 0): [0] * 6, (0, 1, 1): [0.97] * 6, (0, 1, 2): [1] * 6}
-    candidates = Candidates(rows, np.zeros(3), np.zeros(3))
+    candidates = Candidates(rows, np.zeros(3), np.zeros(3), np.full(3, ""))
     assert select(candidates, table(gains)).k == 3
     assert select(candidates, table(gains), min_share=0.02).k == 3
     assert select(candidates, table(gains), min_share=0.05).k == 2
@@ -144,14 +174,14 @@ def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_gr
 def test_equal_gains_choose_the_smaller_k_even_without_noise():
     rows = np.array([[0, 0, 0], [0, 1, 2]])
     gains = {(0, 0, 0): [0.1] * 6, (0, 1, 2): [0.1 + 1e-17] * 6}
-    candidates = Candidates(rows, np.zeros(2), np.zeros(2))
+    candidates = Candidates(rows, np.zeros(2), np.zeros(2), np.full(2, ""))
     assert select(candidates, table(gains), standard_errors=0.0).k == 1
 
 
 def test_tasks_weigh_the_same_whatever_their_number_of_trajectories():
     task = np.array([0] * 10 + [1] * 2)
     gains = {(0, 0): np.where(task == 0, 1.0, 0.0), (0, 1): np.where(task == 0, 0.0, 2.0)}
-    candidates = Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2))
+    candidates = Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2), np.full(2, ""))
     assert select(candidates, lambda labels: (gains[tuple(labels.tolist())], task)).k == 2
 
 
@@ -208,7 +238,7 @@ def test_path_is_made_of_plain_arrays():
     path = group(U, score=scorer(truth, 0, conflict=1.0, noise=0.1)).path
     c = len(path["candidates"])
     assert all(isinstance(value, np.ndarray) and value.dtype != object for value in path.values())
-    for name in ("k", "score", "difference", "stderr_to_best", "equal", "objective", "penalty"):
+    for name in ("k", "score", "difference", "stderr_to_best", "equal", "objective", "penalty", "solver"):
         assert path[name].shape == (c,)
     assert path["task_score"].shape == (c, 6) and path["difference"].min() == 0
     assert np.array_equal(path["k"], path["candidates"].max(1) + 1)
@@ -224,6 +254,12 @@ def test_distinct_groups_cover_every_candidate_once(rows):
     for row, where in zip(labels, index, strict=True):
         for i in range(5):
             assert np.array_equal(member[where[i]], row == row[i])
+    groups = [tuple(row == name) for row in rows_of(labels) for name in range(row.max() + 1)]
+    assert [tuple(row) for row in member] == list(dict.fromkeys(groups))  # by first appearance
+
+
+def rows_of(labels):
+    return [canonical(row) for row in labels]
 
 
 def test_distinct_groups_give_the_same_choice_as_scoring_one_by_one():

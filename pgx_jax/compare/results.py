@@ -170,6 +170,9 @@ class PathResult(Record, frozen=True, kw_only=True):
     """Best minus candidate."""
     penalty: list[Number] | None = None
     """Trace penalty that led to it; None where a fixed k or a list did."""
+    solver: list[str] | None = None
+    """Solver of the relaxation that led to it ("SPECTRAL" is the one without X >= 0); empty where a list did,
+    None in results of older code."""
     equal: list[bool] | None = None
     """Whether it counts as being as good as the best."""
 

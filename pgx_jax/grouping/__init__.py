@@ -8,7 +8,7 @@ from pgx_jax.grouping.alternatives import (
 )
 from pgx_jax.grouping.config import GroupingConfig
 from pgx_jax.grouping.nested import Nested, interval, threshold
-from pgx_jax.grouping.paired import paired_difference
+from pgx_jax.grouping.paired import paired_difference, paired_differences
 from pgx_jax.grouping.rounding import (
     all_partitions,
     canonical,
@@ -45,6 +45,7 @@ __all__ = [
     "nmi",
     "objective",
     "paired_difference",
+    "paired_differences",
     "partition_matrix",
     "propose",
     "random_groupings",

@@ -18,8 +18,9 @@ class GroupingConfig:
 
     Attributes:
         trace_penalty: price of a group in standardised units; None chooses along the path.
-        penalties: grid of trace penalties of the path.
-        max_groups: largest k among the candidates; None allows up to 12 and all alone.
+        penalties: grid of trace penalties of the path of up to 16 tasks; of more it is multiplied by n / 16.
+        max_groups: largest k among the candidates; None allows any. (The relaxation is solved at each k up
+            to 12, and of more than 16 tasks at further ones up to n / 2; all alone is a candidate, too.)
         standard_errors: how many standard errors below the best candidate count as equal to it.
         min_share: so does a smaller part than this of what the best candidate gains over one group:
             more groups must pay for the data that each of them loses.

@@ -35,30 +35,46 @@ def paired_difference(
         DataError: tasks that share some of their trajectories but not all, or a single trajectory in
             all, shared by all tasks, from which no error can be told.
     """
-    trajectory = np.arange(len(task)) if trajectory is None else np.asarray(trajectory)
-    source = _sources(np.asarray(task), n, trajectory)
-    sources = int(source.max()) + 1
-    _, first, number = np.unique(trajectory, return_index=True, return_inverse=True)
-    difference = np.bincount(number, weights=difference)
-    source_of = source[np.asarray(task)[first]]
+    mean, stderr = paired_differences(np.asarray(difference)[None], task, n, trajectory)
+    return float(mean[0]), float(stderr[0])
+
+
+def paired_differences(
+    difference: Float[Array, "c J"],
+    task: Int[Array, "J"],
+    n: int,
+    trajectory: Int[Array, "J"] | None = None,
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
+    """The `paired_difference` of each of c partitions: means [c] and standard errors [c]."""
+    task, rows = np.asarray(task), np.asarray(difference)
+    if trajectory is None:
+        source_of, sources = task, n
+    else:
+        source = _sources(task, n, np.asarray(trajectory))
+        sources = int(source.max()) + 1
+        _, first, number = np.unique(trajectory, return_index=True, return_inverse=True)
+        rows = np.stack([np.bincount(number, weights=row) for row in rows])
+        source_of = source[task[first]]
     count = np.bincount(source_of, minlength=sources)
-    mean = np.bincount(source_of, weights=difference, minlength=sources) / count
-    squares = np.bincount(source_of, weights=(difference - mean[source_of]) ** 2, minlength=sources)
+    mean = np.stack([np.bincount(source_of, weights=row, minlength=sources) for row in rows]) / count
     if (count > 1).any():
-        pooled = squares.sum() / (count - 1).sum()
+        spread = ((row - own[source_of]) ** 2 for row, own in zip(rows, mean, strict=True))
+        squares = np.stack([np.bincount(source_of, weights=row, minlength=sources) for row in spread])
+        pooled = squares.sum(1, keepdims=True) / (count - 1).sum()
         variance = np.where(count > 1, squares / np.maximum(count - 1, 1), pooled)
-        return float(mean.sum() / n), float(np.sqrt(np.sum(variance / count)) / n)
+        return mean.sum(1) / n, np.sqrt(np.sum(variance / count, axis=1)) / n
     if sources == 1:
         raise DataError(
             "all tasks share one held-out trajectory, which tells no error: collect more (or shorter) ones, "
             "in more environments"
         )
-    return float(mean.sum() / n), float(np.std(mean, ddof=1) / np.sqrt(sources) * (sources / n))
+    return mean.sum(1) / n, np.std(mean, axis=1, ddof=1) / np.sqrt(sources) * (sources / n)
 
 
 def _sources(task: Int[np.ndarray, "J"], n: int, trajectory: Int[np.ndarray, "J"]) -> Int[np.ndarray, "n"]:
     """int [n]: the source of each task, numbered from 0; tasks of one source have the same trajectories."""
-    read = [np.sort(trajectory[task == i]) for i in range(n)]
+    by_task = np.lexsort((trajectory, task))
+    read = np.split(trajectory[by_task], np.cumsum(np.bincount(task, minlength=n))[:-1])
     _, first, source = np.unique([x[0] for x in read], return_index=True, return_inverse=True)
     same = all(np.array_equal(x, read[first[s]]) for x, s in zip(read, source, strict=True))
     if not same or len(np.unique(trajectory)) != sum(len(read[i]) for i in first):

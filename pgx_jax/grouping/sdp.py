@@ -15,35 +15,45 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError, DataError, SolverError, pick
-
-if TYPE_CHECKING:
-    import cvxpy as cp
+from pgx_jax.grouping.admm import ADMM, Spectral
 
 _FEASIBILITY = 1e-3
 
 
+Solve = Callable[[float, int | None], np.ndarray]
+"""(trace_penalty, k) -> X [n, n] of one matrix; raises SolverError where it does not get there."""
+
+
 @dataclass(frozen=True)
 class SDPSolver:
-    """A solver of the relaxation, which CVXPY knows by its name."""
+    """A solver of the relaxation: one that CVXPY knows by its name, or a function."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """What it is given."""
     up_to: float = math.inf
     """Largest n for which it is fast."""
+    of: Callable[..., Solve] | None = None
+    """What makes a `Solve` of U [n, n] (and the options), which may begin each solution with its last one;
+    None for CVXPY's."""
+    nonnegative: bool = True
+    """Whether X >= 0 is among its constraints."""
 
 
 SDP_SOLVERS: dict[str, SDPSolver] = {
     "CLARABEL": SDPSolver(up_to=30),
-    "SCS": SDPSolver({"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}),
+    "ADMM": SDPSolver(up_to=80, of=ADMM),
+    "SCS": SDPSolver({"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}, up_to=60),
+    "SPECTRAL": SDPSolver(of=Spectral, nonnegative=False),
 }
 """Solvers of the relaxation by name; where none is asked for, those that are fast come first."""
 
@@ -109,24 +119,94 @@ def standardise(matrix: ArrayLike, names: Sequence[str] | None = None) -> Float[
     return U
 
 
+class Relaxed(NamedTuple):
+    """A solution of the relaxation."""
+
+    X: Float[np.ndarray, "n n"]
+    solver: str
+    """Name of the one of `SDP_SOLVERS` that found it."""
+
+
 class PartitionSDP:
-    """The relaxation for n tasks, compiled once and solved for many objectives.
+    """The relaxation for one matrix, solved at many penalties and k.
 
     Args:
-        n: number of tasks.
+        U: float [n, n], symmetric, standardised where penalties are to be comparable.
         solver: a name of `SDP_SOLVERS`; None tries all of them, those first that are fast for n tasks
-            (Clarabel up to n = 30, SCS above), until one succeeds.
+            (Clarabel up to n = 30, then ADMM, then the spectral relaxation), until one succeeds.
 
     Raises:
         ConfigError: for an unknown solver.
+        DataError: U is not square, or not finite.
     """
 
-    def __init__(self, n: int, solver: str | None = None):
-        import cvxpy as cp  # here: a third of a second that few need to wait for
-
+    def __init__(self, U: ArrayLike, solver: str | None = None):
         if solver is not None:
             pick(SDP_SOLVERS, solver, "solver")
-        self.n, self._solver = n, solver
+        U = np.asarray(U, dtype=np.float64)
+        if U.ndim != 2 or U.shape[0] != U.shape[1] or not np.isfinite(U).all():
+            raise DataError(f"the SDP needs a finite affinity [n, n], got one of shape {U.shape}")
+        self.U, self.n, self._solver = (U + U.T) / 2, len(U), solver
+        self._made: dict[str, Solve] = {}
+
+    @property
+    def solvers(self) -> list[str]:
+        """Names of the solvers, in the order in which they are tried."""
+        if self._solver is not None:
+            return [self._solver]
+        return sorted(SDP_SOLVERS, key=lambda name: self.n > SDP_SOLVERS[name].up_to)
+
+    def solve(self, *, trace_penalty: float | None = None, k: int | None = None) -> Relaxed:
+        """The optimal X, float64 [n, n], and who found it.
+
+        Args:
+            trace_penalty: price of a group, in units of U (0 when None).
+            k: number of groups as the constraint tr X = k; excludes ``trace_penalty``.
+
+        Raises:
+            ConfigError: both k and a penalty, or k outside 1..n.
+            SolverError: no solver reached a feasible optimum.
+        """
+        if k is not None and trace_penalty is not None:
+            raise ConfigError("give either k or trace_penalty, not both")
+        if k is not None and not 1 <= k <= self.n:
+            raise ConfigError(f"k = {k} groups of {self.n} tasks: k must be between 1 and {self.n}")
+        failures = []
+        for name in self.solvers:
+            try:
+                return Relaxed(self._attempt(name, trace_penalty or 0.0, k), name)
+            except (SolverError, np.linalg.LinAlgError) as error:
+                failures.append(f"{name}: {error}")
+        setting = f"k = {k}" if k is not None else f"trace_penalty = {trace_penalty or 0.0}"
+        raise SolverError(
+            f"the grouping SDP of {self.n} tasks at {setting} was not solved ({'; '.join(failures)}); "
+            "try another solver, and look for extreme entries in the affinity"
+        )
+
+    def _attempt(self, name: str, trace_penalty: float, k: int | None) -> np.ndarray:
+        """Solve by one solver, and judge the solution by its violations.
+
+        Raises:
+            SolverError: it did not get there.
+        """
+        solver = SDP_SOLVERS[name]
+        if name not in self._made:
+            made = None if solver.of is None else solver.of(self.U, **solver.options)
+            self._made[name] = made or partial(_compiled(self.n).solve, name, solver.options, self.U)
+        X = self._made[name](trace_penalty, k)
+        X = (X + X.T) / 2
+        violation = infeasibility(X, k) if solver.nonnegative else 0.0
+        if not violation <= _FEASIBILITY:
+            raise SolverError(f"constraints violated by {violation:.1e}")
+        return X
+
+
+class _Compiled:
+    """The relaxation for n tasks as CVXPY has it, compiled once and solved for many objectives."""
+
+    def __init__(self, n: int):
+        import cvxpy as cp  # here: a third of a second that few need to wait for
+
         self._X = cp.Variable((n, n), symmetric=True)
         self._objective = cp.Parameter((n, n), symmetric=True)
         self._trace = cp.Parameter()
@@ -136,68 +216,41 @@ class PartitionSDP:
         self._free = cp.Problem(goal, feasible)
         self._fixed = cp.Problem(goal, [*feasible, cp.trace(self._X) == self._trace])
 
-    @property
-    def solvers(self) -> list[str]:
-        """Names of the solvers, in the order in which they are tried."""
-        if self._solver is not None:
-            return [self._solver]
-        return sorted(SDP_SOLVERS, key=lambda name: self.n > SDP_SOLVERS[name].up_to)
-
     def solve(
-        self, U: ArrayLike, *, trace_penalty: float | None = None, k: int | None = None
-    ) -> Float[np.ndarray, "n n"]:
-        """Return the optimal X, float64 [n, n].
-
-        Args:
-            U: float [n, n], symmetric, standardised where penalties are to be comparable.
-            trace_penalty: price of a group, in units of U (0 when None).
-            k: number of groups as the constraint tr X = k; excludes ``trace_penalty``.
+        self, solver: str, options: Mapping[str, Any], U: np.ndarray, trace_penalty: float, k: int | None
+    ) -> np.ndarray:
+        """X [n, n] by one of CVXPY's solvers, from a cold start.
 
         Raises:
-            ConfigError: both k and a penalty, or k outside 1..n.
-            DataError: U of another shape, or not finite.
-            SolverError: no solver reached a feasible optimum.
+            SolverError: it gave none.
         """
-        if k is not None and trace_penalty is not None:
-            raise ConfigError("give either k or trace_penalty, not both")
-        if k is not None and not 1 <= k <= self.n:
-            raise ConfigError(f"k = {k} groups of {self.n} tasks: k must be between 1 and {self.n}")
-        problem = self._free if k is None else self._fixed
-        goal = np.asarray(U, dtype=np.float64) - (trace_penalty or 0.0) * np.eye(self.n)
-        if goal.shape != (self.n, self.n) or not np.isfinite(goal).all():
-            raise DataError(f"the SDP of {self.n} tasks needs a finite affinity [{self.n}, {self.n}]")
+        import cvxpy as cp  # as above
+
+        goal = U - trace_penalty * np.eye(len(U))
         goal = goal + goal.T
         self._objective.value = goal / (np.abs(goal).max() or 1.0)  # the unit changes no solution
         self._trace.value = float(k or 0)
-        failures = []
-        for solver in self.solvers:
-            X, reason = self._attempt(problem, solver, k)
-            if X is not None:
-                return X
-            failures.append(f"{solver}: {reason}")
-        setting = f"k = {k}" if k is not None else f"trace_penalty = {trace_penalty or 0.0}"
-        raise SolverError(
-            f"the grouping SDP of {self.n} tasks at {setting} was not solved ({'; '.join(failures)}); "
-            "try the other solver, and look for extreme entries in the affinity"
-        )
-
-    def _attempt(self, problem: cp.Problem, solver: str, k: int | None) -> tuple[np.ndarray | None, str]:
-        """Solve once; return (X, "") or (None, reason)."""
-        import cvxpy as cp  # as above
-
+        problem = self._free if k is None else self._fixed
         try:
-            with warnings.catch_warnings():  # an inaccurate solution is judged by its violations below
+            with warnings.catch_warnings():  # an inaccurate solution is judged by its violations
                 warnings.simplefilter("ignore", UserWarning)
-                problem.solve(solver=solver, warm_start=False, **SDP_SOLVERS[solver].options)
+                problem.solve(solver=solver, warm_start=False, **options)
         except (cp.error.SolverError, ValueError, ArithmeticError) as error:
-            return None, str(error).splitlines()[0]
+            raise SolverError(str(error).splitlines()[0]) from None
         if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE) or self._X.value is None:
-            return None, f"status {problem.status}"
-        X = (self._X.value + self._X.value.T) / 2
-        violation = infeasibility(X, k)
-        if not violation <= _FEASIBILITY:
-            return None, f"status {problem.status}, constraints violated by {violation:.1e}"
-        return X, ""
+            raise SolverError(f"status {problem.status}")
+        return self._X.value
+
+
+_THREAD = threading.local()
+
+
+def _compiled(n: int) -> _Compiled:
+    """Of which each thread has one a size: CVXPY takes longer to compile it than to solve it once."""
+    made: dict[int, _Compiled] = _THREAD.__dict__.setdefault("made", {})
+    if n not in made:
+        made[n] = _Compiled(n)
+    return made[n]
 
 
 def infeasibility(X: Float[np.ndarray, "n n"], k: int | None = None) -> float:
@@ -214,20 +267,4 @@ def solve_sdp(
     U: ArrayLike, trace_penalty: float | None = None, k: int | None = None, solver: str | None = None
 ) -> Float[np.ndarray, "n n"]:
     """Solve one relaxation; see `PartitionSDP` for a path of them. Returns X, float64 [n, n]."""
-    U = np.asarray(U, dtype=np.float64)
-    return relaxation(len(U), solver).solve(U, trace_penalty=trace_penalty, k=k)
-
-
-_THREAD = threading.local()
-
-
-def relaxation(n: int, solver: str | None = None) -> PartitionSDP:
-    """A `PartitionSDP`, of which each thread has one: CVXPY takes longer to compile it than to solve it once.
-
-    Raises:
-        ConfigError: for an unknown solver.
-    """
-    made: dict[tuple[int, str | None], PartitionSDP] = _THREAD.__dict__.setdefault("made", {})
-    if (n, solver) not in made:
-        made[n, solver] = PartitionSDP(n, solver)
-    return made[n, solver]
+    return PartitionSDP(U, solver).solve(trace_penalty=trace_penalty, k=k).X

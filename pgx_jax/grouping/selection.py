@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.grouping.config import GroupingConfig
-from pgx_jax.grouping.paired import collect_gains, paired_difference
+from pgx_jax.grouping.paired import collect_gains, paired_differences
 from pgx_jax.grouping.rounding import all_partitions, canonical, objective, refine, round_sdp, roundings
-from pgx_jax.grouping.sdp import PartitionSDP, relaxation, standardise
+from pgx_jax.grouping.sdp import PartitionSDP, standardise
 from pgx_jax.types import Gains, Grouping
 
 Score = Callable[[np.ndarray], Gains]
@@ -41,6 +41,8 @@ class Candidates(NamedTuple):
     """float [c]: <U, X(labels)> of the standardised affinity, without a penalty."""
     penalty: Float[np.ndarray, "c"]
     """float [c]: trace penalty that led to the candidate; NaN where a fixed k or a list did."""
+    solver: Shaped[np.ndarray, "c"]
+    """str [c]: the one of `SDP_SOLVERS` whose solution led to the candidate; empty where a list did."""
 
 
 def check_k(k: int, n: int) -> int:
@@ -50,38 +52,69 @@ def check_k(k: int, n: int) -> int:
     return int(k)
 
 
-def _collect(U: np.ndarray, found: Iterable[tuple[np.ndarray, float]]) -> Candidates:
-    """Deduplicate (labels, penalty) pairs, keeping the first of each, and order them."""
-    first: dict[tuple[int, ...], float] = {}
-    for labels, penalty in found:
-        first.setdefault(tuple(canonical(labels).tolist()), penalty)
-    rows = sorted(((objective(U, row), row, penalty) for row, penalty in first.items()), key=_rank)
+class _Found(NamedTuple):
+    """A partition, and where it comes from."""
+
+    labels: np.ndarray
+    penalty: float = np.nan
+    solver: str = ""
+
+
+def _collect(U: np.ndarray, found: Iterable[_Found]) -> Candidates:
+    """Leave the first of equal partitions, and order them."""
+    first: dict[bytes, _Found] = {}
+    for one in found:
+        labels = canonical(one.labels)
+        first.setdefault(labels.tobytes(), one._replace(labels=labels))
+    value = {key: objective(U, one.labels) for key, one in first.items()}
+    keys = sorted(first, key=lambda key: _rank(first[key].labels, value[key]))
     return Candidates(
-        np.array([row for _, row, _ in rows], dtype=np.int64),
-        np.array([value for value, _, _ in rows]),
-        np.array([penalty for _, _, penalty in rows], dtype=np.float64),
+        np.array([first[key].labels for key in keys], dtype=np.int64),
+        np.array([value[key] for key in keys]),
+        np.array([first[key].penalty for key in keys], dtype=np.float64),
+        np.array([first[key].solver for key in keys], dtype=np.str_),
     )
 
 
-def _rank(row: tuple[float, tuple[int, ...], float]) -> tuple[int, float, tuple[int, ...]]:
-    value, labels, _ = row
-    return max(labels), -round(value, 9), labels
+def _rank(labels: np.ndarray, value: float) -> tuple[int, float, list[int]]:
+    return int(labels.max()), -round(value, 9), labels.tolist()
 
 
-def _at_k(sdp: PartitionSDP, U: np.ndarray, k: int) -> list[np.ndarray]:
+def _at_k(sdp: PartitionSDP, k: int) -> list[_Found]:
     """Partitions into exactly k groups: every rounding of the relaxation with tr X = k, refined."""
-    n = len(U)
-    if k in (1, n):
-        return [np.zeros(n, int) if k == 1 else np.arange(n)]
-    return [refine(U, labels) for labels in roundings(sdp.solve(U, k=k), U, k)]
+    if k in (1, sdp.n):
+        return [_Found(np.zeros(sdp.n, int) if k == 1 else np.arange(sdp.n))]
+    X, solver = sdp.solve(k=k)
+    return [_Found(refine(sdp.U, labels), solver=solver) for labels in roundings(X, sdp.U, k)]
 
 
-def _at_penalties(
-    sdp: PartitionSDP, U: np.ndarray, penalties: Iterable[float]
-) -> list[tuple[np.ndarray, float]]:
-    """The partition that the relaxation at each trace penalty rounds to, with the penalty."""
-    solved = ((sdp.solve(U, trace_penalty=penalty), penalty) for penalty in penalties)
-    return [(round_sdp(X, U, trace_penalty=penalty), penalty) for X, penalty in solved]
+def _at_penalties(sdp: PartitionSDP, penalties: Iterable[float]) -> list[_Found]:
+    """The partition that the relaxation at each trace penalty rounds to."""
+    found = []
+    for penalty in penalties:
+        X, solver = sdp.solve(trace_penalty=penalty)
+        found.append(_Found(round_sdp(X, sdp.U, trace_penalty=penalty), penalty, solver))
+    return found
+
+
+USUAL = 16
+"""Up to so many tasks one path suits all n."""
+
+
+def path_penalties(n: int, penalties: Sequence[float]) -> list[float]:
+    """The trace penalties of the path of n tasks: what a group is worth grows with its size, so that the
+    grid is multiplied by n / 16 beyond 16 tasks."""
+    return [penalty * max(1.0, n / USUAL) for penalty in penalties]
+
+
+def path_ks(n: int, up_to: int) -> list[int]:
+    """The k from 2 to n - 1 at which the relaxation of n tasks is solved: all up to ``up_to``, and of more
+    than 16 tasks further ones by steps of a quarter up to n / 2."""
+    ks = list(range(2, min(up_to, n - 1) + 1))
+    k = max(up_to, 1)
+    while n > USUAL and (k := max(k + 1, round(1.25 * k))) <= n // 2:
+        ks.append(k)
+    return ks
 
 
 def propose(
@@ -101,7 +134,7 @@ def propose(
             candidates, too; not used with a fixed trace penalty.
         k: exact number of groups, or None for the whole path with k = 1 and (unless
             ``max_groups`` forbids it) singletons.
-        up_to: largest k for which the relaxation is solved at this k, on the whole path.
+        up_to: on the whole path, the relaxation is solved at every k up to this one, see `path_ks`.
         names: n task names for error messages.
         config: settings.
 
@@ -118,22 +151,22 @@ def propose(
     largest = n if config.max_groups is None else min(config.max_groups, n)
     if n <= config.exhaustive_up_to and config.trace_penalty is None:
         every = all_partitions(n, k)
-        return _collect(U, [(row, np.nan) for row in every if k is not None or row.max() < largest])
-    sdp = relaxation(n, config.solver)
+        return _collect(U, [_Found(row) for row in every if k is not None or row.max() < largest])
     if config.trace_penalty is not None:
-        return _collect(U, _at_penalties(sdp, U, [config.trace_penalty]))
-    sizes = sorted({1, *range(2, min(largest, n - 1, up_to) + 1), largest if largest == n else 1})
+        return _collect(U, _at_penalties(PartitionSDP(U, config.solver), [config.trace_penalty]))
+    ks = [1, *(size for size in path_ks(n, up_to) if size <= largest), *([n] if largest == n else [])]
     found = []
     for matrix in (U, *(standardise(other, names) for other in others)):
+        sdp = PartitionSDP(matrix, config.solver)
         if k is None:
-            found += _at_penalties(sdp, matrix, config.penalties)
-        for size in sizes if k is None else [k]:
-            found += [(row, np.nan) for row in _at_k(sdp, matrix, size)]
+            found += _at_penalties(sdp, path_penalties(n, config.penalties))
+        for size in ks if k is None else [k]:
+            found += _at_k(sdp, size)
     if k is not None:
         return _collect(U, found)
     if config.lone_tasks:
-        found += [(row, np.nan) for row in np.eye(n, dtype=np.int64)]
-    return _collect(U, [(row, penalty) for row, penalty in found if row.max() < largest])
+        found += [_Found(row) for row in np.eye(n, dtype=np.int64)]
+    return _collect(U, [one for one in found if one.labels.max() < largest])
 
 
 def distinct_groups(labels: ArrayLike) -> tuple[Bool[np.ndarray, "G n"], Int[np.ndarray, "c n"]]:
@@ -143,13 +176,18 @@ def distinct_groups(labels: ArrayLike) -> tuple[Bool[np.ndarray, "G n"], Int[np.
         labels: int [c, n].
 
     Returns:
-        member: bool [G, n], one row a distinct group.
+        member: bool [G, n], one row a distinct group, in the order in which they first appear: partition
+            by partition, and by their first tasks.
         index: int [c, n], the group in which candidate c puts each task: member[index[c, i], i].
     """
     labels = np.atleast_2d(labels)
-    same = labels[:, :, None] == labels[:, None, :]
-    member, index = np.unique(same.reshape(-1, labels.shape[1]), axis=0, return_inverse=True)
-    return member, index.reshape(labels.shape)
+    known: dict[bytes, int] = {}
+    index = np.empty(labels.shape, dtype=np.int64)
+    for row, where in zip(map(canonical, labels), index, strict=True):
+        groups = row == np.arange(row.max() + 1)[:, None]
+        where[:] = np.array([known.setdefault(group.tobytes(), len(known)) for group in groups])[row]
+    member = np.frombuffer(b"".join(known), dtype=bool).reshape(len(known), labels.shape[1])
+    return member.copy(), index
 
 
 def select(
@@ -164,7 +202,7 @@ def select(
     """Choose a partition by its held-out score.
 
     The score of a candidate is the mean over tasks of the mean gain of a task's trajectories. Of all
-    candidates within ``standard_errors`` of the best (paired by trajectory, see `paired_difference`)
+    candidates within ``standard_errors`` of the best (paired by trajectory, see `paired_differences`)
     those of the smallest k remain, and of these the one with the highest score is chosen.
 
     Args:
@@ -178,7 +216,7 @@ def select(
 
     Returns:
         Grouping whose ``path`` holds candidates [c, n], k, score, difference, stderr_to_best,
-        equal, objective and penalty [c], task_score [c, n], chosen and best [].
+        equal, objective, penalty and solver [c], task_score [c, n], chosen and best [].
 
     Raises:
         DataError: gains that are not finite, not paired, or lack a task.
@@ -190,8 +228,7 @@ def select(
     task_score = np.stack([np.bincount(task, weights=row, minlength=n) for row in gain]) / count
     value = task_score.mean(1)
     best = int(np.argmax(value))
-    pairs = [paired_difference(gain[best] - row, task, n, trajectory) for row in gain]
-    difference, stderr = np.array(pairs).T
+    difference, stderr = paired_differences(gain[best] - gain, task, n, trajectory)
     rounding_error = 1e-12 * np.abs(gain).max()
     k = labels.max(1) + 1
     share = min_share * difference[k == 1].max(initial=0.0)
@@ -201,7 +238,8 @@ def select(
     path = {
         "candidates": labels, "k": k, "score": value, "difference": difference, "stderr_to_best": stderr,
         "equal": equal, "objective": candidates.objective, "penalty": candidates.penalty,
-        "task_score": task_score, "chosen": np.array(chosen), "best": np.array(best),
+        "solver": candidates.solver, "task_score": task_score, "chosen": np.array(chosen),
+        "best": np.array(best),
     }  # fmt: skip
     return Grouping(labels[chosen].copy(), path)
 
@@ -214,6 +252,7 @@ def _without_score(candidates: Candidates) -> Grouping:
         "k": candidates.labels.max(1) + 1,
         "objective": candidates.objective,
         "penalty": candidates.penalty,
+        "solver": candidates.solver,
         "chosen": np.array(chosen),
     }
     return Grouping(candidates.labels[chosen].copy(), path)
@@ -242,8 +281,8 @@ def group(
         config: settings.
 
     Returns:
-        Grouping with its path (see `select`; without a score only candidates, k, objective, penalty
-        and chosen).
+        Grouping with its path (see `select`; without a score only candidates, k, objective, penalty,
+        solver and chosen).
 
     Raises:
         ConfigError: k outside 1..n; nothing given by which to choose k.

@@ -57,6 +57,7 @@ def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str])
             per_task=_per_task(results),
             prediction=conclusion.predicted_gain(results),
             candidates=_candidates(results),
+            solvers=_solvers(results),
             diagnostics=wording.flatten(msgspec.to_builtins(results.diagnostics) or {}),
             settings=wording.flatten(config),
             figures=_figures(svgs, wording.CAPTIONS),
@@ -226,6 +227,12 @@ def _candidates(results: Results) -> list[tuple[bool, list[str]]]:
         for i, (k, shown, labels) in enumerate(zip(path.k, numbers, path.labels, strict=True))
     ]
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: path.k[i])]
+
+
+def _solvers(results: Results) -> list[str]:
+    """Names of the solvers of the relaxation whose solutions led to candidates; none if that is not known."""
+    path = results.path
+    return sorted({name for name in path.solver or [] if name}) if path is not None else []
 
 
 def _figures(svgs: Mapping[str, str], captions: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:

@@ -188,5 +188,6 @@ def path_result(found: Grouping) -> results.PathResult:
         stderr=numbers(path["stderr_to_best"]),
         difference=numbers(path["difference"]),
         penalty=numbers(path["penalty"]),
+        solver=np.asarray(path["solver"]).tolist() if "solver" in path else None,
         equal=np.asarray(path["equal"]).tolist(),
     )
