@@ -50,7 +50,7 @@ class SDPSolver:
 
 
 SDP_SOLVERS: dict[str, SDPSolver] = {
-    "CLARABEL": SDPSolver(up_to=30),
+    "CLARABEL": SDPSolver(up_to=16),
     "ADMM": SDPSolver(up_to=80, of=ADMM),
     "SCS": SDPSolver({"eps_abs": 1e-5, "eps_rel": 1e-5, "max_iters": 20_000}, up_to=60),
     "SPECTRAL": SDPSolver(of=Spectral, nonnegative=False),
@@ -133,7 +133,7 @@ class PartitionSDP:
     Args:
         U: float [n, n], symmetric, standardised where penalties are to be comparable.
         solver: a name of `SDP_SOLVERS`; None tries all of them, those first that are fast for n tasks
-            (Clarabel up to n = 30, then ADMM, then the spectral relaxation), until one succeeds.
+            (Clarabel up to n = 16, then ADMM, then the spectral relaxation), until one succeeds.
 
     Raises:
         ConfigError: for an unknown solver.
