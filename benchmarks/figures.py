@@ -20,6 +20,7 @@ import main_tables
 import meta_tables
 import metaworld_drawings
 import metaworld_tables
+import scale_tables
 import tables
 import tyro
 from common import RESULTS, ROOT, plain, read
@@ -114,6 +115,7 @@ SECTIONS = (
     by_script("Calibration", "calibration", calibration_tables.calibration),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
+    Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),
     by_script("Gradient features", "features", cost_tables.features),
     by_script("Precision of the projection", "precision", cost_tables.precision),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),

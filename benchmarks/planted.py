@@ -19,8 +19,6 @@ from pgx_jax.types import PyTree, Transitions
 OBSERVATION, ACTION = 8, 2
 TRAJECTORY = 16
 """Transitions of a trajectory."""
-OWN = 0.5
-"""Length of a task's own direction, where that of its group is 1."""
 
 
 def mean(params: PyTree, obs: jax.Array) -> jax.Array:
@@ -43,7 +41,9 @@ class Planted(NamedTuple):
     labels: np.ndarray
 
 
-def planted(n: int, k: int, *, hidden: int, transitions: int, noise: float, seed: int = 0) -> Planted:
+def planted(
+    n: int, k: int, *, hidden: int, transitions: int, noise: float, own: float = 0.5, seed: int = 0
+) -> Planted:
     """Data of n tasks in k groups.
 
     Args:
@@ -52,6 +52,7 @@ def planted(n: int, k: int, *, hidden: int, transitions: int, noise: float, seed
         hidden: width of the two hidden layers.
         transitions: N of each task, a multiple of `TRAJECTORY`.
         noise: deviation of the advantages' noise, where their signal has 1.
+        own: length of a task's own direction, where that of a group is 1.
         seed: of everything.
     """
     rng = np.random.default_rng(seed)
@@ -75,7 +76,7 @@ def planted(n: int, k: int, *, hidden: int, transitions: int, noise: float, seed
         return jax.vmap(along)(obs, action)
 
     def advantage(i: int) -> np.ndarray:
-        direction = jax.tree.map(jnp.add, shared[labels[i]], draw(OWN))
+        direction = jax.tree.map(jnp.add, shared[labels[i]], draw(own))
         known = np.asarray(signal(direction, obs[i], action[i]))
         return known / known.std() + noise * rng.normal(size=transitions)
 

@@ -54,9 +54,9 @@ class TaskStatistics(NamedTuple):
     """float [n, d, d]: the curvature at 0, 1/4 G^T |a| G / N_fit, an upper bound elsewhere."""
 
 
-SUBSET_MULTIPLE, SLOT_MULTIPLE = 16, 8
-"""Problems, and the slots of a task, are padded to a multiple of these, so that similar designs share one
-compiled program."""
+LEAST_SUBSETS, SLOT_MULTIPLE = 16, 8
+"""Problems are padded to this number, doubled until they fit, and the slots of a task to a multiple, so that
+similar designs share one compiled program."""
 
 
 class Problems(NamedTuple):
@@ -83,8 +83,10 @@ def make_problems(member: Bool[Array, "m n"], *, summed: bool = False) -> Proble
     """List bool member [m, n] by task, and empty problems after them; ``summed`` adds the losses of a
     subset up instead of averaging them."""
     member = np.asarray(member, bool)
-    count, width = -len(member) % SUBSET_MULTIPLE, max(1, member.sum(0).max())
-    m, n = len(member) + count, member.shape[1]
+    m, n = LEAST_SUBSETS, member.shape[1]
+    while m < len(member):
+        m *= 2
+    count, width = m - len(member), max(1, member.sum(0).max())
     slots = np.full((n, width + -width % SLOT_MULTIPLE), m, np.int32)
     for task in range(n):
         subsets = np.flatnonzero(member[:, task])

@@ -231,8 +231,8 @@ def fit(
         chunk = member[start : start + CHUNK]
         problems, own = make_problems(chunk, summed=summed), slice(len(chunk))
         solved = chosen.solve(None if quadratic else data, stats, problems, strength, tolerance, iterations)
-        gap = None if solved.gap is None else solved.gap[own]
-        solved = solved._replace(delta=solved.delta[own], error=solved.error[own], gap=gap)
+        gap = None if solved.gap is None else np.asarray(solved.gap)[own]
+        solved = solved._replace(delta=solved.delta[own], error=np.asarray(solved.error)[own], gap=gap)
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
         _warn_of_gaps(solved, chunk, l2, names)
         used = max(used, solved.iterations)

@@ -17,7 +17,14 @@ from pgx_jax.grouping.rounding import (
     refine,
     round_sdp,
 )
-from pgx_jax.grouping.sdp import SDP_SOLVERS, PartitionSDP, SDPSolver, solve_sdp, standardise
+from pgx_jax.grouping.sdp import (
+    SDP_SOLVERS,
+    PartitionSDP,
+    SDPSolver,
+    infeasibility,
+    solve_sdp,
+    standardise,
+)
 from pgx_jax.grouping.selection import (
     Candidates,
     distinct_groups,
@@ -41,6 +48,7 @@ __all__ = [
     "exact",
     "group",
     "group_sizes",
+    "infeasibility",
     "interval",
     "nmi",
     "objective",
