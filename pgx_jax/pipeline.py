@@ -25,6 +25,7 @@ from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.held_out import HeldOut, given_gain, nested_gain
 from pgx_jax.learn import Checkpoint, Cloned, Learner, Policy, Progress, Trained
+from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
     FIT,
@@ -417,6 +418,7 @@ class Grouped(NamedTuple):
     predicted: dict[str, Any]
 
 
+@one_blas_thread
 def group_transitions(
     log_prob: LogProb,
     params: PyTree,

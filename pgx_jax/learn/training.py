@@ -22,7 +22,7 @@ from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
 from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
-from pgx_jax.steady import compiled, usable_cores
+from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows, Seen
 
@@ -50,13 +50,7 @@ def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) 
     """
     shape, keys = family.observation_space.shape, np.asarray(keys)
     with _on_the_cpu():
-        return stack([_init(policy, shape, family.context, key) for key in keys])
-
-
-@partial(compiled, quick=True, static_argnames=("policy", "shape"))
-def _init(policy: Policy, shape: tuple[int, ...], context: Array, key: Array) -> Agent:
-    """A fresh agent."""
-    return policy.init(jax.random.fold_in(key, 1), shape, context)
+        return stack([policy.init(jax.random.fold_in(key, 1), shape, family.context) for key in keys])
 
 
 def _on_the_cpu() -> AbstractContextManager[object]:
