@@ -37,9 +37,9 @@ from pgx_jax.types import FIT, SCORE
 
 GROUPS = {10: 5, 100: 10, 200: 10, 500: 20, 1000: 20}
 """Planted groups of so many tasks."""
-DATA = {"transitions": 512, "hidden": 32, "noise": 2.0}
+DATA = {"transitions": 512, "hidden": 32, "noise": 3.0, "own": 0.0}
 """Of each task; all groups of ten tasks are recovered at this noise."""
-HARD = {"transitions": 512, "hidden": 32, "noise": 4.0}
+HARD = {"transitions": 512, "hidden": 32, "noise": 4.0, "own": 0.5}
 """At which no affinity recovers all."""
 DESIGNS: dict[str, dict[str, Any]] = {
     "lines, each pair three times": {"min_cover": 3},
@@ -74,6 +74,7 @@ def groups_cells(small: bool) -> list[dict]:
     found += [base | {"n": n, "k": k} for n, k in GROUPS.items() if n > 10]
     hundred = base | {"n": 100, "k": 10}
     found += [hundred | {"hidden": hidden} for hidden in (128, 512)]
+    found += [hundred | {"own": 0.5}]
     sampled = {"affinity": "per_task"}
     return found + [hundred | {"config": {"estimate": sampled | {"min_cover": c}}} for c in (3, 12)]
 
@@ -115,7 +116,7 @@ CELLS = {"groups": groups_cells, "affinity": affinity_cells, "relaxation": relax
 
 def data(cell: Mapping):
     """The planted data of a cell."""
-    known = {name: cell[name] for name in ("hidden", "transitions", "noise", "seed")}
+    known = {name: cell[name] for name in ("hidden", "transitions", "noise", "own", "seed")}
     return planted(cell["n"], cell["k"], **known)
 
 

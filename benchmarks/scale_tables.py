@@ -24,20 +24,23 @@ def groups(cells: Cells) -> str:
         cell, sizes, times = c["cell"], c["sizes"], c["timings"]
         rows.append(
             [
-                cell["n"], f"{c['k']} ({cell['k']})", f"{c['nmi']:.3f}", f"{sizes['parameters']:,}",
+                cell["n"], f"{c['k']} ({cell['k']})", f"{c['nmi']:.3f}", cell["own"],
+                f"{sizes['parameters']:,}",
                 sizes["subsets"] or "–", sizes["candidates"], duration(times["grouping"]),
                 duration(times["cpu"]), f"{times['peak_bytes'] / 2**30:.2f} GiB",
             ]
         )  # fmt: skip
     head = [
-        "tasks n", "k (planted)", "NMI", "parameters p", "subsets m", "candidates", "time", "CPU time",
+        "tasks n", "k (planted)", "NMI", "own", "parameters p", "subsets m", "candidates", "time", "CPU time",
         "memory",
     ]  # fmt: skip
     first = cells[0]["cell"]
     return (
         f"From given transitions ({first['transitions']} a task, planted groups in conflict, signal to noise "
         f"1 : {first['noise']:g}) to a grouping whose k is chosen on held-out data, programs compiled anew; "
-        f"memory is the most that the process ever held. Without subsets the affinity is the closed form.\n\n"
+        f"memory is the most that the process ever held. *Own* is the length of what each task wants by "
+        f"itself, where what its group wants is 1: groups smaller than those planted gain by it. Without "
+        f"subsets the affinity is the closed form.\n\n"
         f"{table(head, rows)}"
     )
 
