@@ -92,7 +92,9 @@ def terminal_table(found: SweepResult) -> Table:
     head, shown = cells(found)
     text = {"family", "method", *setting_names(found)}
     table = Table(title=Text("means with 95% intervals over seeds"))
-    for column in head:
+    longest = max((len(part.seeds.family) for part in found.parts), default=0)
+    table.add_column("family", no_wrap=True, min_width=longest)
+    for column in head[1:]:
         table.add_column(column, justify="left" if column in text else "right")
     for row, own in shown:
         if row.first and table.row_count:

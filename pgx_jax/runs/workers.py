@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -108,8 +110,7 @@ class Processes:
                     try:
                         found = future.result()
                     except BrokenProcessPool:
-                        process.end()
-                        found = Died("its process died")
+                        found = Died(process.end())
                     idle.append(process)
                     yield piece, found
         finally:
@@ -124,6 +125,8 @@ class _Process:
     def __init__(self, cores: int):
         self.cores = cores
         self.pool: ProcessPoolExecutor | None = None
+        self.processes: list[BaseProcess] = []
+        """The single one of the pool."""
         self.works: Future[Any] | None = None
 
     def submit(self, function: Callable[[Work], Made], piece: Work) -> Future[Made]:
@@ -131,17 +134,27 @@ class _Process:
             spawn = multiprocessing.get_context("spawn")  # threads forbid to fork
             self.pool = ProcessPoolExecutor(1, spawn, _begin, (self.cores,))
         self.works = future = self.pool.submit(function, piece)
+        self.processes = list((self.pool._processes or {}).values())
         return future
 
-    def end(self) -> None:
-        """Stop it; what it works on is lost."""
+    def end(self) -> str:
+        """Stop it; what it works on is lost. Returns how it ended."""
         if self.pool is None:
-            return
+            return "it never began"
         if self.works is not None and not self.works.done():
-            for process in list((self.pool._processes or {}).values()):
+            for process in self.processes:
                 process.kill()
         self.pool.shutdown()
         self.pool = None
+        codes = [process.exitcode for process in self.processes]
+        return f"its process ended ({', '.join(map(_told, codes))})"
+
+
+def _told(code: int | None) -> str:
+    """What an exit code says."""
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit status {code}"
 
 
 def _begin(cores: int) -> None:
@@ -205,7 +218,9 @@ class OnRay:
             cores = self.cores * self.count if self.count else max(self.cores, usable_cores())
             here = {"num_cpus": cores, "include_dashboard": False}
         try:
-            ray.init(self.address, logging_level="ERROR", log_to_driver=False, **here)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX: Ray starts programs alone
+                ray.init(self.address, logging_level="ERROR", log_to_driver=False, **here)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster can be reached at {self.address!r}: {error}") from error
         self.begun = True
@@ -256,13 +271,13 @@ class OnRay:
         task = ray.remote(
             num_cpus=self.cores, num_gpus=self.gpus, runtime_env={"env_vars": known},
             max_retries=0,  # whoever calls decides what is done again: Ray would not tell
-        )(function)  # fmt: skip
+        )(_call)  # fmt: skip
         busy: dict[Any, Work] = {}
         try:
             while queue or busy:
                 while queue and (self.count is None or len(busy) < self.count):
                     piece = queue.popleft()
-                    busy[task.remote(piece)] = piece
+                    busy[task.remote(function, piece)] = piece
                 (done, *_), _ = ray.wait(list(busy), num_returns=1)
                 found: Made | Died
                 try:
@@ -282,6 +297,10 @@ def _ray() -> Any:
     except ImportError as error:
         raise ConfigError('Ray is not installed: pip install "pgx-jax[cluster]"') from error
     return ray
+
+
+def _call(function: Callable[[Work], Made], piece: Work) -> Made:
+    return function(piece)
 
 
 def _answer(token: str, name: str) -> bool:
