@@ -14,6 +14,7 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from importlib import resources
+from types import SimpleNamespace
 
 import errands
 import jsonschema
@@ -32,6 +33,7 @@ from pgx_jax.config import changed
 from pgx_jax.errors import FolderError
 from pgx_jax.report import sweeps
 from pgx_jax.runs import sweep as runs
+from pgx_jax.runs import workers
 from pgx_jax.runs.serial import dumps
 from pgx_jax.runs.sweep import Cell, Ended
 from pgx_jax.runs.workers import Died, OnRay, Processes, accelerated
@@ -360,6 +362,86 @@ def test_without_ray_the_extra_is_named(monkeypatch, cells, tmp_path):
         OnRay(cores=0)
 
 
+class Lost(Exception):
+    """What this Ray raises where a worker is lost."""
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """What is used of Ray, without Ray: tasks are done when they are made. What is returned may be changed:
+    the nodes, and whose tasks are lost."""
+    known = SimpleNamespace(nodes={"a": "10.0.0.1"}, lost=[], options=[], cancelled=[])
+
+    class Task:
+        def __init__(self, function, args):
+            self.value, self.lost = function(*args), args[-1] in known.lost
+
+    def remote(**options):
+        known.options.append(options)
+
+        def task(function):
+            own = SimpleNamespace(remote=lambda *args: Task(function, args))
+            own.options = lambda **more: own
+            return own
+
+        return task
+
+    def get(ref, timeout=None):
+        if ref.lost:
+            raise Lost("its node is gone\nand more")
+        return ref.value
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        nodes=lambda: [
+            {"NodeID": name, "NodeManagerAddress": address, "Alive": True}
+            for name, address in known.nodes.items()
+        ],
+        remote=remote,
+        get=get,
+        wait=lambda refs, num_returns: (refs[:1], refs[1:]),
+        cancel=lambda ref, force: known.cancelled.append(ref.value),
+        exceptions=SimpleNamespace(RayError=Lost),
+    )
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda name, soft: name)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.util", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
+    return known
+
+
+def test_tasks_take_what_they_are_given_and_may_be_lost(no_cluster, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "0")
+    no_cluster.lost.append(2)
+    found = done_by(OnRay("auto", 2, 3, 0.5), errands.twice, [1, 2, 3])
+    assert found == {1: 2, 2: Died("Lost: its node is gone"), 3: 6} and not no_cluster.cancelled
+    (options,) = no_cluster.options
+    assert (options["num_cpus"], options["num_gpus"], options["max_retries"]) == (3, 0.5, 0)
+    variables = options["runtime_env"]["env_vars"]
+    assert (variables["NPROC"], variables["JAX_ENABLE_X64"]) == ("3", "0") and "PATH" not in variables
+    assert variables["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    ends = OnRay("auto").work(errands.twice, deque([1, 3, 5]))
+    assert next(ends) == (1, 2)
+    ends.close()
+    assert no_cluster.cancelled == [6, 10]
+
+
+def test_a_folder_that_a_machine_does_not_see_is_refused(no_cluster, monkeypatch, tmp_path):
+    OnRay().check(tmp_path)
+    no_cluster.nodes |= {"b": "10.0.0.2", "c": "10.0.0.3"}
+    no_cluster.lost.append("c")
+    own = workers._answer
+    monkeypatch.setattr(workers, "_answer", lambda token, name: name != "b" and own(token, name))
+    with pytest.raises(ConfigError) as error:
+        OnRay().check(tmp_path)
+    told = "10.0.0.2 (it is not there), 10.0.0.3 (its node is gone)"
+    assert f"share the folder {tmp_path}" in str(error.value) and told in str(error.value)
+    monkeypatch.setattr(workers, "_answer", lambda token, name: True)
+    with pytest.raises(ConfigError, match="what it writes is not seen here"):
+        OnRay().check(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore:os.fork")
@@ -385,8 +467,8 @@ def test_on_a_cluster_of_which_a_node_is_killed(quick, tmp_path):
         second = cluster.add_node(num_cpus=1)
         both = lambda: len(list(out.glob("*/*/stages/transitions/structure.json"))) > 1  # noqa: E731
         with once(both, lambda: cluster.remove_node(second, allow_graceful=False)):
-            workers = OnRay(cluster.address)
-            ended = list(runs.sweep(cells, out, workers, lambda cell, why: told.append((str(cell), why))))
+            again = lambda cell, why: told.append((str(cell), why))  # noqa: E731
+            ended = list(runs.sweep(cells, out, OnRay(cluster.address), again))
         assert not ray.is_initialized()
     finally:
         cluster.shutdown()
