@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import jax
+import msgspec
 
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import SIMILARITIES, EstimateConfig
@@ -156,6 +159,36 @@ def override(settings: Any, changes: Mapping[str, Any]) -> Any:
             value = override(current, value)
         settings = replace(settings, **{first: tuple(value) if isinstance(value, list) else value})
     return settings
+
+
+def changed(config: Config, name: str, value: Any) -> Config:
+    """The settings with another value of one, by its dotted name: `override` for what a user has written.
+
+    Raises:
+        ConfigError: there is no such setting, its value is of another type, or it cannot work.
+    """
+    group, _, last = name.rpartition(".")
+    owners = {"": config, **{f.name: getattr(config, f.name) for f in fields(config)}}
+    known = typing.get_type_hints(type(owners[group])) if is_dataclass(owners.get(group)) else {}
+    if last not in known or (not group and is_dataclass(owners[last])):
+        names = [f"{group}.{last}" if group else last for group, last in _setting_names(config)]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"there is no setting {name!r} of a run{hint}; `pgx-jax run --help` lists them")
+    try:
+        return override(config, {name: msgspec.convert(value, known[last])})
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from None
+
+
+def _setting_names(config: Config) -> Iterator[tuple[str, str]]:
+    """(group or nothing, name) of every setting."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_dataclass(value):
+            yield from ((each.name, own.name) for own in fields(value))
+        else:
+            yield "", each.name
 
 
 def check(config: Config, family: TaskFamily) -> None:

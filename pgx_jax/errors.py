@@ -31,6 +31,10 @@ class SolverError(PgxError, RuntimeError):
     """A numerical solver that did not reach a solution."""
 
 
+class SweepError(PgxError, RuntimeError):
+    """Cells of a sweep that have come to no results; all others have."""
+
+
 def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     """The entry of a table by its name; ConfigError, with the names that there are, if it has none."""
     if name not in table:

@@ -189,9 +189,16 @@ def rehearsal() -> Iterator[None]:
         _THREAD.rehearses = False
 
 
+SHARE = "NPROC"
+"""Environment variable: cores that a process may use at most, where it shares them with others. XLA knows it
+as well, and counts its threads by it when a process first computes."""
+
+
 def usable_cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get(SHARE, "")
+    return min(cores, max(1, int(told))) if told.isdigit() else cores
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:

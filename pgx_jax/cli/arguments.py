@@ -20,12 +20,10 @@ _Settings = tyro.conf.arg(
 )
 
 
-@dataclass(frozen=True)
-class FamilyArguments:
-    """Which family, with which settings."""
+@dataclass(frozen=True, kw_only=True)
+class FamilySettings:
+    """With which settings a family is built."""
 
-    family: tyro.conf.Positional[str]
-    """Name of a task family; `pgx-jax families` lists them."""
     family_seed: int | None = None
     """Seed of the family: which task is in which group, and its variation (the family's own default)."""
     n_tasks: int | None = None
@@ -49,6 +47,14 @@ class FamilyArguments:
                     f"{flag} {value} contradicts --set {name}={settings[name]}; give one of them"
                 )
         return settings
+
+
+@dataclass(frozen=True)
+class FamilyArguments(FamilySettings):
+    """Which family, with which settings."""
+
+    family: tyro.conf.Positional[str]
+    """Name of a task family; `pgx-jax families` lists them."""
 
     def make_family(self) -> TaskFamily:
         """Build the family.

@@ -35,6 +35,10 @@ COMMANDS = {
         "pgx_jax.cli.study:StudyCommand",
         "Run a family at several budgets, and draw what every method earns (`study budget FAMILY`).",
     ),
+    "sweep": Command(
+        "pgx_jax.cli.sweep:SweepCommand",
+        "Run families, settings and seeds crossed, in processes or on a Ray cluster, to one table.",
+    ),
     "families": Command(
         "pgx_jax.cli.families:FamiliesCommand", "List the task families, or what one is and its settings."
     ),

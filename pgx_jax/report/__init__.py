@@ -15,6 +15,7 @@ from pgx_jax.report.wording import CAPTIONS, SEEDS_CAPTIONS
 
 if TYPE_CHECKING:
     from pgx_jax.compare.seeds import SeedsResult
+    from pgx_jax.compare.sweeps import SweepResult
     from pgx_jax.report.budgets import Point
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "render",
     "render_budgets",
     "render_seeds",
+    "render_sweep",
     "terminal_table",
     "verdict",
 ]
@@ -83,3 +85,18 @@ def render_budgets(
     drawn = figures.by_budget(points)
     html = page.render_budgets(points, family, {"by_budget": figures.svg(drawn, "by_budget")}, links)
     return {"budget.png": figures.png(drawn), "report.html": html.encode()}
+
+
+def render_sweep(found: SweepResult, links: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of a sweep: the page, and its table.
+
+    Args:
+        found: what it comes to.
+        links: where the report of every part is, relative to this one, by the part's folder.
+    """
+    from pgx_jax.report import page, sweeps
+
+    return {
+        "report.html": page.render_sweep(found, links).encode(),
+        "sweep.csv": sweeps.as_csv(found).encode(),
+    }

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pgx_jax.compare.results import OURS, Groups, Interval, Results
 from pgx_jax.compare.seeds import SeedsResult
-from pgx_jax.report import budgets, conclusion, seeds, wording
+from pgx_jax.compare.sweeps import SweepResult
+from pgx_jax.report import budgets, conclusion, seeds, sweeps, wording
 from pgx_jax.report.figures.canvas import group_colour
 
 _VERDICTS = {
@@ -141,6 +142,40 @@ def render_budgets(
             runs=[(budget, budgets.at(points, budget)) for budget in tried],
             links=links,
             figures=_figures(svgs, wording.BUDGET_CAPTIONS),
+        )
+    )
+
+
+def render_sweep(found: SweepResult, links: Mapping[str, str]) -> str:
+    """The whole page of a sweep as HTML text.
+
+    Args:
+        found: what it comes to.
+        links: where the report of every part is, relative to this one, by the part's folder.
+    """
+    head, rows = sweeps.cells(found)
+    text = ("family", "method", *sweeps.setting_names(found))
+    named = list(dict.fromkeys(part.seeds.family for part in found.parts))
+    seeds_of = {seed for part in found.parts for seed in part.seeds.seeds}
+    return (
+        _templates()
+        .get_template("sweep.html.j2")
+        .render(
+            found=found,
+            family=", ".join(named),
+            badge="Sweep",
+            tone="plain",
+            advice=sweeps.advice(found),
+            facts=[
+                ("families", str(len(named)), ""),
+                ("with their settings", str(len(found.parts)), ""),
+                ("training seeds", str(len(seeds_of)), ""),
+                ("finished runs", str(len(found.timings)), ""),
+            ],
+            head=[word if "." in word else word[:1].upper() + word[1:] for word in head],
+            numeric=[i for i, word in enumerate(head) if word not in text],
+            rows=rows,
+            links=links,
         )
     )
 

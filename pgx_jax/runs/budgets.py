@@ -11,6 +11,7 @@ from pathlib import Path
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin
 from pgx_jax.runs.saved import load
 from pgx_jax.runs.seeds import Listeners, finish, told
@@ -55,7 +56,10 @@ def run_budgets(
     for one in wanted:
         Run(family, one)
     for steps, some in groupby(wanted, key=lambda one: one.steps_per_task):
-        runs = [_run(family, one, out / run_folder(steps, one.seed), listener) for one in some]
+        runs = [
+            opened(family, one, out / run_folder(steps, one.seed), listener and listener(one.seed))
+            for one in some
+        ]
         if errors := finish(runs):
             raise told(errors)
         for done in runs:
@@ -67,12 +71,15 @@ def run_folder(steps_per_task: int, seed: int) -> str:
     return f"steps={steps_per_task}-seed={seed}"
 
 
-def _run(family: TaskFamily, config: Config, folder: Path, listener: Listeners | None) -> Run:
-    """The run of a folder, new or as far as it has come."""
-    heard = listener and listener(config.seed)
+def opened(family: TaskFamily, config: Config, folder: Path, listener: Listener | None = None) -> Run:
+    """The run of a folder, new or as far as it has come.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings.
+    """
     if not (folder / "config.json").is_file():
-        return begin(family, config, out=folder, listener=heard)
-    found = load(folder, family, listener=heard)
+        return begin(family, config, out=folder, listener=listener)
+    found = load(folder, family, listener=listener)
     if found.config != config:
         raise ConfigError(f"{folder} holds a run with other settings; choose another folder")
     return found

@@ -1,0 +1,63 @@
+"""A sweep: families, settings and training seeds crossed; what ``sweep.json`` holds of it. Its schema is
+published as ``sweep.schema.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from pgx_jax.compare.results import Number, Record, schema
+from pgx_jax.compare.seeds import SeedsResult
+from pgx_jax.errors import DataError
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or disappears."""
+
+
+class Part(Record, frozen=True, kw_only=True):
+    """A family with some settings, over its seeds."""
+
+    folder: str
+    """Of its runs, in that of the sweep."""
+    settings: dict[str, Any]
+    """Those by which it differs from other parts of its family."""
+    seeds: SeedsResult
+
+    @property
+    def name(self) -> str:
+        """The family, and its settings if there are any: "points, estimate.dim = 100"."""
+        return ", ".join((self.seeds.family, *(f"{key} = {value}" for key, value in self.settings.items())))
+
+
+class SweepResult(Record, frozen=True, kw_only=True):
+    """Everything that ``sweep.json`` holds."""
+
+    parts: list[Part]
+    """Those of which a run is finished."""
+    failed: dict[str, str] = {}
+    """Folders of the runs that came to no results, and why."""
+    timings: dict[str, Number] = {}
+    """Seconds of every run, by its folder: all that may differ between two equal sweeps."""
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+
+
+def from_plain(values: Any) -> SweepResult:
+    """Read what ``sweep.json`` held.
+
+    Raises:
+        DataError: it is of another version, or something is missing, unknown or of another kind.
+    """
+    try:
+        return msgspec.convert(values, SweepResult)
+    except msgspec.ValidationError as error:
+        raise DataError(f"sweep.json cannot be read ({error}); call the sweep again") from None
+
+
+if __name__ == "__main__":  # writes the published schema anew
+    path = Path(__file__).with_name("sweep.schema.json")
+    path.write_text(f"{json.dumps(schema(SweepResult), indent=1)}\n")
