@@ -83,7 +83,8 @@ class SweepCommand(FamilySettings):
         for name in names:
             family_settings = command.settings_of(name)
             family = command.made(name, family_settings)
-            own = cls.read_with(args, config_for(family)).config if family.defaults else command.config
+            known = config_for(family)
+            own = command.config if known == Config() else cls.read_with(args, known).config
             for varied in variants:
                 config = own
                 for key, value in varied.items():
