@@ -345,7 +345,7 @@ def test_a_run_goes_on_with_another_process(made, cells, tmp_path):
 
     with once(saved.is_file, kill):
         (ended,) = runs.sweep([cell], tmp_path, again=lambda cell, why: told.append(why))
-    assert told == ["its process ended (SIGKILL)"] and not ended.error
+    assert "its process ended (SIGKILL)" in told and not ended.error
     both = ended.results, runs.check(cells, made[1])[cell.folder]
     there, here = (one.methods["policygradex"] for one in both)
     assert there.groups == here.groups and there.mean == pytest.approx(here.mean, rel=0.05)

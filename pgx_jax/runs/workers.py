@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 import uuid
 import warnings
@@ -180,6 +182,8 @@ def accelerated() -> bool:
 
 # Ray
 
+PATIENCE = 20.0
+"""Seconds in which a cluster must answer at all."""
 PASSED_ON = ("JAX_", "XLA_", "PGX_JAX_")
 """How the names of environment variables begin that tasks on other machines are given as well."""
 
@@ -218,10 +222,13 @@ class OnRay:
             cores = self.cores * self.count if self.count else max(self.cores, usable_cores())
             here = {"num_cpus": cores, "include_dashboard": False}
         try:
+            if re.fullmatch(r"[^:/]+:\d+", self.address):  # Ray itself would try for minutes
+                host, port = self.address.split(":")
+                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX: Ray starts programs alone
                 ray.init(self.address, logging_level="ERROR", log_to_driver=False, **here)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"no Ray cluster can be reached at {self.address!r}: {error}") from error
         self.begun = True
         return self
