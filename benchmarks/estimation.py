@@ -110,7 +110,7 @@ def estimation(run: Run, repeats: int) -> dict:
         lambda: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
     )
     seconds["affinity"], matrix = median_seconds(
-        lambda: estimate.affinity(scored.scores, e.affinity), repeats
+        lambda: estimate.affinity(scored.scores, e.affinity_of(run.family.n)), repeats
     )
     seconds["grouping"], _ = median_seconds(
         lambda: pipeline.choose_groups(matrix, run.held_out, run.config, names=names), 1

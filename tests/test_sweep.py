@@ -284,6 +284,7 @@ def test_a_killed_process_takes_its_own_work_alone(tmp_path):
 
 def test_processes_end_with_who_waits_for_them(tmp_path):
     marker = tmp_path / "pid"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest's workers ignore
     ends = Processes(1).work(errands.wait_long, deque([str(marker)]))
 
     def stop():
@@ -292,8 +293,11 @@ def test_processes_end_with_who_waits_for_them(tmp_path):
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(ends)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(ends)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     until(lambda: not alive(int(marker.read_text())))
 
