@@ -96,7 +96,7 @@ def relaxation_cells(small: bool) -> list[dict]:
     sizes = {8: 2} if small else {10: 3, 30: 5, 60: 6, 100: 10, 200: 10, 500: 20, 1000: 20}
     solvers = [*grouping.SDP_SOLVERS, LABORATORY]
     return [
-        {"part": "relaxation", "n": n, "k": k, "noise": 1.0, "seed": 0, "solver": solver}
+        {"part": "relaxation", "n": n, "k": k, "noise": 0.7, "seed": 0, "solver": solver}
         for n, k in sizes.items()
         for solver in solvers
         if n <= UP_TO.get(solver, n)
