@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tables import Cells, over_runs, table
+from tables import Cells, over_runs, plural, table
 
 from pgx_jax.report.wording import duration, with_interval
 
@@ -80,7 +80,7 @@ def relaxations(cells: Cells) -> str:
                 cell["n"], cell["solver"], f"{c['timings']['solve']:.2g} s",
                 f"{c['objective'] / planted:.4f}",
                 f"{c['infeasibility']:.0e}", f"{c['rounded_objective'] / planted:.4f}", f"{c['nmi']:.3f}",
-                f"{rough['k']} groups, NMI {rough['nmi']:.3f}" if rough else "",
+                f"{plural(rough['k'], 'group')}, NMI {rough['nmi']:.3f}" if rough else "",
             ]
         )  # fmt: skip
     head = [
@@ -91,7 +91,8 @@ def relaxations(cells: Cells) -> str:
         f"One relaxation with tr X = k of a planted affinity (deviation of the noise {noise:g}, where pairs "
         f"of one group have 1 more), compiled before up to 200 tasks. Objectives in units of the planted "
         f"partition's; the violation is the largest of any constraint, which SPECTRAL leaves out in part. "
-        f"*As published*: the form and the threshold of the paper's laboratory.\n\n{table(head, rows)}"
+        f"*As published*: the form of the paper's laboratory, which links tasks with X_ij > 1/n.\n\n"
+        f"{table(head, rows)}"
     )
 
 
