@@ -169,7 +169,7 @@ def subsets(config: Config, n: int) -> Bool[np.ndarray, "m n"]:
         ConfigError: subsets that cannot be drawn, or that leave a pair uncovered.
     """
     e = config.estimate
-    if not estimate.AFFINITIES[e.affinity_of(n)].reads_scores:
+    if not e.reads_scores(n):
         return np.zeros((0, n), bool)
     return estimate.make_subsets(config.stream("subsets"), n, e.subset_size, e.subsets, e.min_cover)
 

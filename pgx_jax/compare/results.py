@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -332,6 +332,22 @@ class Results(Record, frozen=True, kw_only=True):
         return found if found is not None and len(found) == self.n_tasks else None
 
 
+Kind = TypeVar("Kind", bound=Struct)
+
+
+def read_record(values: Any, kind: type[Kind], file: str, remedy: str) -> Kind:
+    """Read what a file of one record held.
+
+    Raises:
+        DataError: it is of another version, or something is missing, unknown or of another kind; with the
+            file's name and the remedy.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{file} cannot be read ({error}); {remedy}") from None
+
+
 def schema(kind: type[Struct] = Results) -> dict[str, Any]:
     """The JSON schema of ``results.json``, or of another record's file."""
     found = msgspec.json.schema(kind)
@@ -363,10 +379,7 @@ def from_plain(values: Any) -> Results:
     if version != SCHEMA_VERSION:
         told = "no schema_version" if version is None else f"schema_version {version}"
         raise DataError(f"results.json cannot be read ({told}, not {SCHEMA_VERSION}); {remedy}")
-    try:
-        return msgspec.convert(values, Results)
-    except msgspec.ValidationError as error:
-        raise DataError(f"results.json cannot be read ({error}); {remedy}") from None
+    return read_record(values, Results, "results.json", remedy)
 
 
 if __name__ == "__main__":  # writes the published schema anew

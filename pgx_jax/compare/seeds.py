@@ -13,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from jaxtyping import Int
 from msgspec import UNSET, Meta, UnsetType
@@ -29,6 +28,7 @@ from pgx_jax.compare.results import (
     Number,
     Record,
     Results,
+    read_record,
     schema,
 )
 from pgx_jax.compare.summaries import over_runs
@@ -189,10 +189,7 @@ def from_plain(values: Any) -> SeedsResult:
     Raises:
         DataError: it is of another version, or something is missing, unknown or of another kind.
     """
-    try:
-        return msgspec.convert(values, SeedsResult)
-    except msgspec.ValidationError as error:
-        raise DataError(f"seeds.json cannot be read ({error}); write the report again") from None
+    return read_record(values, SeedsResult, "seeds.json", "write the report again")
 
 
 if __name__ == "__main__":  # writes the published schema anew

@@ -8,12 +8,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
-from pgx_jax.compare.results import Number, Record, schema
+from pgx_jax.compare.results import Number, Record, read_record, schema
 from pgx_jax.compare.seeds import SeedsResult
-from pgx_jax.errors import DataError
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or disappears."""
@@ -52,10 +50,7 @@ def from_plain(values: Any) -> SweepResult:
     Raises:
         DataError: it is of another version, or something is missing, unknown or of another kind.
     """
-    try:
-        return msgspec.convert(values, SweepResult)
-    except msgspec.ValidationError as error:
-        raise DataError(f"sweep.json cannot be read ({error}); call the sweep again") from None
+    return read_record(values, SweepResult, "sweep.json", "call the sweep again")
 
 
 if __name__ == "__main__":  # writes the published schema anew

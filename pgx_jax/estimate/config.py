@@ -87,6 +87,10 @@ class EstimateConfig:
         """Name of the kind of affinity that n tasks get."""
         return self.affinity or ("per_task" if n <= MANY_TASKS else "closed_form")
 
+    def reads_scores(self, n: int) -> bool:
+        """Whether the affinity of n tasks comes from scores of subsets."""
+        return AFFINITIES[self.affinity_of(n)].reads_scores
+
     def check(self) -> None:
         """Refuse settings with which nothing can be estimated, wherever the data are from.
 

@@ -152,9 +152,9 @@ def diagnostics(run: Records) -> results.Diagnostics:
     a = estimate.signed_weights(transitions)
     moved = estimate.lift_dual(run.policy.log_prob, params, transitions, a, solved, feats)
     bounds = None
-    kind = config.affinity_of(run.family.n)
-    if estimate.AFFINITIES[kind].reads_scores:
-        low, high = estimate.affinity_interval(scored.scores, run.config.stream("interval"), kind)
+    if config.reads_scores(n := run.family.n):
+        key, kind = run.config.stream("interval"), config.affinity_of(n)
+        low, high = estimate.affinity_interval(scored.scores, key, kind)
         bounds = results.Bounds(numbers(low), numbers(high))
     return results.Diagnostics(
         parameters=int(sum(np.size(x) for x in jax.tree.leaves(params))),

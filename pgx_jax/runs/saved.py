@@ -165,8 +165,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         run.features, run.transitions, e, config.stream("deal"), names,
         log_prob=run.policy.log_prob, params=learn.policy_params(run.meta),
     )  # fmt: skip
-    reads = estimate.AFFINITIES[e.affinity_of(run.family.n)].reads_scores
-    scores = _scores(run, config) if reads else None
+    scores = _scores(run, config) if e.reads_scores(run.family.n) else None
     affinity = pipeline.affinity(scores, held_out, e)
     looks = pipeline.look_count(config)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
@@ -188,9 +187,9 @@ def _scores(run: Run, config: Config) -> Scores:
     e, names = config.estimate, run.family.task_names
     own = run.config.estimate
     same = dataclasses.replace(e, affinity=own.affinity, beside=own.beside) == own
-    if same and config.seed == run.config.seed and (run.store is None or run.store.has("scores")):
-        if len(run.scored.scores.member):  # there are none where its own affinity needed none
-            return run.scored.scores
+    saved = run.store is None or run.store.has("scores")
+    if same and saved and config.seed == run.config.seed and len(run.scored.scores.member):
+        return run.scored.scores  # there are none where its own affinity needed none
     estimate.require_held_out(e.score, "regrouping takes no environment steps")
     member = pipeline.subsets(config, run.family.n)
     return pipeline.score_subsets(run.features, run.transitions, member, e, names=names).scores
