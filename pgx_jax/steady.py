@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,10 @@ from jax.extend.core.primitives import (
     threefry2x32_p,
 )
 from jax.extend.random import threefry_prng_impl
+from jax.sharding import Mesh, NamedSharding
 from threadpoolctl import threadpool_limits
+
+from pgx_jax.mesh import AXIS, CUT, WHOLE, local, mesh, place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,8 +88,23 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in filter(has, options)}
 
 
+class Spread(NamedTuple):
+    """How a function's arrays lie on the mesh, if there is one: it is called with parts, once on each device,
+    and takes all that it is not told of whole."""
+
+    cut: Mapping[str, Any]
+    """How the arguments of these names are cut: `CUT` and the like, for all or for parts of their trees."""
+    out: Any = CUT
+    """How what it returns is cut; it is put together again."""
+    summed: bool = False
+    """What it returns is a part of a sum instead."""
+    stays: bool = False
+    """What it returns stays on the mesh, cut."""
+
+
 class Compiled(Generic[P, R]):
-    """``jax.jit(function, **settings)``, with results that do not depend on the number of cores.
+    """``jax.jit(function, **settings)``, with results that do not depend on the number of cores; ``spread``
+    over the devices of the `mesh`, if it is told how.
 
     Within another compiled function it is a part of that one: the outermost decides how all is compiled.
 
@@ -93,11 +112,14 @@ class Compiled(Generic[P, R]):
     may take one for another with the same fields, as it finds programs by tree structures that look alike.
     """
 
-    def __init__(self, function: Callable[P, R], *, quick: bool = False, **settings: Any):
+    def __init__(
+        self, function: Callable[P, R], *, quick: bool = False, spread: Spread | None = None, **settings: Any
+    ):
         functools.update_wrapper(self, function)
-        self.function, self.quick, self.settings = function, quick, settings
-        self._programs: dict[tuple[str, bool, Classes], Any] = {}
-        """Of its own, by platform, whether all products are in full float32, and classes of arguments."""
+        self.function, self.quick, self.spread, self.settings = function, quick, spread, settings
+        self._programs: dict[tuple[str, bool, Classes, Mesh | None], Any] = {}
+        """Of its own, by platform, whether all products are in full float32, classes of arguments, and the
+        mesh that it is spread over."""
         self._parts: dict[Classes, Callable[P, R]] = {}
         """Of others' programs, by classes of arguments."""
 
@@ -106,7 +128,11 @@ class Compiled(Generic[P, R]):
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
         if traced or jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # flags are made late
             return self._part(_classes(args, kwargs))(*args, **kwargs)
-        outermost = self._outermost(_classes(args, kwargs))
+        over = None if self.spread is None else mesh()
+        outermost = self._outermost(_classes(args, kwargs), over)
+        if self.spread is not None and over is not None:
+            found = outermost(**self._placed(args, kwargs, self.spread))
+            return found if self.spread.stays else local(found)
         if not getattr(_THREAD, "rehearses", False):
             return outermost(*args, **kwargs)
         lowered = outermost.lower(*args, **kwargs)
@@ -118,29 +144,63 @@ class Compiled(Generic[P, R]):
             return self._parts.setdefault(classes, jax.jit(_anew(self.function), **self.settings))
         return self._parts[classes]
 
-    def _outermost(self, classes: Classes) -> Any:
+    def _placed(self, args: tuple[Any, ...], kwargs: dict[str, Any], spread: Spread) -> dict[str, Any]:
+        """The arguments by name, arrays as they lie on the mesh."""
+        given = inspect.signature(self.function).bind(*args, **kwargs).arguments
+        static = self.settings.get("static_argnames", ())
+        return {
+            name: value if name in static else place(value, spread.cut.get(name, WHOLE))
+            for name, value in given.items()
+        }
+
+    def _outermost(self, classes: Classes, over: Mesh | None = None) -> Any:
         """The function as a program of its own, as it is compiled on this platform and in this precision."""
         platform = _platform()
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         full = platform == "gpu" and precision == "float32"
-        kind = platform, full, classes
+        kind = platform, full, classes, over
         if kind not in self._programs:
             options = _options(platform, self.quick, full)
-            made = self._with_options(platform, options) if options else self._part(classes)
+            alone = not options and over is None
+            made = self._part(classes) if alone else self._with_options(platform, options, over)
             return self._programs.setdefault(kind, made)  # another thread may have been first
         return self._programs[kind]
 
-    def _with_options(self, platform: str, options: dict[str, Any]) -> Any:
-        if platform == "cpu":  # with few optimisations, loops are short
+    def _with_options(self, platform: str, options: dict[str, Any], over: Mesh | None) -> Any:
+        if platform == "cpu" and options:  # with few optimisations, loops are short
             function = in_order(self.function, unrolled=not self.quick)
         else:
             function = _anew(self.function)
-        return jax.jit(function, compiler_options=options, **self.settings)
+        known = self.settings | ({"compiler_options": options} if options else {})
+        if self.spread is None or over is None:
+            return jax.jit(function, **known)
+        lies = NamedSharding(over, CUT if self.spread.stays else WHOLE)
+        static = known.get("static_argnames", ())
+        return jax.jit(_over(function, self.spread, over, static), out_shardings=lies, **known)
 
     @property
     def programs(self) -> int:
         """How many programs it has been compiled to, for shapes and settings of its own."""
         return sum(int(program._cache_size()) for program in self._programs.values())
+
+
+def _over(function: Callable[P, R], spread: Spread, mesh: Mesh, static: Sequence[str]) -> Callable[..., R]:
+    """The function, of arguments by name, called on every device with its parts."""
+
+    @functools.wraps(function)
+    def spread_out(**given: Any) -> R:
+        fixed = {name: value for name, value in given.items() if name in static}
+        arrays = {name: value for name, value in given.items() if name not in static}
+
+        def part(arrays: dict[str, Any]) -> R:
+            found = function(**arrays, **fixed)  # type: ignore[call-arg]
+            return jax.lax.psum(found, AXIS) if spread.summed else found
+
+        cuts = {name: spread.cut.get(name, WHOLE) for name in arrays}
+        out = WHOLE if spread.summed else spread.out
+        return jax.shard_map(part, mesh=mesh, in_specs=(cuts,), out_specs=out, check_vma=False)(arrays)
+
+    return spread_out
 
 
 def _platform() -> str:
@@ -167,12 +227,15 @@ def _anew(function: Callable[P, R]) -> Callable[P, R]:
     return same
 
 
-def compiled(function: Callable[P, R], *, quick: bool = False, **settings: Any) -> Compiled[P, R]:
+def compiled(
+    function: Callable[P, R], *, quick: bool = False, spread: Spread | None = None, **settings: Any
+) -> Compiled[P, R]:
     """A decorator: see `Compiled`; the settings are those of `jax.jit`.
 
-    ``quick`` is for programs whose time to compile weighs more than that to run.
+    ``quick`` is for programs whose time to compile weighs more than that to run, ``spread`` for those whose
+    work is divided among devices.
     """
-    return Compiled(function, quick=quick, **settings)
+    return Compiled(function, quick=quick, spread=spread, **settings)
 
 
 _THREAD = threading.local()

@@ -126,7 +126,7 @@ def test_no_update_is_wasted(monkeypatch):
 
 
 def test_new_contents_compile_nothing(together):
-    programs = [device._segment, device._enter, lane.fill, lane.put, lane._pick]
+    programs = [device._segment, device._enter, lane.fill, lane._put, lane._pick]
     before = [f.programs for f in programs]
     config = CONFIG.replace(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip=0.1, entropy=0.02)
     family = points(n_tasks=4, n_groups=2, horizon=6, seed=8)

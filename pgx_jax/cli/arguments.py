@@ -7,9 +7,11 @@ from itertools import chain
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from pgx_jax.cli.parsing import parse_settings
 from pgx_jax.errors import ConfigError
+from pgx_jax.mesh import described, is_joined, join, leads, use_devices
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 
@@ -18,6 +20,47 @@ _Settings = tyro.conf.arg(
     metavar="KEY=VALUE [KEY=VALUE ...]",
     help="Settings of the family; `pgx-jax families FAMILY` lists them.",
 )
+
+
+_Join = tyro.conf.arg(metavar="HOST:PORT PROCESSES NUMBER | auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceArguments:
+    """On which devices a command computes."""
+
+    devices: int | None = None
+    """Devices that rows, subsets and transitions are spread over; all that JAX has by default."""
+    join: Annotated[tuple[str, ...], _Join] = ()
+    """Share the devices of several processes, on this machine or others, each started with this command and
+    its own number: the address of process 0, how many there are, and which one this is, from 0 on. "auto"
+    where the cluster's manager tells (Slurm, Open MPI, TPU pods). Process 0 alone writes and prints."""
+
+    def settle(self) -> None:
+        """Take the devices, before anything is computed.
+
+        Raises:
+            ConfigError: there are none such, or other processes that cannot be met.
+        """
+        if self.join and not is_joined():
+            join(*self._meeting())
+        use_devices(self.devices)
+
+    def _meeting(self) -> tuple[str, int, int] | tuple[()]:
+        if self.join == ("auto",):
+            return ()
+        address, *numbers = self.join
+        if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+            told = " ".join(self.join)
+            raise ConfigError(f"--join {told}: give HOST:PORT, how many processes, and which one; or auto")
+        return address, int(numbers[0]), int(numbers[1])
+
+    def told(self, console: Console) -> Console:
+        """Where a command prints from here on: the devices first, and nothing from other processes than the
+        first."""
+        heard = console if leads() else Console(quiet=True)
+        heard.print(f"on {described()}", highlight=False)
+        return heard
 
 
 @dataclass(frozen=True, kw_only=True)

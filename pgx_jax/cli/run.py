@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Self
 import tyro
 from rich.console import Console
 
-from pgx_jax.cli.arguments import FamilyArguments
+from pgx_jax.cli.arguments import DeviceArguments, FamilyArguments
 from pgx_jax.cli.console import ConsoleListener, SeedsListener, resumable, show_results, show_seeds
 from pgx_jax.cli.parsing import parsed
 from pgx_jax.config import Config, config_for
@@ -24,7 +24,7 @@ _Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
-class FamilyRun(FamilyArguments):
+class FamilyRun(DeviceArguments, FamilyArguments):
     """A command that runs the method on a family."""
 
     config: Annotated[Config, _Flat] = field(default_factory=Config)
@@ -43,6 +43,7 @@ class FamilyRun(FamilyArguments):
         if {"-h", "--help"} & set(args) and (default := cls.default_for_help(args)):
             return cls.read_with(args, default)
         command = parsed(lambda: tyro.cli(cls, prog=cls.prog, args=args))
+        command.settle()
         own = config_for(command.make_family())
         return command if own == Config() else cls.read_with(args, cls(command.family, config=own))
 
@@ -81,7 +82,7 @@ class RunCommand(FamilyRun):
 
     def __call__(self, console: Console) -> None:
         """Run it."""
-        family = self.make_family()
+        console, family = self.told(console), self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
         if self.seeds != 1:

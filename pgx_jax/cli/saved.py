@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pgx_jax import report
+from pgx_jax.cli.arguments import DeviceArguments
 from pgx_jax.cli.console import (
     ConsoleListener,
     SeedsListener,
@@ -38,7 +39,7 @@ HELD_OUT = tuple(name for name, score in SCORES.items() if not score.rolls_out)
 
 
 @dataclass(frozen=True)
-class ResumeCommand:
+class ResumeCommand(DeviceArguments):
     """Finish a run from its last whole stage."""
 
     run: tyro.conf.Positional[Path]
@@ -46,6 +47,8 @@ class ResumeCommand:
 
     def __call__(self, console: Console) -> None:
         """Resume it."""
+        self.settle()
+        console = self.told(console)
         if holds_seeds(self.run):
             self._several(console)
             return

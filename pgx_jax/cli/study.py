@@ -40,6 +40,7 @@ class BudgetStudy(FamilyRun):
 
     def __call__(self, console: Console) -> None:
         """Run them."""
+        console = self.told(console)
         family, out = self.make_family(), self.out or Path("runs") / f"budget-{self.family}"
         seeds = range(self.config.seed, self.config.seed + self.seeds)
         tried = self.steps or tuple(round(part * self.config.steps_per_task) for part in PARTS)

@@ -31,12 +31,13 @@ from jaxtyping import Bool, Float, Int
 
 from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.precision import full_precision
-from pgx_jax.estimate.problems import Data, Problems, TaskStatistics, make_problems
+from pgx_jax.estimate.problems import CUT_PROBLEMS, Data, Problems, TaskStatistics, make_problems
 from pgx_jax.estimate.scores import loss_change
 from pgx_jax.estimate.sharing import deal
 from pgx_jax.estimate.solvers import solve_quadratic
 from pgx_jax.estimate.surrogates import CHUNK, RIDGES, fit, select_rows, signed_weights, statistics
-from pgx_jax.steady import compiled
+from pgx_jax.mesh import CUT, CUT_BY_COLUMNS
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import FIT, SCORE, SELECT, Array, Features, Gains, Key, Transitions
 
 PARTS = (FIT, SCORE, SELECT)
@@ -281,7 +282,7 @@ class CrossFit:
 
     def _add(self, rows: np.ndarray, part: int, problems: Problems, values: np.ndarray) -> None:
         """Put values [n, c, T] of slots where they belong in rows [m, J]."""
-        for i, slots in enumerate(np.asarray(problems.slots)):
+        for i, slots in enumerate(problems.listed()):
             used = np.flatnonzero(slots < len(rows))
             first = self._first[i, part]
             count = len(self.parts[part].reads[i])
@@ -323,7 +324,12 @@ def _pooled(parts: list[TaskStatistics], shares: Float[Array, "F n"]) -> TaskSta
     return TaskStatistics(b, sum(share[:, None, None] * stats.h for share, stats in pairs))
 
 
-@partial(compiled, quick=True, static_argnames=("noise", "width"))
+@partial(
+    compiled,
+    quick=True,
+    spread=Spread({"delta": CUT, "problems": CUT_PROBLEMS, "linear": CUT}, out=(CUT_BY_COLUMNS, CUT)),
+    static_argnames=("noise", "width"),
+)
 def _judge(
     data: Data,
     segment: Array,
@@ -350,13 +356,18 @@ def _judge(
     return gain, problems.collect(slope)
 
 
-@partial(compiled, quick=True)
+@partial(compiled, quick=True, spread=Spread({"slope": CUT, "problems": CUT_PROBLEMS}))
 def _adjoint(h: Array, slope: Array, problems: Problems, l2: Array) -> Float[Array, "m d"]:
     """v_S of all problems, as precisely as a standard error needs it."""
     return solve_quadratic(h, slope, problems, l2, ADJOINT_TOLERANCE)[0]
 
 
-@partial(compiled, quick=True, static_argnames=("width",))
+@partial(
+    compiled,
+    quick=True,
+    spread=Spread({"delta": CUT, "moves": CUT, "problems": CUT_PROBLEMS}, out=CUT_BY_COLUMNS),
+    static_argnames=("width",),
+)
 def _pull(
     data: Data, segment: Array, delta: Array, moves: Array, problems: Problems, width: int
 ) -> Float[Array, "n c T"]:

@@ -16,7 +16,8 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
 from pgx_jax.estimate.precision import check_precision, full_precision, product
 from pgx_jax.estimate.projection import TILE, draw_tiles
-from pgx_jax.steady import compiled
+from pgx_jax.mesh import CUT, padded
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
 
@@ -100,7 +101,15 @@ def split_map(p: int, block: int) -> range:
     return range(0, p, max(1, equal_parts(-(-p // TILE), -(-block // TILE))) * TILE)
 
 
-@functools.partial(compiled, static_argnames=("log_prob", "rows", "sizes", "precision"))
+TRANSITIONS = {"obs": CUT, "action": CUT}
+"""What lies cut on the mesh."""
+
+
+@functools.partial(
+    compiled,
+    spread=Spread(TRANSITIONS | {"features": CUT}),
+    static_argnames=("log_prob", "rows", "sizes", "precision"),
+)
 def _add_block(
     log_prob: LogProb,
     params: PyTree,
@@ -155,7 +164,7 @@ def _add_block(
     return features + jnp.concatenate([added[:-1].reshape(-1, dim), added[-1, chunk - new :]])
 
 
-@functools.partial(compiled, static_argnames=("log_prob", "chunk"))
+@functools.partial(compiled, spread=Spread(TRANSITIONS), static_argnames=("log_prob", "chunk"))
 def _log_probs(
     log_prob: LogProb, params: PyTree, obs: PyTree, action: Array, chunk: int
 ) -> Float[Array, "N"]:
@@ -238,14 +247,15 @@ def gradient_features(
     sizes = default_sizes() if chunk is None else default_sizes()._replace(chunk=chunk)
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
+    obs, action = jax.tree.map(padded, (obs, action))
     told = jax.eval_shape(log_prob, params, *jax.tree.map(lambda x: x[0], (obs, action)))
     if getattr(told, "shape", None) != ():
         raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
-    log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)
+    log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)[:total]
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
     shared = None if private is None else ~np.asarray(private)
     values = _features(log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision, shared)
-    values = values.reshape(sources, count, dim)
+    values = values[:total].reshape(sources, count, dim)
     _require_finite(values.sum(-1), "gradients of the log-probability", names)
     return Features(values, jnp.asarray(key), private)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pgx_jax.mesh import CUT, CUT_BY_COLUMNS, mesh_size
 from pgx_jax.types import Array
 
 
@@ -60,10 +61,14 @@ similar designs share one compiled program."""
 
 
 class Problems(NamedTuple):
-    """m subsets, listed by task; the last may be empty ones, whose solution is 0."""
+    """m subsets, listed by task; the last may be empty ones, whose solution is 0.
+
+    They can be cut into parts, as many as the mesh has devices: subsets in order, and the columns of each
+    part list its own, as they are numbered there.
+    """
 
     slots: Int[Array, "n c"]
-    """int [n, c]: the subsets that contain each task; m where there are no more."""
+    """int [n, c]: the subsets that contain each task; m (of a part) where there are no more."""
     size: Int[Array, "m"]
     """int [m]: number of tasks of each subset (1 of an empty one), by which sums over them are divided; 1 of
     all where the losses of a subset are added up instead of averaged."""
@@ -78,21 +83,35 @@ class Problems(NamedTuple):
         total = jnp.zeros((m, *x.shape[2:]), x.dtype).at[self.slots].add(x, mode="drop")
         return total / self.size.reshape(m, *[1] * (total.ndim - 1))
 
+    def listed(self) -> Int[np.ndarray, "n c"]:
+        """The slots with the subsets as they are numbered in all parts together; m or more in empty ones."""
+        each = len(self.size) // mesh_size()
+        slots = np.asarray(self.slots).reshape(len(self.slots), mesh_size(), -1)
+        found = np.where(slots < each, slots + each * np.arange(mesh_size())[:, None], len(self.size))
+        return found.reshape(len(slots), -1)
+
+
+CUT_PROBLEMS = Problems(CUT_BY_COLUMNS, CUT)
+"""How problems lie on the mesh."""
+
 
 def make_problems(member: Bool[Array, "m n"], *, summed: bool = False) -> Problems:
     """List bool member [m, n] by task, and empty problems after them; ``summed`` adds the losses of a
     subset up instead of averaging them."""
     member = np.asarray(member, bool)
-    m, n = LEAST_SUBSETS, member.shape[1]
-    while m < len(member):
-        m *= 2
-    count, width = m - len(member), max(1, member.sum(0).max())
-    slots = np.full((n, width + -width % SLOT_MULTIPLE), m, np.int32)
-    for task in range(n):
-        subsets = np.flatnonzero(member[:, task])
-        slots[task, : len(subsets)] = subsets
+    each, n = LEAST_SUBSETS, member.shape[1]
+    while each * mesh_size() < len(member):
+        each *= 2
+    count = each * mesh_size() - len(member)
+    cut = np.pad(member, ((0, count), (0, 0))).reshape(mesh_size(), each, n)
+    width = max(1, cut.sum(1).max())
+    slots = np.full((n, mesh_size(), width + -width % SLOT_MULTIPLE), each, np.int32)
+    for part, task in np.ndindex(mesh_size(), n):
+        subsets = np.flatnonzero(cut[part, :, task])
+        slots[task, part, : len(subsets)] = subsets
     size = np.ones(len(member), int) if summed else member.sum(1)
-    return Problems(jnp.asarray(slots), jnp.asarray(np.pad(size, (0, count), constant_values=1)))
+    size = np.pad(size, (0, count), constant_values=1)
+    return Problems(jnp.asarray(slots.reshape(n, -1)), jnp.asarray(size))
 
 
 def logits(theta: Float[Array, "m d"], data: Data, problems: Problems) -> Float[Array, "n c M"]:

@@ -16,7 +16,8 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data
 from pgx_jax.estimate.surrogates import select_rows, signed_weights
-from pgx_jax.steady import compiled
+from pgx_jax.mesh import CUT, padded
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import SCORE, Array, Features, PyTree, Scores, Surrogates, Transitions
 
 MAX_LOG_RATIO = 5.0
@@ -28,7 +29,11 @@ def loss_change(z: Array, a: Array) -> Array:
     return jnp.abs(a) * (jnp.log(2.0) - jax.nn.softplus(-jnp.sign(a) * z))
 
 
-@partial(compiled, quick=True)
+SUBSETS = Spread({"delta": CUT})
+"""Subsets are divided among the devices."""
+
+
+@partial(compiled, quick=True, spread=SUBSETS)
 def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -37,7 +42,7 @@ def _heldout(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     return jax.lax.map(of_task, (data.a, data.source)).T
 
 
-@partial(compiled, quick=True)
+@partial(compiled, quick=True, spread=SUBSETS)
 def _importance(data: Data, delta: Float[Array, "m d"]) -> Float[Array, "m n"]:
     def of_task(batch: tuple[Array, Array]) -> Array:
         a, source = batch
@@ -66,7 +71,7 @@ def heldout(
         Scores with values [m, n], for all tasks, whether in the subset or not.
     """
     data = select_rows(features, transitions, signed_weights(transitions), (part,))
-    return Scores(surrogates.member, _heldout(data, surrogates.delta))
+    return Scores(surrogates.member, _heldout(data, padded(surrogates.delta))[: len(surrogates.delta)])
 
 
 @full_precision
@@ -82,7 +87,7 @@ def importance(
     Arguments and result as of ``heldout``.
     """
     data = select_rows(features, transitions, signed_weights(transitions), (part,))
-    return Scores(surrogates.member, _importance(data, surrogates.delta))
+    return Scores(surrogates.member, _importance(data, padded(surrogates.delta))[: len(surrogates.delta)])
 
 
 def cross_fitted(folds: Sequence[Scores]) -> Scores:

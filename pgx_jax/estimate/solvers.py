@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from pgx_jax.estimate.problems import (
+    CUT_PROBLEMS,
     Data,
     Problems,
     TaskStatistics,
@@ -29,7 +30,7 @@ from pgx_jax.estimate.problems import (
     pull_back,
     residual,
 )
-from pgx_jax.steady import compiled
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import Array
 
 HISTORY = 10
@@ -87,7 +88,7 @@ def solve_quadratic(
     return x, jnp.sqrt(jnp.abs(rho) / jnp.maximum(start, TINY))
 
 
-@partial(compiled, quick=True)
+@partial(compiled, quick=True, spread=Spread({"problems": CUT_PROBLEMS}))
 def newton(
     data: Data | None, stats: TaskStatistics, problems: Problems, l2: Array, iterations: int
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"], Float[Array, "m"]]:
@@ -210,13 +211,13 @@ def _shared_preconditioner(z: Float[Array, "n c M"], data: Data, l2: Array) -> F
     return _inverse(data.gram(jnp.abs(data.a) * mean) / len(data.a), l2)
 
 
-@partial(compiled, static_argnames=("refresh",))
+@partial(compiled, spread=Spread({"problems": CUT_PROBLEMS}), static_argnames=("refresh",))
 def lbfgs(
     data: Data, problems: Problems, l2: Array, tolerance: float, limit: int, refresh: int = 4
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"], Array]:
     """Solve all problems side by side with preconditioned L-BFGS.
 
-    The preconditioner is one matrix for all problems, the mean curvature at their present
+    The preconditioner is one matrix for all problems (of a device), the mean curvature at their present
     solutions, drawn up again every ``refresh`` iterations. The line search works on logits, which
     are linear in the step, so that an iteration costs two matrix products.
 
@@ -232,7 +233,7 @@ def lbfgs(
         refresh: iterations between two preconditioners.
 
     Returns:
-        theta [m, d]; relative gap bound [m]; iterations [].
+        theta [m, d]; relative gap bound [m]; iterations [1] (of each device).
     """
     m, d = problems.size.shape[0], data.g.shape[-1]
 
@@ -262,7 +263,7 @@ def lbfgs(
     grad, gap = _gradient_and_gap(theta, z, at_zero, data, problems, l2)
     state = _State(theta, z, grad, gap, history, history, jnp.int32(0))
     state, _ = jax.lax.while_loop(unfinished, step, (state, jnp.eye(d)))
-    return state.theta, state.gap, state.iteration
+    return state.theta, state.gap, state.iteration[None]
 
 
 class Solved(NamedTuple):
@@ -308,7 +309,7 @@ def _solve_lbfgs(
 ) -> Solved:
     assert data is not None  # it is asked for, see `Solver.quadratic_up_to`
     delta, gap, steps = lbfgs(data, problems, l2, tolerance, iterations)
-    return Solved(delta, gap, int(steps))
+    return Solved(delta, gap, int(steps.max()))
 
 
 SOLVERS: dict[str, Solver] = {

@@ -15,7 +15,8 @@ from pgx_jax.errors import ConfigError, DataError, NoSignalError, SolverError, p
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data, TaskStatistics, make_problems
 from pgx_jax.estimate.solvers import SOLVERS, Solved, Solver
-from pgx_jax.steady import compiled
+from pgx_jax.mesh import CUT_BY_COLUMNS, WHOLE, rounded
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import FIT, Array, Features, Surrogates, Transitions
 
 MIN_L2 = 1e-4
@@ -118,9 +119,21 @@ def _take(values: Float[Array, "U N d"], index: Int[Array, "U M"]) -> Float[jax.
     return jax.vmap(lambda rows, own: rows[own])(values, index)
 
 
-@partial(compiled, quick=True)
 def statistics(data: Data) -> TaskStatistics:
     """Gradient and curvature of every task's loss at theta*."""
+    spare = ((0, 0), (0, rounded(data.g.shape[1]) - data.g.shape[1]))
+    if any(spare[1]):
+        data = data._replace(g=jnp.pad(data.g, (*spare, (0, 0))), a=jnp.pad(data.a, spare))
+    return _statistics(data)
+
+
+TRANSITIONS = Data(CUT_BY_COLUMNS, CUT_BY_COLUMNS, WHOLE)
+"""How data lie on the mesh where each device sums over its own transitions."""
+
+
+@partial(compiled, quick=True, spread=Spread({"data": TRANSITIONS}, summed=True))
+def _statistics(data: Data) -> TaskStatistics:
+    """Those of transitions that divide among the devices."""
 
     def curvature(task: tuple[Array, Array]) -> Array:
         a, source = task

@@ -18,7 +18,8 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
 from pgx_jax.learn.updating import RowState
 from pgx_jax.learn.work import take
-from pgx_jax.steady import compiled
+from pgx_jax.mesh import CUT, WHOLE, mesh_size, place, rounded, whole
+from pgx_jax.steady import Spread, compiled
 from pgx_jax.tasks import DeviceEnv, TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
 
@@ -103,7 +104,18 @@ def update(
     return state, returns
 
 
-@partial(compiled, static_argnames=("policy", "env", "horizon", "metric"), donate_argnames=("state",))
+ROWS = Spread({"member": CUT, "total": CUT, "state": CUT}, stays=True)
+"""Rows stay on the devices where they train."""
+PAIRS = Spread({"agents": CUT, "tasks": CUT, "context": CUT, "index": CUT})
+"""(policy, task) pairs, each on one device."""
+
+
+@partial(
+    compiled,
+    spread=ROWS,
+    static_argnames=("policy", "env", "horizon", "metric"),
+    donate_argnames=("state",),
+)
 def _segment(
     policy: Policy,
     env: DeviceEnv,
@@ -192,7 +204,11 @@ class DeviceLane:
         if self.state is None:
             self._check_first_actions(np.asarray(told), member)
         filled = self.state is None or self.width == 1
-        self.state = fill(fresh, self.width) if filled else put(self.rows, fresh, slot)
+        self.state = place(fill(fresh, self.width), CUT) if filled else self._with(fresh, slot)
+
+    def _with(self, row: RowState, slot: int) -> RowState:
+        """The states of all slots with another one in one of them."""
+        return put(self.rows, place(row, WHOLE), slot)
 
     def _check_first_actions(self, log_probs: np.ndarray, member: np.ndarray) -> None:
         """Refuse log-probabilities [E] of first actions that are not finite, naming the task."""
@@ -211,19 +227,20 @@ class DeviceLane:
             self.policy, self.family.device_env, self.family.horizon, self.family.metric,
             self.learner, self.problem, member, total, self.rows, count,
         )  # fmt: skip
-        return outcome
+        return whole(outcome)
 
     def agents(self, slots: Sequence[int]) -> Agent:
         """The agents of some slots as they will be, in arrays that the next segment leaves alone."""
-        return pick(self.rows.learning.agent, slots)
+        return pick(whole(self.rows.learning.agent), slots)
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
         """The whole states of some rows, their environments included."""
-        return saved_rows(self.rows, self.rows.learning.update, slots)
+        rows = whole(self.rows)
+        return saved_rows(rows, rows.learning.update, slots)
 
     def restore(self, slot: int, saved: Saved) -> None:
         """Put a saved state into the slot of a row that has just entered; it goes on as if never stopped."""
-        self.state = put(self.rows, restored_row(saved, self.rows), slot)
+        self.state = self._with(restored_row(saved, self.rows), slot)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -260,7 +277,7 @@ def _copies(count: int, x: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), x)
 
 
-@partial(compiled, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
+@partial(compiled, spread=PAIRS, static_argnames=("policy", "env", "horizon", "episodes", "deterministic"))
 def _evaluate(
     policy: Policy,
     env: DeviceEnv,
@@ -302,7 +319,7 @@ def _evaluate(
     return jax.vmap(one)(agents, tasks, context, index)
 
 
-@partial(compiled, static_argnames=("policy", "env", "horizon"))
+@partial(compiled, spread=PAIRS, static_argnames=("policy", "env", "horizon"))
 def _adapt(
     policy: Policy,
     env: DeviceEnv,
@@ -352,7 +369,8 @@ def _over_pairs(
 ) -> PyTree:
     """``program(agents, tasks, context, key, index)`` on chunks of pairs; leaves [P, ...], of NumPy."""
     count = len(pairs.row)
-    width = min(PAIRS_PER_CALL.get(jax.default_backend(), 1024), 1 << max(4, (count - 1).bit_length()))
+    most = PAIRS_PER_CALL.get(jax.default_backend(), 1024) * mesh_size()
+    width = rounded(min(most, 1 << max(4, (count - 1).bit_length())))
     padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
     tasks = family.tasks if pairs.tasks is None else pairs.tasks
     context = pairs.told(family.context)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pgx_jax.learn.lane import Lane
 from pgx_jax.learn.work import Segment, Work, take
+from pgx_jax.mesh import agreed
 
 
 class Job(NamedTuple):
@@ -83,7 +84,7 @@ class Driver:
                 while not work.failed and (lane := self._fill()):
                     self.unread.append(self._advance(lane))
                     self._read(lane.ahead)
-                    if work.is_due():
+                    if agreed(work.is_due()):
                         self._read()
                         self._keep(lane)
                         work.save_when_all(self.number)

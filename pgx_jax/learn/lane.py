@@ -95,10 +95,19 @@ def fill(row: PyTree, width: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), row)
 
 
-@partial(compiled, quick=True, donate_argnames=("rows",))
 def put(rows: PyTree, row: PyTree, slot: int) -> PyTree:
     """The records [C, ...] (given away) with another row in one slot."""
-    return jax.tree.map(lambda x, y: x.at[slot].set(y), rows, row)
+    return _put(rows, row, np.arange(len(jax.tree.leaves(rows)[0])) == slot)
+
+
+@partial(compiled, quick=True, donate_argnames=("rows",))
+def _put(rows: PyTree, row: PyTree, here: Bool[Array, "C"]) -> PyTree:
+    """The records with a row in the slot that is ``here``."""
+
+    def with_row(x: Array, y: Array) -> Array:
+        return jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), jnp.asarray(y, x.dtype), x)
+
+    return jax.tree.map(with_row, rows, row)
 
 
 def pick(rows: PyTree, slots: Sequence[int]) -> PyTree:

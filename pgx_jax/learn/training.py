@@ -22,6 +22,7 @@ from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
 from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
+from pgx_jax.mesh import is_joined, mesh, mesh_size
 from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows, Seen
@@ -117,7 +118,7 @@ def train(
 ) -> Trained:
     """Train all rows side by side.
 
-    Rows wait in one queue, longest first. Every lane (a device, or a core of the CPU) trains
+    Rows wait in one queue, longest first. Every lane (all devices together, or a core of the CPU) trains
     ``rows_per_call`` of them in one compiled program; a row that has spent its budget leaves and
     the next takes its place, so budgets may differ without padding. (Where a program holds several
     rows, those that are done when the queue is empty stand idle beside the others.) A row's result
@@ -167,7 +168,8 @@ def train_all(
 def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | None]:
     """Call several functions, each in a thread of its own, that take turns; whatever all of them train at
     the same time is trained in one go. What each trains is what it would be alone. After an error each trains
-    alone, from its checkpoint if it has any, and those who meet the error again are ended by it.
+    alone, from its checkpoint if it has any, and those who meet the error again are ended by it. (Where
+    several processes share their devices, one function follows the other.)
 
     Returns:
         The error that ended each, or None; it does not end the others.
@@ -175,7 +177,18 @@ def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | Non
     Raises:
         BaseException: an interrupt, which stops all of them; their checkpoints have what they had reached.
     """
+    if is_joined():  # threads would take their turns in another order in another process
+        return [_error(body) for body in bodies]
     return together.Meeting(train_orders).hold(bodies)
+
+
+def _error(body: Callable[[], object]) -> Exception | None:
+    """The error that ends a function, or None."""
+    try:
+        body()
+    except Exception as error:
+        return error
+    return None
 
 
 class Order(NamedTuple):
@@ -259,7 +272,8 @@ def _job(calls: Sequence[Call]) -> Job:
     agents = jax.tree.map(lambda *xs: np.concatenate(xs), *(call.agents for call in calls))
     unit = learner.steps_per_update
     lane = engine_of(order.family).lane
-    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // len(_lanes())))
+    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // (len(_lanes()) * mesh_size())))
+    width *= mesh_size() if order.family.engine == "device" else 1
     work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit, learner.measures)
     return Job(work, partial(lane, policy, learner, order.family, width), width)
 
@@ -289,7 +303,7 @@ def _trained(work: Work, rows: range) -> Trained:
 def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:
     """Whether it is known beforehand what programs train single rows, and there is a core to compile them."""
     width = rows_per_call or engine_of(family).lane.rows_per_call()
-    return family.engine == "device" and width == 1 and len(_lanes()) > 1
+    return family.engine == "device" and width == 1 and len(_lanes()) > 1  # no mesh, then
 
 
 def rehearse_training(policy: Policy, learner: Learner, family: TaskFamily, agent: Agent) -> None:
@@ -303,6 +317,7 @@ def rehearse_training(policy: Policy, learner: Learner, family: TaskFamily, agen
 
 
 def _lanes() -> list[jax.Device]:
-    """Where rows run at the same time: all local devices; a lone CPU device once per core."""
-    devices = jax.local_devices()
-    return devices * usable_cores() if len(devices) == 1 and devices[0].platform == "cpu" else devices
+    """Where rows run at the same time: a lone CPU device once per core; else all at once, over all devices
+    (the rows of host environments on the first one)."""
+    device = jax.local_devices()[0]
+    return [device] * (usable_cores() if device.platform == "cpu" and mesh() is None else 1)

@@ -17,6 +17,7 @@ from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
 from pgx_jax.learn import Learner, Policy
+from pgx_jax.mesh import leads, wait_for_all
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
@@ -106,8 +107,9 @@ class Run(Records):
         return self.rehearses and EVALUATION in names and "meta" in names and not begun
 
     def write(self) -> Path | None:
-        """Write results.json and the report; returns the report's path, None without a folder."""
-        if self.store is None:
+        """Write results.json and the report; returns the report's path, None without a folder (or in another
+        process than the first, which writes it)."""
+        if self.store is None or not leads():
             return None
         self.store.write_json("results.json", results.to_plain(self.results))
         return write_report(self.store, self.results)
@@ -257,4 +259,5 @@ def begin(
         this.store = RunStore.create(out, record, overwrite=overwrite)
         if meta is not None:
             this.store.save("given_meta", meta)
+        wait_for_all("the run folder is there")
     return this

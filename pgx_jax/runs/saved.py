@@ -27,6 +27,7 @@ from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
+from pgx_jax.mesh import wait_for_all
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity
@@ -103,10 +104,12 @@ def load(
     if "identity" in saved:
         own = policy if saved.get("own_policy") else None
         check_identity(saved["identity"], identity(family, own, policies, learners), path)
-    return Run(
+    found = Run(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
         listener=listener,
     )  # fmt: skip
+    wait_for_all("the run folder is read")
+    return found
 
 
 def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:

@@ -25,6 +25,7 @@ from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult, over_seeds
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, FolderError, PgxError
+from pgx_jax.mesh import leads
 from pgx_jax.report.seeds import advice
 from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin, write_files
@@ -92,7 +93,7 @@ def run_seeds(
     config = config_for(family) if config is None else config
     Run(family, config, **own)  # refuses what cannot work before the folder is touched
     out = None if out is None else Path(out)
-    if out is not None:
+    if out is not None and leads():
         _prepare(out, overwrite)
     runs = [
         begin(
@@ -148,7 +149,7 @@ def _finished(runs: Sequence[Run], out: Path | None) -> SeedRuns:
     if not whole:
         raise told(errors)
     found = summary([one.results for one in whole], {seed: str(error) for seed, error in errors.items()})
-    if out is not None:
+    if out is not None and leads():
         write(out, found)
     return SeedRuns(whole, found, errors)
 

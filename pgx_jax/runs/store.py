@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,12 +22,13 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
 from pgx_jax import types
 from pgx_jax.errors import ConfigError, DataError, FolderError
+from pgx_jax.mesh import leads
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
 
@@ -61,8 +63,23 @@ def is_taken(path: Path, overwrite: bool, otherwise: str) -> bool:
     return True
 
 
+P = ParamSpec("P")
+
+
+def _once(write: Callable[P, None]) -> Callable[P, None]:
+    """Of several processes that share their devices the first one alone writes."""
+
+    @functools.wraps(write)
+    def written(*args: P.args, **kwargs: P.kwargs) -> None:
+        if leads():
+            write(*args, **kwargs)
+
+    return written
+
+
 class RunStore:
-    """One run's folder on disk. A file or a stage is either there whole or not there at all.
+    """One run's folder on disk. A file or a stage is either there whole or not there at all. Of several
+    processes that share their devices the first one alone writes, and all may read.
 
     Attributes:
         path: the folder.
@@ -95,7 +112,8 @@ class RunStore:
         serial.jsonable(config)
         try:
             store.clear(overwrite)
-            store.path.mkdir(parents=True, exist_ok=True)
+            if leads():
+                store.path.mkdir(parents=True, exist_ok=True)
             store.write_json("config.json", config)
         except OSError as error:
             raise FolderError(
@@ -120,6 +138,7 @@ class RunStore:
         store.config  # noqa: B018  (fails early if it is damaged)
         return store
 
+    @_once
     def clear(self, overwrite: bool) -> None:
         """Remove an earlier run from the folder, and nothing else.
 
@@ -145,6 +164,7 @@ class RunStore:
 
     # Stages
 
+    @_once
     def save(self, stage: str, record: PyTree) -> None:
         """Write a stage, replacing an earlier one of that name.
 
@@ -226,6 +246,7 @@ class RunStore:
         names = [path.parent.name for path in found if _NAME.fullmatch(path.parent.name)]
         return sorted(names, key=lambda name: (self._position(name), name))
 
+    @_once
     def remove(self, stage: str) -> None:
         """Delete a stage, if it is there."""
         folder = self._stage(stage)
@@ -234,6 +255,7 @@ class RunStore:
 
     # Other files
 
+    @_once
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append one object to ``metrics.jsonl``; non-finite numbers become null."""
         path = self.path / "metrics.jsonl"
@@ -277,13 +299,15 @@ class RunStore:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file into the run folder in one step; return its path."""
         path = self.path / _plain(name)
-        serial.write_atomically(path, text.encode())
+        if leads():
+            serial.write_atomically(path, text.encode())
         return path
 
     def has_file(self, name: str) -> bool:
         """Whether the run folder has a file of this name."""
         return (self.path / _plain(name)).is_file()
 
+    @_once
     def write_file(self, name: str, content: bytes) -> None:
         """Write a file into the run folder, or into one of its own folders ("figures/methods.png"), in
         one step."""
@@ -291,6 +315,7 @@ class RunStore:
         path.parent.mkdir(exist_ok=True)
         serial.write_atomically(path, content)
 
+    @_once
     def remove_file(self, name: str) -> None:
         """Delete a file of the run, if it is there."""
         self._file(name).unlink(missing_ok=True)

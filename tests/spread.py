@@ -1,0 +1,93 @@
+"""A little of all that is spread over devices, for test_mesh.py.
+
+``python spread.py FOLDER [ADDRESS PROCESSES NUMBER]``
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def found_in(run):
+    """What a run has found, but for how long it took: names -> arrays."""
+    import jax
+
+    ours = run.results.methods["policygradex"]
+    records = (
+        run.meta,
+        run.features.values,
+        run.scored.scores,
+        run.affinity,
+        run.grouping.labels,
+        run.policies,
+    )
+    numbers = [x for x in jax.tree.leaves(records) if not isinstance(x, str)]
+    arrays = {f"run {i}": np.asarray(x) for i, x in enumerate(numbers)}
+    return arrays | {"evaluation": np.array(ours.per_task), "gain": run.grouping.path["nested_gain"]}
+
+
+def computed(family, policy, ppo, features, transitions):
+    """Rows of several budgets, surrogates and scores of several solvers, adapted agents: names -> arrays."""
+    import jax
+
+    from pgx_jax import estimate, learn
+    from pgx_jax.types import Rows
+
+    member = np.arange(1, 12)[:, None] >> np.arange(family.n) & 1 > 0
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(1), len(member)))
+    steps = ppo.steps_per_update * (1 + np.arange(len(member)) % 3)
+    trained = learn.train(policy, ppo, family, Rows(member, steps, keys))
+    found = {"rows": trained.agents, "curves": trained.returns}
+
+    pairs = np.arange(len(member)), np.arange(len(member)) % family.n
+    maml = learn.MAML(num_envs=12, num_steps=15)
+    agents = learn.init_agents(policy, family, keys)
+    found["adapted"] = learn.evaluate(
+        policy, family, agents, *pairs, keys[0], episodes=3, learner=maml
+    ).returns
+
+    for solver, iterations in (("newton", 1), ("newton", 3), ("lbfgs", None)):
+        fitted = estimate.fit(features, transitions, member, solver=solver, iterations=iterations, l2=3.0)
+        found[f"{solver} {iterations}"] = fitted.delta
+    for name in ("heldout", "importance"):
+        found[name] = getattr(estimate, name)(features, transitions, fitted).values
+    return {
+        f"{name} {i}": np.asarray(x)
+        for name, tree in found.items()
+        for i, x in enumerate(jax.tree.leaves(tree))
+    }
+
+
+def main(folder, *meeting):
+    """What one of the processes does."""
+    from conftest import small_settings
+
+    from pgx_jax import make_family, mesh, resume, run, steady
+
+    steady.QUICK["xla_backend_optimization_level"] = 0  # as in the tests' own process
+    if meeting:
+        mesh.join(meeting[0], *map(int, meeting[1:]))
+    settings, config = small_settings.__wrapped__()
+    family = make_family("points", **settings)
+    config = type(config)(**{**vars(config), "compare": "none"})
+    out = Path(folder, "run" if mesh.leads() else "nothing")
+    done = run(family, config, out=out)
+    found = found_in(done)
+    if not meeting:
+        found |= computed(family, done.policy, config.ppo, done.features, done.transitions)
+    else:
+        if mesh.leads():
+            for stage in ("grouping", "policies"):
+                done.store.remove(stage)
+            (out / "results.json").unlink()
+        mesh.wait_for_all("something is missing")
+        again = found_in(resume(Path(folder, "run")))
+        found |= {f"again {name}": x for name, x in again.items()}
+    found["devices"] = np.array([mesh.mesh_size(), len(list(Path(folder).iterdir()))])
+    np.savez(Path(folder, "found" if mesh.leads() else "others"), **found)
+    print(mesh.described())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
