@@ -1,11 +1,12 @@
 """Time, memory and recovery against the number of tasks: `python benchmarks/scale.py`.
 
-Four parts. "groups": from given transitions with planted groups (see planted.py) to a grouping whose k is
+Five parts. "groups": from given transitions with planted groups (see planted.py) to a grouping whose k is
 chosen on held-out data, with the default settings, each in a fresh process: against the tasks n, the
 parameters p, and the number m of subsets where they are sampled. "affinity": which affinity tells the
 planted groups, where noise makes it hard: from subsets, by several designs, or from gradients alone.
 "relaxation": one relaxation with tr X = k by each solver, and by the form in which the paper's laboratory
-publishes it, on planted affinities. "run": a whole run with a hundred tasks.
+publishes it, on planted affinities. "run": a whole run with a hundred tasks. "devices": the same work spread
+over one device and over several (of a CPU, so many parts of it as are asked for).
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 from common import Preset, ResultFile, result_path
 from planted import affinity, log_prob, planted
 from sklearn.metrics import roc_auc_score
 
-from pgx_jax import Config, estimate, group_transitions, grouping, pipeline
+from pgx_jax import PPO, Config, estimate, group_transitions, grouping, make_family, mesh, pipeline
 from pgx_jax.cli.main import main as command
 from pgx_jax.config import override
 from pgx_jax.held_out import HeldOut
+from pgx_jax.learn import make_policy, train
 from pgx_jax.runs.saved import load
-from pgx_jax.types import FIT, SCORE
+from pgx_jax.types import FIT, SCORE, Rows
 
 GROUPS = {10: 5, 100: 10, 200: 10, 500: 20, 1000: 20}
 """Planted groups of so many tasks."""
@@ -50,7 +53,8 @@ GRADIENTS = ("closed_form", "whitened", "cosine", "dot")
 LABORATORY = "as published"
 UP_TO = {"CLARABEL": 60, "SCS": 200, "ADMM": 500, LABORATORY: 60}
 """Largest n that a solver of the relaxation is given; what takes more than minutes is left out."""
-Part = Literal["groups", "affinity", "relaxation", "run"]
+DEVICES = (1, 2, 8)
+Part = Literal["groups", "affinity", "relaxation", "run", "devices"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,18 @@ def run_cells(small: bool) -> list[dict]:
     return [{"part": "run", "args": [*args, "--compare", "none"]}]
 
 
-CELLS = {"groups": groups_cells, "affinity": affinity_cells, "relaxation": relaxation_cells, "run": run_cells}
+def devices_cells(small: bool) -> list[dict]:
+    """By number of devices."""
+    if small:
+        return [groups_cells(True)[0] | {"part": "devices", "devices": 1, "rows": 3, "updates": 2}]
+    base: dict[str, Any] = {"part": "devices", "seed": 0, "config": {}, "n": 60, "k": 6, "rows": 64} | DATA
+    return [base | {"devices": count, "updates": 64} for count in DEVICES]
+
+
+CELLS = {
+    "groups": groups_cells, "affinity": affinity_cells, "relaxation": relaxation_cells, "run": run_cells,
+    "devices": devices_cells,
+}  # fmt: skip
 
 
 def data(cell: Mapping):
@@ -233,11 +248,38 @@ def of_run(cell: Mapping) -> dict:
     return agreement(truth, labels) | {"timings": {"command": seconds, "cpu": cpu, "stages": stages}}
 
 
+def of_devices(cell: Mapping) -> dict:
+    """Transitions to groups, and rows that train side by side; programs compiled before."""
+    if cell["devices"] > 1:
+        jax.config.update("jax_num_cpu_devices", cell["devices"])
+    mesh.use_devices(cell["devices"])
+    family, ppo = make_family("points", n_tasks=20, n_groups=4), PPO(num_envs=20, num_steps=32)
+    policy, key = make_policy(family), jax.random.PRNGKey(cell["seed"])
+    member = np.eye(20, dtype=bool)[np.arange(cell["rows"]) % 20]
+    steps = np.full(len(member), cell["updates"] * ppo.steps_per_update)
+    rows = Rows(member, steps, np.asarray(jax.random.split(key, len(member))))
+    params, transitions, labels = data(cell)
+    config, seconds = override(Config(), cell["config"]), {}
+    for _ in range(2):
+        began = time.perf_counter()
+        found = group_transitions(log_prob, params, transitions, config)
+        seconds["grouping"] = time.perf_counter() - began
+        began = time.perf_counter()
+        trained = train(policy, ppo, family, rows)
+        seconds["training"] = time.perf_counter() - began
+    numbers = {
+        "score": float(np.max(found.grouping.path["score"])),
+        "return": float(np.nanmean(trained.returns)),
+    }
+    return agreement(labels, found.grouping.labels) | {"numbers": numbers, "timings": seconds}
+
+
 COMPUTE: dict[str, Callable[[Mapping], dict]] = {
     "groups": of_groups,
     "affinity": of_affinity,
     "relaxation": of_relaxation,
     "run": of_run,
+    "devices": of_devices,
 }
 
 

@@ -11,8 +11,10 @@ from pgx_jax.report.wording import duration, with_interval
 
 
 def scale(data: Mapping) -> str:
-    """All four parts, of those that are measured."""
-    parts = {"groups": groups, "affinity": affinities, "relaxation": relaxations, "run": runs}
+    """All five parts, of those that are measured."""
+    parts = {
+        "groups": groups, "affinity": affinities, "relaxation": relaxations, "run": runs, "devices": devices,
+    }  # fmt: skip
     cells = {name: [c for c in data["cells"] if c["cell"]["part"] == name] for name in parts}
     return "\n\n".join(parts[name](some) for name, some in cells.items() if some)
 
@@ -107,3 +109,23 @@ def runs(cells: Cells) -> str:
             f"({duration(times['cpu'])} of CPU), {times['peak_bytes'] / 2**30:.2f} GiB."
         )
     return "\n\n".join(lines)
+
+
+def devices(cells: Cells) -> str:
+    """By number of devices."""
+    rows = [
+        [
+            c["cell"]["devices"], duration(c["timings"]["grouping"]), duration(c["timings"]["training"]),
+            f"{c['nmi']:.3f}", f"{c['numbers']['score']:.6f}", f"{c['numbers']['return']:.6f}",
+        ]
+        for c in cells
+    ]  # fmt: skip
+    head = ["devices", "grouping", "training", "NMI", "held-out score", "mean return"]
+    first = cells[0]["cell"]
+    return (
+        f"The same work spread over several devices: groups of {first['n']} tasks from given transitions, "
+        f"and {first['rows']} policies of `points` that train side by side for {first['updates']} updates, "
+        f"programs compiled before. (The devices of a CPU share its cores: where all are parts of one, the "
+        f"times show what spreading costs, not what it gains.)\n\n"
+        f"{table(head, rows)}"
+    )

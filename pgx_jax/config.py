@@ -16,6 +16,7 @@ from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import SIMILARITIES, EstimateConfig
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
+from pgx_jax.mesh import is_joined
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key, Named
 
@@ -202,6 +203,11 @@ def check(config: Config, family: TaskFamily) -> None:
     if not isinstance(config.ppo, PPO):
         raise ConfigError(f"ppo must be a pgx_jax.PPO, not a {type(config.ppo).__name__}")
     check_method(config, family.n)
+    if family.engine == "host" and is_joined():
+        raise ConfigError(
+            f"environments of {family.name!r} act on their host, which several processes cannot share: leave "
+            f"`join` out (`--ray` steps them on a cluster)"
+        )
     for name in ("meta_fraction", "collect_fraction"):
         if not 0 < getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must lie between 0 and 1")

@@ -12,7 +12,7 @@ import pytest
 from small import small
 from spread import computed, found_in
 
-from pgx_jax import mesh, run
+from pgx_jax import config, make_family, mesh, run
 from pgx_jax.cli.arguments import DeviceArguments
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import problems
@@ -101,6 +101,12 @@ def test_one_device_needs_no_mesh():
     mesh.use_devices(1)
     assert mesh.mesh() is None
     mesh.use_devices()
+
+
+def test_host_environments_are_not_shared_by_processes(monkeypatch):
+    monkeypatch.setattr(config, "is_joined", lambda: True)
+    with pytest.raises(ConfigError, match="'lunarlander' act on their host, .*: leave `join` out"):
+        config.check(config.Config(), make_family("lunarlander"))
 
 
 def test_devices_and_processes_that_are_not_there():

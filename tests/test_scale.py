@@ -84,7 +84,7 @@ def test_the_benchmark_of_many_tasks(tmp_path):
         assert scale.main(["--preset", "small", "--out", str(out)]) == 0
     cells = common.read(out)["cells"]
     by_part = {name: [c for c in cells if c["cell"]["part"] == name] for name in scale.CELLS}
-    assert [len(some) for some in by_part.values()] == [1, 1, 5, 0]
+    assert [len(some) for some in by_part.values()] == [1, 1, 5, 0, 1]
     assert all(c["timings"]["peak_bytes"] > 2**27 for c in cells)
     kinds = by_part["affinity"][0]["kinds"]
     assert set(kinds) == {*scale.GRADIENTS, "lines, each pair three times"}
@@ -94,6 +94,7 @@ def test_the_benchmark_of_many_tasks(tmp_path):
     assert all(c["infeasibility"] < 1e-3 and c["exact"] for c in exact)
     text = scale_tables.scale(common.read(out))
     assert "| 34 | " in text and "| closed form | – |" in text and "| 8 | ADMM |" in text
+    assert "| devices | grouping | training |" in text
 
 
 def test_planted_data_are_what_they_are_said_to_be(data):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from hosts import ScriptEnv, script_family
 from test_host_engine import CHOOSER, close, raising
 
+from pgx_jax.cli import main as cli
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, evaluate, init_agents, take, train
-from pgx_jax.learn.host import experience, workers
+from pgx_jax.learn.host import acting, experience, on_ray, workers
 from pgx_jax.learn.host.acting import open_slots
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.host.workers import Workers
@@ -58,14 +60,14 @@ def test_a_process_that_dies_is_named_and_the_others_end(agents):
     assert isinstance(slots, Workers)
     slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
     slots.restart(np.arange(4), [5, 6, 7, 8], np.zeros((4, 3), np.float32))
-    victim, other = slots.crew.processes
+    victim, other = (member.process for member in slots.crew.members)
     names = [f"{slots.names[slot]} (seed {5 + slot})" for slot in slots.shares[0].tolist()]
     victim.kill()
     with pytest.raises(DataError, match=r"'script' died \(exit code -9\)") as raised:
         slots.step(np.zeros(4, int), np.ones(4, bool))
     assert ", ".join(names) in str(raised.value) and other.wait(10) is not None
     slots.close()
-    assert workers._CREWS.get((SHARED.host_env, 2)) is not slots.crew
+    assert slots.crew not in workers._CREWS.values()
     assert experience(CHOOSER, SHARED, take(agents, 0), np.array([0, 1]), KEY, 5).done.shape == (5, 2)
 
 
@@ -77,11 +79,11 @@ def test_an_interrupt_leaves_no_answers_behind(agents, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slots.crew.pipes[0], "recv", interrupted, raising=False)
+    monkeypatch.setattr(slots.crew.members[0], "receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
         slots.step(np.zeros(2, int), np.ones(2, bool))
-    assert [process.wait(10) for process in slots.crew.processes]
-    assert workers._CREWS.get((SHARED.host_env, 2)) is not slots.crew
+    assert [member.process.wait(10) for member in slots.crew.members]
+    assert slots.crew not in workers._CREWS.values()
 
 
 def test_a_script_without_a_guard_may_ask_for_processes(tmp_path):
@@ -119,10 +121,11 @@ def test_processes_that_nobody_uses_end_when_others_start(agents):
     first, second = (script_family(processes=2, trouble=trouble) for trouble in (None, raising))
     slots = open_slots(first, 2)
     open_slots(second, 2).close()
-    assert workers._CREWS[first.host_env, 2] is slots.crew and slots.crew.processes[0].poll() is None
+    process = slots.crew.members[0].process
+    assert slots.crew in workers._CREWS.values() and process.poll() is None
     slots.close()
     other = open_slots(script_family(processes=3), 2)
-    assert slots.crew.processes[0].wait(10) is not None and len(other.crew.processes) == 3
+    assert process.wait(10) is not None and len(other.crew.members) == 3
     other.close()
 
 
@@ -165,3 +168,93 @@ def test_an_environment_that_cannot_be_hashed(agents):
     env = Plain(processes=2)
     family = dataclasses.replace(ALONE, env=env)
     close(*(experience(CHOOSER, f, take(agents, 0), np.array([0, 1]), KEY, 9) for f in (ALONE, family)))
+
+
+# On a cluster
+
+
+class Called:
+    """An actor in this process; once it is gone, Ray has only errors for it."""
+
+    def __init__(self, served):
+        self.served, self.gone = served, False
+        self.answer = SimpleNamespace(remote=lambda asked: (self, asked))
+
+
+@pytest.fixture
+def ray_of_two_cores(monkeypatch):
+    """Ray as this code calls it, with actors in this process."""
+    made = []
+
+    def get(ref):
+        actor, asked = ref
+        if actor.gone:
+            raise ConnectionError("The actor died unexpectedly.\nmore")
+        return actor.served.answer(asked)
+
+    def remote(**asked):
+        assert asked == {"num_cpus": 1}
+        return lambda cls: SimpleNamespace(remote=lambda path: made.append(Called(cls(path))) or made[-1])
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True, remote=remote, get=get, cluster_resources=lambda: {"CPU": 2.0},
+        kill=lambda actor: setattr(actor, "gone", True), exceptions=SimpleNamespace(RayError=ConnectionError),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return made
+
+
+def test_actors_of_a_cluster_are_one(agents, ray_of_two_cores):
+    """As many as the cluster has cores, where the environment leaves it open; they go at the end."""
+    anyhow = script_family(processes=0)
+    index = np.array([0, 1, 1, 0, 1])
+    with on_ray("auto"):
+        close(*(experience(CHOOSER, f, take(agents, 0), index, KEY, 20) for f in (ALONE, anyhow)))
+        assert len(ray_of_two_cores) == 2 and not any(actor.gone for actor in ray_of_two_cores)
+        assert acting.processes_of(anyhow) == 2
+    assert all(actor.gone for actor in ray_of_two_cores)
+    assert workers.kind_of_crews().start is workers.Process
+
+
+def test_an_actor_that_dies_is_named(agents, ray_of_two_cores):
+    with on_ray("auto"):
+        slots = open_slots(SHARED, 4)
+        slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
+        slots.restart(np.arange(4), [5, 6, 7, 8], np.zeros((4, 3), np.float32))
+        ray_of_two_cores[0].gone = True
+        with pytest.raises(DataError, match=r"died \(The actor died unexpectedly\.\), with episodes of"):
+            slots.step(np.zeros(4, int), np.ones(4, bool))
+        slots.close()
+
+
+def test_a_cluster_is_for_environments_in_processes(capsys):
+    for name in ("points", "lunarlander"):
+        assert cli.main(["run", name, "--ray", "auto"]) == 2
+        assert f"--ray auto: no processes step the environments of '{name}'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_on_two_nodes_of_a_cluster(agents):
+    """Training, in actors on both nodes; when one of the nodes goes, its tasks are named."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        learner = PPO(num_envs=3, num_steps=6, epochs=1, minibatches=1)
+        rows = Rows(np.ones((1, 2), bool), np.full(1, 3 * learner.steps_per_update), np.asarray(KEY)[None])
+        with on_ray(cluster.address):
+            close(*(train(CHOOSER, learner, family, rows) for family in (ALONE, script_family(processes=0))))
+            slots = open_slots(SHARED, 4)
+            slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
+            cluster.remove_node(second, allow_graceful=False)
+            with pytest.raises(DataError, match="a process that stepped environments of 'script' died"):
+                for seed in range(100):
+                    slots.restart(np.arange(4), [seed] * 4, np.zeros((4, 3), np.float32))
+            slots.close()
+        assert not ray.is_initialized()
+    finally:
+        cluster.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from pgx_jax.cli.parsing import parse_settings
 from pgx_jax.errors import ConfigError
+from pgx_jax.learn.host import on_ray
 from pgx_jax.mesh import described, is_joined, join, leads, use_devices
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
@@ -35,6 +37,25 @@ class DeviceArguments:
     """Share the devices of several processes, on this machine or others, each started with this command and
     its own number: the address of process 0, how many there are, and which one this is, from 0 on. "auto"
     where the cluster's manager tells (Slurm, Open MPI, TPU pods). Process 0 alone writes and prints."""
+
+    ray: str | None = None
+    """Ray cluster (HOST:PORT, auto for this machine's, local to start one here; extra `cluster`) whose
+    processes step the environments, where these are stepped by processes."""
+
+    def stepping(self, family: TaskFamily | None = None) -> AbstractContextManager[None]:
+        """Within it the processes that step environments are where they are to be.
+
+        Raises:
+            ConfigError: no cluster, or none that this family has use for.
+        """
+        if self.ray is None:
+            return nullcontext()
+        if family is not None and (family.engine == "device" or getattr(family.env, "processes", 1) == 1):
+            raise ConfigError(
+                f"--ray {self.ray}: no processes step the environments of {family.name!r}; leave it out, or "
+                f"give the environment `processes` (`pgx-jax sweep --ray` runs whole runs on a cluster)"
+            )
+        return on_ray(self.ray)
 
     def settle(self) -> None:
         """Take the devices, before anything is computed.

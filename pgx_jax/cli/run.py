@@ -85,11 +85,12 @@ class RunCommand(FamilyRun):
         console, family = self.told(console), self.make_family()
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        if self.seeds != 1:
-            self._several(console, family, out)
-            return
-        with resumable(out, new=True), ConsoleListener(console) as listener:
-            done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
+        with self.stepping(family):
+            if self.seeds != 1:
+                self._several(console, family, out)
+                return
+            with resumable(out, new=True), ConsoleListener(console) as listener:
+                done = run(family, self.config, out=out, listener=listener, overwrite=self.overwrite)
         show_results(console, done.results, out / "report.html")
 
     def _several(self, console: Console, family: TaskFamily, out: Path) -> None:

@@ -49,11 +49,12 @@ class ResumeCommand(DeviceArguments):
         """Resume it."""
         self.settle()
         console = self.told(console)
-        if holds_seeds(self.run):
-            self._several(console)
-            return
-        with resumable(self.run), ConsoleListener(console) as listener:
-            done = resume(self.run, listener=listener)
+        with self.stepping():
+            if holds_seeds(self.run):
+                self._several(console)
+                return
+            with resumable(self.run), ConsoleListener(console) as listener:
+                done = resume(self.run, listener=listener)
         show_results(console, done.results, self.run / "report.html")
 
     def _several(self, console: Console) -> None:

@@ -47,7 +47,7 @@ class BudgetStudy(FamilyRun):
         count = len(set(tried)) * len(seeds)
         console.print(f"{self.family}, runs: {count}; saving to {out}", highlight=False)
         points: list[budgets.Point] = []
-        with continued(), SeedsListener(console) as listener:
+        with continued(), self.stepping(family), SeedsListener(console) as listener:
             for steps, results in run_budgets(family, self.config, tried, seeds, out, listener.of):
                 points.append(budgets.Point.of(results, steps))
                 which = f"{steps:,} steps a task, seed {results.seed}: k = {results.k}"

@@ -9,16 +9,14 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
-import re
 import signal
-import socket
 import threading
 import uuid
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import wait as wait_for
@@ -26,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from pgx_jax.cluster import connected, library
 from pgx_jax.errors import ConfigError
 from pgx_jax.steady import SHARE, usable_cores
 
@@ -182,8 +181,6 @@ def accelerated() -> bool:
 
 # Ray
 
-PATIENCE = 20.0
-"""Seconds in which a cluster must answer at all."""
 PASSED_ON = ("JAX_", "XLA_", "PGX_JAX_")
 """How the names of environment variables begin that tasks on other machines are given as well."""
 
@@ -204,8 +201,7 @@ class OnRay:
     """Of a task."""
     gpus: float = 0.0
     """Of a task; a part of one is shared with others."""
-    begun: bool = field(default=False, init=False)
-    """Whether it has initialised Ray itself."""
+    connection: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         check_count(self.count)
@@ -213,30 +209,12 @@ class OnRay:
             raise ConfigError("a task takes at least one core, and 0 GPUs or more")
 
     def __enter__(self) -> Self:
-        ray = _ray()
-        if ray.is_initialized():
-            return self
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        here = {}
-        if self.address == "local":
-            cores = self.cores * self.count if self.count else max(self.cores, usable_cores())
-            here = {"num_cpus": cores, "include_dashboard": False}
-        try:
-            if re.fullmatch(r"[^:/]+:\d+", self.address):  # Ray itself would try for minutes
-                host, port = self.address.split(":")
-                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX: Ray starts programs alone
-                ray.init(self.address, logging_level="ERROR", log_to_driver=False, **here)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"no Ray cluster can be reached at {self.address!r}: {error}") from error
-        self.begun = True
+        cores = self.cores * self.count if self.count else max(self.cores, usable_cores())
+        self.connection.enter_context(connected(self.address, cores))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.begun:
-            _ray().shutdown()
-            self.begun = False
+        self.connection.close()
 
     def check(self, folder: Path) -> None:
         """Have a file read and another one written on every machine.
@@ -244,7 +222,7 @@ class OnRay:
         Raises:
             ConfigError: naming the machines that don't see the folder.
         """
-        ray = _ray()
+        ray = library()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         token = folder.resolve() / f".{uuid.uuid4().hex}.tmp"
@@ -270,7 +248,7 @@ class OnRay:
         self, function: Callable[[Work], Made], queue: deque[Work]
     ) -> Generator[tuple[Work, Made | Died], None, None]:
         """See `Workers.work`."""
-        ray = _ray()
+        ray = library()
         known = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         known |= {SHARE: str(self.cores)}
         if self.gpus % 1:
@@ -297,15 +275,6 @@ class OnRay:
                 ray.cancel(left, force=True)
 
 
-def _ray() -> Any:
-    """The module; it takes a second to import, and is needed here alone."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError('Ray is not installed: pip install "pgx-jax[cluster]"') from error
-    return ray
-
-
 def _call(function: Callable[[Work], Made], piece: Work) -> Made:
     return function(piece)
 
@@ -321,7 +290,7 @@ def _answer(token: str, name: str) -> bool:
 
 def _unseen(ref: Any, token: Path, name: str) -> str:
     """Why a machine is of no use for work in the token's folder; nothing if it is."""
-    ray = _ray()
+    ray = library()
     try:
         if not ray.get(ref, timeout=300):
             return "it is not there"

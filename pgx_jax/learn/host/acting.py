@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.learn.host.copies import Copies
-from pgx_jax.learn.host.memory import check_memory, processes_of
+from pgx_jax.learn.host.memory import check_memory
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
-from pgx_jax.learn.host.workers import Workers
+from pgx_jax.learn.host.workers import Workers, kind_of_crews, processes_of
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
@@ -75,11 +75,12 @@ def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots
     of their own where it asks for some.
 
     Raises:
-        ConfigError: they would not fit into what memory is free.
+        ConfigError: they would not fit into what memory is free here.
     """
     make = getattr(family.host_env, "make_vector", None) if vectors else None
     processes = processes_of(family) if make is None else 0
-    check_memory(family, count, processes)
+    if processes <= 1 or kind_of_crews().here:
+        check_memory(family, count, processes)
     if make is not None:
         return Vectors(family, count, make)
     return Copies(family, count) if processes == 1 else Workers(family, count, processes)

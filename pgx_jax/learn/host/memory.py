@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import TaskFamily
 
 MEMINFO = Path("/proc/meminfo")
@@ -20,11 +19,6 @@ def available(meminfo: Path = MEMINFO) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
-
-
-def processes_of(family: TaskFamily) -> int:
-    """Processes that step a family's copies; 1 is this one."""
-    return getattr(family.host_env, "processes", 1) or usable_cores()
 
 
 def check_memory(family: TaskFamily, count: int, processes: int) -> None:

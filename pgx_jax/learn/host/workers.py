@@ -1,4 +1,4 @@
-"""Slots that other processes step, a share of them in each.
+"""Slots that other processes step, a share of them in each: of this machine, or of a Ray cluster (`on_ray`).
 
 Every process steps its share as `Copies`, one after the other; errors come back as they are. Processes are
 started once for an environment and serve all slots that are opened on it, so that models and libraries are
@@ -17,10 +17,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
 import jax
@@ -29,6 +29,7 @@ import numpy as np
 from pgx_jax.errors import DataError, PgxError
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.slots import Arrival, Placed, Tasks
+from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import HostEnv, TaskFamily
 
 START = "import sys; sys.path[:] = {path!r}; from pgx_jax.learn.host.workers import serve; serve({pipe})"
@@ -39,9 +40,9 @@ as multiprocessing's own do.)"""
 class Died(Exception):
     """A process ended without being asked to."""
 
-    def __init__(self, place: int, exitcode: int | None):
-        super().__init__(place, exitcode)
-        self.place, self.exitcode = place, exitcode
+    def __init__(self, place: int, why: str):
+        super().__init__(place, why)
+        self.place, self.why = place, why
 
 
 class Answer(NamedTuple):
@@ -51,30 +52,107 @@ class Answer(NamedTuple):
     error: Exception | None = None
 
 
+class Member(Protocol):
+    """One process of a crew."""
+
+    def send(self, request: bytes) -> None:
+        """Ask something; whoever asks is to receive the answer next."""
+
+    def receive(self) -> Answer:
+        """The answer, once it is there.
+
+        Raises:
+            EOFError, OSError: the process has ended.
+        """
+
+    def end(self) -> None:
+        """End it."""
+
+    def why(self) -> str:
+        """How it ended that has not answered."""
+
+
+class Process:
+    """A process of this machine."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self.pipe, theirs = Pipe()
+        code = START.format(path=sys.path, pipe=theirs.fileno())
+        command, pipes = [sys.executable, "-c", code], (theirs.fileno(),)
+        self.process = subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def send(self, request: bytes) -> None:
+        """Through its pipe."""
+        self.pipe.send_bytes(request)
+
+    def receive(self) -> Answer:
+        """From its pipe."""
+        return self.pipe.recv()
+
+    def end(self) -> None:
+        """By a signal."""
+        self.pipe.close()
+        self.process.terminate()
+
+    def why(self) -> str:
+        """Its exit code."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)  # so that it is its own
+        self.process.terminate()
+        return f"exit code {self.process.wait()}"
+
+
+class Kind(NamedTuple):
+    """What crews are made of."""
+
+    start: Callable[[], Member]
+    cores: Callable[[], int]
+    """How many where the environment leaves it open."""
+    here: bool = True
+    """Whether they take this machine's memory."""
+
+
+_KIND = [Kind(Process, usable_cores)]
+"""The last one is in force."""
+
+
+@contextlib.contextmanager
+def made_of(kind: Kind) -> Iterator[None]:
+    """Within it crews that start are of this kind."""
+    _KIND.append(kind)
+    try:
+        yield
+    finally:
+        _KIND.remove(kind)
+
+
+def kind_of_crews() -> Kind:
+    """The kind in force."""
+    return _KIND[-1]
+
+
+def processes_of(family: TaskFamily) -> int:
+    """Processes that step a family's copies; 1 is this one."""
+    return getattr(family.host_env, "processes", 1) or kind_of_crews().cores()
+
+
 class Crew:
     """Processes that serve the slots opened on one environment."""
 
-    def __init__(self, env: HostEnv, count: int):
+    def __init__(self, env: HostEnv, count: int, kind: Kind):
         """Start them; ``env`` is kept as long as they live."""
-        self.env, self.lock, self.numbers = env, threading.Lock(), itertools.count()
+        self.env, self.kind, self.lock, self.numbers = env, kind, threading.Lock(), itertools.count()
         self.open_now: set[int] = set()
         """Numbers of the slots that are open, or about to be."""
-        self.pipes: list[Connection] = []
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.members: list[Member] = []
         try:
             for _ in range(count):
-                self._start()
+                self.members.append(kind.start())
         except BaseException:
             self.close()
             raise
-
-    def _start(self) -> None:
-        mine, theirs = Pipe()
-        self.pipes.append(mine)
-        code = START.format(path=sys.path, pipe=theirs.fileno())
-        command, pipes = [sys.executable, "-c", code], (theirs.fileno(),)
-        self.processes.append(subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL))
-        theirs.close()
 
     def open(self, number: int, family: TaskFamily, counts: Sequence[int]) -> None:
         """Open so many slots in every process, under a number that `crew_of` gave."""
@@ -88,7 +166,7 @@ class Crew:
     def let_go(self, number: int) -> None:
         """Close slots; the processes stay for the next ones."""
         self.open_now.discard(number)
-        self.ask("close", number, [()] * len(self.pipes))
+        self.ask("close", number, [()] * len(self.members))
 
     def ask(self, what: str, number: int, args: Sequence[tuple[Any, ...] | None]) -> list[Any]:
         """What every process answers to a request about its slots of this number (None: it isn't asked).
@@ -108,14 +186,13 @@ class Crew:
         place = 0
         try:
             for place in asked:
-                self.pipes[place].send((what, number, args[place]))
+                self.members[place].send(pickle.dumps((what, number, args[place])))
             for place in asked:
-                answers[place] = self.pipes[place].recv()
+                answers[place] = self.members[place].receive()
         except (EOFError, OSError) as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.processes[place].wait(2)  # so that its exit code is its own
+            why = self.members[place].why()
             self.close()
-            raise Died(place, self.processes[place].wait()) from error
+            raise Died(place, why) from error
         except BaseException:  # an answer left unheard would be taken for that to another request
             self.close()
             raise
@@ -123,36 +200,35 @@ class Crew:
 
     def close(self) -> None:
         """End all processes."""
-        for pipe in self.pipes:
-            pipe.close()
-        for process in self.processes:
-            process.terminate()
+        for member in self.members:
+            member.end()
         with _LOCK:
             for key in [key for key, crew in _CREWS.items() if crew is self]:
                 del _CREWS[key]
 
 
-_CREWS: dict[tuple[Hashable, int], Crew] = {}
+_CREWS: dict[tuple[Hashable, int, Kind], Crew] = {}
 _LOCK = threading.RLock()
 
 
 def crew_of(env: HostEnv, count: int) -> tuple[Crew, int]:
     """The processes of an environment, and a number for slots that are opened there. They are started if
     there are none; those of other environments that nobody uses are ended."""
-    key: tuple[Hashable, int] = (env if isinstance(env, Hashable) else id(env), count)
+    key = (env if isinstance(env, Hashable) else id(env), count, kind := kind_of_crews())
     with _LOCK:
         if key not in _CREWS:
             close_crews(idle=True)
-            _CREWS[key] = Crew(env, count)
+            _CREWS[key] = Crew(env, count, kind)
         number = next(_CREWS[key].numbers)
         _CREWS[key].open_now.add(number)
         return _CREWS[key], number
 
 
-def close_crews(*, idle: bool = False) -> None:
-    """End all processes, or those that serve no slots."""
-    for crew in [crew for crew in _CREWS.values() if not (idle and crew.open_now)]:
-        crew.close()
+def close_crews(*, idle: bool = False, kind: Kind | None = None) -> None:
+    """End all processes, or those that serve no slots, or those of a kind."""
+    for crew in [*_CREWS.values()]:
+        if not (idle and crew.open_now) and kind in (None, crew.kind):
+            crew.close()
 
 
 atexit.register(close_crews)
@@ -168,14 +244,18 @@ def serve(descriptor: int) -> None:
             asked = pipe.recv_bytes()
         except (EOFError, OSError):
             return
-        try:
-            answer = Answer(_do(known, *pickle.loads(asked)))
-        except Exception as error:
-            kept = isinstance(error, PgxError)  # others may be of kinds that cannot be sent
-            told = error if kept else DataError(f"{type(error).__name__} in a process of its own: {error}")
-            told.add_note(traceback.format_exc())
-            answer = Answer(error=told)
-        pipe.send(answer)
+        pipe.send(answer(known, asked))
+
+
+def answer(known: dict[int, Copies], asked: bytes) -> Answer:
+    """What a process answers to a request, with the slots that it has open."""
+    try:
+        return Answer(_do(known, *pickle.loads(asked)))
+    except Exception as error:
+        kept = isinstance(error, PgxError)  # others may be of kinds that cannot be sent
+        told = error if kept else DataError(f"{type(error).__name__} in a process of its own: {error}")
+        told.add_note(traceback.format_exc())
+        return Answer(error=told)
 
 
 def _do(known: dict[int, Copies], what: str, number: int, args: tuple[Any, ...]) -> Any:
@@ -261,8 +341,8 @@ class Workers(Placed):
             ]
             more = f" and {len(slots) - 8} more" if len(slots) > 8 else ""
             raise DataError(
-                f"a process that stepped environments of {self.guard.family!r} died (exit code "
-                f"{died.exitcode}), with episodes of {', '.join(tasks) or 'no task yet'}{more}; look for "
+                f"a process that stepped environments of {self.guard.family!r} died "
+                f"({died.why}), with episodes of {', '.join(tasks) or 'no task yet'}{more}; look for "
                 f"crashes and missing memory, and go on from the last checkpoint with `pgx-jax resume`"
             ) from died
 
