@@ -201,7 +201,7 @@ class OnRay:
     """Of a task."""
     gpus: float = 0.0
     """Of a task; a part of one is shared with others."""
-    connection: ExitStack = field(default_factory=ExitStack, init=False)
+    connection: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_count(self.count)
