@@ -30,6 +30,7 @@ from common import (
     tuples,
 )  # fmt: skip
 from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results
+from meta_tables import method_of
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -176,7 +177,7 @@ def all_entrants(
     usual = Tuning().rate
     gently = {f"{x}/gently": found[x] for x in FINE_TUNED if x in found and known[x] != usual}
     for name, entrant in list(found.items()):
-        method, learner = name.partition("/")[0], arena.learners[entrant.starts[0].learner]
+        method, learner = method_of(name), arena.learners[entrant.starts[0].learner]
         if known.get(method, usual) != usual:
             found[name] = entrant._replace(rate=known[method])
         if learner.remembers:
@@ -217,7 +218,7 @@ def record(entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
 def unadapted(arena: Arena, entrants: Mapping[str, Entrant]) -> dict[str, np.ndarray]:
     """float [U, k + 1] by method that has several policies: what each of them earns on every unseen task
     without adapting, and theta* (last)."""
-    several = {name.partition("/")[0]: x.starts for name, x in entrants.items() if len(x.starts) > 1}
+    several = {method_of(name): x.starts for name, x in entrants.items() if len(x.starts) > 1}
     distinct = {start.key: start for starts in several.values() for start in starts}
     values, place = start_values(arena, list(distinct.values())), {key: i for i, key in enumerate(distinct)}
     return {name: values[:, [*(place[x.key] for x in starts), -1]] for name, starts in several.items()}

@@ -51,6 +51,16 @@ FAIR = ("", "rewards", "gently", "again", "trial", "found")
 """Forms of a method that are compared: of the finders, the one that is the default."""
 
 
+def method_of(name: str) -> str:
+    """The method of a name in results."""
+    return name.partition("/")[0]
+
+
+def form_of(name: str) -> str:
+    """Its form, a finder for instance; empty where there is one alone."""
+    return name.partition("/")[2]
+
+
 class Part(NamedTuple):
     """A family with one number of training steps and of unseen tasks: the cells of all seeds."""
 
@@ -68,7 +78,7 @@ class Part(NamedTuple):
         """Methods of all cells, in the order of the labels."""
         known = [name for name in self.cells[0]["methods"] if all(name in c["methods"] for c in self.cells)]
         order = list(LABELS)
-        return sorted(known, key=lambda name: order.index(name.partition("/")[0]))
+        return sorted(known, key=lambda name: order.index(method_of(name)))
 
     def returns(self, name: str, budget: int) -> np.ndarray:
         """float [seeds, tasks]: means of a method; NaN where adapting failed."""
@@ -84,7 +94,7 @@ class Part(NamedTuple):
 
     def finds(self, name: str) -> bool:
         """Whether a method has several policies to find one of, in some run."""
-        return any(name.partition("/")[0] in c["starts"] for c in self.cells)
+        return any(method_of(name) in c["starts"] for c in self.cells)
 
     def right(self, name: str, budget: int) -> tuple[float, float]:
         """How often a task finds the policy that earns most there without adapting (theta* is one of them),
@@ -92,7 +102,7 @@ class Part(NamedTuple):
         the method has several."""
         hits, losses = [], []
         for cell in self.cells:
-            starts = cell["starts"].get(name.partition("/")[0])
+            starts = cell["starts"].get(method_of(name))
             if starts is None:
                 continue
             value, choice = np.array(starts, float), cell["methods"][name][str(budget)]["choice"]
@@ -116,8 +126,8 @@ def parts(data: Mapping) -> list[Part]:
 
 def label(name: str) -> str:
     """A method and its finder in words."""
-    method, _, finder = name.partition("/")
-    return LABELS[method] + (f", {SUFFIXES[finder]}" if finder else "")
+    form = form_of(name)
+    return LABELS[method_of(name)] + (f", {SUFFIXES[form]}" if form else "")
 
 
 def shown(part: Part, name: str, budget: int) -> str:
@@ -142,7 +152,7 @@ def title(part: Part) -> str:
 
 def finders(part: Part) -> str:
     """How often every finder finds the best policy of each grouping; empty where there is none."""
-    names = [name for name in part.names() if name.partition("/")[2] in FINDERS and part.finds(name)]
+    names = [name for name in part.names() if form_of(name) in FINDERS and part.finds(name)]
     budgets = [b for b in part.budgets if b]
     rows = []
     for name in names:
@@ -168,11 +178,13 @@ def _at(part: Part, mine: str, budget: int) -> str:
     methods that failed on all tasks of a seed."""
     returns = {name: part.returns(name, budget) for name in part.names()}
     returns = {name: x for name, x in returns.items() if np.isfinite(x).any(1).all()}
+    if mine not in returns:
+        return f"after {budget:,} steps our groups have failed on all tasks of a seed"
     whole = ~np.isnan(np.stack(list(returns.values()))).any(0)
     means = {name: np.nanmean(np.where(whole, x, np.nan), axis=1) for name, x in returns.items()}
     own, told = means[mine], means.get("true_groups/told")
     fair = {name: x.tolist() for name, x in means.items() if not name.startswith("true_groups")}
-    fair = {name: x for name, x in fair.items() if name.partition("/")[2] in FAIR}
+    fair = {name: x for name, x in fair.items() if form_of(name) in FAIR}
     first = unbeaten(fair)
     place = "first" if first == [mine] else "tied for first" if mine in first else "not first"
     text = f"after {budget:,} steps our groups earn {own.mean():.1f} and are {place}"
@@ -214,7 +226,7 @@ BEST = (
 
 def best(part: Part, methods: Sequence[str], budget: int) -> str | None:
     """The form of some methods that earned most after so many steps; of those with fewest failures."""
-    names = [name for name in part.names() if name.partition("/")[0] in methods and _stands(name)]
+    names = [name for name in part.names() if method_of(name) in methods and _stands(name)]
 
     def order(name: str) -> tuple[int, float]:
         return -part.failed(name, budget), float(np.nan_to_num(part.mean(name, budget).mean, nan=-np.inf))
@@ -231,7 +243,7 @@ def _shown(part: Part, methods: Sequence[str], budgets: Sequence[int]) -> str:
 
 def _stands(name: str) -> bool:
     """Whether the overview has a form of a method."""
-    method, _, form = name.partition("/")
+    method, form = method_of(name), form_of(name)
     if method.startswith("true_groups"):
         return form == "told"
     return form in (("rewards",) if method == OURS else FAIR)

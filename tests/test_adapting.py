@@ -377,6 +377,11 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     entry = data["cells"][0]["methods"]["meta"]["32"]["per_task"]
     entry[0] = None
     assert meta_tables.shown(part._replace(cells=data["cells"]), "meta", 32).endswith("(1 failed)")
+    lost = json.loads(before)
+    for entry in lost["cells"][0]["methods"]["policygradex/rewards"].values():
+        entry["per_task"] = [None] * len(entry["per_task"])
+    (failed,) = meta_tables.parts(lost)
+    assert meta_tables.verdict(failed).count("our groups have failed on all tasks of a seed") == 2
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
     assert len(meta_rl.cells(meta_rl.Settings())) == 6 * 10 + 5
 
