@@ -109,7 +109,8 @@ class Config:
     trial_episodes: int = 8
     """Episodes of each group's policy on an unseen task, by which the task finds its group."""
     rows_per_call: int | None = None
-    """Policies that one compiled program trains at a time; what is fastest on the platform by default."""
+    """Policies that one compiled program trains at a time on each device; what is fastest on the platform by
+    default."""
     keep_programs: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts sooner; the
     environment variable PGX_JAX_CACHE names another folder, or turns it "off"."""

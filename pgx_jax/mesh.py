@@ -8,6 +8,11 @@ anything. Several processes (`join`) run the same program on the same data, and 
 from __future__ import annotations
 
 import functools
+import hashlib
+import pickle
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -17,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, PgxError
 from pgx_jax.types import PyTree
 
 AXIS = "devices"
@@ -27,6 +32,10 @@ CUT_BY_COLUMNS: Lies = Spec(None, AXIS)
 WHOLE: Lies = Spec()
 """How an array lies on the mesh: cut along its first axis, along its second one, or not at all."""
 
+HEARTBEAT, SHUTDOWN = 30, 10
+"""Seconds after which a process counts as lost that is not heard of, and for which one that ends waits for
+the others."""
+
 _CHOSEN: dict[str, int] = {}
 """"count": devices that are used, if it is not all of them."""
 
@@ -34,23 +43,33 @@ _CHOSEN: dict[str, int] = {}
 def use_devices(count: int | None = None) -> None:
     """Spread programs over so many devices from here on, those that JAX lists first; over all by default.
 
+    Of a CPU there are as many as are asked for, if JAX has not computed anything yet (each trains rows of its
+    own, on cores that all share); else JAX knows one.
+
     Raises:
         ConfigError: there are fewer, or several processes are to leave out some of theirs.
     """
-    known = jax.devices()
+    if count is not None and count > 0:
+        with suppress(RuntimeError):  # it is too late
+            jax.config.update("jax_num_cpu_devices", count)
+    known = jax.local_devices()
     if count is not None and not 1 <= count <= len(known):
         there = f"JAX has {len(known)} ({_kind(known[0])})"
-        raise ConfigError(f"devices = {count}, and {there}: use 1 to {len(known)}")
+        raise ConfigError(
+            f"devices = {count}, and {there}: ask for fewer, or (of a CPU) before JAX has computed anything"
+        )
     if count not in (None, len(known)) and is_joined():
         raise ConfigError(f"devices = {count}, and processes that are joined use all: leave it out")
     _CHOSEN.clear()
-    if count is not None:
+    if count is not None and not is_joined():
         _CHOSEN["count"] = count
 
 
 def join(address: str | None = None, processes: int | None = None, number: int | None = None) -> None:
     """Make this process one of several that share their devices (`jax.distributed`), on one machine or many.
-    Call it before JAX has computed anything. Without arguments a cluster's manager is asked, if JAX knows it.
+
+    Call it before JAX has computed anything. It returns when all are there; after five minutes without them
+    the process ends. Without arguments a cluster's manager is asked, if JAX knows it.
 
     Args:
         address: HOST:PORT of process 0, which all can reach.
@@ -58,13 +77,23 @@ def join(address: str | None = None, processes: int | None = None, number: int |
         number: which one this is, from 0 on.
 
     Raises:
-        ConfigError: the others could not be reached, or it is too late.
+        ConfigError: no such process or address, no manager, or it is too late.
     """
     if processes is not None and (number is None or not 0 <= number < processes):
         raise ConfigError(f"process {number} of {processes}: they are numbered from 0 to {processes - 1}")
+    if address is not None and not re.fullmatch(r"[^:/]+:\d+", address):
+        raise ConfigError(f"the address of process 0 is HOST:PORT, not {address!r}")
+    with suppress(AttributeError):  # some versions take an ending signal for news to tell the others
+        jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(address, processes, number)
+        jax.distributed.initialize(
+            address, processes, number, shutdown_timeout_seconds=SHUTDOWN, heartbeat_timeout_seconds=HEARTBEAT
+        )
     except (RuntimeError, ValueError) as error:
+        if address is None and "should be defined" in str(error):
+            error = ValueError(
+                "no Slurm, Open MPI or TPU pod was found: give HOST:PORT, PROCESSES and NUMBER"
+            )
         where = f" at {address}" if address else ""
         raise ConfigError(f"this process cannot meet the others{where}: {error}") from error
 
@@ -92,8 +121,10 @@ def _kind(device: jax.Device) -> str:
 
 
 def mesh() -> Mesh | None:
-    """The mesh, if there is more than one device to use (and programs are compiled)."""
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # flags are made late
+    """The mesh, if there is more than one device to use (and programs are compiled, for these)."""
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]  # flags are made late
+    elsewhere = default is not None and getattr(default, "platform", default) != jax.default_backend()
+    if jax.config.jax_disable_jit or elsewhere:  # type: ignore[attr-defined]
         return None
     return _mesh(_CHOSEN.get("count", jax.device_count()))
 
@@ -141,8 +172,11 @@ def _place(x: Any, sharding: NamedSharding) -> jax.Array:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             numbers = _place(jax.random.key_data(x), sharding)
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
-    if jax.process_count() == 1:
+    if not is_joined():
         return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and sharding.is_fully_replicated:
+        copies = [jax.device_put(x, device) for device in jax.local_devices()]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
     host = np.asarray(x)
     host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype))
     return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
@@ -167,6 +201,49 @@ def _gathered(found: Mesh) -> Any:
 def agreed(value: bool) -> bool:
     """What the first process says; the others hear it from there."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value))) if is_joined() else value
+
+
+def in_first(call: Callable[[], object]) -> None:
+    """Call something in the first process alone; the others go on once it is done.
+
+    Raises:
+        PgxError: what the call raised, in all processes.
+    """
+    failed: PgxError | None = None
+    try:
+        if leads():
+            call()
+    except PgxError as error:
+        failed = error
+    if is_joined():
+        failed = pickle.loads(_from_first(pickle.dumps(failed)))
+    if failed is not None:
+        raise failed
+
+
+def _from_first(text: bytes) -> bytes:
+    """What the first process has."""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    mine = np.resize(np.frombuffer(text, np.uint8), size)
+    return np.asarray(multihost_utils.broadcast_one_to_all(mine)).astype(np.uint8).tobytes()
+
+
+def check_equal(what: str, told: str) -> None:
+    """Refuse to go on where processes have not been told the same; each must come here.
+
+    Raises:
+        ConfigError: in all processes.
+    """
+    if not is_joined():
+        return
+    mine = np.frombuffer(hashlib.sha256(told.encode()).digest(), np.uint8)
+    every = np.asarray(multihost_utils.process_allgather(mine))
+    if (every != every[0]).any():
+        others = sorted({int(i) for i in np.flatnonzero((every != every[0]).any(1))})
+        raise ConfigError(
+            f"processes {', '.join(map(str, others))} have other {what} than process 0: start all with the "
+            f"same command and versions, and a folder that all see"
+        )
 
 
 def wait_for_all(what: str) -> None:

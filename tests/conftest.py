@@ -53,8 +53,15 @@ def pytest_configure(config):
         "markers", "slow: long studies, not part of the default run (`-m slow` runs them)"
     )
     config.option.markexpr = config.option.markexpr or "not slow"
-    if hasattr(config, "workerinput"):
-        return  # it has the environment of the process that started it
+    if not hasattr(config, "workerinput"):  # workers have the environment of the process that started them
+        _share_programs(config)
+    from pgx_jax import steady  # before test files are imported, some of which compile something already
+
+    steady.QUICK["xla_backend_optimization_level"] = 0
+
+
+def _share_programs(config):
+    """Flags of the compiler, and a folder for what it has compiled."""
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_optimization_level" not in given:
         os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}"
@@ -64,14 +71,6 @@ def pytest_configure(config):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quicker_programs():
-    """Those that ask for few optimisations of their own accord are given still fewer."""
-    from pgx_jax import steady
-
-    steady.QUICK["xla_backend_optimization_level"] = 0
 
 
 MAPS = 14_000

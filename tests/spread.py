@@ -59,6 +59,27 @@ def computed(family, policy, ppo, features, transitions):
     }
 
 
+def spread_programs():
+    """What is divided among devices, by name."""
+    from importlib import import_module
+
+    from pgx_jax.steady import Compiled
+
+    places = ("learn.device", "estimate.features", "estimate.surrogates", "estimate.solvers", "estimate.crossfit",
+              "estimate.scores")  # fmt: skip
+    known = {}
+    for place in places:
+        known |= vars(import_module(f"pgx_jax.{place}"))
+    return {name: x for name, x in known.items() if isinstance(x, Compiled) and x.spread is not None}
+
+
+def is_spread(program):
+    """Whether it has been compiled for the mesh, and for nothing else."""
+    from pgx_jax import mesh
+
+    return {kind[-1] for kind in program._programs} == {mesh.mesh()}
+
+
 def main(folder, *meeting):
     """What one of the processes does."""
     from conftest import small_settings
@@ -84,6 +105,8 @@ def main(folder, *meeting):
         mesh.wait_for_all("something is missing")
         again = found_in(resume(Path(folder, "run")))
         found |= {f"again {name}": x for name, x in again.items()}
+    missed = [name for name, program in spread_programs().items() if not is_spread(program)]
+    found["missed"] = np.array(missed if not meeting else [])
     found["devices"] = np.array([mesh.mesh_size(), len(list(Path(folder).iterdir()))])
     np.savez(Path(folder, "found" if mesh.leads() else "others"), **found)
     print(mesh.described())

@@ -58,7 +58,7 @@ def test_in_a_rehearsal_programs_are_compiled_and_not_run(compilations):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(learn.training, "_lanes", lambda: jax.devices()[:1] * 2)
+    monkeypatch.setattr(learn.training, "_lanes", lambda engine: jax.devices()[:1] * 2)
 
 
 def test_what_later_stages_need_is_compiled_ahead(small_settings, compilations, two_cores):
@@ -140,5 +140,5 @@ def test_nothing_is_rehearsed_where_shapes_are_not_known(small_settings, monkeyp
     assert learn.rehearsable(family)
     assert not learn.rehearsable(family, rows_per_call=4)
     assert not learn.rehearsable(make_family("lunarlander"))
-    monkeypatch.setattr(learn.training, "_lanes", lambda: jax.devices()[:1])
+    monkeypatch.setattr(learn.training, "_lanes", lambda engine: jax.devices()[:1])
     assert not learn.rehearsable(family)

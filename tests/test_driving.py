@@ -192,7 +192,7 @@ KEYS = np.asarray(jax.random.split(jax.random.PRNGKey(5), 3))
 
 def test_agents_leave_the_device_lane_when_their_rows_do_alone(monkeypatch):
     """And what they are is not changed by the segment that begins after, to which the states are given."""
-    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1])
+    monkeypatch.setattr(training, "_lanes", lambda engine: jax.devices()[:1])
     rows = Rows(MEMBER, np.array([35, 12, 35]) * CONFIG.steps_per_update, KEYS)
     left, agents = [], device.DeviceLane.agents
     monkeypatch.setattr(

@@ -95,7 +95,7 @@ def how(request, monkeypatch):
     """Settings of `train`: lanes, rows of each, and segments that are under way when another one begins."""
     lanes, width, ahead = request.param
     monkeypatch.setattr(device, "AHEAD", {jax.default_backend(): ahead})
-    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1] * lanes)
+    monkeypatch.setattr(training, "_lanes", lambda engine: jax.devices()[:1] * lanes)
     return {"rows_per_call": width}
 
 
@@ -149,7 +149,7 @@ def test_states_are_copied_when_they_are_due_alone(monkeypatch):
 
 def test_a_program_that_breaks_leaves_what_was_saved_before(monkeypatch):
     """The state was given away to the program; that of the last saving stands."""
-    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1])
+    monkeypatch.setattr(training, "_lanes", lambda engine: jax.devices()[:1])
     memory, calls, segment = Memory(), itertools.count(1), device._segment
 
     def breaking(*args):

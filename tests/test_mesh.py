@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from small import small
-from spread import computed, found_in
+from spread import computed, found_in, spread_programs
 
 from pgx_jax import config, make_family, mesh, run
 from pgx_jax.cli.arguments import DeviceArguments
@@ -44,24 +45,29 @@ def alone(small_settings):
 
 def check(found, expected):
     for name, x in expected.items():
-        np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_eight_devices_come_to_what_one_does(alone, tmp_path):
     (told,) = ended(started(tmp_path / "eight", 8))
     assert told == "8 devices (cpu)"
     found = np.load(tmp_path / "eight" / "found.npz")
-    assert found["devices"][0] == 8
+    assert found["devices"][0] == 8 and not found["missed"].size
+    assert len(spread_programs()) == 13
     check(found, found_in(alone))
     known = alone.family, alone.policy, alone.config.ppo, alone.features, alone.transitions
     check(found, computed(*known))
 
 
-def test_two_processes_come_to_what_one_does(alone, tmp_path):
-    """Each with the same results, of which the first alone writes; a run that was stopped goes on."""
+@pytest.fixture
+def address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def test_two_processes_come_to_what_one_does(alone, address, tmp_path):
+    """Each with the same results, of which the first alone writes; a run that was stopped goes on."""
     folder = tmp_path / "two"
     told = ended(*(started(folder, 2, address, 2, number) for number in range(2)))
     assert told == ["4 devices (cpu) of 2 processes"] * 2
@@ -72,6 +78,37 @@ def test_two_processes_come_to_what_one_does(alone, tmp_path):
         check(found, {f"again {name}": x for name, x in found_in(alone).items()})
     assert sorted(path.name for path in folder.iterdir()) == ["found.npz", "others.npz", "run"]
     assert (folder / "run" / "report.html").is_file() and (folder / "run" / "results.json").is_file()
+
+
+def joined(address, out, number, *more):
+    """`pgx-jax run` as one of two processes."""
+    command = [sys.executable, "-m", "pgx_jax", "run", "points", "--n-tasks", "4", "--out", str(out), *more]
+    return subprocess.Popen(
+        [*command, "--join", address, "2", str(number), "--compare", "none"],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+
+
+def test_processes_with_other_settings_are_refused(address, tmp_path):
+    both = [joined(address, tmp_path / "run", number, "--seed", str(number)) for number in range(2)]
+    for process in both:
+        told = process.communicate(timeout=200)[0]
+        assert (
+            process.returncode == 2 and "processes 1 have other settings or versions than process 0" in told
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_process_waits_for_one_that_was_killed(number, address, tmp_path):
+    both = [joined(address, tmp_path / "run", i, "--steps-per-task", "400000") for i in range(2)]
+    while not (tmp_path / "run" / "config.json").exists():
+        time.sleep(0.2)
+    time.sleep(20)  # they train
+    both[number].kill()
+    told = both[1 - number].communicate(timeout=120)[0]
+    assert both[1 - number].returncode != 0, told
 
 
 @pytest.mark.parametrize("parts", [1, 3, 8])

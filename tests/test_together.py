@@ -237,7 +237,7 @@ def _named(calls):
 @pytest.mark.parametrize("width", [1, 2])
 def test_a_stopped_one_goes_on_alone(monkeypatch, width):
     """Of rows that had shared a program, each checkpoint has its own."""
-    monkeypatch.setattr(training, "_lanes", lambda: jax.devices()[:1])
+    monkeypatch.setattr(training, "_lanes", lambda engine: jax.devices()[:1])
     mine, theirs = rows(1, 22, 13), rows(2, 31)
     memories, found = [Memory(every=np.inf), Memory()], {}
     bodies = [

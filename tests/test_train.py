@@ -41,7 +41,7 @@ def close(ours, theirs, **tolerance):
 
 
 def one_lane(monkeypatch):
-    monkeypatch.setattr(train_module, "_lanes", lambda: jax.devices()[:1])
+    monkeypatch.setattr(train_module, "_lanes", lambda engine: jax.devices()[:1])
 
 
 def test_steps_and_curves(together):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -32,7 +33,8 @@ class DeviceArguments:
     """On which devices a command computes."""
 
     devices: int | None = None
-    """Devices that rows, subsets and transitions are spread over; all that JAX has by default."""
+    """Devices that rows, subsets and transitions are spread over; all that JAX has by default. Of a CPU there
+    are as many as are asked for, on cores that all share; of each process where several join."""
     join: Annotated[tuple[str, ...], _Join] = ()
     """Share the devices of several processes, on this machine or others, each started with this command and
     its own number: the address of process 0, how many there are, and which one this is, from 0 on. "auto"
@@ -64,7 +66,11 @@ class DeviceArguments:
             ConfigError: there are none such, or other processes that cannot be met.
         """
         if self.join and not is_joined():
-            join(*self._meeting())
+            where = self._meeting()
+            if self.devices:
+                jax.config.update("jax_num_cpu_devices", self.devices)
+            Console(stderr=True).print(f"meeting other processes ({' '.join(self.join)})", highlight=False)
+            join(*where)
         use_devices(self.devices)
 
     def _meeting(self) -> tuple[str, int, int] | tuple[()]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
+import traceback
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -99,17 +101,39 @@ def overview() -> Text:
 
 def main(args: list[str] | None = None) -> int:
     """Parse the command line and run the command; returns the exit status."""
+    status = 0
     try:
         command = read(sys.argv[1:] if args is None else args)
         command(Console())
     except PgxError as error:
-        told = Text.assemble(("error:", "bold red"), f" {type(error).__name__}: {error}")
-        Console(stderr=True).print(told, soft_wrap=True)  # so that commands in it can be copied
-        return 2
+        _tell(error, type(error).__name__)
+        status = 2
     except KeyboardInterrupt as stop:
         Console(stderr=True).print(Text("; ".join(("stopped", *map(str, stop.args)))), soft_wrap=True)
-        return 130
-    return 0
+        status = 130
+    except Exception as error:
+        if not _is_joined():
+            raise
+        traceback.print_exc()
+        _tell(error, "if another process has ended, start all of them again with `pgx-jax resume`")
+        status = 1
+    if status and _is_joined():  # without waiting for the others, who cannot go on either
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _tell(error: Exception, before: str) -> None:
+    """Say what has ended a command, in lines from which commands can be copied."""
+    told = Text.assemble(("error:", "bold red"), f" {before}: {error}")
+    Console(stderr=True).print(told, soft_wrap=True)
+
+
+def _is_joined() -> bool:
+    """Whether this process shares its devices with others; without loading JAX to know."""
+    known = sys.modules.get("pgx_jax.mesh")
+    return known is not None and known.is_joined()
 
 
 if __name__ == "__main__":

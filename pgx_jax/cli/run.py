@@ -83,9 +83,10 @@ class RunCommand(FamilyRun):
     def __call__(self, console: Console) -> None:
         """Run it."""
         console, family = self.told(console), self.make_family()
+        stepping = self.stepping(family)
         out = self.out or Path("runs") / f"{self.family}-{time.strftime('%Y%m%d-%H%M%S')}"
         console.print(f"{family.n} tasks of {self.family}; saving to {out}", highlight=False)
-        with self.stepping(family):
+        with stepping:
             if self.seeds != 1:
                 self._several(console, family, out)
                 return

@@ -14,6 +14,7 @@ from pgx_jax import report
 from pgx_jax.cli.console import SeedsListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
+from pgx_jax.mesh import leads
 from pgx_jax.report import budgets
 from pgx_jax.runs.budgets import PARTS, run_budgets, run_folder
 from pgx_jax.runs.serial import write_atomically
@@ -56,7 +57,8 @@ class BudgetStudy(FamilyRun):
         console.print(budgets.advice(points), style="bold", highlight=False)
         console.print()
         console.print(budgets.terminal_table(points, self.family))
-        console.print(f"report: {write(points, self.family, out)}", highlight=False, soft_wrap=True)
+        if leads():
+            console.print(f"report: {write(points, self.family, out)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
 from pgx_jax.estimate.precision import check_precision, full_precision, product
 from pgx_jax.estimate.projection import TILE, draw_tiles
-from pgx_jax.mesh import CUT, padded
+from pgx_jax.mesh import CUT, padded, whole
 from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
@@ -107,7 +107,7 @@ TRANSITIONS = {"obs": CUT, "action": CUT}
 
 @functools.partial(
     compiled,
-    spread=Spread(TRANSITIONS | {"features": CUT}),
+    spread=Spread(TRANSITIONS | {"features": CUT}, stays=True),
     static_argnames=("log_prob", "rows", "sizes", "precision"),
 )
 def _add_block(
@@ -196,7 +196,7 @@ def _features(
             log_prob, params, obs, action, key, features, np.array(start, np.int32),
             rows=blocks.step, sizes=sizes, precision=precision, shared=shared,
         )  # fmt: skip
-    return features
+    return whole(features)
 
 
 @full_precision

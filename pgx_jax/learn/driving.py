@@ -13,7 +13,7 @@ import numpy as np
 
 from pgx_jax.learn.lane import Lane
 from pgx_jax.learn.work import Segment, Work, take
-from pgx_jax.mesh import agreed
+from pgx_jax.mesh import agreed, is_joined
 
 
 class Job(NamedTuple):
@@ -150,7 +150,7 @@ class Driver:
         if self.lane is None:
             return
         try:
-            if self.work.failed and self.work.is_kept:
+            if self.work.failed and self.work.is_kept and not is_joined():  # others may be elsewhere
                 with suppress(RuntimeError):  # where the state itself broke, what was saved before stands
                     while self.unread:
                         self.work.note(self.unread.popleft())

@@ -169,7 +169,7 @@ def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | Non
     """Call several functions, each in a thread of its own, that take turns; whatever all of them train at
     the same time is trained in one go. What each trains is what it would be alone. After an error each trains
     alone, from its checkpoint if it has any, and those who meet the error again are ended by it. (Where
-    several processes share their devices, one function follows the other.)
+    several processes share their devices, one function follows the other, and an error ends all.)
 
     Returns:
         The error that ended each, or None; it does not end the others.
@@ -178,17 +178,10 @@ def side_by_side(bodies: Sequence[Callable[[], object]]) -> list[Exception | Non
         BaseException: an interrupt, which stops all of them; their checkpoints have what they had reached.
     """
     if is_joined():  # threads would take their turns in another order in another process
-        return [_error(body) for body in bodies]
+        for body in bodies:
+            body()
+        return [None] * len(bodies)
     return together.Meeting(train_orders).hold(bodies)
-
-
-def _error(body: Callable[[], object]) -> Exception | None:
-    """The error that ends a function, or None."""
-    try:
-        body()
-    except Exception as error:
-        return error
-    return None
 
 
 class Order(NamedTuple):
@@ -252,7 +245,8 @@ def train_orders(orders: Sequence[Order]) -> list[list[Trained]]:
     }
     for order, calls in zip(orders, asked, strict=True):
         _tell(order, calls, [places[id(call)] for call in calls])
-    run_all(sorted(jobs, key=lambda job: len(job.work.total)), _lanes())
+    engine = "device" if any(order.family.engine == "device" for order in orders) else "host"
+    run_all(sorted(jobs, key=lambda job: len(job.work.total)), _lanes(engine))
     return [[_trained(*places[id(call)]) for call in calls] for calls in asked]
 
 
@@ -271,9 +265,10 @@ def _job(calls: Sequence[Call]) -> Job:
     )
     agents = jax.tree.map(lambda *xs: np.concatenate(xs), *(call.agents for call in calls))
     unit = learner.steps_per_update
-    lane = engine_of(order.family).lane
-    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // (len(_lanes()) * mesh_size())))
-    width *= mesh_size() if order.family.engine == "device" else 1
+    lane, engine = engine_of(order.family).lane, order.family.engine
+    count = mesh_size() if engine == "device" else 1  # devices of a lane
+    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // (len(_lanes(engine)) * count)))
+    width *= count
     work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit, learner.measures)
     return Job(work, partial(lane, policy, learner, order.family, width), width)
 
@@ -303,21 +298,24 @@ def _trained(work: Work, rows: range) -> Trained:
 def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:
     """Whether it is known beforehand what programs train single rows, and there is a core to compile them."""
     width = rows_per_call or engine_of(family).lane.rows_per_call()
-    return family.engine == "device" and width == 1 and len(_lanes()) > 1  # no mesh, then
+    return family.engine == "device" and width == 1 and len(_lanes("device")) > 1  # no mesh, then
 
 
 def rehearse_training(policy: Policy, learner: Learner, family: TaskFamily, agent: Agent) -> None:
     """An update of a row that holds all tasks; for `steady.rehearsal`, since `train` has threads."""
     member = np.ones((1, family.n), bool)
-    with jax.default_device(_lanes()[0]):
+    with jax.default_device(_lanes("device")[0]):
         lane = engine_of(family).lane(policy, learner, family, 1)
         lane.enter(0, member[0], agent, np.zeros(2, np.uint32))
         lane.advance(member, np.array([1]), 1, np.ones(1, bool))
         lane.agents([0])
 
 
-def _lanes() -> list[jax.Device]:
-    """Where rows run at the same time: a lone CPU device once per core; else all at once, over all devices
-    (the rows of host environments on the first one)."""
-    device = jax.local_devices()[0]
-    return [device] * (usable_cores() if device.platform == "cpu" and mesh() is None else 1)
+def _lanes(engine: str) -> list[jax.Device]:
+    """Where rows run at the same time, each with a thread: on a CPU once per core, and beside accelerators
+    one each for rows whose environments act on the host; on the device engine all at once, if they are
+    spread over a mesh."""
+    devices = jax.local_devices()
+    if engine == "device" and (mesh() is not None or devices[0].platform != "cpu"):
+        return devices[:1]
+    return devices[:1] * usable_cores() if devices[0].platform == "cpu" else devices

@@ -14,6 +14,7 @@ import jax
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner, Policy, described
+from pgx_jax.mesh import mesh_size
 from pgx_jax.tasks import TaskFamily
 
 
@@ -29,7 +30,8 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "device": f"{device.platform}: {device.device_kind}",
-        "devices": jax.device_count(),
+        "devices": mesh_size(),
+        "processes": jax.process_count(),
         "python": platform.python_version(),
         "versions": versions,
         "commit": _commit(),

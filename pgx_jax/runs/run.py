@@ -16,8 +16,8 @@ from pgx_jax.compare.oracle import searches
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
-from pgx_jax.learn import Learner, Policy
-from pgx_jax.mesh import leads, wait_for_all
+from pgx_jax.learn import Learner, Policy, described
+from pgx_jax.mesh import check_equal, in_first, leads
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
@@ -250,14 +250,16 @@ def begin(
     this = Run(
         family, config, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener
     )
+    own = identity(family, policy, policies, learners)
+    check_equal("settings or versions", described((config, family.settings, own, environment()["versions"])))
     if out is not None:
         record = {
             "family": family.name, "family_settings": family.settings, "config": config,
-            "identity": identity(family, policy, policies, learners), "environment": environment(),
+            "identity": own, "environment": environment(),
             "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
-        this.store = RunStore.create(out, record, overwrite=overwrite)
+        this.store = store = RunStore(out)
+        in_first(lambda: RunStore.create(out, record, overwrite=overwrite))
         if meta is not None:
-            this.store.save("given_meta", meta)
-        wait_for_all("the run folder is there")
+            store.save("given_meta", meta)
     return this

@@ -25,7 +25,7 @@ from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult, over_seeds
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, FolderError, PgxError
-from pgx_jax.mesh import leads
+from pgx_jax.mesh import in_first, leads
 from pgx_jax.report.seeds import advice
 from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin, write_files
@@ -93,8 +93,8 @@ def run_seeds(
     config = config_for(family) if config is None else config
     Run(family, config, **own)  # refuses what cannot work before the folder is touched
     out = None if out is None else Path(out)
-    if out is not None and leads():
-        _prepare(out, overwrite)
+    if out is not None:
+        in_first(partial(_prepare, out, overwrite))
     runs = [
         begin(
             family, replace(config, seed=seed), out=None if out is None else folder(out, seed),

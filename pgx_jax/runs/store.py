@@ -112,8 +112,7 @@ class RunStore:
         serial.jsonable(config)
         try:
             store.clear(overwrite)
-            if leads():
-                store.path.mkdir(parents=True, exist_ok=True)
+            store.path.mkdir(parents=True, exist_ok=True)
             store.write_json("config.json", config)
         except OSError as error:
             raise FolderError(

@@ -10,9 +10,13 @@ from typing import Any
 import jax
 
 from pgx_jax.cluster import connected, library
+from pgx_jax.errors import ConfigError
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.workers import Answer, Kind, answer, close_crews, made_of
 from pgx_jax.steady import usable_cores
+
+PATIENCE = 180.0
+"""Seconds in which there must be room for an actor, and what it imports be there."""
 
 
 class Served:
@@ -35,6 +39,8 @@ class Actor:
         """Start it, as soon as there is room."""
         self.served = library().remote(num_cpus=1)(Served).remote(sys.path)
         self.asked: Any = None
+        self.patience: float | None = PATIENCE
+        """Seconds for the next answer; after the first one it has its core."""
         self.error = ""
 
     def send(self, request: bytes) -> None:
@@ -42,10 +48,22 @@ class Actor:
         self.asked = self.served.answer.remote(request)
 
     def receive(self) -> Answer:
-        """What the call returns."""
+        """What the call returns.
+
+        Raises:
+            ConfigError: there is no room for the actor.
+        """
         ray = library()
         try:
-            return ray.get(self.asked)
+            found = ray.get(self.asked, timeout=self.patience)
+            self.patience = None
+            return found
+        except ray.exceptions.GetTimeoutError as error:
+            free = ray.available_resources().get("CPU", 0)
+            raise ConfigError(
+                f"no core of the Ray cluster became free in {PATIENCE:.0f} s for a process that steps "
+                f"environments: it has {cores()} cores, and {free:.0f} are free; lower `processes`, or wait"
+            ) from error
         except ray.exceptions.RayError as error:
             self.error = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise EOFError(self.error) from error
