@@ -91,9 +91,7 @@ def join(address: str | None = None, processes: int | None = None, number: int |
         )
     except (RuntimeError, ValueError) as error:
         if address is None and "should be defined" in str(error):
-            error = ValueError(
-                "no Slurm, Open MPI or TPU pod was found: give HOST:PORT, PROCESSES and NUMBER"
-            )
+            error = ValueError("no Slurm, Open MPI or TPU pod was found: give HOST:PORT PROCESSES NUMBER")
         where = f" at {address}" if address else ""
         raise ConfigError(f"this process cannot meet the others{where}: {error}") from error
 

@@ -65,10 +65,9 @@ def spread_programs():
 
     from pgx_jax.steady import Compiled
 
-    places = ("learn.device", "estimate.features", "estimate.surrogates", "estimate.solvers", "estimate.crossfit",
-              "estimate.scores")  # fmt: skip
+    estimate = [f"estimate.{name}" for name in ("features", "surrogates", "solvers", "crossfit", "scores")]
     known = {}
-    for place in places:
+    for place in ["learn.device", *estimate]:
         known |= vars(import_module(f"pgx_jax.{place}"))
     return {name: x for name, x in known.items() if isinstance(x, Compiled) and x.spread is not None}
 

@@ -83,19 +83,17 @@ def test_two_processes_come_to_what_one_does(alone, address, tmp_path):
 def joined(address, out, number, *more):
     """`pgx-jax run` as one of two processes."""
     command = [sys.executable, "-m", "pgx_jax", "run", "points", "--n-tasks", "4", "--out", str(out), *more]
-    return subprocess.Popen(
-        [*command, "--join", address, "2", str(number), "--compare", "none"],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    command += ["--join", address, "2", str(number), "--compare", "none"]
+    known = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, env=known, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def test_processes_with_other_settings_are_refused(address, tmp_path):
     both = [joined(address, tmp_path / "run", number, "--seed", str(number)) for number in range(2)]
     for process in both:
         told = process.communicate(timeout=200)[0]
-        assert (
-            process.returncode == 2 and "processes 1 have other settings or versions than process 0" in told
-        )
+        assert process.returncode == 2
+        assert "processes 1 have other settings or versions than process 0" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -108,10 +108,8 @@ def load(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
         listener=listener,
     )  # fmt: skip
-    done = store.stages(), store.has_file("results.json")
-    check_equal(
-        "settings, versions or folders", described((saved["config"], environment()["versions"], done))
-    )
+    known = saved["config"], environment()["versions"], store.stages(), store.has_file("results.json")
+    check_equal("settings, versions or folders", described(known))
     return found
 
 
