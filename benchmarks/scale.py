@@ -250,8 +250,6 @@ def of_run(cell: Mapping) -> dict:
 
 def of_devices(cell: Mapping) -> dict:
     """Transitions to groups, and rows that train side by side; programs compiled before."""
-    if cell["devices"] > 1:
-        jax.config.update("jax_num_cpu_devices", cell["devices"])
     mesh.use_devices(cell["devices"])
     family, ppo = make_family("points", n_tasks=20, n_groups=4), PPO(num_envs=20, num_steps=32)
     policy, key = make_policy(family), jax.random.PRNGKey(cell["seed"])
