@@ -13,7 +13,7 @@ from hosts import ScriptEnv, script_family
 from test_host_engine import CHOOSER, close, raising
 
 from pgx_jax.cli import main as cli
-from pgx_jax.errors import DataError
+from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import PPO, evaluate, init_agents, take, train
 from pgx_jax.learn.host import acting, experience, on_ray, workers
 from pgx_jax.learn.host.acting import open_slots
@@ -184,10 +184,12 @@ class Called:
 @pytest.fixture
 def ray_of_two_cores(monkeypatch):
     """Ray as this code calls it, with actors in this process."""
-    made = []
+    made, full = [], []
 
-    def get(ref):
+    def get(ref, timeout):
         actor, asked = ref
+        if full:
+            raise TimeoutError
         if actor.gone:
             raise ConnectionError("The actor died unexpectedly.\nmore")
         return actor.served.answer(asked)
@@ -198,7 +200,8 @@ def ray_of_two_cores(monkeypatch):
 
     ray = SimpleNamespace(
         is_initialized=lambda: True, remote=remote, get=get, cluster_resources=lambda: {"CPU": 2.0},
-        kill=lambda actor: setattr(actor, "gone", True), exceptions=SimpleNamespace(RayError=ConnectionError),
+        kill=lambda actor: setattr(actor, "gone", True), available_resources=dict,
+        exceptions=SimpleNamespace(RayError=ConnectionError, GetTimeoutError=TimeoutError), full=full,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "ray", ray)
     return made
@@ -225,6 +228,15 @@ def test_an_actor_that_dies_is_named(agents, ray_of_two_cores):
         with pytest.raises(DataError, match=r"died \(The actor died unexpectedly\.\), with episodes of"):
             slots.step(np.zeros(4, int), np.ones(4, bool))
         slots.close()
+
+
+def test_a_cluster_without_room_is_named(agents, ray_of_two_cores):
+    sys.modules["ray"].full.append(True)
+    with (
+        on_ray("auto"),
+        pytest.raises(ConfigError, match="it has 2 cores, and 0 are free; lower `processes`"),
+    ):
+        open_slots(SHARED, 4)
 
 
 def test_a_cluster_is_for_environments_in_processes(capsys):
