@@ -60,7 +60,7 @@ class Settings:
 
 def cells(settings: Settings) -> list[dict]:
     """The cells: lanes x rows a program."""
-    own = len(lanes_module()._lanes())
+    own = len(lanes_module()._lanes("device"))
     lanes = settings.lanes or tuple(sorted({1, own}))
     small = settings.preset == "small"
     base = {
@@ -131,7 +131,7 @@ def compute(cell: Mapping) -> dict:
     devices = jax.local_devices()
     lanes = (devices * cell["lanes"])[: cell["lanes"]]
     apart: dict[str, list[float]] = {"apart": []} if cell.get("apart") else {}
-    with mock.patch.object(module, "_lanes", lambda: lanes):
+    with mock.patch.object(module, "_lanes", lambda engine: lanes):
         go(1)
         go(1, alone[0])
         one, seconds = go(1), []
