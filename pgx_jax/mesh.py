@@ -32,9 +32,8 @@ CUT_BY_COLUMNS: Lies = Spec(None, AXIS)
 WHOLE: Lies = Spec()
 """How an array lies on the mesh: cut along its first axis, along its second one, or not at all."""
 
-HEARTBEAT, SHUTDOWN = 30, 10
-"""Seconds after which a process counts as lost that is not heard of, and for which one that ends waits for
-the others."""
+HEARTBEAT = 30
+"""Seconds after which a process counts as lost that is not heard of."""
 
 _CHOSEN: dict[str, int] = {}
 """"count": devices that are used, if it is not all of them."""
@@ -69,7 +68,8 @@ def join(address: str | None = None, processes: int | None = None, number: int |
     """Make this process one of several that share their devices (`jax.distributed`), on one machine or many.
 
     Call it before JAX has computed anything. It returns when all are there; after five minutes without them
-    the process ends. Without arguments a cluster's manager is asked, if JAX knows it.
+    the process ends. Without arguments a cluster's manager is asked, if JAX knows it. At the end each waits
+    for the others, five minutes at most: what one of them does alone should be done `in_first`.
 
     Args:
         address: HOST:PORT of process 0, which all can reach.
@@ -86,9 +86,7 @@ def join(address: str | None = None, processes: int | None = None, number: int |
     with suppress(AttributeError):  # some versions take an ending signal for news to tell the others
         jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            address, processes, number, shutdown_timeout_seconds=SHUTDOWN, heartbeat_timeout_seconds=HEARTBEAT
-        )
+        jax.distributed.initialize(address, processes, number, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         if address is None and "should be defined" in str(error):
             error = ValueError("no Slurm, Open MPI or TPU pod was found: give HOST:PORT PROCESSES NUMBER")
@@ -205,13 +203,13 @@ def in_first(call: Callable[[], object]) -> None:
     """Call something in the first process alone; the others go on once it is done.
 
     Raises:
-        PgxError: what the call raised, in all processes.
+        PgxError, OSError: what the call raised, in all processes.
     """
-    failed: PgxError | None = None
+    failed: PgxError | OSError | None = None
     try:
         if leads():
             call()
-    except PgxError as error:
+    except (PgxError, OSError) as error:
         failed = error
     if is_joined():
         failed = pickle.loads(_from_first(pickle.dumps(failed)))

@@ -4,6 +4,7 @@
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def is_spread(program):
     return {kind[-1] for kind in program._programs} == {mesh.mesh()}
 
 
+def write_slowly():
+    """Reports take longer than JAX waits at the end for processes that have not left."""
+    import jax
+
+    from pgx_jax import report
+
+    render, meet = report.render, jax.distributed.initialize
+    report.render = lambda *args: time.sleep(4) or render(*args)
+    jax.distributed.initialize = lambda *args, **known: meet(*args, shutdown_timeout_seconds=1, **known)
+
+
 def main(folder, *meeting):
     """What one of the processes does."""
     from conftest import small_settings
@@ -87,6 +99,7 @@ def main(folder, *meeting):
 
     steady.QUICK["xla_backend_optimization_level"] = 0  # as in the tests' own process
     if meeting:
+        write_slowly()
         mesh.join(meeting[0], *map(int, meeting[1:]))
     settings, config = small_settings.__wrapped__()
     family = make_family("points", **settings)

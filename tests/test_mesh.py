@@ -67,7 +67,8 @@ def address():
 
 
 def test_two_processes_come_to_what_one_does(alone, address, tmp_path):
-    """Each with the same results, of which the first alone writes; a run that was stopped goes on."""
+    """Each with the same results, of which the first alone writes, and none leaves before it has; a run that
+    was stopped goes on."""
     folder = tmp_path / "two"
     told = ended(*(started(folder, 2, address, 2, number) for number in range(2)))
     assert told == ["4 devices (cpu) of 2 processes"] * 2

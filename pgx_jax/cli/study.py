@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pgx_jax import report
 from pgx_jax.cli.console import SeedsListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
-from pgx_jax.mesh import leads
+from pgx_jax.mesh import in_first
 from pgx_jax.report import budgets
 from pgx_jax.runs.budgets import PARTS, run_budgets, run_folder
 from pgx_jax.runs.serial import write_atomically
@@ -57,8 +58,8 @@ class BudgetStudy(FamilyRun):
         console.print(budgets.advice(points), style="bold", highlight=False)
         console.print()
         console.print(budgets.terminal_table(points, self.family))
-        if leads():
-            console.print(f"report: {write(points, self.family, out)}", highlight=False, soft_wrap=True)
+        in_first(partial(write, points, self.family, out))
+        console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -318,4 +318,4 @@ def _lanes(engine: str) -> list[jax.Device]:
     devices = jax.local_devices()
     if engine == "device" and (mesh() is not None or devices[0].platform != "cpu"):
         return devices[:1]
-    return devices[:1] * usable_cores() if devices[0].platform == "cpu" else devices
+    return devices[:1] * usable_cores() if devices[0].platform == "cpu" else devices[: mesh_size()]

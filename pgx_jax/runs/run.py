@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import msgspec
+import numpy as np
 
 from pgx_jax import learn, report
 from pgx_jax.compare import methods, results
@@ -17,7 +18,7 @@ from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
 from pgx_jax.learn import Learner, Policy, described
-from pgx_jax.mesh import check_equal, in_first, leads
+from pgx_jax.mesh import check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
@@ -28,7 +29,7 @@ from pgx_jax.runs.store import RunStore
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
-from pgx_jax.types import Agent
+from pgx_jax.types import Agent, Grouping
 
 
 class Run(Records):
@@ -107,12 +108,13 @@ class Run(Records):
         return self.rehearses and EVALUATION in names and "meta" in names and not begun
 
     def write(self) -> Path | None:
-        """Write results.json and the report; returns the report's path, None without a folder (or in another
-        process than the first, which writes it)."""
-        if self.store is None or not leads():
+        """Write results.json and the report; returns the report's path, None without a folder."""
+        store = self.store
+        if store is None:
             return None
-        self.store.write_json("results.json", results.to_plain(self.results))
-        return write_report(self.store, self.results)
+        store.write_json("results.json", results.to_plain(self.results))
+        in_first(lambda: write_report(store, self.results))
+        return store.path / "report.html"
 
     # How stages are kept
 
@@ -150,6 +152,8 @@ class Run(Records):
             record = one_blas_thread(lambda: jax.block_until_ready(stage_of(stage).compute(self)))()
         except PgxError as error:
             raise type(error)(f"{stage}: {error}") from error
+        if isinstance(record, Grouping):  # found by each process alone
+            check_equal("groups", repr(np.asarray(record.labels).tolist()))
         self.seconds[stage] = seconds = time.perf_counter() - began
         text = stage_of(stage).text(self, record)
         if self.store is not None:

@@ -25,7 +25,7 @@ from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult, over_seeds
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, FolderError, PgxError
-from pgx_jax.mesh import in_first, leads
+from pgx_jax.mesh import in_first
 from pgx_jax.report.seeds import advice
 from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin, write_files
@@ -149,8 +149,8 @@ def _finished(runs: Sequence[Run], out: Path | None) -> SeedRuns:
     if not whole:
         raise told(errors)
     found = summary([one.results for one in whole], {seed: str(error) for seed, error in errors.items()})
-    if out is not None and leads():
-        write(out, found)
+    if out is not None:
+        in_first(partial(write, out, found))
     return SeedRuns(whole, found, errors)
 
 
