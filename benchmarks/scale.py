@@ -51,7 +51,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
 }
 GRADIENTS = ("closed_form", "whitened", "cosine", "dot")
 LABORATORY = "as published"
-UP_TO = {"CLARABEL": 60, "SCS": 200, "ADMM": 500, LABORATORY: 60}
+UP_TO = {"CLARABEL": 60, "SCS": 200, "ADMM": 1000, LABORATORY: 60}
 """Largest n that a solver of the relaxation is given; what takes more than minutes is left out."""
 DEVICES = (1, 2, 8)
 Part = Literal["groups", "affinity", "relaxation", "run", "devices"]
