@@ -54,6 +54,7 @@ LABORATORY = "as published"
 UP_TO = {"CLARABEL": 60, "SCS": 200, "ADMM": 1000, LABORATORY: 60}
 """Largest n that a solver of the relaxation is given; what takes more than minutes is left out."""
 DEVICES = (1, 2, 8)
+"""Over how many the same work is spread."""
 Part = Literal["groups", "affinity", "relaxation", "run", "devices"]
 
 

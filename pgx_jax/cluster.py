@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, is_address
 
 PATIENCE = 20.0
 """Seconds in which a cluster must answer at all."""
@@ -47,7 +46,7 @@ def connected(address: str, cores: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
     try:
-        if re.fullmatch(r"[^:/]+:\d+", address):  # Ray itself would try for minutes
+        if is_address(address):  # Ray itself would try for minutes
             host, port = address.split(":")
             socket.create_connection((host, int(port)), timeout=PATIENCE).close()
         with warnings.catch_warnings():

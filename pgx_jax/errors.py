@@ -1,6 +1,7 @@
 """The errors that the project raises on purpose; each message names the culprit and the remedy."""
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -40,6 +41,11 @@ def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     if name not in table:
         raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
     return table[name]
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is HOST:PORT."""
+    return re.fullmatch(r"[^:/]+:\d+", text) is not None
 
 
 def key_values(texts: Iterable[str], setting: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -22,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.errors import ConfigError, PgxError, is_address
 from pgx_jax.types import PyTree
 
 AXIS = "devices"
@@ -48,9 +47,7 @@ def use_devices(count: int | None = None) -> None:
     Raises:
         ConfigError: there are fewer, or several processes are to leave out some of theirs.
     """
-    if count is not None and count > 0:
-        with suppress(RuntimeError):  # it is too late
-            jax.config.update("jax_num_cpu_devices", count)
+    _divide_cpu(count)
     known = jax.local_devices()
     if count is not None and not 1 <= count <= len(known):
         there = f"JAX has {len(known)} ({_kind(known[0])})"
@@ -64,7 +61,20 @@ def use_devices(count: int | None = None) -> None:
         _CHOSEN["count"] = count
 
 
-def join(address: str | None = None, processes: int | None = None, number: int | None = None) -> None:
+def _divide_cpu(count: int | None) -> None:
+    """Let JAX take its CPU for so many devices."""
+    if count is not None and count > 0:
+        with suppress(RuntimeError):  # it is too late
+            jax.config.update("jax_num_cpu_devices", count)
+
+
+def join(
+    address: str | None = None,
+    processes: int | None = None,
+    number: int | None = None,
+    *,
+    devices: int | None = None,
+) -> None:
     """Make this process one of several that share their devices (`jax.distributed`), on one machine or many.
 
     Call it before JAX has computed anything. It returns when all are there; after five minutes without them
@@ -75,14 +85,16 @@ def join(address: str | None = None, processes: int | None = None, number: int |
         address: HOST:PORT of process 0, which all can reach.
         processes: how many there are.
         number: which one this is, from 0 on.
+        devices: into how many its CPU is divided.
 
     Raises:
         ConfigError: no such process or address, no manager, or it is too late.
     """
     if processes is not None and (number is None or not 0 <= number < processes):
         raise ConfigError(f"process {number} of {processes}: they are numbered from 0 to {processes - 1}")
-    if address is not None and not re.fullmatch(r"[^:/]+:\d+", address):
+    if address is not None and not is_address(address):
         raise ConfigError(f"the address of process 0 is HOST:PORT, not {address!r}")
+    _divide_cpu(devices)
     with suppress(AttributeError):  # some versions take an ending signal for news to tell the others
         jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -104,7 +116,7 @@ def leads() -> bool:
     return not is_joined() or jax.process_index() == 0
 
 
-def described() -> str:
+def in_use() -> str:
     """The devices in use, in a line."""
     count, several = _CHOSEN.get("count", jax.device_count()), jax.process_count()
     told = f"{count} device{'s' * (count > 1)} ({_kind(jax.devices()[0])})"
@@ -224,15 +236,19 @@ def _from_first(text: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(mine)).astype(np.uint8).tobytes()
 
 
-def check_equal(what: str, told: str) -> None:
+def check_equal(what: str, tell: Callable[[], object]) -> None:
     """Refuse to go on where processes have not been told the same; each must come here.
+
+    Args:
+        what: what it is, for messages.
+        tell: what each has been told, compared by its `repr`; it is not asked for in a process alone.
 
     Raises:
         ConfigError: in all processes.
     """
     if not is_joined():
         return
-    mine = np.frombuffer(hashlib.sha256(told.encode()).digest(), np.uint8)
+    mine = np.frombuffer(hashlib.sha256(repr(tell()).encode()).digest(), np.uint8)
     every = np.asarray(multihost_utils.process_allgather(mine))
     if (every != every[0]).any():
         others = sorted({int(i) for i in np.flatnonzero((every != every[0]).any(1))})
@@ -240,9 +256,3 @@ def check_equal(what: str, told: str) -> None:
             f"processes {', '.join(map(str, others))} have other {what} than process 0: start all with the "
             f"same command and versions, and a folder that all see"
         )
-
-
-def wait_for_all(what: str) -> None:
-    """Go on once all processes have come here."""
-    if is_joined():
-        multihost_utils.sync_global_devices(what)

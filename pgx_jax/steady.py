@@ -144,9 +144,13 @@ class Compiled(Generic[P, R]):
             return self._parts.setdefault(classes, jax.jit(_anew(self.function), **self.settings))
         return self._parts[classes]
 
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
     def _placed(self, args: tuple[Any, ...], kwargs: dict[str, Any], spread: Spread) -> dict[str, Any]:
         """The arguments by name, arrays as they lie on the mesh."""
-        given = inspect.signature(self.function).bind(*args, **kwargs).arguments
+        given = self._signature.bind(*args, **kwargs).arguments
         static = self.settings.get("static_argnames", ())
         return {
             name: value if name in static else place(value, spread.cut.get(name, WHOLE))

@@ -80,6 +80,13 @@ def is_spread(program):
     return {kind[-1] for kind in program._programs} == {mesh.mesh()}
 
 
+def lose(store):
+    """What a run that was stopped has not come to yet."""
+    for stage in ("grouping", "policies"):
+        store.remove(stage)
+    store.remove_file("results.json")
+
+
 def write_slowly():
     """Reports take longer than JAX waits at the end for processes that have not left."""
     import jax
@@ -110,18 +117,14 @@ def main(folder, *meeting):
     if not meeting:
         found |= computed(family, done.policy, config.ppo, done.features, done.transitions)
     else:
-        if mesh.leads():
-            for stage in ("grouping", "policies"):
-                done.store.remove(stage)
-            (out / "results.json").unlink()
-        mesh.wait_for_all("something is missing")
+        mesh.in_first(lambda: lose(done.store))
         again = found_in(resume(Path(folder, "run")))
         found |= {f"again {name}": x for name, x in again.items()}
     missed = [name for name, program in spread_programs().items() if not is_spread(program)]
     found["missed"] = np.array(missed if not meeting else [])
     found["devices"] = np.array([mesh.mesh_size(), len(list(Path(folder).iterdir()))])
     np.savez(Path(folder, "found" if mesh.leads() else "others"), **found)
-    print(mesh.described())
+    print(mesh.in_use())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from small import small
 from spread import computed, found_in, spread_programs
 
 from pgx_jax import config, make_family, mesh, run
-from pgx_jax.cli.arguments import DeviceArguments
+from pgx_jax.cli.devices import DeviceArguments
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import problems
 
@@ -133,7 +133,7 @@ def test_one_device_needs_no_mesh():
     x = np.arange(3)
     assert mesh.place(x, mesh.CUT) is x and mesh.whole(x) is x and mesh.padded(x) is x
     assert mesh.agreed(True) and mesh.leads() and not mesh.is_joined()
-    assert mesh.described() == "1 device (cpu)"
+    assert mesh.in_use() == "1 device (cpu)"
     mesh.use_devices(1)
     assert mesh.mesh() is None
     mesh.use_devices()

@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Self
 import tyro
 from rich.console import Console
 
-from pgx_jax.cli.arguments import DeviceArguments, FamilyArguments
+from pgx_jax.cli.arguments import FamilyArguments
 from pgx_jax.cli.console import ConsoleListener, SeedsListener, resumable, show_results, show_seeds
+from pgx_jax.cli.devices import DeviceArguments
 from pgx_jax.cli.parsing import parsed
 from pgx_jax.config import Config, config_for
 from pgx_jax.runs.run import run

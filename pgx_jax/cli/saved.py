@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pgx_jax import report
-from pgx_jax.cli.arguments import DeviceArguments
 from pgx_jax.cli.console import (
     ConsoleListener,
     SeedsListener,
@@ -23,6 +22,7 @@ from pgx_jax.cli.console import (
     show_results,
     show_seeds,
 )
+from pgx_jax.cli.devices import DeviceArguments
 from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, FolderError

@@ -20,22 +20,27 @@ from pgx_jax.tasks import TaskFamily
 
 def environment() -> dict[str, Any]:
     """Device, versions and commit of this run, for the record."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "cvxpy", "gymnax", "gymnasium", "pgx-jax")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     device = jax.devices()[0]
     return {
         "device": f"{device.platform}: {device.device_kind}",
         "devices": mesh_size(),
         "processes": jax.process_count(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(),
         "commit": _commit(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on, as far as they are installed."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "cvxpy", "gymnax", "gymnasium", "pgx-jax")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def identity(

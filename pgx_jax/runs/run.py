@@ -22,7 +22,7 @@ from pgx_jax.mesh import check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.programs import keep_programs
-from pgx_jax.runs.provenance import environment, identity
+from pgx_jax.runs.provenance import environment, identity, versions
 from pgx_jax.runs.records import ASKED, Listener, Records, numbered
 from pgx_jax.runs.stages import STAGES, needed, stage_of
 from pgx_jax.runs.store import RunStore
@@ -153,7 +153,7 @@ class Run(Records):
         except PgxError as error:
             raise type(error)(f"{stage}: {error}") from error
         if isinstance(record, Grouping):  # found by each process alone
-            check_equal("groups", repr(np.asarray(record.labels).tolist()))
+            check_equal("groups", lambda: np.asarray(record.labels).tolist())
         self.seconds[stage] = seconds = time.perf_counter() - began
         text = stage_of(stage).text(self, record)
         if self.store is not None:
@@ -255,7 +255,7 @@ def begin(
         family, config, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener
     )
     own = identity(family, policy, policies, learners)
-    check_equal("settings or versions", described((config, family.settings, own, environment()["versions"])))
+    check_equal("settings or versions", lambda: described((config, family.settings, own, versions())))
     if out is not None:
         record = {
             "family": family.name, "family_settings": family.settings, "config": config,

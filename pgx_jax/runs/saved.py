@@ -26,11 +26,11 @@ from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
-from pgx_jax.learn import Learner, Policy, described
+from pgx_jax.learn import Learner, Policy
 from pgx_jax.mesh import check_equal
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
 from pgx_jax.runs.programs import keep_programs
-from pgx_jax.runs.provenance import check_identity, environment, identity
+from pgx_jax.runs.provenance import check_identity, identity, versions
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import TaskFamily
@@ -108,8 +108,10 @@ def load(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
         listener=listener,
     )  # fmt: skip
-    known = saved["config"], environment()["versions"], store.stages(), store.has_file("results.json")
-    check_equal("settings, versions or folders", described(known))
+    check_equal(
+        "settings, versions or folders",
+        lambda: (saved["config"], versions(), store.stages(), store.has_file("results.json")),
+    )
     return found
 
 
