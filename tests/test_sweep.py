@@ -36,7 +36,7 @@ from pgx_jax.runs import sweep as runs
 from pgx_jax.runs import workers
 from pgx_jax.runs.serial import dumps
 from pgx_jax.runs.sweep import Cell, Ended
-from pgx_jax.runs.workers import Died, OnRay, Processes, accelerated
+from pgx_jax.runs.workers import OnRay, Processes, WorkerDied, accelerated
 from pgx_jax.steady import usable_cores
 
 
@@ -60,7 +60,7 @@ class Here:
             cell = queue.popleft()
             if self.dying.get(cell.folder, 0):
                 self.dying[cell.folder] -= 1
-                yield cell, Died("it fell asleep")
+                yield cell, WorkerDied("it fell asleep")
                 continue
             self.worked.append(cell.folder)
             yield cell, function(cell)
@@ -274,7 +274,7 @@ def test_a_killed_process_takes_its_own_work_alone(tmp_path):
     died = []
     with Processes(2) as workers:
         for piece, found in workers.work(errands.die_once, queue):
-            if isinstance(found, Died):
+            if isinstance(found, WorkerDied):
                 died.append(piece)
                 queue.append(piece)
             else:
@@ -418,7 +418,7 @@ def test_tasks_take_what_they_are_given_and_may_be_lost(no_cluster, monkeypatch)
     monkeypatch.setenv("JAX_ENABLE_X64", "0")
     no_cluster.lost.append(2)
     found = done_by(OnRay("auto", 2, 3, 0.5), errands.twice, [1, 2, 3])
-    assert found == {1: 2, 2: Died("Lost: its node is gone"), 3: 6} and not no_cluster.cancelled
+    assert found == {1: 2, 2: WorkerDied("Lost: its node is gone"), 3: 6} and not no_cluster.cancelled
     (options,) = no_cluster.options
     assert (options["num_cpus"], options["num_gpus"], options["max_retries"]) == (3, 0.5, 0)
     variables = options["runtime_env"]["env_vars"]

@@ -18,7 +18,7 @@ from pgx_jax.learn import PPO, evaluate, init_agents, take, train
 from pgx_jax.learn.host import acting, experience, on_ray, workers
 from pgx_jax.learn.host.acting import open_slots
 from pgx_jax.learn.host.slots import Tasks
-from pgx_jax.learn.host.workers import Workers
+from pgx_jax.learn.host.workers import RemoteCopies
 from pgx_jax.types import Rows
 
 KEY = jax.random.PRNGKey(2)
@@ -57,7 +57,7 @@ def test_an_error_comes_back_and_nothing_hangs(agents):
 
 def test_a_process_that_dies_is_named_and_the_others_end(agents):
     slots = open_slots(SHARED, 4)
-    assert isinstance(slots, Workers)
+    assert isinstance(slots, RemoteCopies)
     slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
     slots.restart(np.arange(4), [5, 6, 7, 8], np.zeros((4, 3), np.float32))
     victim, other = (member.process for member in slots.crew.members)

@@ -41,7 +41,7 @@ from pgx_jax.runs.provenance import check_identity, identity
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import as_before, from_dict
 from pgx_jax.runs.store import RunStore
-from pgx_jax.runs.workers import Died, Processes, Workers
+from pgx_jax.runs.workers import Processes, WorkerDied, Workers
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 
@@ -144,7 +144,7 @@ def sweep(
         workers.check(out)
         with closing(workers.work(partial(_attempt, out), queue)) as ends:
             for cell, end in ends:
-                if not isinstance(end, Died):
+                if not isinstance(end, WorkerDied):
                     yield _read(cell, out, end)
                     continue
                 deaths[cell.folder] += 1

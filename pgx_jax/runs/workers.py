@@ -32,7 +32,7 @@ Work = TypeVar("Work")
 Made = TypeVar("Made")
 
 
-class Died(NamedTuple):
+class WorkerDied(NamedTuple):
     """What became of a piece of work whose worker ended before it."""
 
     why: str
@@ -54,7 +54,7 @@ class Workers(Protocol):
 
     def work(
         self, function: Callable[[Work], Made], queue: deque[Work]
-    ) -> Generator[tuple[Work, Made | Died], None, None]:
+    ) -> Generator[tuple[Work, Made | WorkerDied], None, None]:
         """Have all pieces of work done that are in the queue, to which more may be added meanwhile.
 
         Args:
@@ -93,7 +93,7 @@ class Processes:
 
     def work(
         self, function: Callable[[Work], Made], queue: deque[Work]
-    ) -> Generator[tuple[Work, Made | Died], None, None]:
+    ) -> Generator[tuple[Work, Made | WorkerDied], None, None]:
         """See `Workers.work`."""
         cores = usable_cores()
         count = max(1, min(self.count or (1 if accelerated() else cores), len(queue)))
@@ -107,11 +107,11 @@ class Processes:
                 done, _ = wait(busy, return_when=FIRST_COMPLETED)
                 for future in done:
                     process, piece = busy.pop(future)
-                    found: Made | Died
+                    found: Made | WorkerDied
                     try:
                         found = future.result()
                     except BrokenProcessPool:
-                        found = Died(process.end())
+                        found = WorkerDied(process.end())
                     idle.append(process)
                     yield piece, found
         finally:
@@ -246,7 +246,7 @@ class OnRay:
 
     def work(
         self, function: Callable[[Work], Made], queue: deque[Work]
-    ) -> Generator[tuple[Work, Made | Died], None, None]:
+    ) -> Generator[tuple[Work, Made | WorkerDied], None, None]:
         """See `Workers.work`."""
         ray = library()
         known = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
@@ -264,11 +264,11 @@ class OnRay:
                     piece = queue.popleft()
                     busy[task.remote(function, piece)] = piece
                 (done, *_), _ = ray.wait(list(busy), num_returns=1)
-                found: Made | Died
+                found: Made | WorkerDied
                 try:
                     found = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    found = Died(f"{type(error).__name__}: {_first_line(error)}")
+                    found = WorkerDied(f"{type(error).__name__}: {_first_line(error)}")
                 yield busy.pop(done), found
         finally:
             for left in busy:

@@ -13,7 +13,7 @@ from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.memory import check_memory
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
 from pgx_jax.learn.host.vectors import Vectors
-from pgx_jax.learn.host.workers import Workers, kind_of_crews, processes_of
+from pgx_jax.learn.host.workers import RemoteCopies, kind_of_crews, processes_of
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
@@ -83,7 +83,7 @@ def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots
         check_memory(family, count, processes)
     if make is not None:
         return Vectors(family, count, make)
-    return Copies(family, count) if processes == 1 else Workers(family, count, processes)
+    return Copies(family, count) if processes == 1 else RemoteCopies(family, count, processes)
 
 
 class Acting:

@@ -278,7 +278,7 @@ def _do(known: dict[int, Copies], what: str, number: int, args: tuple[Any, ...])
     return None
 
 
-class Workers(Placed):
+class RemoteCopies(Placed):
     """S slots in the processes of a crew."""
 
     def __init__(self, family: TaskFamily, count: int, processes: int):
