@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import jax
-import msgspec
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, check_types, of_type
 from pgx_jax.estimate import SIMILARITIES, EstimateConfig
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
@@ -177,10 +176,7 @@ def changed(config: Config, name: str, value: Any) -> Config:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(f"there is no setting {name!r} of a run{hint}; `pgx-jax run --help` lists them")
-    try:
-        return override(config, {name: msgspec.convert(value, known[last])})
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{name} = {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from None
+    return override(config, {name: of_type(value, known[last], name)})
 
 
 def _setting_names(config: Config) -> Iterator[tuple[str, str]]:
@@ -199,10 +195,6 @@ def check(config: Config, family: TaskFamily) -> None:
     Raises:
         ConfigError: naming setting and remedy.
     """
-    if not isinstance(config, Config):
-        raise ConfigError(f"settings must be a pgx_jax.Config, not a {type(config).__name__}")
-    if not isinstance(config.ppo, PPO):
-        raise ConfigError(f"ppo must be a pgx_jax.PPO, not a {type(config.ppo).__name__}")
     check_method(config, family.n)
     if family.engine == "host" and is_joined():
         raise ConfigError(
@@ -241,9 +233,6 @@ def check_method(config: Config, n: int) -> None:
     Raises:
         ConfigError: naming setting and remedy.
     """
-    if config.compare not in COMPARE:
-        raise ConfigError(f"compare = {config.compare!r}; choose one of {', '.join(map(repr, COMPARE))}")
-    for kind in config.similarities:
-        pick(SIMILARITIES, kind, "similarities")
+    check_types(config, Config, unless=("learner",))  # which may be one's own
     config.estimate.check()
     config.grouping.check(n, config.k)

@@ -2,8 +2,12 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 Entry = TypeVar("Entry")
 
@@ -41,6 +45,57 @@ def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     if name not in table:
         raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
     return table[name]
+
+
+def check_types(settings: Any, kind: type, name: str = "", *, unless: Container[str] = ()) -> None:
+    """Refuse settings with a value that is not of the type that its annotation names, at any depth. A
+    number may be NumPy's, or an array of no axes.
+
+    Args:
+        settings: an instance of a dataclass.
+        kind: this dataclass.
+        name: of the settings in messages, if they have one.
+        unless: settings that are not looked at.
+
+    Raises:
+        ConfigError: naming the setting, its value, and what it must be.
+    """
+    if not isinstance(settings, kind):
+        raise ConfigError(
+            f"{name or 'settings'} must be a pgx_jax.{kind.__name__}, not a {type(settings).__name__}"
+        )
+    known = typing.get_type_hints(type(settings))
+    for field in fields(settings):  # type: ignore[arg-type]
+        value, own = getattr(settings, field.name), f"{name}.{field.name}" if name else field.name
+        if is_dataclass(known[field.name]):
+            check_types(value, known[field.name], own, unless=unless)
+        elif own not in unless:
+            of_type(value, known[field.name], own)
+
+
+def of_type(value: Any, kind: Any, name: str) -> Any:
+    """A setting's value as its annotation wants it: lists may become tuples, and whole numbers floats.
+
+    Raises:
+        ConfigError: naming the setting, its value, and what it must be.
+    """
+    plain = value.item() if getattr(value, "shape", None) == () else value
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        if (culprit := said.removeprefix("Invalid enum value ")) != said:
+            known = ", ".join(map(repr, _names(kind)))
+            raise ConfigError(f"{name} = {culprit.split(' - at ')[0]}; choose one of {known}") from None
+        said = f"{said[0].lower()}{said[1:]}".replace("null", "None").replace("`array`", "`tuple`")
+        raise ConfigError(f"{name} = {value!r}: {said}") from None
+
+
+def _names(kind: Any) -> list[str]:
+    """The names that an annotation lists, wherever in it."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [name for part in typing.get_args(kind) if part is not Ellipsis for name in _names(part)]
 
 
 def is_address(text: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, check_types
 from pgx_jax.estimate.lifting import LIFTS
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
@@ -97,18 +95,7 @@ class EstimateConfig:
         Raises:
             ConfigError: naming setting and remedy.
         """
-        tables: dict[str, Mapping[str, Any]] = {
-            "ridge": RIDGES,
-            "solver": SOLVERS,
-            "score": SCORES,
-            "lift": LIFTS,
-        }
-        for name, table in tables.items():
-            pick(table, getattr(self, name), f"estimate.{name}")
-        if self.affinity is not None:
-            pick(AFFINITIES, self.affinity, "estimate.affinity")
-        for kind in self.beside:
-            pick(SIMILARITIES, kind, "estimate.beside")
+        check_types(self, EstimateConfig, "estimate")
         check_precision(self.precision)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, check_types
 from pgx_jax.grouping.sdp import SDP_SOLVERS
 from pgx_jax.types import Named
 
@@ -53,6 +53,7 @@ class GroupingConfig:
     solver: Named[str, SDP_SOLVERS] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, GroupingConfig, "grouping")
         penalties = (*self.penalties, self.trace_penalty or 0.0)
         if not all(np.isfinite(penalty) and penalty >= 0 for penalty in penalties):
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
@@ -63,8 +64,6 @@ class GroupingConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")
         if not 0 < self.level <= 0.5:
             raise ConfigError(f"level = {self.level} must lie above 0 and not above .5")
-        if self.solver is not None:
-            pick(SDP_SOLVERS, self.solver, "grouping.solver")
         if self.exhaustive_up_to > 8:
             raise ConfigError(
                 f"exhaustive_up_to = {self.exhaustive_up_to}: more than 4140 partitions; use <= 8"
