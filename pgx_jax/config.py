@@ -225,6 +225,8 @@ def check(config: Config, family: TaskFamily) -> None:
         if getattr(config, name) is not None and getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)} must be at least 1")
     config.estimate.check_collecting(family.horizon)
+    if config.test_tasks and family.sample_test_tasks is not None:
+        family.unseen(config.stream("test_tasks"), config.test_tasks)
 
 
 def check_method(config: Config, n: int) -> None:

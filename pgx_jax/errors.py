@@ -87,8 +87,9 @@ def of_type(value: Any, kind: Any, name: str) -> Any:
         if (culprit := said.removeprefix("Invalid enum value ")) != said:
             known = ", ".join(map(repr, _names(kind)))
             raise ConfigError(f"{name} = {culprit.split(' - at ')[0]}; choose one of {known}") from None
-        said = f"{said[0].lower()}{said[1:]}".replace("null", "None").replace("`array`", "`tuple`")
-        raise ConfigError(f"{name} = {value!r}: {said}") from None
+        for json, python in (("null", "None"), ("`array`", "`tuple`"), ("`object`", "`dict`")):
+            said = said.replace(json, python)
+        raise ConfigError(f"{name} = {value!r}: {said[0].lower()}{said[1:]}") from None
 
 
 def _names(kind: Any) -> list[str]:

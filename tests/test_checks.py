@@ -132,3 +132,29 @@ def test_a_family_is_judged_by_what_there_is():
         dataclasses.replace(FAMILY, metric="reward")
     with pytest.raises(ConfigError, match="metric = 'reward'"):
         played.judged_by("reward")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"horizon": 2.5}, "horizon = 2.5: expected `int`, got `float`"),
+        ({"horizon": 0}, "horizon = 0 must be at least 1 step"),
+        ({"true_groups": np.zeros(3, int)}, "true_groups must be a label for each of the n = 4 tasks"),
+        ({"defaults": 3}, "defaults = 3: expected `dict`, got `int`"),
+    ],
+)
+def test_what_a_family_says_of_itself_is_checked(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(FAMILY, **changes)
+
+
+def test_a_sampler_of_other_tasks_is_named_before_anything_is_trained(no_training):
+    def one_short(key, count):
+        return FAMILY.sample_test_tasks(key, count - 1)
+
+    for sampler in (one_short, lambda key, count: None, lambda key, count: FAMILY.tasks.goal):
+        family = dataclasses.replace(FAMILY, sample_test_tasks=sampler)
+        with pytest.raises(ConfigError, match=r"sample_test_tasks\(key, 10\) must return tasks like those"):
+            pgx_jax.run(family)
+    with pytest.raises(ConfigError, match="no sampler of unseen tasks"):
+        dataclasses.replace(FAMILY, sample_test_tasks=None).unseen(np.zeros(2, np.uint32), 2)

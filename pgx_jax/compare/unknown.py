@@ -153,14 +153,9 @@ def sampled(family: TaskFamily, key: PyTree, count: int) -> PyTree:
     Raises:
         ConfigError: it has none, or no two tasks are asked for.
     """
-    if family.sample_test_tasks is None:
-        raise ConfigError(
-            f"the family {family.name!r} has no sampler of unseen tasks (TaskFamily.sample_test_tasks); give "
-            f"it one, or adapt to tasks of your own"
-        )
     if count < 2:
         raise ConfigError(f"{count} unseen task(s) tell nothing of others; ask for at least 2")
-    return family.sample_test_tasks(key, count)
+    return family.unseen(key, count)
 
 
 def widened(agent: Agent, member: Bool[np.ndarray, "n"], count: int) -> Agent:

@@ -69,7 +69,7 @@ def unseen_tasks(
     if family.sample_test_tasks is None or config.test_tasks < 1:
         return None
     count = config.test_tasks
-    tasks = family.sample_test_tasks(config.stream("test_tasks"), count)
+    tasks = family.unseen(config.stream("test_tasks"), count)
     names = [f"unseen {i + 1}" for i in range(count)]
 
     def play(pairs: Sequence[Pair], stream: str, episodes: int) -> _Played:

@@ -73,8 +73,7 @@ def _parts(run: Records) -> Iterator[Callable[[], object]]:
         )  # fmt: skip
 
     def trial(policy: learn.Policy, learner: learn.Learner) -> None:
-        assert family.sample_test_tasks is not None
-        tasks = family.sample_test_tasks(config.stream("test_tasks"), config.test_tasks)
+        tasks = family.unseen(config.stream("test_tasks"), config.test_tasks)
         play(policy, learner, config.trial_episodes, tasks)
 
     yield collect

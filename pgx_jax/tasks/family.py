@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, of_type, pick
 from pgx_jax.types import Array, Key, PyTree
 
 METRICS = {
@@ -199,6 +199,14 @@ class TaskFamily:
                 f"holds anything; flatten it to one (gymnasium.spaces.flatten_space)"
             )
         pick(METRICS, self.metric, f"family {self.name!r}: metric")
+        if of_type(self.horizon, int, f"family {self.name!r}: horizon") < 1:
+            raise ConfigError(f"family {self.name!r}: horizon = {self.horizon} must be at least 1 step")
+        of_type(self.defaults, dict, f"family {self.name!r}: defaults")
+        if self.true_groups is not None and np.shape(self.true_groups) != (n,):
+            raise ConfigError(
+                f"family {self.name!r}: true_groups must be a label for each of the n = {n} tasks, got "
+                f"{self.true_groups!r}"
+            )
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
             if np.shape(leaf)[:1] != (n,):
                 raise ConfigError(
@@ -242,6 +250,27 @@ class TaskFamily:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.tasks)]
         numbers = [leaf.reshape(self.n, -1) for leaf in leaves if leaf.dtype.kind in "biuf"]
         return np.concatenate([np.zeros((self.n, 0)), *numbers], axis=1)
+
+    def unseen(self, key: Key, count: int) -> PyTree:
+        """So many tasks of ``sample_test_tasks``, with a leading axis ``count``.
+
+        Raises:
+            ConfigError: there is no sampler, or what it draws is not like ``tasks``.
+        """
+        if self.sample_test_tasks is None:
+            raise ConfigError(
+                f"the family {self.name!r} has no sampler of unseen tasks (TaskFamily.sample_test_tasks); "
+                f"give it one, or tasks of your own"
+            )
+        drawn = self.sample_test_tasks(key, count)
+        found = jax.tree.map(np.shape, drawn)
+        wanted = jax.tree.map(lambda leaf: (count, *np.shape(leaf)[1:]), self.tasks)
+        if found != wanted:
+            raise ConfigError(
+                f"family {self.name!r}: sample_test_tasks(key, {count}) must return tasks like those of the "
+                f"family, with a leading axis of {count}: shapes {wanted}, and not {found}"
+            )
+        return drawn
 
     def only(self, tasks: Int[np.ndarray, "m"]) -> TaskFamily:
         """The family of some of its tasks, int [m], with their context vectors and no planted groups."""
