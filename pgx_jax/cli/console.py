@@ -39,6 +39,7 @@ DOING = {
     "scores": "solving and scoring subsets",
     "affinity": "rating all pairs",
     "grouping": "choosing the groups",
+    "stability": "drawing trajectories again",
     "looks": "looking at the groups again",
     "similarity": "grouping by gradient similarity",
     "clustering": "clustering on returns",

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Timings
+from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Number, StabilityResult, Timings
 
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
@@ -163,6 +163,24 @@ def number(value: Any, digits: int | None = None) -> str:
     if digits is not None:
         return f"{value:.{digits}f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def certainty(found: StabilityResult) -> str:
+    """How certain the groups are, in a few words."""
+    k, n = len(found.groups), sum(map(len, found.groups))
+    told = f"of {found.resamples} draws of the trajectories"
+    parts = [] if found.same_k is None else [f"k = {k} in {share(found.same_k)}"]
+    if 1 < k < n:
+        these = "these groups" if found.same_k is None else "and at that k these groups"
+        parts.append(f"{these} in {share(found.same_groups)}")
+    if not parts:
+        return f"{told[3:]}: only the affinity could change"
+    return f"{', '.join(parts)} {told} (one theta*)"
+
+
+def share(value: Number) -> str:
+    """A part of the draws: 62%."""
+    return "–" if value is None else f"{100 * value:.0f}%"
 
 
 def steps(value: Any) -> str:
