@@ -144,6 +144,7 @@ SECTIONS = (
 CHANGES_NOTHING = (
     "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
+    "grouping.resamples",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")

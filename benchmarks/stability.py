@@ -76,7 +76,7 @@ def compute(cell: Mapping, changes: Mapping, afresh: int) -> dict:
 
 
 def asked_afresh(run: Run, count: int) -> Iterator[dict]:
-    """Groups of so many further collections by the same theta*: at the run's own k, and at one chosen anew."""
+    """Groups of so many further collections by the same theta*: at the run's own k, and at one chosen."""
     names, params = run.family.task_names, learn.policy_params(run.meta)
     policy = {"log_prob": run.policy.log_prob, "params": params}
     for draw in range(count):

@@ -56,12 +56,12 @@ def stability(
 ) -> Stability | None:
     """Draw the trajectories of every task again, ``config.grouping.resamples`` times, and group anew.
 
-    The affinity of a draw comes from the quadratic model (`estimate.resampled_affinity`). Its groups are those
-    of as many as were found that gain most on its held-out trajectories, as those of the run were chosen, of
-    all partitions that the run and the draws themselves propose: gains go with the weights of trajectories to
-    first order, noise of the fit included (`estimate.crossfit`), so that nothing is fitted but groups that
-    nobody has met. Groups are compared at one k, as a draw of another k says little about who belongs to
-    whom; how often k would be another, the same draws tell beside.
+    The affinity of a draw comes from the quadratic model (`estimate.resampled_affinity`). Its groups are,
+    of all partitions that the run and the draws themselves propose into as many groups as were found, those
+    that gain most on its held-out trajectories: so the run's were chosen. Gains go with the weights of
+    trajectories to first order, noise of the fit included (`estimate.crossfit`); nothing is fitted anew but
+    groups that the run has not met. All draws have the k that was found, as one with another k says little
+    about who belongs to whom; how often k would be another, the same draws tell beside.
 
     Args:
         affinity: that of all data.

@@ -55,8 +55,8 @@ def draw_trajectories(data: CrossFit, key: Key, count: int) -> Float[np.ndarray,
         inside = np.flatnonzero((stratum == own[:, None]).all(0))
         if (size := len(inside)) < LEAST_TRAJECTORIES:
             raise DataError(
-                f"source {own[0]} has {size} trajectories in a part of the data, too few to draw from: collect "
-                f"more (or shorter) ones, or set grouping.resamples to 0"
+                f"source {own[0]} has {size} trajectories in a part of the data, too few to draw from: "
+                f"collect more (or shorter) ones, or set grouping.resamples to 0"
             )
         drawn[:, inside] = rng.multinomial(size, np.full(size, 1 / size), size=count)
     return drawn[:, number]
@@ -101,8 +101,8 @@ def resampled_affinity(
     kind = AFFINITIES[config.affinity_of(len(data.transitions.source))]
     if kind.matrices is None:
         both = data.statistics((FIT, SCORE))
-        sums = _pooled([_sums(data, part, drawn, dealt=True) for part in (FIT, SCORE)], data)
-        gains, costs = _products(sums, sums, both, both, config.l2)
+        pooled = _pooled([_sums(data, part, drawn, dealt=True) for part in (FIT, SCORE)], data)
+        gains, costs = _products(pooled, pooled, both, both, config.l2)
         return closed_form((gains + gains.swapaxes(1, 2)) / 2, costs)
     sums = [_sums(data, part, drawn, dealt=False) for part in (FIT, SCORE)]
     stats = [data.statistics((part,)) for part in (FIT, SCORE)]
@@ -121,10 +121,9 @@ def basic_interval(
     draws: Float[np.ndarray, "B n n"],
     level: float = 0.95,
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """Basic bootstrap interval of ``point``: what it is less the quantiles of what draws add to ``around``.
-
-    What the noise of the fit adds to an affinity, draws add once more: so it is taken off twice by nobody.
-    """
+    """Basic bootstrap interval of ``point``: what it is less the quantiles of what ``draws`` add to
+    ``around``, which is the same without drawing. (What noise adds to an affinity on average, draws add once
+    more: basic intervals take it off, percentiles would count it twice.)"""
     low, high = np.quantile(draws - around, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return point - high, point - low
 

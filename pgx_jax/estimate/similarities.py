@@ -50,8 +50,8 @@ def _closed_form(
 
 
 def closed_form(gains: Float[np.ndarray, "*B n n"], costs: Float[np.ndarray, "*B n n"]) -> np.ndarray:
-    """The "closed_form" of `similarity`, [..., n, n]: of what every task's step gains another (symmetric), and
-    of what the steps cost each other."""
+    """The "closed_form" of `similarity`, [..., n, n]: of what every task's step gains another (symmetric),
+    and of what the steps cost each other."""
     n = gains.shape[-1]
     return gains - costs / 3 * max(n - 4, 0) / max(n - 3, 1)
 

@@ -33,7 +33,7 @@ from pgx_jax.grouping.selection import (
     select,
 )
 from pgx_jax.grouping.stability import (
-    UNDECIDED,
+    ELSEWHERE,
     Cohesion,
     Undecided,
     best_of_each,
@@ -45,8 +45,8 @@ from pgx_jax.grouping.stability import (
 )
 
 __all__ = [
+    "ELSEWHERE",
     "SDP_SOLVERS",
-    "UNDECIDED",
     "Candidates",
     "Cohesion",
     "GroupingConfig",

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from pgx_jax.grouping.rounding import canonical, refine, spectral
 from pgx_jax.grouping.sdp import standardise
 
-UNDECIDED = 0.8
-"""A task is undecided if the tasks of its group are with it in fewer of the draws than this."""
+ELSEWHERE = 0.2
+"""A task is undecided if it is with the tasks of another group in more of the draws than this."""
 
 
 def co_membership(labels: Int[np.ndarray, "B n"]) -> Float[np.ndarray, "n n"]:
@@ -61,23 +61,20 @@ class Undecided(NamedTuple):
 
 
 def undecided(
-    together: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"], least: float = UNDECIDED
+    together: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"], most: float = ELSEWHERE
 ) -> list[Undecided]:
-    """The tasks that are with the tasks of their group in fewer draws than ``least``, on average (single
-    tasks: with those of another in more than the rest), the least decided first."""
+    """The tasks that may as well belong elsewhere, the least decided first: they are with the tasks of one
+    other group in more of the draws than ``most``, or with those of their own in fewer than half, on average.
+    """
     labels = canonical(labels)
-    k, found = int(labels.max()) + 1, []
+    k, others, found = int(labels.max()) + 1, ~np.eye(len(labels), dtype=bool), []
     for task, label in enumerate(labels):
-        others = np.arange(len(labels)) != task
-        means = [_of(np.mean, together[task, others & (labels == group)]) for group in range(k)]
-        own = means[label]
-        means[label] = -1.0
+        means = [_of(np.mean, together[task, others[task] & (labels == group)]) for group in range(k)]
+        own, means[label] = means[label], -1.0
         other = int(np.argmax(means))
-        if k > 1 and ((own < least) or (np.isnan(own) and means[other] > 1 - least)):
+        if k > 1 and (means[other] > most or own < 0.5):
             found.append(Undecided(task, own, other, means[other]))
-    return sorted(
-        found, key=lambda one: one.elsewhere - (0.0 if np.isnan(one.own) else one.own), reverse=True
-    )
+    return sorted(found, key=lambda one: one.elsewhere - np.nan_to_num(one.own), reverse=True)
 
 
 def nearby(matrices: Iterable[ArrayLike], labels: Int[np.ndarray, "n"]) -> Int[np.ndarray, "c n"]:

@@ -263,8 +263,8 @@ class Records:
 
     @property
     def stability(self) -> Stability | None:
-        """How certain affinity and groups are at the last look at theta*; None where that was not told, and in
-        runs that were finished without it."""
+        """How certain affinity and groups are at the last look at theta*; None where that was not told, and
+        in runs that were finished without it."""
         return self.record("stability") if "stability" in self.records or self._has("stability") else None
 
     @property
