@@ -113,6 +113,7 @@ SECTIONS = (
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
     by_script("Batches and entropy bonuses", "search", tables.search),
     by_script("Calibration", "calibration", calibration_tables.calibration),
+    by_script("How certain groups are", "stability", calibration_tables.stability),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),

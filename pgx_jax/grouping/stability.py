@@ -63,16 +63,17 @@ class Undecided(NamedTuple):
 def undecided(
     together: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"], most: float = ELSEWHERE
 ) -> list[Undecided]:
-    """The tasks that may as well belong elsewhere, the least decided first: they are with the tasks of one
-    other group in more of the draws than ``most``, or with those of their own in fewer than half, on average.
-    """
+    """The tasks that may as well belong elsewhere, the least decided first: on average, they are with the
+    tasks of one other group in more of the draws than ``most``, and without those of their own in as many (if
+    they have any), or without these in more than half."""
     labels = canonical(labels)
     k, others, found = int(labels.max()) + 1, ~np.eye(len(labels), dtype=bool), []
     for task, label in enumerate(labels):
         means = [_of(np.mean, together[task, others[task] & (labels == group)]) for group in range(k)]
         own, means[label] = means[label], -1.0
         other = int(np.argmax(means))
-        if k > 1 and (means[other] > most or own < 0.5):
+        leaves = not own >= 1 - most  # NaN of a single task
+        if k > 1 and (own < 0.5 or (leaves and means[other] > most)):
             found.append(Undecided(task, own, other, means[other]))
     return sorted(found, key=lambda one: one.elsewhere - np.nan_to_num(one.own), reverse=True)
 
