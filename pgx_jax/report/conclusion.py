@@ -213,9 +213,11 @@ def _undecided(results: Results) -> str:
     found = results.stability
     if found is None or results.k == 1 or not found.undecided:
         return ""
-    looked = "" if found.groups == results.groups else f"In the first split, k = {len(found.groups)}: "
+    told = undecided(found)
+    if found.groups != results.groups:
+        told = f"In the first split, k = {len(found.groups)}: {told[:1].lower()}{told[1:]}"
     return (
-        f"{looked}{undecided(found)} (Of these trajectories' noise alone: another training seed may move "
+        f"{told} (Of these trajectories' noise alone: another training seed may move "
         f"tasks that are certain here.)"
     )
 

@@ -250,12 +250,11 @@ def _certainty(results: Results) -> str:
     found = results.stability
     if found is None:
         return ""
-    told = wording.certainty(found)
-    width = wording.number(wording.half_width(found), 4)
+    told, width = wording.certainty(found), wording.number(wording.half_width(found), 4)
     return (
-        f"{told[:1].upper()}{told[1:]}. {wording.undecided(found)} Intervals of the affinity (95%, basic "
-        f"bootstrap, in results.json) reach {width} to either side in the median pair. What another "
-        f"meta-training run would change is in none of these numbers."
+        f"Where the trajectories are drawn again: {told}. {wording.undecided(found)} Intervals of the "
+        f"affinity (95%, basic bootstrap, in results.json) reach {width} to either side in the median pair. "
+        f"What another meta-training run would change is in none of these numbers."
     )
 
 
