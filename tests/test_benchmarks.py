@@ -29,6 +29,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import against  # noqa: E402
 import calibration  # noqa: E402
+import calibration_tables  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
 import curves  # noqa: E402
@@ -44,6 +45,7 @@ import precision  # noqa: E402
 import regressions  # noqa: E402
 import rows  # noqa: E402
 import search  # noqa: E402
+import stability  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
 import surrogates  # noqa: E402
@@ -501,6 +503,24 @@ def test_calibration_simulates_what_it_promises(tmp_path):
     for c in calibration.cells("full"):
         draws[c["kind"], c["n"]] += c["count"] * ("block" in c)
     assert all(draws[kind, n] == 300 for kind in ("same", "conflict") for n in (5, 8, 12))
+
+
+def test_groups_are_asked_again(tmp_path):
+    """By the same theta* and by another seed; and what the table makes of it."""
+    out = tmp_path / "stability.json"
+    assert stability.main(["--preset", "small", "--out", str(out)]) == 0
+    found = common.read(out)
+    one, other = found["cells"]
+    assert one["truth"] == other["truth"] and len(one["afresh"]) == found["settings"]["afresh"] == 1
+    assert np.shape(one["together"]) == (6, 6) and 0 <= one["same_k"] <= 1
+    assert one["labels"] == one["afresh"][0]["at_k"] == other["labels"] == one["truth"]
+    text = calibration_tables.stability(found)
+    assert "| points | 2 |" in text and "2 of 2 |" in text
+    row = next(line for line in text.splitlines() if "found together, planted together" in line)
+    assert row.split(" | ")[2:] == ["12", "100%", "100%", "100% |"]
+    changed = found | {"cells": [one | {"labels": [0, 1, 1, 0, 1, 1]}, other]}
+    rows = [line for line in calibration_tables.stability(changed).splitlines() if "points | found" in line]
+    assert [row.split(" | ")[1] for row in rows] == [*calibration_tables.PAIRS]
 
 
 def test_the_true_gain_is_that_of_a_large_data_set():

@@ -23,6 +23,8 @@ from pgx_jax.estimate import (
     similarity,
 )
 from pgx_jax.held_out import HeldOut
+from pgx_jax.runs.stages import STAGES
+from pgx_jax.runs.store import RunStore
 from pgx_jax.stability import stability
 from pgx_jax.types import FIT, SCORE
 
@@ -273,6 +275,12 @@ def test_a_run_tells_how_certain_it_is(small_run, no_training):
     assert np.mean([group.within for group in again.by_group if group.within is not None]) < 1
     off = override(run.config, {"grouping.resamples": 0})
     assert regroup(run, off).stability is None
+
+
+def test_a_run_keeps_that_nothing_was_drawn(tmp_path):
+    store, kind = RunStore.create(tmp_path / "run", {}), STAGES["stability"].record
+    store.save("stability", None)
+    assert store.has("stability") and store.load("stability", kind) is None
 
 
 def test_draws_that_tell_nothing_are_refused():

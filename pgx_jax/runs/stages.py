@@ -215,7 +215,7 @@ STAGES: dict[str, Stage] = {
     "scores": Stage(_scores, _scores_text, ("features",), (Scored, Surrogates, Scores)),
     "affinity": Stage(_affinity, _affinity_text, ("scores",), Affinity),
     "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
-    "stability": Stage(_stability, _stability_text, ("grouping",), Stability),
+    "stability": Stage(_stability, _stability_text, ("grouping",), (Stability,)),
     "looks": Stage(_looks, _looks_text, ("grouping",), (Looked, Found, Pool, Row)),
     "policies": Stage(_policies, _pool_text, ("looks",), (Pool, Row)),
     "similarity": Stage(_similarity, _similarity_text, ("looks",)),
