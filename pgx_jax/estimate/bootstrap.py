@@ -7,9 +7,11 @@ quadratic; with its curvature held at the mean of all tasks, what it does goes b
     s_j = (H + lambda)^-1 b_j     K_ij = b_i . s_j  (b_i of what judges)     Q_jl = s_j . H s_l
     f_i(S) = 1/|S| sum_{j in S} K_ij - 1/(2 |S|^2) sum_{j, l in S} Q_jl
 
-and b_i is a sum over trajectories. Curvature, ridge and the scale of the advantages stay those of all data:
-the slow way, everything anew from transitions that are drawn again, is in the tests. Draws of T trajectories
-spread a little less than other data would, by a factor (1 - 1/T)^1/2.
+and b_i is a sum over trajectories. Curvature, ridge and the scale of the advantages stay those of all data.
+As they go with the gradients, the affinity spreads more than if all were anew (the slow way, which is in the
+tests): by some 20% in runs of cartpole-goals and points-hard, and by a third once additive effects of tasks are
+taken out. Intervals are rather too wide than too narrow. Draws of T trajectories spread a little less than other
+data would, by a factor (1 - 1/T)^1/2.
 """
 
 from __future__ import annotations
