@@ -7,11 +7,11 @@ quadratic; with its curvature held at the mean of all tasks, what it does goes b
     s_j = (H + lambda)^-1 b_j     K_ij = b_i . s_j  (b_i of what judges)     Q_jl = s_j . H s_l
     f_i(S) = 1/|S| sum_{j in S} K_ij - 1/(2 |S|^2) sum_{j, l in S} Q_jl
 
-and b_i is a sum over trajectories. Curvature, ridge and the scale of the advantages stay those of all data.
-As they go with the gradients, the affinity spreads more than if all were anew (the slow way, which is in the
-tests): by some 20% in runs of cartpole-goals and points-hard, and by a third once additive effects of tasks are
-taken out. Intervals are rather too wide than too narrow. Draws of T trajectories spread a little less than other
-data would, by a factor (1 - 1/T)^1/2.
+and b_i is a sum over trajectories, in units of the deviation of the advantages, which is that of the draw.
+Curvature and ridge stay those of all data. As they go with the gradients, the affinity spreads more than with
+everything anew (the slow way, which is in the tests), by 10 to 20% in runs of points-hard and cartpole-goals:
+intervals are rather too wide than too narrow. Draws of T trajectories spread a little less than other data
+would, by a factor (1 - 1/T)^1/2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.problems import Data, TaskStatistics
 from pgx_jax.estimate.similarities import closed_form
-from pgx_jax.estimate.surrogates import ridge_unit
+from pgx_jax.estimate.surrogates import ridge_unit, signed_weights
 from pgx_jax.steady import compiled
 from pgx_jax.types import FIT, SCORE, Array, Key
 
@@ -101,12 +101,13 @@ def resampled_affinity(
         float64 [B, n, n], symmetric, diagonals not to be used where it reads no scores.
     """
     kind = AFFINITIES[config.affinity_of(len(data.transitions.source))]
+    scale = _scales(data, drawn)
     if kind.matrices is None:
         both = data.statistics((FIT, SCORE))
-        pooled = _pooled([_sums(data, part, drawn, dealt=True) for part in (FIT, SCORE)], data)
+        pooled = _pooled([_sums(data, part, drawn, scale, dealt=True) for part in (FIT, SCORE)], data)
         gains, costs = _products(pooled, pooled, both, both, config.l2)
         return closed_form((gains + gains.swapaxes(1, 2)) / 2, costs)
-    sums = [_sums(data, part, drawn, dealt=False) for part in (FIT, SCORE)]
+    sums = [_sums(data, part, drawn, scale, dealt=False) for part in (FIT, SCORE)]
     stats = [data.statistics((part,)) for part in (FIT, SCORE)]
     ways = ((FIT, SCORE), (SCORE, FIT))
     products = [_products(sums[j], sums[f], stats[j], stats[f], config.l2) for f, j in ways]
@@ -139,7 +140,26 @@ def _scores(
     return np.where(member, share @ gains.T - cost / 2, 0.0)
 
 
-def _sums(data: CrossFit, part: int, drawn: Float[np.ndarray, "B J"], *, dealt: bool) -> _Sums:
+def _scales(data: CrossFit, drawn: Float[np.ndarray, "B J"]) -> Float[np.ndarray, "B n"]:
+    """Deviation of every task's advantages in every draw, where that of all data is 1."""
+    t, found = data.transitions, []
+    trajectory, each = np.asarray(t.trajectory), int(np.asarray(t.trajectory).max()) + 1
+    for i, (a, source) in enumerate(zip(signed_weights(t, data.names), np.asarray(t.source), strict=True)):
+        mine = data.task == i
+        sums = (np.bincount(trajectory[source], power, each) for power in (np.ones_like(a), a, a**2))
+        count, mean, square = (drawn[:, mine] @ x[data.trajectory[mine] % each] for x in sums)
+        found.append(np.sqrt(np.maximum(square / count - (mean / count) ** 2, 1e-12)))
+    return np.stack(found, 1)
+
+
+def _sums(
+    data: CrossFit,
+    part: int,
+    drawn: Float[np.ndarray, "B J"],
+    scale: Float[np.ndarray, "B n"],
+    *,
+    dealt: bool,
+) -> _Sums:
     """Those of one part; of shared sources what each task reads of it if they are ``dealt``, or all."""
     own = data.parts[part]
     rows = own.fitted if dealt else own.judged
@@ -152,7 +172,7 @@ def _sums(data: CrossFit, part: int, drawn: Float[np.ndarray, "B J"], *, dealt: 
         mine = drawn[:, data.rows_of(i, part)]
         total = mine @ length
         mine, total = np.where(total[:, None] > 0, mine, 1.0), np.where(total > 0, total, 1.0)
-        weight[:, i, : mine.shape[1]] = mine / total[:, None]
+        weight[:, i, : mine.shape[1]] = mine / (total * scale[:, i])[:, None]
     return _Sums(_trajectory_gradients(rows, own.segment, width), weight)
 
 

@@ -14,8 +14,8 @@ from pgx_jax.grouping.sdp import standardise
 
 ELSEWHERE = 0.2
 """A task is undecided if it is with the tasks of another group in more of the draws than this: in
-`benchmarks/stability.py` pairs of planted groups that were found were apart in up to 12% of the draws, those of
-the one task that was not put with its planted companions in 30%."""
+`benchmarks/stability.py` pairs of planted groups that were found were apart in up to 12% of the draws, those
+of the one task that was put with others than its planted companions in 30%."""
 
 
 def co_membership(labels: Int[np.ndarray, "B n"]) -> Float[np.ndarray, "n n"]:
