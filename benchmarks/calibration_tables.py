@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tables import Cells, plural, table
 
+from pgx_jax import grouping
+
 WANTED = {
     "same": "the same",
     "conflict": "in clusters, opposite things",
@@ -72,3 +74,102 @@ def _percent(shares: Sequence[float | None], draws: Sequence[int]) -> str:
         return "–"
     rates, counts = np.array(known).T
     return f"{100 * np.average(rates, weights=counts):.1f}%"
+
+
+def stability(data: Mapping) -> str:
+    """How often what a run says is certain came again: from other trajectories, and with another seed."""
+    runs: dict[str, list[Mapping]] = {}
+    for c in data["cells"]:
+        runs.setdefault(c["cell"]["family"], []).append(c)
+    said = [row for family, cells in runs.items() for row in _groups_again(family, cells)]
+    pairs = [row for family, cells in runs.items() for row in _pairs_again(family, cells)]
+    groups_head = [
+        "family", "runs", "k again: said", "collected again", "another seed", "these groups: said",
+        "collected again", "another seed", "the planted groups",
+    ]  # fmt: skip
+    pairs_head = ["family", "pairs of tasks", "pairs", "together: said", "collected again", "another seed"]
+    size = data["settings"]
+    facts = (
+        f"Said: mean of what runs say from {size['resamples']} draws of their trajectories (frequencies of "
+        "these groups and of pairs at the run's k). Collected again: how often it came so where the same "
+        f"theta* collected {plural(size['afresh'], 'more time')} (groups and pairs at the run's k, which is "
+        "given; k where it is chosen). Another seed: how often the other training seeds of the same tasks "
+        "came to it, at their own k. Groups are those of the last look at theta*."
+    )
+    return "\n\n".join([table(groups_head, said), table(pairs_head, pairs), facts])
+
+
+def _others(cells: Cells, one: Mapping) -> list[np.ndarray]:
+    """Groups that other training seeds found for the same tasks."""
+    return [
+        np.array(c["labels"])
+        for c in cells
+        if c["cell"] != one["cell"] and c["cell"]["family_seed"] == one["cell"]["family_seed"]
+    ]
+
+
+def _groups_again(family: str, cells: Cells) -> list[list[str]]:
+    again, exact = [], []
+    for c in cells:
+        labels, others = np.array(c["labels"]), _others(cells, c)
+        k = labels.max()
+        again.append(
+            [
+                c["same_k"],
+                _mean([max(one["free"]) == k for one in c["afresh"]]),
+                _mean([one.max() == k for one in others]),
+                c["same_groups"],
+                _mean([grouping.exact(one["at_k"], labels) for one in c["afresh"]]),
+                _mean([grouping.exact(one, labels) for one in others]),
+            ]
+        )
+        planted = np.zeros_like(labels) if c["truth"] is None else c["truth"]
+        exact.append(grouping.exact(planted, labels))
+    rates = (_mean(column) for column in zip(*again, strict=True))
+    return [[family, str(len(cells)), *map(_rate, rates), f"{sum(exact)} of {len(cells)}"]]
+
+
+PAIRS = {
+    "found together, planted together": (True, True),
+    "found together, planted apart": (True, False),
+    "found apart, planted together": (False, True),
+    "found apart, planted apart": (False, False),
+}
+"""Pairs of tasks by (whether they were found together, whether they were planted so)."""
+
+
+def _pairs_again(family: str, cells: Cells) -> list[list[str]]:
+    """A row for every kind of pairs that there are, of the runs with several groups."""
+    rows: dict[str, list[list[float]]] = {kind: [] for kind in PAIRS}
+    for c in cells:
+        labels = np.array(c["labels"])
+        if c["truth"] is None or labels.max() == 0:
+            continue
+        upper = np.triu_indices(len(labels), 1)
+        found, planted = (_same(x)[upper] for x in (labels, np.array(c["truth"])))
+        values = [np.array(c["together"])[upper]]
+        for several in ([np.array(one["at_k"]) for one in c["afresh"]], _others(cells, c)):
+            missing = np.full(len(found), np.nan)
+            values.append(np.mean([_same(x)[upper] for x in several], 0) if several else missing)
+        for kind, key in PAIRS.items():
+            inside = (found == key[0]) & (planted == key[1])
+            rows[kind] += np.stack(values, 1)[inside].tolist()
+    return [
+        [family, kind, str(len(values)), *(_rate(_mean(column)) for column in zip(*values, strict=True))]
+        for kind, values in rows.items()
+        if values
+    ]
+
+
+def _same(labels: np.ndarray) -> np.ndarray:
+    return labels[:, None] == labels
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Of those that are known; NaN if none is."""
+    known = [x for x in values if x is not None and not np.isnan(x)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _rate(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.0f}%"

@@ -113,6 +113,7 @@ SECTIONS = (
     Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
     by_script("Batches and entropy bonuses", "search", tables.search),
     by_script("Calibration", "calibration", calibration_tables.calibration),
+    by_script("How certain groups are", "stability", calibration_tables.stability),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),
@@ -144,6 +145,7 @@ SECTIONS = (
 CHANGES_NOTHING = (
     "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
+    "grouping.resamples",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")

@@ -3,6 +3,7 @@
     TaskFamily --meta_train--> Agent --collect--> Transitions --features--> Features
       --score_subsets--> Scored --affinity--> Affinity
       --choose_groups--> Grouping --compare.groups.train_groups--> Pool
+        --stability--> Stability (how certain affinity and groups are)
 
 From Transitions to Grouping no environment is needed: with a policy and logged data of your own,
 enter there (see `group_transitions`).
@@ -25,6 +26,7 @@ from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.held_out import HeldOut, given_gain, nested_gain
 from pgx_jax.learn import Checkpoint, Cloned, Learner, Policy, Progress, Trained
+from pgx_jax.stability import Stability, stability
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import (
@@ -416,6 +418,8 @@ class Grouped(NamedTuple):
     affinity: Affinity
     grouping: Grouping
     predicted: dict[str, Any]
+    stability: Stability | None
+    """How certain affinity and groups are; None where that can't be told (see `stability`)."""
 
 
 @one_blas_thread
@@ -458,7 +462,8 @@ def group_transitions(
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **policy)
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
-    return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
+    certain = stability(pairs, held_out, found, config, scores=scores)
+    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), certain)
 
 
 def _experienced(

@@ -29,6 +29,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import against  # noqa: E402
 import calibration  # noqa: E402
+import calibration_tables  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
 import curves  # noqa: E402
@@ -44,6 +45,7 @@ import precision  # noqa: E402
 import regressions  # noqa: E402
 import rows  # noqa: E402
 import search  # noqa: E402
+import stability  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
 import surrogates  # noqa: E402
@@ -501,6 +503,38 @@ def test_calibration_simulates_what_it_promises(tmp_path):
     for c in calibration.cells("full"):
         draws[c["kind"], c["n"]] += c["count"] * ("block" in c)
     assert all(draws[kind, n] == 300 for kind in ("same", "conflict") for n in (5, 8, 12))
+
+
+def test_groups_are_asked_again(tmp_path):
+    """By the same theta* and by another seed."""
+    out = tmp_path / "stability.json"
+    assert stability.main(["--preset", "small", "--out", str(out)]) == 0
+    found = common.read(out)
+    one, other = found["cells"]
+    assert one["truth"] == other["truth"] and len(one["afresh"]) == found["settings"]["afresh"] == 1
+    assert np.shape(one["together"]) == (6, 6) and 0 <= one["same_k"] <= 1
+    for cell in (one, other):
+        assert max(cell["afresh"][0]["at_k"]) == max(cell["labels"])
+    assert "| points | 2 |" in calibration_tables.stability(found)
+
+
+def test_what_came_again_is_counted_by_pairs_and_runs():
+    planted, wrong = [0, 1, 1, 0, 1, 0], [0, 1, 1, 0, 1, 1]
+
+    def cell(seed, labels, again):
+        where = {"family": "points", "family_seed": 0, "seed": seed}
+        afresh = [{"at_k": again, "free": [0, 1, 2, 0, 1, 0]}]
+        together = (np.equal.outer(labels, labels) * 0.75).tolist()
+        told = {"truth": planted, "together": together, "same_k": 0.5, "same_groups": 0.25}
+        return {"cell": where, "labels": labels, "afresh": afresh, **told}
+
+    cells = [cell(0, planted, planted), cell(1, wrong, planted)]
+    text = calibration_tables.stability({"cells": cells, "settings": {"resamples": 20, "afresh": 1}})
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| points")]
+    assert rows[0] == ["points", "2", "50%", "0%", "100%", "25%", "50%", "0%", "1 of 2"]
+    assert [row[1] for row in rows[1:]] == [*calibration_tables.PAIRS]
+    assert rows[1][2:] == ["10", "75%", "100%", "80%"]  # two of the other seed's six are apart
+    assert rows[2][2:] == ["3", "75%", "0%", "0%"] and rows[3][2:] == ["2", "0%", "100%", "100%"]
 
 
 def test_the_true_gain_is_that_of_a_large_data_set():

@@ -13,8 +13,9 @@ from pgx_jax.compare.results import (
     MethodResult,
     PathResult,
     Results,
+    UndecidedTask,
 )
-from pgx_jax.report import conclusion
+from pgx_jax.report import conclusion, wording
 
 UP, FLAT, DOWN, ZERO = (2.0, 1.0, 3.0), (0.5, -1.0, 2.0), (-2.0, -3.0, -1.0), (0.0, 0.0, 0.0)
 
@@ -204,3 +205,24 @@ def test_one_policy_that_does_better_than_one_policy_is_told_apart(ungrouped_res
     results = with_methods(ungrouped_results, {"multitask": difference(-2.9, 0.75)})
     end = "ours falls short of one policy for all without meta-training by 2.90 [2.15, 3.65]."
     assert report.advice(results).endswith(end)
+
+
+def test_undecided_tasks_are_named_where_groups_are_unstable(run_results):
+    """The first three of them; with a remark where later looks have changed the groups."""
+    names, stable = run_results.task_names, run_results.stability
+    assert "Undecided" not in report.advice(run_results)
+    one = UndecidedTask(task="x", mates=["a", "b"], own=0.62, others=["c", "d", "e", "f"], elsewhere=0.3)
+    alone = UndecidedTask(task="y", mates=[], own=None, others=["c"], elsewhere=0.41)
+    told = structs.replace(stable, undecided=[one, alone])
+    advice = report.advice(structs.replace(run_results, stability=told))
+    assert (
+        "Undecided where the trajectories are drawn again: x is with a, b in 62% of the draws and with c, d, "
+        "e and 1 more in 30%; y, alone, is with c in 41% of the draws. (Of these trajectories' noise alone:"
+    ) in advice
+    assert "and 2 more tasks." in wording.undecided(structs.replace(told, undecided=[one] * 5))
+    assert "In the first split" not in advice
+    later = structs.replace(told, groups=[names[:5], names[5:]])
+    advice = report.advice(structs.replace(run_results, stability=later))
+    assert "In the first split, k = 2: undecided" in advice
+    joined = structs.replace(run_results, k=1, groups=[names], stability=later)
+    assert "ndecided" not in report.advice(joined)

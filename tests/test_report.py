@@ -18,7 +18,7 @@ from small import with_methods
 
 from pgx_jax import report
 from pgx_jax.compare.results import Curve, Results, UnseenMethod, finite, from_plain, to_plain
-from pgx_jax.report import figures, page
+from pgx_jax.report import figures, page, wording
 from pgx_jax.runs import serial
 from pgx_jax.runs.run import write_report
 from pgx_jax.runs.store import RunStore
@@ -215,7 +215,10 @@ def test_nothing_compared_and_no_path(run_results):
     check(html)
     assert "the realised gain was not measured" in html and "none is measured" in html
     assert "No path was recorded" in html
-    drawn = {f"figures/{name}.png" for name in ("affinity", "looks", "methods", "per_task", "pipeline")}
+    drawn = {
+        f"figures/{name}.png"
+        for name in ("affinity", "stability", "looks", "methods", "per_task", "pipeline")
+    }
     assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
 
 
@@ -233,7 +236,9 @@ def test_the_files_of_a_report_are_its_page_and_all_figures():
     assert report.FILES == ("report.html", *(f"figures/{name}.png" for name in figures.DRAWERS))
 
 
-@pytest.mark.parametrize("missing", ["affinity", "path", "curves", "timings", "diagnostics", "agreement"])
+@pytest.mark.parametrize(
+    "missing", ["affinity", "stability", "path", "curves", "timings", "diagnostics", "agreement"]
+)
 def test_any_missing_part_is_left_out(run_results, missing):
     plain = to_plain(run_results)
     plain.pop(missing)
@@ -243,6 +248,35 @@ def test_any_missing_part_is_left_out(run_results, missing):
     lost = (own | {"curves": {"curves", "curves_by_task"}}).get(missing, {missing})
     drawn = {name for name, drawer in figures.DRAWERS.items() if drawer(results) is not None}
     assert set(figures.DRAWERS) - drawn == lost
+
+
+def test_how_certain_groups_are_is_told_with_what_is_not_in_it(run_results):
+    words = " ".join(check(without_figures(run_results)).words)
+    assert ": k = 3 again in 98%, at k = 3 exactly these groups in 100% of 200 draws" in words
+    assert (
+        "reach 0.0050 to either side" in words
+        and "What another meta-training run would change is in" in words
+    )
+    assert "Undecided" not in words and "another meta-training run" in wording.CAPTIONS["stability"]
+    older = " ".join(check(without_figures(structs.replace(run_results, stability=None))).words)
+    assert "drawn again" not in older and "of 200 draws" not in older
+
+
+def test_values_are_written_of_few_tasks_alone(run_results):
+    def texts(results):
+        (axes, *_) = figures.stability(results).axes
+        return [text.get_text() for text in axes.texts]
+
+    assert texts(run_results).count("100") == 4 * 3 + 2 * 3 * 2 and texts(run_results).count("0") == 66
+    n = 40
+    names, together = [f"task{i}" for i in range(n)], np.kron(np.eye(2), np.ones((20, 20))).tolist()
+    groups = [names[:20], names[20:]]
+    many = structs.replace(run_results.stability, groups=groups, together=together)
+    wide = structs.replace(run_results, n_tasks=n, task_names=names, true_groups=None, stability=many)
+    assert texts(wide) == []
+    for groups in ([names], [[name] for name in names]):  # there is no other partition
+        one = structs.replace(many, groups=groups)
+        assert figures.stability(structs.replace(wide, stability=one)) is None
 
 
 def test_holes_in_the_numbers_do_not_break_the_page(run_results):

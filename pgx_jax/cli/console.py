@@ -39,6 +39,7 @@ DOING = {
     "scores": "solving and scoring subsets",
     "affinity": "rating all pairs",
     "grouping": "choosing the groups",
+    "stability": "drawing trajectories again",
     "looks": "looking at the groups again",
     "similarity": "grouping by gradient similarity",
     "clustering": "clustering on returns",
@@ -243,6 +244,9 @@ def show_results(console: Console, results: Results, path: Path | None) -> None:
     console.print(results.advice, style="bold", highlight=False)
     console.print()
     console.print(report.terminal_table(results))
+    if results.stability is not None:
+        told = f"trajectories drawn again: {wording.certainty(results.stability)}"
+        console.print(told, highlight=False, soft_wrap=True)
     if path is not None:
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
 

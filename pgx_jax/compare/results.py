@@ -177,6 +177,60 @@ class PathResult(Record, frozen=True, kw_only=True):
     """Whether it counts as being as good as the best."""
 
 
+class Bounds(Record, frozen=True):
+    """Bounds of an interval of a matrix."""
+
+    low: list[list[Number]]
+    high: list[list[Number]]
+
+
+class GroupCertainty(Record, frozen=True, kw_only=True):
+    """How often the tasks of one group are together where trajectories are drawn again."""
+
+    tasks: list[str]
+    within: Number
+    """Mean over its pairs; None of a single task."""
+    least: Number
+    """The least of its pairs; None of a single task."""
+    across: Number
+    """The largest of its tasks with one of another group; None where there is none."""
+
+
+class UndecidedTask(Record, frozen=True, kw_only=True):
+    """A task that may as well belong elsewhere."""
+
+    task: str
+    mates: list[str]
+    """The other tasks of its group; none of a single task."""
+    own: Number
+    """How often it is with one of them, on average; None of a single task."""
+    others: list[str]
+    """The tasks of the other group that it is with most often."""
+    elsewhere: Number
+    """How often it is with one of these, on average."""
+
+
+class StabilityResult(Record, frozen=True, kw_only=True):
+    """How certain the affinity and the groups are, from trajectories that were drawn again. Intervals and
+    frequencies are of the trajectories that one theta* has collected: what another meta-training run would
+    change is not in them, nor what later looks at the groups have changed."""
+
+    resamples: int
+    groups: Groups
+    """Those that were found at the last look at theta*."""
+    affinity_ci95: Bounds
+    """Basic bootstrap intervals, by the quadratic model with the curvature of all data."""
+    together: list[list[Number]]
+    """[n, n], part of the draws that have both tasks in one group, where all have as many groups."""
+    by_group: list[GroupCertainty]
+    undecided: list[UndecidedTask]
+    """The least decided first."""
+    same_groups: Number
+    """Part of the draws with these very groups, where all have as many."""
+    same_k: Number
+    """Part of the draws in which there would be as many groups; None if their number was given."""
+
+
 class LookResult(Record, frozen=True, kw_only=True):
     """What one look at one policy has found: whether its tasks should be split, or stay with those of another
     group."""
@@ -257,13 +311,6 @@ class Agreement(Record, frozen=True):
     exact: bool
 
 
-class Bounds(Record, frozen=True):
-    """Bounds of an interval of a matrix."""
-
-    low: list[list[Number]]
-    high: list[list[Number]]
-
-
 class Diagnostics(Record, frozen=True, kw_only=True):
     """Numbers by which to judge the estimate itself."""
 
@@ -312,6 +359,8 @@ class Results(Record, frozen=True, kw_only=True):
     """None in results of older versions, and where there was nothing to split."""
     affinity: AffinityResult | None = None
     path: PathResult | None = None
+    stability: StabilityResult | None = None
+    """None in results of older code, and where trajectories were not drawn again."""
     looks: list[LookResult] = []
     """All looks in their order; empty in results of older code, which looked once."""
     curves: dict[str, Curve] = {}

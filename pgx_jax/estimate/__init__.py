@@ -1,5 +1,13 @@
 """Predicting how well every subset of the tasks would do, without training it."""
 
+from pgx_jax.estimate.bootstrap import (
+    LEAST_TRAJECTORIES,
+    basic_interval,
+    can_draw,
+    can_resample,
+    draw_trajectories,
+    resampled_affinity,
+)
 from pgx_jax.estimate.checks import check_transitions
 from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.crossfit import OUTER, PARTS, CrossFit, Way, inner, other_parts
@@ -39,6 +47,7 @@ from pgx_jax.estimate.tag import lookahead
 
 __all__ = [
     "AFFINITIES",
+    "LEAST_TRAJECTORIES",
     "LIFTS",
     "OUTER",
     "PARTS",
@@ -60,12 +69,16 @@ __all__ = [
     "affinity_interval",
     "MANY_TASKS",
     "all_subsets",
+    "basic_interval",
+    "can_draw",
+    "can_resample",
     "check_coverage",
     "check_transitions",
     "coverage",
     "cross_fitted",
     "deal",
     "displace",
+    "draw_trajectories",
     "duals",
     "fit",
     "gaussian",
@@ -83,6 +96,7 @@ __all__ = [
     "private_parameters",
     "relative_distance",
     "require_held_out",
+    "resampled_affinity",
     "rescale",
     "ridge_unit",
     "rollouts",

@@ -145,6 +145,11 @@ class CrossFit:
         what is worked out next must not depend on what was before."""
         self._met = {}
 
+    def rows_of(self, task: int, part: int) -> slice:
+        """Where the rows of a task's trajectories in a part are."""
+        first = int(self._first[task, part])
+        return slice(first, first + len(self.parts[part].reads[task]))
+
     def statistics(self, parts: Iterable[int]) -> TaskStatistics:
         """The quadratic models of all tasks, of these parts together."""
         some = [self.parts[part] for part in parts]
@@ -284,9 +289,8 @@ class CrossFit:
         """Put values [n, c, T] of slots where they belong in rows [m, J]."""
         for i, slots in enumerate(problems.listed()):
             used = np.flatnonzero(slots < len(rows))
-            first = self._first[i, part]
-            count = len(self.parts[part].reads[i])
-            rows[slots[used], first : first + count] = values[i, used, :count]
+            mine = self.rows_of(i, part)
+            rows[slots[used], mine] = values[i, used, : mine.stop - mine.start]
 
 
 @full_precision

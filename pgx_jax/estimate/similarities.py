@@ -45,8 +45,15 @@ def _closed_form(
     b: Float[np.ndarray, "n d"], name: Name, H: Float[np.ndarray, "d d"], ridge: float
 ) -> Float[np.ndarray, "n n"]:
     steps = np.linalg.solve(H + ridge * np.eye(len(H)), b.T)
-    gains, costs = b @ steps, steps.T @ H @ steps
-    return (gains + gains.T) / 2 - costs / 3 * max(len(b) - 4, 0) / max(len(b) - 3, 1)
+    gains = b @ steps
+    return closed_form((gains + gains.T) / 2, steps.T @ H @ steps)
+
+
+def closed_form(gains: Float[np.ndarray, "*B n n"], costs: Float[np.ndarray, "*B n n"]) -> np.ndarray:
+    """The "closed_form" of `similarity`, [..., n, n]: of what every task's step gains another (symmetric),
+    and of what the steps cost each other."""
+    n = gains.shape[-1]
+    return gains - costs / 3 * max(n - 4, 0) / max(n - 3, 1)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class GroupingConfig:
         lone_tasks: also try each task alone against all the others together. Centring takes a task
             that goes with none of the others for an additive effect, so that its affinities do not
             show it (from 6 tasks on); n more candidates also mean more chances to split by luck.
+        resamples: times that trajectories are drawn again to tell how certain the affinity and the groups
+            are (fewer of more than some 200 tasks); 0 leaves that out.
         solver: a name of `SDP_SOLVERS`, or None for the fastest one at this n.
     """
 
@@ -50,6 +52,7 @@ class GroupingConfig:
     group_ratio: float = 0.5
     exhaustive_up_to: int = 5
     lone_tasks: bool = False
+    resamples: int = 200
     solver: Named[str, SDP_SOLVERS] | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class GroupingConfig:
             raise ConfigError(f"trace penalties must be finite and not negative, got {penalties}")
         if self.max_groups is not None and self.max_groups < 1:
             raise ConfigError(f"max_groups = {self.max_groups}: at least 1 group is needed")
+        if self.resamples != 0 and self.resamples < 2:
+            raise ConfigError(f"resamples = {self.resamples}: at least 2 draws tell of a spread, 0 of none")
         for name in ("standard_errors", "min_share", "min_ratio", "agreed_ratio", "group_ratio"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must not be negative")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from operator import itemgetter
 
 from pgx_jax.compare.results import OURS, Interval, Results
-from pgx_jax.report.wording import method_label, metric_name, number, ordered_methods, steps, with_interval
+from pgx_jax.report.wording import (
+    method_label,
+    metric_name,
+    number,
+    ordered_methods,
+    steps,
+    undecided,
+    with_interval,
+)
 
 _PHRASES = {
     f"{OURS}_told": "the same groups told their task",
@@ -110,14 +118,15 @@ def advice(results: Results) -> str:
     The first says: group or don't, with the predicted and the realised gain and their intervals. If
     nothing is gained, it says so; if nothing was measured or judged, it says that. The second names the
     best of one policy for all, groups and one policy a task, blind or told; then come all that do better
-    than ours, and what began with demonstrations.
+    than ours, tasks whose group is undecided, and what began with demonstrations.
 
     Args:
         results: of a run; reads ``k``, ``n_tasks``, ``gain``, ``methods`` and ``path``.
     """
     one_group = results.k == 1
     first = _advice_for_one_group(results) if one_group else _advice_for_groups(results)
-    return " ".join(filter(None, (first, _best_choice(results), _shortfall(results), _start(results))))
+    further = (_best_choice(results), _shortfall(results), _undecided(results), _start(results))
+    return " ".join(filter(None, (first, *further)))
 
 
 def _advice_for_groups(results: Results) -> str:
@@ -197,6 +206,20 @@ def _shortfall(results: Results) -> str:
     uncounted = "Even with the given meta-policy's training not counted"
     lead = "At the same total" if _ours_is_fair(results) else uncounted
     return f"{lead}, ours falls short {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
+
+
+def _undecided(results: Results) -> str:
+    """The sentence that names tasks whose group is undecided; empty where groups are stable."""
+    found = results.stability
+    if found is None or results.k == 1 or not found.undecided:
+        return ""
+    told = undecided(found)
+    if found.groups != results.groups:
+        told = f"In the first split, k = {len(found.groups)}: {told[:1].lower()}{told[1:]}"
+    return (
+        f"{told} (Of these trajectories' noise alone: another training seed may move "
+        f"tasks that are certain here.)"
+    )
 
 
 def _start(results: Results) -> str:

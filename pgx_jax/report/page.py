@@ -57,6 +57,7 @@ def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str])
             partitions=_partitions(results),
             per_task=_per_task(results),
             prediction=conclusion.predicted_gain(results),
+            certainty=_certainty(results),
             candidates=_candidates(results),
             solvers=_solvers(results),
             diagnostics=wording.flatten(msgspec.to_builtins(results.diagnostics) or {}),
@@ -242,6 +243,19 @@ def _per_task(results: Results) -> tuple[list[str], list[list[str]]] | None:
         for task, *means in zip(results.task_names, *columns.values(), strict=True)
     ]
     return ["Task", *(wording.method_label(results.methods, name) for name in columns)], rows
+
+
+def _certainty(results: Results) -> str:
+    """How certain affinity and groups are, in sentences; empty where that was not told."""
+    found = results.stability
+    if found is None:
+        return ""
+    told, width = wording.certainty(found), wording.number(wording.half_width(found), 4)
+    return (
+        f"Where the trajectories are drawn again: {told}. {wording.undecided(found)} Intervals of the "
+        f"affinity (95%, basic bootstrap, in results.json) reach {width} to either side in the median pair. "
+        f"What another meta-training run would change is in none of these numbers."
+    )
 
 
 def _candidates(results: Results) -> list[tuple[bool, list[str]]]:

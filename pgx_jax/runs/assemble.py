@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from pgx_jax.compare.unseen import unseen_tasks
 from pgx_jax.learn import Trained
 from pgx_jax.runs.records import Records
 from pgx_jax.runs.serial import jsonable
+from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Affinity, Grouping
 
@@ -53,6 +55,7 @@ def assemble(run: Records) -> results.Results:
         evidence=evidence_result(found),
         affinity=affinity_result(run.affinity),
         path=path_result(found),
+        stability=stability_result(run.stability, family.task_names),
         looks=look_results(run),
         curves=curves,
         test_tasks=unseen_tasks(
@@ -132,6 +135,37 @@ def affinity_result(affinity: Affinity) -> results.AffinityResult:
     """The affinity of the results."""
     met = affinity.coverage
     return results.AffinityResult(numbers(affinity.matrix), None if met is None else np.asarray(met).tolist())
+
+
+def stability_result(found: Stability | None, names: Sequence[str]) -> results.StabilityResult | None:
+    """How certain affinity and groups are, with the tasks' names; None where that was not told."""
+    if found is None:
+        return None
+    groups, together = judging.named_groups(found.found, names), found.together
+    cohesion = grouping.cohesion(together, found.found)
+    measures = (numbers(values) for values in cohesion)
+    return results.StabilityResult(
+        resamples=len(found.labels),
+        groups=groups,
+        affinity_ci95=results.Bounds(numbers(found.low), numbers(found.high)),
+        together=numbers(together),
+        by_group=[
+            results.GroupCertainty(tasks=tasks, within=within, least=least, across=across)
+            for tasks, within, least, across in zip(groups, *measures, strict=True)
+        ],
+        undecided=[
+            results.UndecidedTask(
+                task=names[one.task],
+                mates=[name for name in groups[found.found[one.task]] if name != names[one.task]],
+                own=None if np.isnan(one.own) else one.own,
+                others=groups[one.other],
+                elsewhere=one.elsewhere,
+            )
+            for one in grouping.undecided(together, found.found)
+        ],
+        same_groups=float(np.mean((found.labels == found.found).all(1))),
+        same_k=found.same_k,
+    )
 
 
 def agreement(family: TaskFamily, labels: np.ndarray) -> results.Agreement | None:

@@ -25,6 +25,7 @@ from pgx_jax.learn import PPO, Cloned, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
+from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
 from pgx_jax.types import Affinity, Agent, Features, Grouping, Transitions
@@ -259,6 +260,12 @@ class Records:
     def grouping(self) -> Grouping:
         """The partition."""
         return self.record("grouping")
+
+    @property
+    def stability(self) -> Stability | None:
+        """How certain affinity and groups are at the last look at theta*; None where that was not told, and
+        in runs that were finished without it."""
+        return self.record("stability") if "stability" in self.records or self._has("stability") else None
 
     @property
     def looked(self) -> Looked | None:

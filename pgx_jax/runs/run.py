@@ -177,7 +177,7 @@ class Run(Records):
 EVALUATION = "evaluation"
 """The last stage, whose record is results.json."""
 
-YOUNGER = ("looks", "clustering")
+YOUNGER = ("looks", "clustering", "stability")
 """Stages that older runs were finished without."""
 
 

@@ -21,6 +21,7 @@ from pgx_jax.compare.results import (
     Groups,
     Interval,
     PathResult,
+    StabilityResult,
 )
 from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, FolderError
@@ -28,7 +29,7 @@ from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.mesh import check_equal
-from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result
+from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result, stability_result
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity, versions
 from pgx_jax.runs.run import Listener, Run
@@ -144,6 +145,7 @@ class Regrouped(Struct, frozen=True, kw_only=True):
     evidence: Evidence | None
     affinity: AffinityResult
     path: PathResult
+    stability: StabilityResult | None
     agreement: Agreement | None
     settings: Any
 
@@ -175,6 +177,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
     affinity = pipeline.affinity(scores, held_out, e)
     looks = pipeline.look_count(config)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
+    certain = pipeline.stability(affinity, held_out, found, config, scores=scores)
     return Regrouped(
         k=found.k,
         groups=named_groups(found.labels, names),
@@ -183,6 +186,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         evidence=evidence_result(found),
         affinity=affinity_result(affinity),
         path=path_result(found),
+        stability=stability_result(certain, names),
         agreement=agreement(run.family, found.labels),
         settings=config,
     )

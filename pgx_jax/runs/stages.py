@@ -17,8 +17,10 @@ from pgx_jax.compare.oracle import Oracle, search
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Cloned, Trained
 from pgx_jax.pipeline import Scored
-from pgx_jax.runs.assemble import assemble
+from pgx_jax.report import wording
+from pgx_jax.runs.assemble import assemble, stability_result
 from pgx_jax.runs.records import Records
+from pgx_jax.stability import Stability
 from pgx_jax.types import Affinity, Features, Grouping, Scores, Surrogates, Transitions
 
 
@@ -123,6 +125,18 @@ def _grouping_text(run: Records, found: Grouping) -> str:
     return f"k = {found.k}: " + " | ".join(", ".join(group) for group in groups)
 
 
+def _stability(run: Records) -> Stability | None:
+    return pipeline.stability(run.affinity, run.held_out, run.grouping, run.config, scores=run.scored.scores)
+
+
+def _stability_text(run: Records, found: Stability | None) -> str:
+    if found is None:
+        return "trajectories were not drawn again: how certain the groups are is not told"
+    told = stability_result(found, run.family.task_names)
+    assert told is not None
+    return wording.certainty(told)
+
+
 def _looks(run: Records) -> Looked:
     return look_again(
         run.policy, run.learner, run.family, run.config, run.budget, run.grouping.labels, run.meta,
@@ -201,6 +215,7 @@ STAGES: dict[str, Stage] = {
     "scores": Stage(_scores, _scores_text, ("features",), (Scored, Surrogates, Scores)),
     "affinity": Stage(_affinity, _affinity_text, ("scores",), Affinity),
     "grouping": Stage(_grouping, _grouping_text, ("affinity",), Grouping),
+    "stability": Stage(_stability, _stability_text, ("grouping",), (Stability,)),
     "looks": Stage(_looks, _looks_text, ("grouping",), (Looked, Found, Pool, Row)),
     "policies": Stage(_policies, _pool_text, ("looks",), (Pool, Row)),
     "similarity": Stage(_similarity, _similarity_text, ("looks",)),
@@ -209,7 +224,9 @@ STAGES: dict[str, Stage] = {
     "comparisons": Stage(
         _comparisons, _pool_text, ("policies", "similarity", "clustering", "oracle"), (Pool, Row)
     ),
-    "evaluation": Stage(assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons",)),
+    "evaluation": Stage(
+        assemble, lambda run, results: f"{len(results.methods)} method(s)", ("comparisons", "stability")
+    ),
 }
 """Every stage by its name, in the order in which they run; those of ``records.ASKED`` run again, under
 numbered names, where the meta-policy trains on and is looked at once more."""
@@ -220,7 +237,7 @@ def stage_of(name: str) -> Stage:
     return STAGES[name.partition("-")[0]]
 
 
-WITHOUT_BASELINES = {"evaluation": ("policies",)}
+WITHOUT_BASELINES = {"evaluation": ("policies", "stability")}
 """What stages need instead where nothing is compared with ours."""
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, curves_by_task, methods, per_task
-from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline
+from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline, stability
 from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
 from pgx_jax.report.figures.tree import looks
 
@@ -34,6 +34,7 @@ __all__ = [
     "per_task",
     "pipeline",
     "png",
+    "stability",
     "svg",
 ]
 
@@ -41,6 +42,7 @@ DRAWERS = {
     "pipeline": pipeline,
     "looks": looks,
     "affinity": affinity,
+    "stability": stability,
     "path": path,
     "methods": methods,
     "per_task": per_task,

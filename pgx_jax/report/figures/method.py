@@ -53,6 +53,19 @@ def affinity(results: Results) -> Figure | None:
     return affinity_of(results.affinity, results.task_names, results.groups, results.true_groups)
 
 
+def stability(results: Results) -> Figure | None:
+    """How often every pair is in one group where trajectories are drawn again; None where there is but one
+    partition into as many groups."""
+    found = results.stability
+    if found is None or not 1 < len(found.groups) < results.n_tasks:
+        return None
+    percent = (100 * np.array(found.together, float)).tolist()
+    return affinity_of(
+        AffinityResult(percent, None), results.task_names, found.groups, results.true_groups,
+        title="together in % of the draws", limits=(0.0, 100.0), written=True,
+    )  # fmt: skip
+
+
 def affinity_of(
     entry: AffinityResult,
     names: list[str],
@@ -61,8 +74,10 @@ def affinity_of(
     *,
     title: str = "affinity",
     limits: tuple[float, float] | None = None,
+    written: bool = False,
 ) -> Figure:
-    """The same of an affinity alone; without coverage its panel is left out."""
+    """The same of an affinity alone; without coverage its panel is left out. Of up to 16 tasks the values can
+    be ``written`` as well, as whole numbers."""
     found = task_labels(groups, names)
     true = task_labels(true_groups, names) if true_groups else None
     order = np.argsort(found, kind="stable")
@@ -88,6 +103,8 @@ def affinity_of(
         elif i == 1 and len(level):
             title = f"{title}: {level[0]:g} for every pair"
         axes.set_title(title)
+        if written and n <= _FEW:
+            _write(axes, values)
         _mark_groups(axes, found[order], None if true is None or i else true[order])
         ticks = [names[j] for j in order] if n <= 40 else []
         axes.set_xticks(range(len(ticks)), ticks, rotation=90)
@@ -165,8 +182,21 @@ def _mark_groups(axes: Any, found: np.ndarray, true: np.ndarray | None) -> None:
             axes.text(x + thickness / 2, n - 0.4, title, rotation=90, ha="center", va="top", fontsize=small)
 
 
+_FEW = 16
+"""Tasks whose values have room to be written."""
+
+
+def _write(axes: Any, values: np.ndarray) -> None:
+    """Write values into their cells, in ink that stands out."""
+    middle = sum(axes.images[0].get_clim()) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ink = "black" if value > middle else "white"
+            axes.text(j, i, f"{value:.0f}", color=ink, ha="center", va="center", fontsize=7.5)
+
+
 def _tick_size(n: int) -> float:
-    return 9 if n <= 16 else 7
+    return 9 if n <= _FEW else 7
 
 
 def _jitter(k: np.ndarray) -> np.ndarray:
