@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate.projection import BLOCK, TILE, gaussian, lift
+from pgx_jax.estimate.projections import BLOCK, TILE, gaussian, lift
 
 KEY = jax.random.PRNGKey(3)
 examples = settings(derandomize=True, deadline=None, max_examples=15)

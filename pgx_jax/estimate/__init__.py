@@ -19,7 +19,7 @@ from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
 from pgx_jax.estimate.problems import TaskStatistics
-from pgx_jax.estimate.projection import gaussian, lift
+from pgx_jax.estimate.projections import PROJECTIONS, Projection, by_tiles, gaussian, lift, rows, shapes_of
 from pgx_jax.estimate.scores import (
     SCORES,
     Score,
@@ -43,6 +43,7 @@ __all__ = [
     "OUTER",
     "PARTS",
     "PRECISIONS",
+    "PROJECTIONS",
     "SCORES",
     "SIMILARITIES",
     "SOLVERS",
@@ -51,6 +52,7 @@ __all__ = [
     "EstimateConfig",
     "Lift",
     "LogProb",
+    "Projection",
     "Score",
     "Similarity",
     "Solver",
@@ -60,6 +62,7 @@ __all__ = [
     "affinity_interval",
     "MANY_TASKS",
     "all_subsets",
+    "by_tiles",
     "check_coverage",
     "check_transitions",
     "coverage",
@@ -86,6 +89,8 @@ __all__ = [
     "rescale",
     "ridge_unit",
     "rollouts",
+    "rows",
+    "shapes_of",
     "signed_weights",
     "similarity",
     "task_statistics",

@@ -11,6 +11,7 @@ from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.lifting import LIFTS
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
+from pgx_jax.estimate.projections import PROJECTIONS, check_projection
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.similarities import SIMILARITIES
 from pgx_jax.estimate.solvers import SOLVERS
@@ -44,6 +45,9 @@ class EstimateConfig:
     dim: int = 400
     """Projected dimension d of the gradient features. The estimate holds about 8 d times the transitions, and
     20 d^2, bytes of each task (16 MB by default)."""
+    projection: Named[str, PROJECTIONS] = "gaussian"
+    """Random map that projects the gradients. The others are faster and less exact, see
+    `estimate.projections`."""
     precision: Named[str, PRECISIONS] = "float32"
     """Of the products that project the gradients, on accelerators: in float32, or faster with factors of
     about 16 bits (bf16x3) or 11 (tf32), summed in float32. A processor multiplies in float32 regardless."""
@@ -110,6 +114,7 @@ class EstimateConfig:
         for kind in self.beside:
             pick(SIMILARITIES, kind, "estimate.beside")
         check_precision(self.precision)
+        check_projection(self.projection, self.dim)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
         if not 0 < self.distance < math.inf:
