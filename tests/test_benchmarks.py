@@ -333,7 +333,7 @@ def test_precision_small_preset(tmp_path):
 def test_projections_small_preset(tmp_path):
     out = tmp_path / "projections.json"
     assert projections.main(["--preset", "small", "--out", str(out)]) == 0
-    speed, groups = common.read(out)["cells"]
+    groups, speed = common.read(out)["cells"]
     assert set(speed["timings"]["rounds"]) == set(groups["projections"]) == set(PROJECTIONS)
     for draws in groups["projections"].values():
         assert len({draw["error"] for draw in draws}) == projections.DRAWS
