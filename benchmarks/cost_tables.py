@@ -167,7 +167,7 @@ def _projection_speed(cells: Iterable[Mapping]) -> str:
 
     names = cells[0]["timings"]["rounds"]
     body = [[f"`{name}`", *(told(c, name) for c in cells)] for name in names]
-    sizes = [f"{c['cell']['platform']}, p = {c['p']:,}" for c in cells]
+    sizes = [f"{c['cell']['platform']}, p = {c['p']:,}, N = {c['cell']['transitions']:,}" for c in cells]
     return table(["transitions/s (times the Gaussian's), `estimate.projection`", *sizes], body)
 
 

@@ -34,8 +34,8 @@ from pgx_jax.runs.run import Run
 from pgx_jax.tasks.registry import make_family
 
 FAMILIES = ("cartpole-goals", "points", "points-hard", "cartpole-physics")
-SPEED = ((10_000, 2048, 5), (100_000, 256, 5), (1_000_000, 32, 2))
-"""Parameters, transitions, and rounds."""
+SPEED = ((10_000, 4096, 5), (100_000, 2048, 3), (1_000_000, 1024, 1))
+"""Parameters, transitions (enough for drawing the map once to weigh little), and rounds."""
 SMALL_SPEED = ((2000, 64, 1),)
 SAMPLE = 500
 """Transitions of each source whose inner products are compared."""

@@ -62,6 +62,8 @@ def project(
     parts = []
     for number, (gradient, mask) in enumerate(zip(gradients, masks, strict=True)):
         a, b = factors(key, number, gradient.shape[1:], d)
+        if 0 in gradient.shape:  # a leaf without parameters
+            continue
         if gradient.factors is None or mask is not None:
             parts.append(_by_rows(gradient, mask, a, b, product))
         else:
@@ -73,14 +75,14 @@ def _by_rows(
     gradient: Gradient, mask: Array | None, a: Float[Array, "a d"], b: Float[Array, "b d"], product: Product
 ) -> Float[Array, "c d"]:
     """Features of gradients [c, a, b], a row of which is made at a time."""
-    shape = len(a), len(b)
-    counts = None if mask is None else jnp.reshape(mask, shape)
+    shape = gradient.shape[0], len(a), len(b)
+    counts = None if mask is None else jnp.reshape(mask, shape[1:])
 
     def add(i: Array, found: Array) -> Array:
-        x = jnp.reshape(gradient.at(i), (-1, *shape))[:, i]
+        x = jnp.reshape(gradient.at(i), shape)[:, i]
         return found + product(x if counts is None else jnp.where(counts[i], x, 0), b) * a[i]
 
-    return jax.lax.fori_loop(0, shape[0], add, jnp.zeros((gradient.shape[0], a.shape[1])))
+    return jax.lax.fori_loop(0, len(a), add, jnp.zeros((shape[0], a.shape[1])))
 
 
 FACTORED = Projection(draw, project)
