@@ -46,8 +46,8 @@ class EstimateConfig:
     """Projected dimension d of the gradient features. The estimate holds about 8 d times the transitions, and
     20 d^2, bytes of each task (16 MB by default)."""
     projection: Named[str, PROJECTIONS] = "gaussian"
-    """Random map that projects the gradients, the paper's by default: of large policies "hadamard" is faster and
-    as exact, "factored" much faster with up to twice the error. The others are to be compared with."""
+    """Random map that projects the gradients, the paper's by default. For large policies "hadamard" is faster
+    and as exact, "factored" much faster with up to twice the error; the others are to be compared with."""
     precision: Named[str, PRECISIONS] = "float32"
     """Of the products that project the gradients, on accelerators: in float32, or faster with factors of
     about 16 bits (bf16x3) or 11 (tf32), summed in float32. A processor multiplies in float32 regardless."""
