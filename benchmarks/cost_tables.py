@@ -8,7 +8,7 @@ import numpy as np
 from tables import counted, over_runs, plural, table
 
 from pgx_jax.compare.results import OURS
-from pgx_jax.estimate import PRECISIONS
+from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
 
@@ -165,8 +165,7 @@ def _projection_speed(cells: Iterable[Mapping]) -> str:
         rate = c["cell"]["transitions"] / np.median(spent[name])
         return f"{rate:,.0f} ({np.median(spent['gaussian'] / spent[name]):.1f}×)"
 
-    names = cells[0]["timings"]["rounds"]
-    body = [[f"`{name}`", *(told(c, name) for c in cells)] for name in names]
+    body = [[f"`{name}`", *(told(c, name) for c in cells)] for name in PROJECTIONS]
     sizes = [f"{c['cell']['platform']}, p = {c['p']:,}, N = {c['cell']['transitions']:,}" for c in cells]
     return table(["transitions/s (times the Gaussian's), `estimate.projection`", *sizes], body)
 
@@ -190,19 +189,19 @@ def _projection_groups(cells: Iterable[Mapping]) -> str:
         return f"{np.mean(found):.3f} [{min(found):.3f}, {max(found):.3f}]"
 
     first, title = next(iter(families.items()))
-    names = title[0]["projections"]
     body = [
-        [f"`{name}`", error(title, name), *(told(own, name) for own in families.values())] for name in names
+        [f"`{name}`", error(title, name), *(told(own, name) for own in families.values())]
+        for name in PROJECTIONS
     ]
     planted = [
-        f"{name}: k (planted {own[0]['true_k']})" if own[0]["true_k"] else f"{name}: k (no conflict)"
+        f"{name}, {plural(len(own), 'run')}: k ({f'planted {k}' if (k := own[0]['true_k']) else 'no conflict'})"
         for name, own in families.items()
     ]
     draws = len(title[0]["projections"]["gaussian"])
     facts = (
-        f"Of each family {plural(len(title), 'run')} of the default settings up to the first look, "
-        f"{plural(draws, 'draw')} of each map, d = {title[0]['dim']}. Error: of the features' inner products "
-        f"on {first} (p = {title[0]['p']:,}), relative to those of the gradients; mean and range."
+        f"Runs of the default settings up to the first look, {plural(draws, 'draw')} of each map, d = "
+        f"{title[0]['dim']}; mean NMI with the planted groups. Error: of the features' inner products on "
+        f"{first} (p = {title[0]['p']:,}), relative to those of the gradients; mean and range."
     )
     return table(["`estimate.projection`", "error", *planted], body) + "\n\n" + facts
 

@@ -339,7 +339,7 @@ def test_projections_small_preset(tmp_path):
         assert len({draw["error"] for draw in draws}) == projections.DRAWS
         assert all(0.05 < draw["error"] < 1.5 for draw in draws)  # some sqrt(1 / 40)
     text = cost_tables.projections(common.read(out))
-    assert "| `factored` |" in text and "cartpole-goals: k (planted 2)" in text
+    assert "| `factored` |" in text and "cartpole-goals, 1 run: k (planted 2)" in text
 
 
 def test_features_small_preset(tmp_path, monkeypatch):
