@@ -194,7 +194,8 @@ def _projection_groups(cells: Iterable[Mapping]) -> str:
         for name in PROJECTIONS
     ]
     planted = [
-        f"{name}, {plural(len(own), 'run')}: k ({f'planted {k}' if (k := own[0]['true_k']) else 'no conflict'})"
+        f"{name}, {plural(len(own), 'run')}: k "
+        + (f"(planted {own[0]['true_k']})" if own[0]["true_k"] else "(no conflict)")
         for name, own in families.items()
     ]
     draws = len(title[0]["projections"]["gaussian"])
