@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from tables import over_runs, plural, table
+from tables import counted, over_runs, plural, table
 
 from pgx_jax.compare.results import OURS
-from pgx_jax.estimate import PRECISIONS
+from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
 
@@ -147,6 +147,64 @@ def precision(data: Mapping) -> str:
         f"factors that are rounded as on accelerators."
     )
     return table(head, rows) + "\n\n" + facts
+
+
+def projections(data: Mapping) -> str:
+    """Speed of every projection, the errors that it makes, and the groups that follow."""
+    parts = (_projection_speed(data["cells"]), _projection_groups(data["cells"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _projection_speed(cells: Iterable[Mapping]) -> str:
+    cells = [c for c in cells if c["cell"]["part"] == "speed"]
+    if not cells:
+        return ""
+
+    def told(c: Mapping, name: str) -> str:
+        spent = {which: np.array(c["timings"]["rounds"][which]) for which in (name, "gaussian")}
+        rate = c["cell"]["transitions"] / np.median(spent[name])
+        return f"{rate:,.0f} ({np.median(spent['gaussian'] / spent[name]):.1f}×)"
+
+    body = [[f"`{name}`", *(told(c, name) for c in cells)] for name in PROJECTIONS]
+    sizes = [f"{c['cell']['platform']}, p = {c['p']:,}, N = {c['cell']['transitions']:,}" for c in cells]
+    return table(["transitions/s (times the Gaussian's), `estimate.projection`", *sizes], body)
+
+
+def _projection_groups(cells: Iterable[Mapping]) -> str:
+    families: dict[str, list[Mapping]] = {}
+    for c in cells:
+        if c["cell"]["part"] == "groups":
+            families.setdefault(c["cell"]["family"], []).append(c)
+    if not families:
+        return ""
+
+    def told(own: Sequence[Mapping], name: str) -> str:
+        draws = [draw for c in own for draw in c["projections"][name]]
+        known = [draw["nmi"] for draw in draws if draw["nmi"] is not None]
+        nmi = f"; NMI {np.mean(known):.2f}" if known else ""
+        return f"{counted(draw['k'] for draw in draws)}{nmi}"
+
+    def error(own: Sequence[Mapping], name: str) -> str:
+        found = [draw["error"] for c in own for draw in c["projections"][name]]
+        return f"{np.mean(found):.3f} [{min(found):.3f}, {max(found):.3f}]"
+
+    first, title = next(iter(families.items()))
+    body = [
+        [f"`{name}`", error(title, name), *(told(own, name) for own in families.values())]
+        for name in PROJECTIONS
+    ]
+    planted = [
+        f"{name}, {plural(len(own), 'run')}: k "
+        + (f"(planted {own[0]['true_k']})" if own[0]["true_k"] else "(no conflict)")
+        for name, own in families.items()
+    ]
+    draws = len(title[0]["projections"]["gaussian"])
+    facts = (
+        f"Runs of the default settings up to the first look, {plural(draws, 'draw')} of each map, d = "
+        f"{title[0]['dim']}; mean NMI with the planted groups. Error: of the features' inner products on "
+        f"{first} (p = {title[0]['p']:,}), relative to those of the gradients; mean and range."
+    )
+    return table(["`estimate.projection`", "error", *planted], body) + "\n\n" + facts
 
 
 def default_command(data: Mapping) -> str:

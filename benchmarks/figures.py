@@ -119,6 +119,7 @@ SECTIONS = (
     Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),
     by_script("Gradient features", "features", cost_tables.features),
     by_script("Precision of the projection", "precision", cost_tables.precision),
+    by_script("Other projections than the Gaussian", "projections", cost_tables.projections),
     by_script("PPO on stock environments", "ppo", cost_tables.ppo),
     by_script("PPO's learning curves and a peer's", "curves", learning_tables.curves),
     by_script("Options of PPO", "ppo_options", learning_tables.ppo_options),
@@ -146,6 +147,7 @@ CHANGES_NOTHING = (
     "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
     "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
     "grouping.resamples",
+    "estimate.projection",
 )  # fmt: skip
 """Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")

@@ -190,8 +190,9 @@ def features(
     names = names if len(transitions.split) == len(transitions.source) else None  # of sources, not of tasks
     private = estimate.private_parameters(log_prob, params, transitions)
     return estimate.gradient_features(
-        log_prob, params, transitions, key, e.dim, precision=e.precision, names=names, private=private
-    )
+        log_prob, params, transitions, key, e.dim,
+        precision=e.precision, names=names, private=private, projection=e.projection,
+    )  # fmt: skip
 
 
 def fit_subsets(

@@ -144,9 +144,11 @@ class Features(NamedTuple):
     values: Float[Array, "U N d"]
     """float [U, N, d]."""
     key: Key
-    """uint32 [2]: the key from which the Gaussian map P [p, d] is drawn again where needed."""
+    """uint32 [2]: the key from which the map P [p, d] is drawn again where needed."""
     private: Bool[Array, "p"] | None = None
     """bool [p]: parameters that were left out, as one task's context alone can reach them; None if none."""
+    projection: str = "gaussian"
+    """How P is drawn: a name in `estimate.PROJECTIONS`."""
 
 
 class Surrogates(NamedTuple):

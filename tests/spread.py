@@ -29,7 +29,8 @@ def found_in(run):
 
 
 def computed(family, policy, ppo, features, transitions):
-    """Rows of several budgets, surrogates and scores of several solvers, adapted agents: names -> arrays."""
+    """Rows of several budgets, features of all projections, surrogates and scores of several solvers, adapted
+    agents: names -> arrays."""
     import jax
 
     from pgx_jax import estimate, learn
@@ -51,6 +52,10 @@ def computed(family, policy, ppo, features, transitions):
     for solver, iterations in (("newton", 1), ("newton", 3), ("lbfgs", None)):
         fitted = estimate.fit(features, transitions, member, solver=solver, iterations=iterations, l2=3.0)
         found[f"{solver} {iterations}"] = fitted.delta
+    params = learn.policy_params(learn.take(trained.agents, 0))
+    for name in estimate.PROJECTIONS:
+        known = policy.log_prob, params, transitions, keys[0], 12
+        found[f"features {name}"] = estimate.gradient_features(*known, projection=name).values
     for name in ("heldout", "importance"):
         found[name] = getattr(estimate, name)(features, transitions, fitted).values
     return {

@@ -18,6 +18,7 @@ import pytest
 from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, check, override
 from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.estimate import PROJECTIONS
 from pgx_jax.learn import PPO, make_policy, take, train
 from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Rows
@@ -42,6 +43,7 @@ import peers  # noqa: E402
 import ppo  # noqa: E402
 import ppo_options  # noqa: E402
 import precision  # noqa: E402
+import projections  # noqa: E402
 import regressions  # noqa: E402
 import rows  # noqa: E402
 import search  # noqa: E402
@@ -328,6 +330,18 @@ def test_precision_small_preset(tmp_path):
         assert 0 < found["float32"][what] < found["bf16x3"][what] < found["tf32"][what] < 1e-2
     assert found["bf16x3"]["features"] < 2**-15 < found["tf32"]["features"] < 2**-10
     assert "| cpu, `bf16x3` |" in cost_tables.precision(common.read(out))
+
+
+def test_projections_small_preset(tmp_path):
+    out = tmp_path / "projections.json"
+    assert projections.main(["--preset", "small", "--out", str(out)]) == 0
+    groups, speed = common.read(out)["cells"]
+    assert set(speed["timings"]["rounds"]) == set(groups["projections"]) == set(PROJECTIONS)
+    for draws in groups["projections"].values():
+        assert len({draw["error"] for draw in draws}) == projections.DRAWS
+        assert all(0.05 < draw["error"] < 1.5 for draw in draws)  # some sqrt(1 / 40)
+    text = cost_tables.projections(common.read(out))
+    assert "| `factored` |" in text and "cartpole-goals, 1 run: k (planted 2)" in text
 
 
 def test_features_small_preset(tmp_path, monkeypatch):

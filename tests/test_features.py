@@ -21,10 +21,11 @@ from pgx_jax.estimate.features import (
     split_map,
     split_parameters,
 )
-from pgx_jax.estimate.projection import TILE
+from pgx_jax.estimate.projections import PROJECTIONS, TILE
 from pgx_jax.types import Seen, Transitions
 
 KEY = jax.random.PRNGKey(5)
+GAUSSIAN = PROJECTIONS["gaussian"]
 
 
 def transitions_of(obs, action) -> Transitions:
@@ -137,7 +138,9 @@ def test_a_large_map_is_drawn_once_and_neither_it_nor_the_gradients_are_held_who
     obs, action = logged.obs[0], logged.action[0]
     rows = split_map(p, block).step
     program = jax.make_jaxpr(
-        lambda *x: _add_block.function(mlp_log_prob, *x, rows=rows, sizes=sizes, precision="float32")
+        lambda *x: _add_block.function(
+            mlp_log_prob, *x, draw=GAUSSIAN.draw, rows=rows, sizes=sizes, precision="float32"
+        )
     )(params, obs, action, KEY, jnp.zeros((15, dim)), np.int32(0))
     shapes = list(shapes_inside(program.jaxpr))
     drawn = sum(math.prod(shape) // dim for shape in shapes if shape[2:] == (dim,) and shape[1] == TILE)
@@ -148,7 +151,12 @@ def test_a_large_map_is_drawn_once_and_neither_it_nor_the_gradients_are_held_who
 def compiled_memory(logged, params, chunk):
     """Bytes that the compiled program works with."""
     args = (params, logged.obs[0], logged.action[0], KEY, jnp.zeros((15, 8)), np.int32(0))
-    settings = {"rows": 2 * TILE, "sizes": PROCESSOR._replace(chunk=chunk), "precision": "float32"}
+    settings = {
+        "draw": GAUSSIAN.draw,
+        "rows": 2 * TILE,
+        "sizes": PROCESSOR._replace(chunk=chunk),
+        "precision": "float32",
+    }
     lowered = jax.jit(_add_block.function, static_argnums=0, static_argnames=settings).lower(
         mlp_log_prob, *args, **settings
     )
@@ -218,7 +226,7 @@ def test_leaves_of_any_shape_in_any_chunks_blocks_and_pieces(shapes, chunk, bloc
     params = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     obs, action = rng.normal(size=(5, 3)).astype(np.float32), rng.integers(0, 4, 5)
     sizes = PROCESSOR._replace(chunk=chunk, piece=piece)
-    got = _features(any_log_prob, params, obs, action, KEY, 10, block, sizes, "float32")
+    got = _features(any_log_prob, params, obs, action, KEY, 10, block, sizes, "float32", GAUSSIAN)
     np.testing.assert_allclose(got, reference(any_log_prob, params, obs, action, 10), rtol=2e-4, atol=2e-4)
 
 

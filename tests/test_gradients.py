@@ -74,3 +74,30 @@ def test_gradients_made_in_a_loop_are_those_of_each_transition(name):
     for got, wanted in zip(made(params, OBS, ACTION), expected, strict=True):
         for turn in got:
             np.testing.assert_allclose(turn, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("dense", 1),
+        ("compiled layers", 1),
+        ("shared", 2),
+        ("mixed", None),
+        ("masked", None),
+        ("scanned", None),
+    ],
+)
+def test_pairs_of_outer_products_are_told(name, pairs):
+    log_prob, params, _ = FACTORS[name]
+
+    def of_pairs(*batch):
+        found = gradients(log_prob, *batch)
+        assert all(pairs == (gradient.factors and len(gradient.factors)) for gradient in found)
+        return [sum(jnp.einsum("ca,cb->cab", *p) for p in gradient.factors or ()) for gradient in found]
+
+    if pairs is None:
+        assert all(isinstance(total, int) for total in of_pairs(params, OBS, ACTION))
+        return
+    expected = jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, OBS, ACTION)
+    for total, own in zip(jax.jit(of_pairs)(params, OBS, ACTION), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(total, own, rtol=1e-4, atol=1e-6)

@@ -53,7 +53,7 @@ def test_eight_devices_come_to_what_one_does(alone, tmp_path):
     assert told == "8 devices (cpu)"
     found = np.load(tmp_path / "eight" / "found.npz")
     assert found["devices"][0] == 8 and not found["missed"].size
-    assert len(spread_programs()) == 13
+    assert len(spread_programs()) == 14
     check(found, found_in(alone))
     known = alone.family, alone.policy, alone.config.ppo, alone.features, alone.transitions
     check(found, computed(*known))

@@ -92,7 +92,8 @@ def test_regrouping(small_run, no_training, tmp_path):
     assert found.affinity.coverage is None  # of the last
     grouping = dataclasses.replace(run.config.grouping, trace_penalty=1e6)
     assert regroup(run, dataclasses.replace(run.config, grouping=grouping)).k == 1
-    for change in ({"dim": 7}, {"steps": 64}, {"thin": 2}, {"score": "rollouts"}):
+    refused = {"dim": 7}, {"projection": "sparse"}, {"steps": 64}, {"thin": 2}, {"score": "rollouts"}
+    for change in refused:
         estimate = dataclasses.replace(run.config.estimate, **change)
         with pytest.raises(ConfigError):
             regroup(run, dataclasses.replace(run.config, estimate=estimate))

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.runs import serial
 from pgx_jax.runs.store import RunStore
-from pgx_jax.types import Agent, Grouping, Moments, Rows, Transitions
+from pgx_jax.types import Agent, Features, Grouping, Moments, Rows, Transitions
 
 
 class Pair(NamedTuple):
@@ -153,6 +153,16 @@ def test_a_new_field_with_a_default_does_not_break_old_runs(store):
     structure = store.path / "stages/pair/structure.json"
     structure.write_text(structure.read_text().replace('"Pair"', '"Widened"'))
     assert store.load("pair", like=Widened).extra == 7
+
+
+def test_old_features_are_gaussian(store):
+    store.save("new", Features(np.ones((1, 2, 3)), np.zeros(2, np.uint32), None, "sparse"))
+    assert store.load("new", like=Features).projection == "sparse"
+    path = store.path / "stages/new/structure.json"
+    header = json.loads(path.read_text())
+    header["record"]["items"] = [item for item in header["record"]["items"] if item[0] != "projection"]
+    path.write_text(json.dumps(header))
+    assert store.load("new", like=Features).projection == "gaussian"
 
 
 @pytest.mark.parametrize(

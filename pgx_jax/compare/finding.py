@@ -204,7 +204,7 @@ def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[
     own = estimate.gradient_features(
         policy.log_prob, learn.policy_params(arena.meta.agent),
         Transitions(obs, action, advantage, *whole), known.key, known.values.shape[-1],
-        precision=config.precision, names=arena.names, private=known.private,
+        precision=config.precision, names=arena.names, private=known.private, projection=known.projection,
     )  # fmt: skip
     deviation = advantage.std(1, keepdims=True)
     a = (advantage - advantage.mean(1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)

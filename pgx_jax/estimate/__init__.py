@@ -27,7 +27,7 @@ from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
 from pgx_jax.estimate.problems import TaskStatistics
-from pgx_jax.estimate.projection import gaussian, lift
+from pgx_jax.estimate.projections import PROJECTIONS, Projection, by_tiles, gaussian, lift, rows, shapes_of
 from pgx_jax.estimate.scores import (
     SCORES,
     Score,
@@ -52,6 +52,7 @@ __all__ = [
     "OUTER",
     "PARTS",
     "PRECISIONS",
+    "PROJECTIONS",
     "SCORES",
     "SIMILARITIES",
     "SOLVERS",
@@ -60,6 +61,7 @@ __all__ = [
     "EstimateConfig",
     "Lift",
     "LogProb",
+    "Projection",
     "Score",
     "Similarity",
     "Solver",
@@ -72,6 +74,7 @@ __all__ = [
     "basic_interval",
     "can_draw",
     "can_resample",
+    "by_tiles",
     "check_coverage",
     "check_transitions",
     "coverage",
@@ -100,6 +103,8 @@ __all__ = [
     "rescale",
     "ridge_unit",
     "rollouts",
+    "rows",
+    "shapes_of",
     "signed_weights",
     "similarity",
     "task_statistics",

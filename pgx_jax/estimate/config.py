@@ -9,6 +9,7 @@ from pgx_jax.errors import ConfigError, check_types
 from pgx_jax.estimate.lifting import LIFTS
 from pgx_jax.estimate.pairs import AFFINITIES
 from pgx_jax.estimate.precision import PRECISIONS, check_precision
+from pgx_jax.estimate.projections import PROJECTIONS, check_projection
 from pgx_jax.estimate.scores import SCORES
 from pgx_jax.estimate.similarities import SIMILARITIES
 from pgx_jax.estimate.solvers import SOLVERS
@@ -42,6 +43,9 @@ class EstimateConfig:
     dim: int = 400
     """Projected dimension d of the gradient features. The estimate holds about 8 d times the transitions, and
     20 d^2, bytes of each task (16 MB by default)."""
+    projection: Named[str, PROJECTIONS] = "gaussian"
+    """Random map that projects the gradients, the paper's by default. For large policies "hadamard" is faster
+    and as exact, "factored" much faster with up to twice the error; the others are to be compared with."""
     precision: Named[str, PRECISIONS] = "float32"
     """Of the products that project the gradients, on accelerators: in float32, or faster with factors of
     about 16 bits (bf16x3) or 11 (tf32), summed in float32. A processor multiplies in float32 regardless."""
@@ -97,6 +101,7 @@ class EstimateConfig:
         """
         check_types(self, EstimateConfig, "estimate")
         check_precision(self.precision)
+        check_projection(self.projection, self.dim)
         if not MIN_L2 <= self.l2 < math.inf:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
         if not 0 < self.distance < math.inf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,15 @@ from jaxtyping import Bool, Float, Int, Num
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
 from pgx_jax.estimate.precision import check_precision, full_precision, product
-from pgx_jax.estimate.projection import TILE, draw_tiles
+from pgx_jax.estimate.projections import (
+    PROJECTIONS,
+    TILE,
+    Projection,
+    check_projection,
+    draw_tiles,
+    shapes_of,
+)
+from pgx_jax.estimate.projections.tiles import Draw, Masks, Shapes
 from pgx_jax.mesh import CUT, padded, whole
 from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
@@ -30,11 +38,13 @@ class Sizes(NamedTuple):
     """Parameters by which their gradients are projected."""
     memory: int
     """Bytes for what a chunk holds, which makes chunks smaller where gradients are no outer products."""
+    whole: int
+    """The same where the projection holds whole gradients."""
 
 
-PROCESSOR = Sizes(chunk=512, piece=2 * TILE, memory=1 << 29)
-"""Pieces that stay in a processor's cache."""
-ACCELERATOR = Sizes(chunk=4096, piece=64 * TILE, memory=1 << 30)
+PROCESSOR = Sizes(chunk=512, piece=2 * TILE, memory=1 << 29, whole=1 << 22)
+"""Pieces, and whole gradients, that stay in a processor's cache."""
+ACCELERATOR = Sizes(chunk=4096, piece=64 * TILE, memory=1 << 30, whole=1 << 30)
 """Products that should fill an accelerator (a guess: not measured)."""
 BLOCK = 256 * TILE
 """Rows of the map that are held at a time by default, at most."""
@@ -108,7 +118,7 @@ TRANSITIONS = {"obs": CUT, "action": CUT}
 @functools.partial(
     compiled,
     spread=Spread(TRANSITIONS | {"features": CUT}, stays=True),
-    static_argnames=("log_prob", "rows", "sizes", "precision"),
+    static_argnames=("log_prob", "draw", "rows", "sizes", "precision"),
 )
 def _add_block(
     log_prob: LogProb,
@@ -118,6 +128,7 @@ def _add_block(
     key: Key,
     features: Float[jax.Array, "N d"],
     start: Array,
+    draw: Draw,
     rows: int,
     sizes: Sizes,
     precision: str,
@@ -126,11 +137,11 @@ def _add_block(
     """Add to the features [N, d] what the parameters of a block contribute: of the pieces that begin in
     ``rows`` rows of the map from row ``start`` on, both whole tiles. Only ``shared`` parameters count."""
     total, dim = features.shape
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    shapes = shapes_of(params)
     height = -(-sum(map(math.prod, shapes)) // TILE)
     tiles = min(height, -(-(rows + sizes.piece) // TILE))  # the last piece may reach beyond the block
     first = jnp.minimum(start // TILE, height - tiles)
-    drawn = draw_tiles(key, first, tiles, dim)
+    drawn = draw_tiles(draw, key, shapes, first, tiles, dim)
 
     def add_leaf(found: jax.Array, leaf: Leaf, gradient: Gradient) -> jax.Array:
         places = jnp.asarray(leaf.places)
@@ -146,22 +157,63 @@ def _add_block(
 
     chunk = chunk_size(total, held_entries(log_prob, params, obs, action), sizes)
 
-    def chunk_features(start: Array) -> jax.Array:
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), (obs, action))
-        found = jnp.zeros((chunk, dim))
+    def chunk_features(obs: PyTree, action: Array) -> jax.Array:
+        found = jnp.zeros((len(action), dim))
         leaves = split_parameters(shapes, sizes.piece)
-        for leaf, gradient in zip(leaves, gradients(log_prob, params, *batch), strict=True):
+        for leaf, gradient in zip(leaves, gradients(log_prob, params, obs, action), strict=True):
             if leaf.rows:
                 found = add_leaf(found, leaf, gradient)
         return found
+
+    return features + in_chunks(chunk_features, chunk, obs, action)
+
+
+def in_chunks(
+    features: Callable[..., Float[Array, "c d"]], chunk: int, obs: PyTree, action: Array
+) -> Float[jax.Array, "N d"]:
+    """What a function makes of obs (leaves [N, ...]) and action [N, ...], so many at a time."""
+    total = len(action)
+
+    def of_chunk(start: Array) -> Array:
+        return features(*jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, chunk), (obs, action)))
 
     # The last chunk is shifted back instead of padded: one shape for all.
     count = -(-total // chunk)
     starts = jnp.minimum(jnp.arange(count) * chunk, total - chunk)
     new = total - (count - 1) * chunk
+    found = jax.lax.map(of_chunk, starts)
+    return jnp.concatenate([found[:-1].reshape(-1, found.shape[-1]), found[-1, chunk - new :]])
 
-    added = jax.lax.map(chunk_features, starts)
-    return features + jnp.concatenate([added[:-1].reshape(-1, dim), added[-1, chunk - new :]])
+
+@functools.partial(
+    compiled,
+    spread=Spread(TRANSITIONS),
+    static_argnames=("log_prob", "dim", "projection", "sizes", "precision"),
+)
+def _project(
+    log_prob: LogProb,
+    params: PyTree,
+    obs: PyTree,
+    action: Array,
+    key: Key,
+    masks: Masks,
+    dim: int,
+    projection: Projection,
+    sizes: Sizes,
+    precision: str,
+) -> Float[jax.Array, "N d"]:
+    """Features [N, d] by a projection's own way, chunk by chunk; ``masks`` as in `Masks`."""
+    assert projection.project is not None
+    project, multiply = projection.project, functools.partial(product, precision=precision)
+    held = held_entries(log_prob, params, obs, action)
+    if projection.whole:
+        held += sum(map(math.prod, shapes_of(params)))
+        sizes = sizes._replace(memory=sizes.whole)
+
+    def chunk_features(obs: PyTree, action: Array) -> Array:
+        return project(gradients(log_prob, params, obs, action), masks, key, dim, multiply)
+
+    return in_chunks(chunk_features, chunk_size(len(action), held, sizes), obs, action)
 
 
 @functools.partial(compiled, spread=Spread(TRANSITIONS), static_argnames=("log_prob", "chunk"))
@@ -182,21 +234,37 @@ def _features(
     block: int,
     sizes: Sizes,
     precision: str,
-    shared: Bool[Array, "p"] | None = None,
-) -> Float[Array, "N d"]:
+    projection: Projection,
+    shared: Bool[np.ndarray, "p"] | None = None,
+) -> Float[jax.Array, "N d"]:
     """Features [N, d] of transitions obs (leaves [N, ...]), action [N, ...].
 
-    Blocks outside, chunks inside, pieces innermost: the map is drawn once, and the gradients of a
-    chunk by the parameters of a piece never leave the cache. All blocks are one program.
+    By products with the map: blocks outside, chunks inside, pieces innermost: the map is drawn once, and the
+    gradients of a chunk by the parameters of a piece never leave the cache. All blocks are one program.
     """
+    shapes = shapes_of(params)
+    p = sum(map(math.prod, shapes))
+    if projection.project is not None and p:
+        return _project(
+            log_prob, params, obs, action, key, masks_of(shapes, shared),
+            dim=dim, projection=projection, sizes=sizes, precision=precision,
+        )  # fmt: skip
     features = jnp.zeros((len(action), dim))
-    blocks = split_map(sum(leaf.size for leaf in jax.tree.leaves(params)), block)
+    blocks = split_map(p, block)
     for start in blocks:
         features = _add_block(
-            log_prob, params, obs, action, key, features, np.array(start, np.int32),
+            log_prob, params, obs, action, key, features, np.array(start, np.int32), draw=projection.draw,
             rows=blocks.step, sizes=sizes, precision=precision, shared=shared,
         )  # fmt: skip
     return whole(features)
+
+
+def masks_of(shapes: Shapes, shared: Bool[np.ndarray, "p"] | None) -> Masks:
+    """By leaf, which parameters count; None where all do."""
+    if shared is None:
+        return [None] * len(shapes)
+    parts = np.split(shared, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return [None if own.all() else own.reshape(shape) for own, shape in zip(parts, shapes, strict=True)]
 
 
 @full_precision
@@ -212,6 +280,7 @@ def gradient_features(
     precision: str = "float32",
     names: Sequence[str] | None = None,
     private: Bool[Array, "p"] | None = None,
+    projection: str = "gaussian",
 ) -> Features:
     """Project the gradient of log pi of every transition: g~ = P^T grad log pi(a|s).
 
@@ -229,13 +298,15 @@ def gradient_features(
             whatever it is.
         names: names of the U sources, for messages.
         private: bool [p], parameters that are left out, as if they were constants (`private_parameters`).
+        projection: how the map P is drawn, and multiplied by: a name in ``PROJECTIONS``. Some hold no rows
+            of P, and have no blocks.
 
     Returns:
         Features with values [U, N, d].
 
     Raises:
-        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive, ``log_prob`` no scalar, or the
-            platform lacks the precision.
+        ConfigError: if ``dim``, ``chunk`` or ``block`` is not positive, ``log_prob`` no scalar, the
+            platform lacks the precision, or the projection does so many dimensions.
         DataError: if a log-probability or a gradient is not finite, naming the source.
     """
     sources, count = transitions.action.shape[:2]
@@ -244,6 +315,7 @@ def gradient_features(
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}; it must be at least 1")
     check_precision(precision)
+    check_projection(projection, dim)
     sizes = default_sizes() if chunk is None else default_sizes()._replace(chunk=chunk)
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
@@ -254,10 +326,13 @@ def gradient_features(
     log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)[:total]
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
     shared = None if private is None else ~np.asarray(private)
-    values = _features(log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision, shared)
+    values = _features(
+        log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision,
+        PROJECTIONS[projection], shared,
+    )  # fmt: skip
     values = values[:total].reshape(sources, count, dim)
     _require_finite(values.sum(-1), "gradients of the log-probability", names)
-    return Features(values, jnp.asarray(key), private)
+    return Features(values, jnp.asarray(key), private, projection)
 
 
 def _require_finite(values: Float[Array, "U N"], what: str, names: Sequence[str] | None) -> None:

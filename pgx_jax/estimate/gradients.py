@@ -27,6 +27,8 @@ LogProb = Callable[[PyTree, PyTree, Array], Array]
 LAYOUT = {"transpose", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type"}
 ELEMENTWISE = {"mul", "neg", "add_any"}
 """What, beside outer products, may be done anew for every piece: a compiler makes the wanted part alone."""
+OUTER = (((), ()), ((0,), (0,)))
+"""Of a product that sums over nothing and has the transitions in front: its dimension numbers."""
 
 
 class Gradient(NamedTuple):
@@ -35,6 +37,10 @@ class Gradient(NamedTuple):
     held: tuple[Array, ...]
     """Factors of outer products, or the gradients as they are."""
     make: Callable[..., Array]
+    shape: tuple[int, ...]
+    factors: tuple[tuple[Array, Array], ...] | None = None
+    """Pairs [c, a], [c, b] whose outer products add up to the gradients [c, a, b], where it is known to be
+    so."""
 
     def at(self, turn: Array) -> Num[Array, "c *shape"]:
         """The gradients, made anew in this turn of a loop (else a compiler would make them before it)."""
@@ -42,11 +48,21 @@ class Gradient(NamedTuple):
         return self.make(*held)
 
 
+class _Step(NamedTuple):
+    """A cheap operation."""
+
+    equation: JaxprEqn
+    apply: Callable[..., Array]
+    values: list[Array]
+    output: Array
+    """Kept, so that its identity is no other's."""
+
+
 class _Recorder:
     """Evaluates a program and remembers the cheap operations, by the identity of what came out."""
 
     def __init__(self) -> None:
-        self.steps: dict[int, tuple[Callable[..., Array], list[Array], Array]] = {}
+        self.steps: dict[int, _Step] = {}
         self.found: dict[int, dict[int, Array]] = {}
 
     def evaluate(self, program: ClosedJaxpr, *args: Array) -> list[Array]:
@@ -69,7 +85,7 @@ class _Recorder:
         apply = bound(primitive, equation.params)
         output = apply(*values)
         if _is_cheap(equation):
-            self.steps[id(output)] = (apply, values, output)  # which keeps the identities of all of them
+            self.steps[id(output)] = _Step(equation, apply, values, output)
         return output if primitive.multiple_results else [output]
 
     def needs(self, value: Array) -> dict[int, Array]:
@@ -80,7 +96,7 @@ class _Recorder:
         if key not in self.steps:
             return {key: value}
         if key not in self.found:
-            parts = {k: x for part in self.steps[key][1] for k, x in self.needs(part).items()}
+            parts = {k: x for part in self.steps[key].values for k, x in self.needs(part).items()}
             smaller = sum(x.size for x in parts.values()) < value.size
             self.found[key] = parts if smaller else {key: value}
         return self.found[key]
@@ -92,15 +108,34 @@ class _Recorder:
         def make(*values: Array) -> Array:
             return self._again(value, dict(zip(held, values, strict=True)))
 
-        return Gradient(tuple(held.values()), make)
+        return Gradient(tuple(held.values()), make, value.shape, self.factors(value))
+
+    def factors(self, value: Array) -> tuple[tuple[Array, Array], ...] | None:
+        """Of a value [c, a, b], the pairs of `Gradient.factors`."""
+        step = self.steps.get(id(value))
+        if step is None:
+            return None
+        primitive, params = step.equation.primitive, step.equation.params
+        if primitive is dot_general_p and params["dimension_numbers"] == OUTER:
+            left, right = step.values
+            return ((left, right),) if left.ndim == right.ndim == 2 else None
+        if primitive.name not in ("add_any", "transpose"):
+            return None
+        parts = [self.factors(part) for part in step.values]
+        if any(part is None for part in parts):
+            return None
+        pairs = tuple(pair for part in parts for pair in part or ())
+        if primitive.name == "add_any":
+            return pairs
+        return tuple((b, a) for a, b in pairs) if params["permutation"] == (0, 2, 1) else None
 
     def _again(self, value: Array, known: dict[int, Array]) -> Array:
         key = id(value)
         if key not in known:
             if not isinstance(value, jax.core.Tracer):
                 return value
-            apply, values, _ = self.steps[key]
-            known[key] = apply(*(self._again(x, known) for x in values))
+            step = self.steps[key]
+            known[key] = step.apply(*(self._again(x, known) for x in step.values))
         return known[key]
 
 

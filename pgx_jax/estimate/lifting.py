@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pgx_jax.errors import ConfigError, DataError
-from pgx_jax.estimate import projection
+from pgx_jax.estimate import projections
 from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.estimate.private import without
@@ -30,7 +30,8 @@ from pgx_jax.types import FIT, Array, Features, PyTree, Surrogates, Transitions
 
 def lift_projection(features: Features, delta: Float[Array, "*lead d"], params: PyTree) -> PyTree:
     """P D as a pytree like ``params``, with the leading axes of delta [..., d] (the paper's lift)."""
-    return without(features.private, projection.lift(features.key, delta, params), params)
+    lifted = projections.lift(features.key, delta, params, projection=features.projection)
+    return without(features.private, lifted, params)
 
 
 def _fit_weights(

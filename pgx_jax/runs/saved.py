@@ -164,7 +164,8 @@ def regroup(run: Run, config: Config) -> Regrouped:
     if run.store is not None and not run.store.has("features"):
         raise FolderError(f"the run {run.store.path} has no features yet; resume it first")
     e = config.estimate
-    for name in ("steps", "num_envs", "whole_episodes", "thin", "source_multiple", "gae_lambda", "dim"):
+    collected = ("steps", "num_envs", "whole_episodes", "thin", "source_multiple", "gae_lambda")
+    for name in (*collected, "dim", "projection"):
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)
