@@ -39,6 +39,7 @@ STREAMS = (
     "oracle",
     "adapting",
     "demonstrations",
+    "analysis",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""
