@@ -60,7 +60,7 @@ def approximation_sentence(found: ApproximationResult) -> str:
     return f"{text}; {words}: {verdict} what first order describes."
 
 
-NAMES = {"ratio": "ratio", "log_ratio": "log-ratio"}
+NAMES = {"ratio": "ratio", "log_ratio": "log r"}
 """Of the measures that tables show."""
 
 
@@ -70,7 +70,8 @@ def approximation_table(found: ApproximationResult) -> Table:
     from rich.table import Table
 
     title = f"{found.family}: relative error of first order, by distance from theta*"
-    table = Table("", title=title, box=box.SIMPLE, padding=(0, 1))
+    table = Table(title=title, box=box.SIMPLE)
+    table.add_column(no_wrap=True)
     for distance in found.distances:
         table.add_column(percent(distance), justify="right")
     table.add_column("at its own", justify="right")
