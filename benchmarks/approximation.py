@@ -1,8 +1,8 @@
 """How linear the log-ratio of policies is: `python benchmarks/approximation.py`.
 
-The meta-policy of the default settings is trained up to its first look, with networks of several depths, and
-its first-order error is measured as `pgx-jax analyse` does: along fine-tuning on all tasks and on three single
-ones, along the surrogates of the same subsets, and along random directions.
+The meta-policy of the default settings is trained up to its first look, with networks of several depths.
+Its first-order error is measured as `pgx-jax analyse` does: along fine-tuning on all tasks and on three
+single ones, along the surrogates of the same subsets, and along random directions.
 """
 
 from __future__ import annotations
