@@ -5,20 +5,31 @@ Every analysis is a function of a run and its settings that returns a record; `A
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pgx_jax.analysis.approximation import ApproximationConfig, ApproximationResult, first_order_error
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.analysis.curvature import TRACES, extreme_eigenvalues, hessian_trace, matfree
+from pgx_jax.analysis.generalisation import (
+    GeneralisationConfig,
+    GeneralisationResult,
+    generalisation_bound,
+)
+from pgx_jax.errors import pick
 
 __all__ = [
     "ANALYSES",
+    "TRACES",
     "Analysis",
     "ApproximationConfig",
     "ApproximationResult",
+    "GeneralisationConfig",
+    "GeneralisationResult",
     "analysis_of",
+    "extreme_eigenvalues",
     "first_order_error",
+    "generalisation_bound",
+    "hessian_trace",
 ]
 
 
@@ -31,20 +42,13 @@ class Analysis(NamedTuple):
     """Dataclass of its settings, with a method ``check()``."""
     record: type
     """Class of what it returns."""
-    library: str | None = None
-    """A module of the extra ``analysis`` that it needs."""
-
-    def check(self, name: str) -> None:
-        """Raise ConfigError where its library is not installed."""
-        if self.library is not None and importlib.util.find_spec(self.library) is None:
-            raise ConfigError(
-                f"the analysis {name!r} needs {self.library}, which is not installed: "
-                f'pip install "pgx-jax[analysis]"'
-            )
+    needs: Callable[[], object] | None = None
+    """Raises ConfigError where a library that it needs is not installed."""
 
 
 ANALYSES: dict[str, Analysis] = {
     "approximation": Analysis(first_order_error, ApproximationConfig, ApproximationResult),
+    "generalisation": Analysis(generalisation_bound, GeneralisationConfig, GeneralisationResult, matfree),
 }
 """Analyses by name."""
 
@@ -56,5 +60,6 @@ def analysis_of(name: str) -> Analysis:
         ConfigError: there is none, or its library is missing.
     """
     found = pick(ANALYSES, name, "the analysis")
-    found.check(name)
+    if found.needs is not None:
+        found.needs()
     return found

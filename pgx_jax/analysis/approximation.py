@@ -231,7 +231,7 @@ class ApproximationResult(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Thinned:
     """The transitions that are read, source by source."""
 
     obs: PyTree
@@ -242,7 +242,7 @@ class Sampled:
     """int [n]."""
 
     @classmethod
-    def of(cls, run: Subject, count: int) -> Sampled:
+    def of(cls, run: Subject, count: int) -> Thinned:
         """At most ``count`` of each source of a run, evenly spaced."""
         given = run.transitions
         total = np.shape(given.action)[1]
@@ -256,7 +256,7 @@ class Sampled:
         return [jax.tree.map(lambda x, u=u: x[u], (self.obs, self.action)) for u in sources]
 
 
-def default_members(run: Subject) -> Bool[np.ndarray, "m n"]:
+def groups_and_firsts(run: Subject) -> Bool[np.ndarray, "m n"]:
     """The groups that a run has found, and the first task of each alone: bool [m, n]."""
     groups = groups_of(run)
     first = np.eye(groups.shape[1], dtype=bool)[groups.argmax(1)]
@@ -324,23 +324,23 @@ def random_paths(run: Subject, settings: ApproximationConfig) -> list[Path]:
 
 
 def errors_along(
-    log_prob: LogProb, params: PyTree, path: Path, distances: Sequence[float], sampled: Sampled
+    log_prob: LogProb, params: PyTree, path: Path, distances: Sequence[float], thinned: Thinned
 ) -> dict[str, list[float]]:
     """The errors at every distance along a path, by measure."""
     moves = [path.at(distance, params) for distance in distances]
     stacked = jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *moves)
-    found = [first_order(log_prob, params, *of, stacked) for of in sampled.of_tasks(path.member)]
+    found = [first_order(log_prob, params, *of, stacked) for of in thinned.of_tasks(path.member)]
     log_ratio, linear = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
     pairs = list(zip(log_ratio, linear, strict=True))
     return {name: [measure(*pair) for pair in pairs] for name, measure in MEASURES.items()}
 
 
-def _direction(run: Subject, path: Path, distances: Sequence[float], sampled: Sampled) -> DirectionErrors:
+def _direction(run: Subject, path: Path, distances: Sequence[float], thinned: Thinned) -> DirectionErrors:
     """The record of a path."""
     params = learn.policy_params(run.meta)
     length = float(path.lengths(params)[-1]) if path.own else 0.0
     asked = [*distances, length] if length > 0 else list(distances)
-    found = errors_along(run.policy.log_prob, params, path, asked, sampled)
+    found = errors_along(run.policy.log_prob, params, path, asked, thinned)
     names = np.array(run.family.task_names)[path.member].tolist()
     return DirectionErrors(
         kind=path.kind,
@@ -377,9 +377,9 @@ def first_order_error(
     """
     settings = settings or ApproximationConfig()
     settings.check()
-    member = default_members(run) if member is None else member
+    member = groups_and_firsts(run) if member is None else member
     member = checked_members(member, run.family.task_names)
-    sampled = Sampled.of(run, settings.transitions)
+    thinned = Thinned.of(run, settings.transitions)
     paths = [
         *finetuning_paths(run, member, settings, progress),
         *surrogate_paths(run, member),
@@ -389,8 +389,8 @@ def first_order_error(
     return ApproximationResult(
         family=run.family.name,
         parameters=sum(int(np.size(x)) for x in jax.tree.leaves(params)),
-        transitions=int(np.shape(sampled.action)[1]),
+        transitions=int(np.shape(thinned.action)[1]),
         updates=settings.updates,
         distances=list(settings.distances),
-        directions=[_direction(run, path, settings.distances, sampled) for path in paths],
+        directions=[_direction(run, path, settings.distances, thinned) for path in paths],
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from pgx_jax.analysis import ANALYSES, ApproximationConfig, analysis_of
+from pgx_jax.analysis import ANALYSES, ApproximationConfig, GeneralisationConfig, analysis_of
 from pgx_jax.cli.console import ConsoleListener
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
@@ -25,8 +25,10 @@ class AnalyseCommand:
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
     """Which analyses; all by default. "approximation": the relative error of the log-ratio's first order, by
-    distance from theta*."""
+    distance from theta*. "generalisation": curvature, a bound from it, and what policies that are fitted to
+    transitions lose on fresh ones (needs the extra `analysis`)."""
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
+    generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
 
     def __call__(self, console: Console) -> None:
         """Make them, one after the other."""

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgx_jax.analysis.approximation import KINDS, ApproximationResult
+from pgx_jax.analysis.generalisation import GeneralisationResult
 from pgx_jax.errors import pick
+from pgx_jax.report.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,13 +86,64 @@ def approximation_table(found: ApproximationResult) -> Table:
     return table
 
 
+def generalisation_sentence(found: GeneralisationResult) -> str:
+    """The gap on fresh trajectories, and what the bound makes of it."""
+    first = found.subsets[0]
+    who = "one policy for all tasks" if len(found.subsets) > 1 else "the group's policy"
+    text = (
+        f"Fitted to {first.trajectories:.0f} trajectories, {who} has a loss of {first.fitted:.4f} on these "
+        f"and of {first.fresh:.4f} on fresh ones (theta* has 0): a gap of {first.gap:+.4f}"
+    )
+    if first.unseen is not None:
+        text += f"; on {first.unseen_tasks} unseen tasks it is {first.unseen:.4f}"
+    empty = [x for x in found.subsets if x.vacuous]
+    if len(empty) == len(found.subsets):
+        return f"{text}. The bounds are vacuous: no loss is above {found.largest:.2g}."
+    some = f" ({len(empty)} of {len(found.subsets)} bounds are vacuous)" if empty else ""
+    allows = f"The bound allows a gap of {first.promised:.2g}, {_times(first.promised, first.gap)}"
+    gains = first.bound is not None and first.bound < 0
+    promise = "it promises a gain over theta*" if gains else "too much to promise a gain over theta*"
+    return f"{text}. {allows} (no loss is above {found.largest:.2g}): {promise}{some}."
+
+
+def _times(bound: float, gap: float) -> str:
+    return f"{bound / gap:.0f} times what was measured" if gap > 0 else "where none was measured"
+
+
+def generalisation_table(found: GeneralisationResult) -> Table:
+    """Losses, curvature and bounds, a row a subset."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"{found.family}: loss of policies fitted to transitions", box=box.SIMPLE)
+    table.add_column("tasks", no_wrap=True)
+    for name in ("fitted", "fresh", "unseen", "bound", "by trace", "trace"):
+        table.add_column(name, justify="right")
+    for x in found.subsets:
+        mean, stderr = x.trace["hutch++"]
+        told = [number(x.unseen, 4), number(x.bound, 3), number(x.bound_by_trace, 3)]
+        curved = f"{number(mean, 2)} ± {number(stderr, 2)}"
+        more = f" + {len(x.tasks) - 1}" if len(x.tasks) > 1 else ""
+        table.add_row(x.tasks[0] + more, number(x.fitted, 4), number(x.fresh, 4), *told, curved)
+    return table
+
+
+def _draw_generalisation(found: GeneralisationResult) -> Figure:
+    from pgx_jax.report.figures import analyses
+
+    return analyses.generalisation(found)
+
+
 def _draw_approximation(found: ApproximationResult) -> Figure:
     from pgx_jax.report.figures import analyses  # matplotlib takes a second to import
 
     return analyses.approximation(found)
 
 
-SHOWN = {"approximation": Shown(approximation_sentence, approximation_table, _draw_approximation)}
+SHOWN = {
+    "approximation": Shown(approximation_sentence, approximation_table, _draw_approximation),
+    "generalisation": Shown(generalisation_sentence, generalisation_table, _draw_generalisation),
+}
 """How every analysis is shown, by its name."""
 
 

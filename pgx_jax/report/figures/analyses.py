@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from pgx_jax.analysis.approximation import ApproximationResult
-from pgx_jax.report.figures.canvas import BLUE, FAINT, RC, canvas
+from pgx_jax.analysis.generalisation import GeneralisationResult, SubsetGeneralisation
+from pgx_jax.report.figures.canvas import BLUE, FAINT, INK, RC, canvas
 
 KIND_STYLE = {
     "finetuning": ("#d55e00", "-", "o"),
@@ -45,7 +47,7 @@ def approximation(found: ApproximationResult) -> Figure:
     return figure
 
 
-def errors_by_distance(axes, distances: list[float], lines: Mapping[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
+def errors_by_distance(axes: Any, distances: list[float], lines: Mapping[str, np.ndarray]) -> None:
     """Errors [D, S] by kind, in per cent, on logarithmic axes, with a line at 10%."""
     x = 100 * np.array(distances)
     for kind, errors in lines.items():
@@ -62,3 +64,51 @@ def errors_by_distance(axes, distances: list[float], lines: Mapping[str, np.ndar
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.minorticks_off()
     axes.grid(axis="y")
+
+
+LOSSES = {
+    "fitted": (BLUE, "o", "trajectories that were fitted"),
+    "fresh": ("#d55e00", "s", "fresh trajectories"),
+    "unseen": ("#159a73", "^", "unseen tasks"),
+    "bound": (INK, "|", "PAC-Bayes bound"),
+    "bound_by_trace": (FAINT, "|", "bound by the trace"),
+}
+"""Colour, marker and label of what is shown of every subset."""
+
+
+@matplotlib.rc_context(RC)
+def generalisation(found: GeneralisationResult) -> Figure:
+    """Left: losses, a row a subset; right: the same with the bounds and the largest value of the loss."""
+    count = len(found.subsets)
+    figure, (left, right) = canvas(9.2, 1.7 + 0.4 * count, columns=2)
+    measured = [name for name in LOSSES if not name.startswith("bound")]
+    for row, subset in enumerate(found.subsets):
+        _losses(left, row, subset, measured)
+        _losses(right, row, subset, list(LOSSES))
+    right.axvline(found.largest, color=FAINT, lw=0.8, ls=(0, (4, 3)))
+    for axes in (left, right):
+        axes.axvline(0, color=FAINT, lw=1)
+        axes.set(ylim=(count - 0.5, -0.5), yticks=range(count), yticklabels=[])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        axes.set_xlabel("loss (standardised advantage a step; θ* has 0)")
+    left.set_yticklabels([_tasks(subset.tasks) for subset in found.subsets])
+    left.set_title("measured")
+    right.set_title("with bounds; dashed: the largest possible loss")
+    handles, labels = right.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known), fontsize=8)
+    return figure
+
+
+def _losses(axes: Any, row: int, subset: SubsetGeneralisation, names: list[str]) -> None:
+    for name in names:
+        colour, marker, label = LOSSES[name]
+        value = getattr(subset, name)
+        if value is not None:
+            axes.plot(value, row, marker, ms=13 if marker == "|" else 6, mew=2, color=colour, label=label)
+
+
+def _tasks(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
