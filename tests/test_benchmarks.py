@@ -28,6 +28,8 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import against  # noqa: E402
+import approximation  # noqa: E402
+import approximation_tables  # noqa: E402
 import calibration  # noqa: E402
 import common  # noqa: E402
 import cost_tables  # noqa: E402
@@ -326,6 +328,18 @@ def test_precision_small_preset(tmp_path):
         assert 0 < found["float32"][what] < found["bf16x3"][what] < found["tf32"][what] < 1e-2
     assert found["bf16x3"]["features"] < 2**-15 < found["tf32"]["features"] < 2**-10
     assert "| cpu, `bf16x3` |" in cost_tables.precision(common.read(out))
+
+
+def test_approximation_small_preset(tmp_path):
+    out = tmp_path / "approximation.json"
+    for _ in range(2):  # the second time there is nothing to do
+        assert approximation.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    kinds = [x["kind"] for x in cell["found"]["directions"]]
+    assert kinds == ["finetuning"] * 4 + ["surrogate"] * 4 + ["random"] * 2
+    shown = approximation_tables.first_order(common.read(out))
+    assert "| cartpole-goals, 2 |" in shown and "| *the paper: Highway* | – | 0.02% | 0.11% | 2.0% |" in shown
+    assert approximation_tables.draw(common.read(out)).startswith(b"\x89PNG")
 
 
 def test_features_small_preset(tmp_path, monkeypatch):
