@@ -11,7 +11,7 @@ from tables import table
 
 from pgx_jax.analysis import ApproximationResult
 from pgx_jax.report.analyses import percent
-from pgx_jax.report.figures.analyses import KIND_LABELS, KIND_STYLE, MEASURE_TITLES
+from pgx_jax.report.figures.analyses import KIND_LABELS, KIND_STYLE, MEASURE_TITLES, logarithmic
 from pgx_jax.report.figures.canvas import FAINT, INK, RC, canvas, png
 
 SHOWN = (0.001, 0.005, 0.01, 0.05)
@@ -123,8 +123,4 @@ def _panel(axes, found: Mapping[int, list[ApproximationResult]], measure: str) -
             y = 100 * mean_errors(records, kind, measure)
             axes.plot(x, y, LINES.get(layers, "-."), marker=marker, ms=3, color=colour, lw=1.3)
     axes.axhline(10, color=FAINT, lw=0.8)
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(x, [f"{value:.3g}" for value in x])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}" if value >= 1e4 else f"{value:.3g}")
-    axes.minorticks_off()
-    axes.grid(axis="y")
+    logarithmic(axes, records[0].distances)

@@ -49,6 +49,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
 from pgx_jax import learn, pipeline
@@ -444,27 +445,25 @@ def _subset(
     before = learn.policy_params(run.meta)
     params = jax.tree.map(jnp.add, before, move)
     losses = [task_losses(run.policy.log_prob, params, before, x, clip) for x in (fitted, fresh.sample)]
+    at_theta, known, further = losses[0][member].mean(), losses[1][: run.family.n], losses[1][run.family.n :]
     unseen = _likeliest(run, fresh, member)
     curved = _curvature(run, settings, member, params, before, fitted, clip)
-    p = sum(int(np.size(x)) for x in jax.tree.leaves(before))
-    length = float(np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(before))))
-    squared = float(sum(np.square(x).sum() for x in jax.tree.leaves(move)))
-    sigmas = np.array(NOISES) * length / np.sqrt(p)
-    terms: dict[str, Any] = {
-        "n": fitted.effective(member), "width": 2 * clip * settings.cut, "delta": settings.delta,
-    }  # fmt: skip
-    noisy = curved.noisy(sigmas)
-    bound = pac_bayes(noisy.mean(1), squared, sigmas, np.array(LAMBDAS), **terms)
-    at_theta = float(losses[0][member].mean())
-    second = at_theta + sigmas[bound.noise] ** 2 / 2 * curved.traces["hutch++"].mean
-    draws = noisy[bound.noise]
+    length, moved = (float(np.linalg.norm(ravel_pytree(x)[0])) for x in (before, move))
+    sigmas = np.array(NOISES) * length / np.sqrt(ravel_pytree(before)[0].size)
+    noisy, n = curved.noisy(sigmas), fitted.effective(member)
+    bound = pac_bayes(
+        noisy.mean(1), moved**2, sigmas, np.array(LAMBDAS),
+        n=n, width=2 * clip * settings.cut, delta=settings.delta,
+    )  # fmt: skip
+    draws, sigma = noisy[bound.noise], sigmas[bound.noise]
+    second = at_theta + sigma**2 / 2 * curved.traces["hutch++"].mean
     return SubsetGeneralisation(
         tasks=np.array(run.family.task_names)[member].tolist(),
-        trajectories=terms["n"],
-        distance=math.sqrt(squared) / length,
-        fitted=at_theta,
-        fresh=float(losses[1][: run.family.n][member].mean()),
-        unseen=float(losses[1][run.family.n :][unseen].mean()) if unseen.any() else None,
+        trajectories=n,
+        distance=moved / length,
+        fitted=float(at_theta),
+        fresh=float(known[member].mean()),
+        unseen=float(further[unseen].mean()) if unseen.any() else None,
         unseen_tasks=int(unseen.sum()),
         trace={name: (found.mean, found.stderr) for name, found in curved.traces.items()},
         eigenvalues=curved.eigenvalues,

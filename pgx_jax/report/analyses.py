@@ -36,6 +36,8 @@ def percent(fraction: float | None) -> str:
     if fraction is None or not math.isfinite(fraction):
         return "–"
     value = 100 * fraction
+    if 0 < value < 0.01:
+        return "<0.01%"
     digits = 2 if value < 1 else 1 if value < 10 else 0
     return f"{value:,.{digits}f}%" if value < 1e4 else f"{value:.0e}%"
 

@@ -42,7 +42,7 @@ def approximation(found: ApproximationResult) -> Figure:
             text = {"textcoords": "offset points", "xycoords": ("data", "axes fraction")}
             axes.annotate("surrogates' own", (100 * own, 0), (3, 4), color=BLUE, fontsize=8, **text)
         axes.set(title=title, xlabel="distance |θ − θ*| / |θ*| (%)")
-    panels[0].set(ylabel="relative error (%)")
+    panels[0].set(ylabel=f"relative error (%), up to {MOST:,}")
     panels[0].legend(loc="upper left")
     return figure
 
@@ -59,9 +59,20 @@ def errors_by_distance(axes: Any, distances: list[float], lines: Mapping[str, np
         label = KIND_LABELS[kind]
         axes.plot(x, 100 * np.mean(errors, 0), line, marker=marker, ms=4, color=colour, lw=2, label=label)
     axes.axhline(10, color=FAINT, lw=0.8, ls=(0, (4, 3)))
+    logarithmic(axes, distances)
+
+
+MOST = 1000
+"""Per cent at which axes of errors end: what is beyond tells nothing more."""
+
+
+def logarithmic(axes: Any, distances: list[float]) -> None:
+    """Axes of errors by distance, both in per cent."""
+    x = 100 * np.array(distances)
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(x, [f"{value:.3g}" for value in x])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.set_ylim(top=min(axes.get_ylim()[1], MOST))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < MOST else f"{value:,.0f}")
     axes.minorticks_off()
     axes.grid(axis="y")
 
