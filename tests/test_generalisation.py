@@ -24,7 +24,15 @@ from pgx_jax.analysis import (
     generalisation_bound,
     hessian_trace,
 )
-from pgx_jax.analysis.generalisation import Scale, clipped_loss, pac_bayes, sample_of, task_losses
+from pgx_jax.analysis.generalisation import (
+    Scale,
+    clipped_gains,
+    clipped_loss,
+    pac_bayes,
+    sample_of,
+    standard_error,
+    task_losses,
+)
 from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
@@ -129,7 +137,7 @@ def test_the_loss_is_a_mean_over_trajectories_of_means_over_their_transitions(sm
     run, given_ = small_run, small_run.transitions
     before = learn.policy_params(run.meta)
     params = jax.tree.map(lambda x: np.asarray(x) * 1.1, before)
-    losses = task_losses(run.policy.log_prob, params, before, fitted, 0.2)
+    losses = task_losses(fitted, clipped_gains(run.policy.log_prob, params, before, fitted, 0.2))
     log_prob = jax.jit(jax.vmap(run.policy.log_prob, (None, 0, 0)))
     for task in (0, 4):
         advantage, split = np.asarray(given_.advantage, float)[task], given_.split[task]
@@ -146,7 +154,8 @@ def test_the_loss_that_is_differentiated_is_the_mean_over_the_subsets_tasks(smal
     before = learn.policy_params(small_run.meta)
     params = jax.tree.map(lambda x: np.asarray(x) * 1.05, before)
     member = np.array([1, 0, 1, 1, 0, 0], bool)
-    known = task_losses(small_run.policy.log_prob, params, before, fitted, 0.2)[member].mean()
+    gains = clipped_gains(small_run.policy.log_prob, params, before, fitted, 0.2)
+    known = task_losses(fitted, gains)[member].mean()
     of = clipped_loss(small_run.policy.log_prob)
     found = of(params, before, fitted.obs, fitted.action, fitted.coefficient(member), 0.2)
     assert float(found) == pytest.approx(known, rel=1e-3, abs=1e-6)
@@ -154,6 +163,22 @@ def test_the_loss_that_is_differentiated_is_the_mean_over_the_subsets_tasks(smal
     assert fitted.effective(member) == pytest.approx(9 / (1 / counts).sum())
     shared = fitted._replace(source=np.zeros(6, int), trajectories=np.full(6, 7))
     assert shared.effective(member) == pytest.approx(7)  # its tasks read the same trajectories
+
+
+def test_the_standard_error_is_that_of_means_over_trajectories(small_run, fitted):
+    before = learn.policy_params(small_run.meta)
+    params = jax.tree.map(lambda x: np.asarray(x) * 1.05, before)
+    gains, of_task = clipped_gains(small_run.policy.log_prob, params, before, fitted, 0.2), []
+    for task in range(6):
+        member = np.arange(6) == task
+        own = [
+            task_losses(fitted._replace(weight=fitted.weight * (fitted.number == j)), gains)[task]
+            for j in np.unique(fitted.number[task][fitted.weight[task] > 0])
+        ]  # each is the mean over a trajectory, divided by their number
+        of_task.append(np.std(own, ddof=1) * np.sqrt(len(own)))
+        assert standard_error(fitted, gains, member) == pytest.approx(of_task[-1], rel=1e-3)
+    together = np.linalg.norm(of_task) / 6
+    assert standard_error(fitted, gains, np.ones(6, bool)) == pytest.approx(together, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +192,7 @@ def test_a_run_has_losses_bounds_and_curvature(found, small_run):
     )
     for x in found.subsets:
         assert x.distance == pytest.approx(small_run.config.estimate.distance, rel=1e-3)
-        assert x.fitted < 0 and x.bound > x.fresh and x.kl > 0
+        assert x.fitted < 0 and x.bound > x.fresh and x.kl > 0 and 0 < x.gap_stderr < 0.1
         assert x.eigenvalues[0] <= x.eigenvalues[1] and set(x.trace) == {"hutchinson", "hutch++"}
         assert x.vacuous == (x.bound >= found.largest)
         assert abs(x.fresh) < found.largest and x.promised > x.gap

@@ -127,6 +127,8 @@ class Sample(NamedTuple):
     source: Int[np.ndarray, "n"]
     trajectories: Int[np.ndarray, "n"]
     """int [n]: trajectories of each task's source that count."""
+    number: Int[np.ndarray, "U N"]
+    """int [U, N]: number of each transition's trajectory among all of its source."""
 
     def coefficient(self, member: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "U N"]:
         """What the clipped ratios less 1 are multiplied by in L_S, but for its sign: float32 [U, N]."""
@@ -188,7 +190,8 @@ def sample_of(
     source = np.asarray(given.source)
     advantage = np.asarray(given.advantage, np.float64)[:, chosen]
     advantage = (advantage - scale.mean[:, None]) / scale.deviation[:, None]
-    return Sample(obs, action, np.clip(advantage, -cut, cut), weight[source], source, count[source])
+    advantage = np.clip(advantage, -cut, cut)
+    return Sample(obs, action, advantage, weight[source], source, count[source], trajectory)
 
 
 def _log_probs(log_prob: LogProb, params: PyTree, obs: PyTree, action: Array) -> Float[Array, "U N"]:
@@ -292,6 +295,8 @@ class SubsetGeneralisation(Record, frozen=True, kw_only=True):
     """L^ of what was fitted."""
     fresh: Number
     """L of fresh trajectories on the same tasks."""
+    gap_stderr: Number
+    """Standard error of the difference of these two, over trajectories."""
     unseen: Number = None
     """L on the unseen tasks that are likeliest to belong there; None if there are none."""
     unseen_tasks: int = 0
@@ -341,6 +346,10 @@ class GeneralisationResult(Record, frozen=True, kw_only=True):
         return _number(self.clip) * _number(self.cut)
 
 
+def _finite(x: float) -> Number:
+    return x if math.isfinite(x) else None
+
+
 def _number(x: Number) -> float:
     return math.nan if x is None else x
 
@@ -358,6 +367,11 @@ class Fresh(NamedTuple):
     """On the known tasks, and the unseen ones behind them."""
     tasks: PyTree
     """Parameters of the unseen ones; None if there are none."""
+
+    @property
+    def unseen(self) -> int:
+        """Number of unseen tasks."""
+        return 0 if self.tasks is None else len(jax.tree.leaves(self.tasks)[0])
 
 
 def collect_fresh(run: Subject, settings: GeneralisationConfig, scale: Scale) -> Fresh:
@@ -424,12 +438,28 @@ def generalisation_bound(
     )
 
 
-def task_losses(
+def clipped_gains(
     log_prob: LogProb, params: PyTree, before: PyTree, sample: Sample, clip: float
-) -> Float[np.ndarray, "n"]:
+) -> Float[np.ndarray, "U N"]:
+    """clip(r, 1 - c, 1 + c) - 1 of every transition: float [U, N]."""
+    found = _gains(log_prob, params, before, sample.obs, sample.action, np.asarray(clip, np.float32))
+    return np.asarray(found, np.float64)
+
+
+def task_losses(sample: Sample, gains: Float[np.ndarray, "U N"]) -> Float[np.ndarray, "n"]:
     """L_i of every task: float [n]."""
-    gains = _gains(log_prob, params, before, sample.obs, sample.action, np.asarray(clip, np.float32))
-    return -(sample.weight * sample.advantage * np.asarray(gains, np.float64)[sample.source]).sum(1)
+    return -(sample.weight * sample.advantage * gains[sample.source]).sum(1)
+
+
+def standard_error(sample: Sample, gains: Float[np.ndarray, "U N"], member: Bool[np.ndarray, "n"]) -> float:
+    """Of L_S, over trajectories; NaN where a source has a single one."""
+    coefficient, variance = sample.coefficient(member), 0.0
+    for u in np.unique(sample.source[member]).tolist():
+        counts = sample.weight[sample.source == u][0] > 0
+        _, place = np.unique(sample.number[u][counts], return_inverse=True)
+        parts = np.bincount(place, (coefficient[u] * gains[u])[counts])  # which L_S is the sum of
+        variance += len(parts) * parts.var(ddof=1) if len(parts) > 1 else math.nan
+    return math.sqrt(variance)
 
 
 def _subset(
@@ -444,7 +474,12 @@ def _subset(
     """The record of one subset, whose policy is theta* + ``move``."""
     before = learn.policy_params(run.meta)
     params = jax.tree.map(jnp.add, before, move)
-    losses = [task_losses(run.policy.log_prob, params, before, x, clip) for x in (fitted, fresh.sample)]
+    old, new = (clipped_gains(run.policy.log_prob, params, before, x, clip) for x in (fitted, fresh.sample))
+    losses = task_losses(fitted, old), task_losses(fresh.sample, new)
+    stderr = (
+        standard_error(fitted, old, member),
+        standard_error(fresh.sample, new, np.pad(member, (0, fresh.unseen))),
+    )
     at_theta, known, further = losses[0][member].mean(), losses[1][: run.family.n], losses[1][run.family.n :]
     unseen = _likeliest(run, fresh, member)
     curved = _curvature(run, settings, member, params, before, fitted, clip)
@@ -463,6 +498,7 @@ def _subset(
         distance=moved / length,
         fitted=float(at_theta),
         fresh=float(known[member].mean()),
+        gap_stderr=_finite(math.hypot(*stderr)),
         unseen=float(further[unseen].mean()) if unseen.any() else None,
         unseen_tasks=int(unseen.sum()),
         trace={name: (found.mean, found.stderr) for name, found in curved.traces.items()},
@@ -479,11 +515,8 @@ def _subset(
 def _likeliest(run: Subject, fresh: Fresh, member: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "unseen"]:
     """The unseen tasks that are tried with a subset: all with all tasks, else those whose parameters are the
     nearest to those of its tasks."""
-    if fresh.tasks is None:
-        return np.zeros(0, bool)
-    count = len(jax.tree.leaves(fresh.tasks)[0])
-    if member.all():
-        return np.ones(count, bool)
+    if fresh.tasks is None or member.all():
+        return np.ones(fresh.unseen, bool)
     return likeliest_group(run.family, member.astype(int), fresh.tasks) == 1
 
 

@@ -74,11 +74,11 @@ def approximation_table(found: ApproximationResult) -> Table:
     from rich.table import Table
 
     title = f"{found.family}: relative error of first order, by distance from theta*"
-    table = Table(title=title, box=box.SIMPLE)
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column(no_wrap=True)
     for distance in found.distances:
         table.add_column(percent(distance), justify="right")
-    table.add_column("at its own", justify="right")
+    table.add_column("at own", justify="right", no_wrap=True)
     for kind in KINDS:
         for measure, name in NAMES.items():
             if len(errors := found.of_kind(kind, measure)):
@@ -94,7 +94,8 @@ def generalisation_sentence(found: GeneralisationResult) -> str:
     who = "one policy for all tasks" if len(found.subsets) > 1 else "the group's policy"
     text = (
         f"Fitted to {first.trajectories:.0f} trajectories, {who} has a loss of {first.fitted:.4f} on these "
-        f"and of {first.fresh:.4f} on fresh ones (theta* has 0): a gap of {first.gap:+.4f}"
+        f"and of {first.fresh:.4f} on fresh ones (theta* has 0): a gap of {first.gap:+.4f} "
+        f"± {number(first.gap_stderr, 4)}"
     )
     if first.unseen is not None:
         text += f"; on {first.unseen_tasks} unseen tasks it is {first.unseen:.4f}"
