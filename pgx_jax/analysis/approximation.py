@@ -16,8 +16,7 @@ Three errors are told (``MEASURES``), each over all transitions of the direction
 the same number of them; random directions read all tasks). All is computed in float64, as far as the network
 allows it: at a distance of a thousandth the errors are of the size of float32's rounding.
 
-The paper calls its figure the error of the log-ratio, and does not say over which norm; "ratio" is the one
-whose size is near it.
+The paper calls its number the error of the log-ratio, and does not say over which norm.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ theta beats theta* (whose own loss is 0)::
 
 with r = pi_theta(a|s) / pi_theta*(a|s), c = PPO's ``clip``, and a the advantage, standardised by mean and
 deviation of the task's part SELECT (so that what is fitted does not move the loss) and cut to [-A, A]. Every
-value lies in [-cA, cA]. (PPO takes the minimum with the unclipped term, which has no lower bound.) L_S is the
-mean over the tasks of S. Here hats are means over the trajectories that were fitted; without a hat, over
-those that theta* would have in all.
+value lies in [-cA, cA]. (PPO takes the minimum with the unclipped term, which has no lower bound. The
+surrogate was fitted to a logistic loss in which all transitions of a task weigh the same: this one is not
+its minimum.) L_S is the mean over the tasks of S. Here hats are means over the trajectories that were
+fitted; without a hat, over those that theta* would have in all.
 
 **The bound** (PAC-Bayes, in the form linear in lambda: Catoni 2007; Alquier, Ridgway and Chopin 2016). For
 Gaussian noise of deviation sigma in all p parameters, prior N(theta*, sigma^2 I) and posterior

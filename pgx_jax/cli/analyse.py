@@ -42,6 +42,7 @@ class AnalyseCommand:
         run = load(self.run)
         for name in names:
             with ConsoleListener(console) as listener:
+                listener.metric = run.family.metric
                 listener.start(name)
                 found = analyse(run, name, getattr(self, name), progress=listener.progress)
             shown = analyses.shown(name)

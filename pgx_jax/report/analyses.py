@@ -118,10 +118,11 @@ def generalisation_table(found: GeneralisationResult) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{found.family}: loss of policies fitted to transitions", box=box.SIMPLE)
+    title = f"{found.family}: loss of policies fitted to transitions"
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column("tasks", no_wrap=True)
     for name in ("fitted", "fresh", "unseen", "bound", "by trace", "trace"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for x in found.subsets:
         mean, stderr = x.trace["hutch++"]
         told = [number(x.unseen, 4), number(x.bound, 3), number(x.bound_by_trace, 3)]
