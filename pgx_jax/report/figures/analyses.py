@@ -71,7 +71,9 @@ def logarithmic(axes: Any, distances: list[float]) -> None:
     x = 100 * np.array(distances)
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(x, [f"{value:.3g}" for value in x])
-    axes.set_ylim(top=min(axes.get_ylim()[1], MOST))
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    axes.set_ylim(drawn.min() / 2, min(2 * drawn.max(), MOST))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < MOST else f"{value:,.0f}")
     axes.minorticks_off()
     axes.grid(axis="y")
