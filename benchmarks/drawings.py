@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import approximation_tables
 import main_tables
 import matplotlib
 import meta_tables
@@ -36,6 +37,7 @@ TITLES = {
     "main_table_told": "Every method, policies told their task, with intervals over family seeds",
     "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
     "meta_rl": "Return on unseen tasks by steps of adaptation",
+    "approximation": "Relative error of first order by distance from θ*, kinds of directions and depth",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -215,5 +217,6 @@ DRAWERS = {
     "main_table_told": partial(main_table, block="told"),
     "peer_curves": peer_curves,
     "meta_rl": meta_rl,
+    "approximation": approximation_tables.draw,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

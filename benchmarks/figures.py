@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import approximation_tables
 import calibration_tables
 import cost_tables
 import drawings
@@ -114,6 +115,7 @@ SECTIONS = (
     by_script("Batches and entropy bonuses", "search", tables.search),
     by_script("Calibration", "calibration", calibration_tables.calibration),
     by_script("How certain groups are", "stability", calibration_tables.stability),
+    by_script("First order", "approximation", approximation_tables.first_order),
     by_script("Cost of the estimate", "estimation", cost_tables.estimation),
     by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
     Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),

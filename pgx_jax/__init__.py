@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgx_jax import (
+        analysis,
         compare,
         config,
         errors,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pgx_jax.learn import PPO
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.adapting import adapt
+    from pgx_jax.runs.analysing import analyse
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
     from pgx_jax.runs.seeds import resume_seeds, run_seeds
@@ -44,6 +46,7 @@ _NAMES = {
     "learn": ("PPO",),
     "pipeline": ("group_transitions",),
     "runs.adapting": ("adapt",),
+    "runs.analysing": ("analyse",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
     "runs.seeds": ("resume_seeds", "run_seeds"),
@@ -54,20 +57,20 @@ _NAMES = {
 """Public names by the module that has them."""
 
 _ROOMS = (
-    "compare", "config", "errors", "estimate", "grouping", "learn", "pipeline", "report", "runs", "show",
-    "tasks", "types",
+    "analysis", "compare", "config", "errors", "estimate", "grouping", "learn", "pipeline", "report", "runs",
+    "show", "tasks", "types",
 )  # fmt: skip
 """Public modules."""
 
 _PLACE = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
-    "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
-    "Transitions", "adapt", "brax_family", "compare", "config", "config_for", "errors", "estimate",
-    "families", "group_transitions", "grouping", "gymnasium_family", "gymnax_family", "learn", "load",
-    "make_family", "pipeline", "regroup", "report", "resume", "resume_seeds", "run", "run_seeds", "runs",
-    "show", "tasks", "types",
+    "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping",
+    "GroupingConfig", "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step",
+    "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "config",
+    "config_for", "errors", "estimate", "families", "group_transitions", "grouping", "gymnasium_family",
+    "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report", "resume",
+    "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "types",
 ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ STREAMS = (
     "adapting",
     "demonstrations",
     "stability",
+    "analysis",
 )
 """Uses of random numbers in a run, each with a stream of its own, so that none disturbs another. New ones
 come last: their places make the keys."""

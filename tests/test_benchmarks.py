@@ -29,6 +29,8 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import against  # noqa: E402
+import approximation  # noqa: E402
+import approximation_tables  # noqa: E402
 import calibration  # noqa: E402
 import calibration_tables  # noqa: E402
 import common  # noqa: E402
@@ -342,6 +344,18 @@ def test_projections_small_preset(tmp_path):
         assert all(0.05 < draw["error"] < 1.5 for draw in draws)  # some sqrt(1 / 40)
     text = cost_tables.projections(common.read(out))
     assert "| `factored` |" in text and "cartpole-goals, 1 run: k (planted 2)" in text
+
+
+def test_approximation_small_preset(tmp_path):
+    out = tmp_path / "approximation.json"
+    for _ in range(2):  # the second time there is nothing to do
+        assert approximation.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    kinds = [x["kind"] for x in cell["found"]["directions"]]
+    assert kinds == ["finetuning"] * 4 + ["surrogate"] * 4 + ["random"] * 2
+    shown = approximation_tables.first_order(common.read(out))
+    assert "| cartpole-goals, 2 |" in shown and "| *the paper: Highway* | – | 0.02% | 0.11% | 2.0% |" in shown
+    assert approximation_tables.draw(common.read(out)).startswith(b"\x89PNG")
 
 
 def test_features_small_preset(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pgx_jax.cli.run import RunCommand
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families
 
-COMMANDS = ("run", "sweep", "families", "show", "resume", "regroup", "adapt", "report")
+COMMANDS = ("run", "sweep", "families", "show", "resume", "regroup", "adapt", "analyse", "report")
 
 
 def call(capsys, *args):

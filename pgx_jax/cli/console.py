@@ -47,6 +47,8 @@ DOING = {
     "policies": "training one policy a group",
     "comparisons": "training the baselines",
     "evaluation": "evaluating all policies",
+    "approximation": "measuring the first order",
+    "generalisation": "measuring curvature and fresh data",
 }
 """What a stage is doing, by its name."""
 

@@ -57,6 +57,10 @@ COMMANDS = {
         "pgx_jax.cli.adapt:AdaptCommand",
         "Adapt a run's policies to a task that it has not seen: find its group, and train on.",
     ),
+    "analyse": Command(
+        "pgx_jax.cli.analyse:AnalyseCommand",
+        "Measure what the method rests on: how linear the log-ratio of policies is, and how it generalises.",
+    ),
     "report": Command(
         "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."
     ),

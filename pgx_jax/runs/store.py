@@ -36,7 +36,7 @@ FORMAT = 1
 """Version of the layout of a stage; a reader refuses versions that it doesn't know."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OWN_FOLDERS = ("stages", "figures")
+_OWN_FOLDERS = ("stages", "figures", "analysis")
 _OWN_FILES = (
     "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "adapted-*.json",
     "config.json",

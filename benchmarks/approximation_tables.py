@@ -1,0 +1,126 @@
+"""The README's table and figure of the first-order error, made from the result file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+import msgspec
+import numpy as np
+from tables import table
+
+from pgx_jax.analysis import ApproximationResult
+from pgx_jax.report.analyses import percent
+from pgx_jax.report.figures.analyses import KIND_LABELS, KIND_STYLE, MEASURE_TITLES, logarithmic
+from pgx_jax.report.figures.canvas import FAINT, INK, RC, canvas, png
+
+SHOWN = (0.001, 0.005, 0.01, 0.05)
+"""Distances of the table."""
+
+PUBLISHED = {
+    "Meta-World MT10": (0.0001, 0.0043, 0.0032),
+    "CartPole": (0.0012, 0.0073, 0.0098),
+    "Highway": (0.0002, 0.0011, 0.0204),
+    "LunarLander": (0.0006, 0.0003, 0.0048),
+}
+"""The paper's errors at the first three of these, of networks that differ from ours (arXiv 2511.12779)."""
+
+LINES = {2: "-", 4: "--", 8: ":"}
+"""Line of every number of hidden layers."""
+
+Found = dict[tuple[str, int], list[ApproximationResult]]
+"""(family, hidden layers) -> the records of all seeds."""
+
+
+def by_network(data: Mapping) -> Found:
+    """The records, in the order in which they were measured."""
+    found: Found = {}
+    for cell in data["cells"]:
+        where = cell["cell"]["family"], cell["cell"]["layers"]
+        found.setdefault(where, []).append(msgspec.convert(cell["found"], ApproximationResult))
+    order = list(dict.fromkeys(family for family, _ in found))
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
+
+
+def mean_errors(records: list[ApproximationResult], kind: str, measure: str) -> np.ndarray:
+    """Mean over directions and seeds at every distance: float [S]."""
+    return np.mean([record.of_kind(kind, measure).mean(0) for record in records], axis=0)
+
+
+def first_order(data: Mapping) -> str:
+    """Errors of fine-tuning by distance, and where the surrogates' own steps lie."""
+    rows, found = [], by_network(data)
+    for (family, layers), records in found.items():
+        places = [records[0].distances.index(x) for x in SHOWN if x in records[0].distances]
+        errors = [mean_errors(records, "finetuning", m)[places] for m in ("ratio", "log_ratio")]
+        own, there = np.mean([record.own("surrogate", "ratio") for record in records], axis=0)
+        rows.append(
+            [f"{family}, {layers}", f"{records[0].parameters:,}"]
+            + [percent(x) for part in errors for x in part.tolist()]
+            + [f"{percent(there)} at {percent(own)}"]
+        )
+    shown = [x for x in SHOWN if x in next(iter(found.values()))[0].distances]
+    blank = ["–"] * (len(shown) + 1)
+    for name, values in PUBLISHED.items():
+        rows.append([f"*the paper: {name}*", "–", *map(percent, values), "–", *blank])
+    head = ["family, hidden layers", "p"]
+    head += [f"{name}, {percent(x)}" for name in ("ratio", "log-ratio") for x in shown]
+    return table([*head, "surrogates' own: ratio"], rows) + "\n\n" + _facts(found)
+
+
+def _facts(found: Found) -> str:
+    """What was measured, in words."""
+    first = next(iter(found.values()))[0]
+    up_to = [i for i, x in enumerate(first.distances) if x <= 0.01]
+    flattered = max(mean_errors(several, "random", "ratio")[up_to].max() for several in found.values())
+    last = [i for i, x in enumerate(first.distances) if x in SHOWN][-1]
+    middle = [mean_errors(several, "finetuning", "ratio_median")[last] for several in found.values()]
+    seeds = sorted({len(several) for several in found.values()})
+    return (
+        f"Relative errors of first order by the distance |θ − θ*| / |θ*|, along fine-tuning directions (PPO "
+        f"from θ* on all tasks and on single ones), over {first.transitions:,} transitions of each source "
+        f"that θ* experienced; means over directions and {' or '.join(map(str, seeds))} seeds. Ratio: the "
+        f"mean of |r − (1 + g·Δ)| / r, which a few actions that become unlikely may dominate (their median "
+        f"at {percent(first.distances[last])}: {percent(min(middle))} to {percent(max(middle))}); log-ratio: "
+        f"|log r − g·Δ| / |log r|, norms over the transitions. The last column is where the surrogates' "
+        f"solutions lie (dual lift), and the ratio's error there. Along random directions the ratio is at "
+        f"most {percent(flattered)} off up to 1%, which flatters: hardly any of such a step changes the "
+        f"policy. The paper reports one error, and does not say over which norm; beyond 5% it grows to about "
+        f"10%."
+    )
+
+
+def draw(data: Mapping) -> bytes:
+    """Errors against distance: a column a family, a row a measure; colours are kinds, lines depths."""
+    found = by_network(data)
+    families = list(dict.fromkeys(family for family, _ in found))
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(2.6 * len(families) + 1.4, 5.2, columns=len(families), rows=2)
+        for i, (measure, title) in enumerate(MEASURE_TITLES.items()):
+            for j, family in enumerate(families):
+                axes = panels[i * len(families) + j]
+                of_family = {layers: x for (name, layers), x in found.items() if name == family}
+                _panel(axes, of_family, measure)
+                axes.set_title(family if i == 0 else "")
+                axes.set_xlabel("distance |θ − θ*| / |θ*| (%)" if i else "")
+            panels[i * len(families)].set_ylabel(f"{title} (%)", fontsize=8.5)
+        lines = [
+            matplotlib.lines.Line2D([], [], color=KIND_STYLE[k][0], marker=KIND_STYLE[k][2], ms=4, label=text)
+            for k, text in KIND_LABELS.items()
+        ]
+        lines += [
+            matplotlib.lines.Line2D([], [], color=INK, ls=ls, label=f"{depth} hidden layers")
+            for depth, ls in LINES.items()
+        ]
+        figure.legend(handles=lines, loc="outside right center", fontsize=8)
+        return png(figure)
+
+
+def _panel(axes, found: Mapping[int, list[ApproximationResult]], measure: str) -> None:
+    for layers, records in found.items():
+        x = 100 * np.array(records[0].distances)
+        for kind, (colour, _, marker) in KIND_STYLE.items():
+            y = 100 * mean_errors(records, kind, measure)
+            axes.plot(x, y, LINES.get(layers, "-."), marker=marker, ms=3, color=colour, lw=1.3)
+    axes.axhline(10, color=FAINT, lw=0.8)
+    logarithmic(axes, records[0].distances)

@@ -1,0 +1,65 @@
+"""What the paper measures of the method itself, of a run that is saved or in memory.
+
+Every analysis is a function of a run and its settings that returns a record; `ANALYSES` has them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pgx_jax.analysis.approximation import ApproximationConfig, ApproximationResult, first_order_error
+from pgx_jax.analysis.curvature import TRACES, extreme_eigenvalues, hessian_trace, matfree
+from pgx_jax.analysis.generalisation import (
+    GeneralisationConfig,
+    GeneralisationResult,
+    generalisation_bound,
+)
+from pgx_jax.errors import pick
+
+__all__ = [
+    "ANALYSES",
+    "TRACES",
+    "Analysis",
+    "ApproximationConfig",
+    "ApproximationResult",
+    "GeneralisationConfig",
+    "GeneralisationResult",
+    "analysis_of",
+    "extreme_eigenvalues",
+    "first_order_error",
+    "generalisation_bound",
+    "hessian_trace",
+]
+
+
+class Analysis(NamedTuple):
+    """One kind of analysis."""
+
+    function: Callable[..., Any]
+    """(run, settings, progress=…) -> a record, see `compare.results.Record`."""
+    settings: type
+    """Dataclass of its settings, with a method ``check()``."""
+    record: type
+    """Class of what it returns."""
+    needs: Callable[[], object] | None = None
+    """Raises ConfigError where a library that it needs is not installed."""
+
+
+ANALYSES: dict[str, Analysis] = {
+    "approximation": Analysis(first_order_error, ApproximationConfig, ApproximationResult),
+    "generalisation": Analysis(generalisation_bound, GeneralisationConfig, GeneralisationResult, matfree),
+}
+"""Analyses by name."""
+
+
+def analysis_of(name: str) -> Analysis:
+    """The analysis of a name, if what it needs is installed.
+
+    Raises:
+        ConfigError: there is none, or its library is missing.
+    """
+    found = pick(ANALYSES, name, "the analysis")
+    if found.needs is not None:
+        found.needs()
+    return found

@@ -1,0 +1,64 @@
+"""What analyses read of a run, and what they are given besides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pgx_jax.config import Config
+from pgx_jax.errors import ConfigError
+from pgx_jax.learn import Learner, Policy
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.types import Agent, Features, Transitions
+
+
+class Subject(Protocol):
+    """A run (`runs.run.Run`), or whatever has what is read of one."""
+
+    family: TaskFamily
+    config: Config
+    policy: Policy
+    learner: Learner
+
+    @property
+    def meta(self) -> Agent:
+        """theta*, its critic and normalisation."""
+        ...
+
+    @property
+    def transitions(self) -> Transitions:
+        """What theta* experienced."""
+        ...
+
+    @property
+    def features(self) -> Features:
+        """Their projected gradients."""
+        ...
+
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]:
+        """int [n]: the groups that were found."""
+        ...
+
+
+def groups_of(run: Subject) -> Bool[np.ndarray, "k n"]:
+    """The groups that a run has found: bool [k, n]."""
+    labels = np.asarray(run.labels)
+    return labels[None, :] == np.arange(labels.max() + 1)[:, None]
+
+
+def checked_members(member: Bool[np.ndarray, "m n"], names: Sequence[str]) -> Bool[np.ndarray, "m n"]:
+    """Subsets of the tasks as they are asked for.
+
+    Raises:
+        ConfigError: another shape, or an empty subset.
+    """
+    member = np.asarray(member, bool)
+    if member.ndim != 2 or member.shape[1] != len(names) or not len(member):
+        raise ConfigError(f"member has shape {member.shape}; it must be [m, {len(names)}], one column a task")
+    if not member.any(1).all():
+        raise ConfigError(f"subset {int(np.argmin(member.any(1)))} is empty; every subset needs a task")
+    return member
