@@ -416,6 +416,8 @@ class Grouped(NamedTuple):
     affinity: Affinity
     grouping: Grouping
     predicted: dict[str, Any]
+    held_out: HeldOut
+    """The data by which partitions were judged: what `similar_groups` and others take."""
 
 
 @one_blas_thread
@@ -458,7 +460,7 @@ def group_transitions(
     held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **policy)
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
-    return Grouped(surrogates, scores, pairs, found, predicted_gain(found))
+    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), held_out)
 
 
 def _experienced(
