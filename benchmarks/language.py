@@ -2,8 +2,8 @@
 
 Readers prefer one of two short texts, and some want the opposite of others (`language_text`). A small
 transformer that has learnt the texts (`language_model`) is the policy and the reference; the gradients of its
-margins are the features of `pgx_jax.group_transitions`, which is asked once, before anything is taught: theta*
-is the reference. Every method then makes the same number of gradient steps of as many pairs in all; the pairs
+margins are the features of `pgx_jax.group_transitions`, which is asked before anything is taught: theta* is
+the reference. Every method then makes the same number of gradient steps of as many pairs in all; the pairs
 whose gradients were taken count among them. A second row of ours is asked later, as in the paper: after a
 quarter of all steps on all objectives together, from which its groups go on.
 
@@ -46,7 +46,7 @@ from pgx_jax.types import PyTree
 
 KINDS = ("one", "told", "each", "groups")
 """Kinds of methods, each with a step size of its own."""
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SEARCHED = (100, 101)
 """Seeds of the search, which the table has none of."""
 TEMPERATURE = 0.3
@@ -88,7 +88,7 @@ class Sizes(NamedTuple):
     """Of the features."""
 
 
-SMALL = Sizes(pairs=48, judged=40, share=8, pretraining=60, dim=48)
+SMALL = Sizes(pairs=96, judged=40, share=8, pretraining=60, dim=64)
 
 
 class World(NamedTuple):

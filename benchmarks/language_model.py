@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int
 from language_text import ANYONE, END, LENGTH, OBJECTIVES, TOPICS, VOCABULARY, Pairs, texts
 
 from pgx_jax import Transitions
@@ -44,7 +43,7 @@ class Transformer(nn.Module):
     heads: int = 2
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "T"]) -> Float[Array, "T V"]:
+    def __call__(self, tokens: Array) -> Array:
         """Logits of every next token."""
         embed = nn.Embed(len(VOCABULARY), self.width)
         places = self.param("places", nn.initializers.normal(0.02), (PROMPT + LENGTH, self.width))
@@ -61,7 +60,7 @@ MODEL = Transformer()
 PRETRAINING_RATE = 3e-3
 
 
-def log_likelihood(params: PyTree, prompt: Int[Array, "2"], text: Int[Array, "L"]) -> Float[Array, ""]:
+def log_likelihood(params: PyTree, prompt: Array, text: Array) -> Array:
     """log pi(text | prompt), up to and with the text's first end."""
     tokens = jnp.concatenate([prompt, text])
     told = jax.nn.log_softmax(MODEL.apply(params, tokens[:-1]))[PROMPT - 1 :]
@@ -70,14 +69,14 @@ def log_likelihood(params: PyTree, prompt: Int[Array, "2"], text: Int[Array, "L"
     return jnp.where(inside, each, 0).sum()
 
 
-def margin(params: PyTree, prompt: Int[Array, "2"], pair: Int[Array, "2 L"]) -> Float[Array, ""]:
+def margin(params: PyTree, prompt: Array, pair: Array) -> Array:
     """log pi(first | prompt) - log pi(second | prompt): the `pgx_jax.estimate.LogProb` of a pair of texts."""
     first, second = jax.vmap(log_likelihood, (None, None, 0))(params, prompt, pair)
     return first - second
 
 
 @jax.jit
-def margins(params: PyTree, prompt: Array, pair: Array) -> Float[Array, "n N"]:
+def margins(params: PyTree, prompt: Array, pair: Array) -> Array:
     """Margins of the pairs of n readers, prompt [n, N, 2] and pair [n, N, 2, L], by a policy of each reader:
     leaves of ``params`` [n, ...]."""
     return jax.lax.map(lambda x: jax.vmap(margin, (None, 0, 0))(*x), (params, prompt, pair))
@@ -88,16 +87,14 @@ def for_all(params: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x))), params)
 
 
-def advantages(
-    sign: Float[Array, "n N"], lead: Float[Array, "n N"] | float, beta: float
-) -> Float[np.ndarray, "n N"]:
+def advantages(sign: Array, lead: Array | float, beta: float) -> np.ndarray:
     """What stands for the advantages of pairs: the slope of DPO's loss where the policy is ahead of the
     reference by ``lead`` (its margin less the reference's), 2 y / (1 + exp(y beta lead)); y at the reference.
     """
     return np.asarray(2 * sign / (1 + np.exp(sign * beta * np.asarray(lead))), np.float32)
 
 
-def as_transitions(pairs: Pairs, lead: Float[Array, "n N"] | float, beta: float) -> Transitions:
+def as_transitions(pairs: Pairs, lead: Array | float, beta: float) -> Transitions:
     """Pairs as `pgx_jax.group_transitions` takes them: a prompt for an observation, the two texts for an
     action, and the pairs of a request for a trajectory, one third of which each part gets."""
     n = len(pairs.sign)
@@ -143,7 +140,7 @@ class Taught(NamedTuple):
     """What DPO learns from: the pairs of n readers, and the reference's margins of them."""
 
     pairs: Pairs
-    reference: Float[Array, "n N"]
+    reference: Array
 
 
 def taught(params: PyTree, pairs: Pairs, *, told: bool = False) -> Taught:
@@ -210,9 +207,9 @@ def _side_by_side(
 def side_by_side(
     data: Taught,
     told: Taught,
-    labels: Int[np.ndarray, "L n"],
-    is_told: Bool[np.ndarray, "L"],
-    rate: Float[np.ndarray, "L"],
+    labels: np.ndarray,
+    is_told: np.ndarray,
+    rate: np.ndarray,
     start: PyTree,
     key: Key,
     share: int,
