@@ -10,7 +10,8 @@ quarter of all steps on all objectives together, from which its groups go on.
 Judged by the part of held-out pairs, of other prompts, on which a reader's policy has moved towards the text
 that the reader would choose (readers taught with noisy choices; held-out ones have none), and by how far.
 
-Step sizes are those that did best on seeds that the table does not use, for each kind of method.
+Step sizes are those that did best on seeds that the table does not use, for each kind of method and set of
+objectives.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Sizes(NamedTuple):
     """Of the features."""
 
 
-SMALL = Sizes(pairs=96, judged=40, share=8, pretraining=60, dim=64)
+SMALL = Sizes(pairs=120, judged=40, share=8, pretraining=60, dim=96)
 
 
 class World(NamedTuple):
@@ -212,9 +213,10 @@ def search(cell: Mapping, sizes: Sizes) -> dict:
     return {"accuracy": found}
 
 
-def best_rates(cells: list[dict]) -> dict[str, float]:
-    """The step size of every kind of method that did best in the search."""
-    known = [cell["accuracy"] for cell in cells if cell["cell"]["part"] == "search"]
+def best_rates(cells: list[dict], family: str) -> dict[str, float]:
+    """The step size of every kind of method that did best in the search on a set of objectives."""
+    wanted = {"part": "search", "family": family}
+    known = [cell["accuracy"] for cell in cells if wanted.items() <= cell["cell"].items()]
 
     def best(kind: str) -> float:
         return max(RATES, key=lambda rate: np.mean([found[kind][str(rate)] for found in known]))
@@ -289,7 +291,7 @@ def cells(settings: Settings) -> list[dict]:
     """The search, and every set of objectives with every seed."""
     families = settings.only or tuple(FAMILIES)
     searched, seeds = (SEARCHED[:1], 1) if settings.preset == "small" else (SEARCHED, settings.seeds)
-    found = [{"part": "search", "family": "readers", "seed": seed} for seed in searched]
+    found = [{"part": "search", "family": family, "seed": seed} for seed in searched for family in families]
     return found + [
         {"part": "table", "family": family, "seed": seed} for seed in range(seeds) for family in families
     ]
@@ -309,7 +311,7 @@ def main(args: list[str] | None = None) -> int:
     def run(cell: Mapping) -> dict:
         if cell["part"] == "search":
             return search(cell, sizes)
-        return compute(cell, sizes, best_rates(results.cells))
+        return compute(cell, sizes, best_rates(results.cells, cell["family"]))
 
     results.run(cells(settings), run)
     return 0

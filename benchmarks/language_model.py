@@ -65,8 +65,8 @@ def log_likelihood(params: PyTree, prompt: Array, text: Array) -> Array:
     tokens = jnp.concatenate([prompt, text])
     told = jax.nn.log_softmax(MODEL.apply(params, tokens[:-1]))[PROMPT - 1 :]
     each = jnp.take_along_axis(told, text[:, None], 1)[:, 0]
-    inside = jnp.concatenate([jnp.ones(1, bool), text[:-1] != END])
-    return jnp.where(inside, each, 0).sum()
+    goes_on = jnp.cumprod(text[:-1] != END)
+    return each[0] + (each[1:] * goes_on).sum()
 
 
 def margin(params: PyTree, prompt: Array, pair: Array) -> Array:
