@@ -214,12 +214,14 @@ def search(cell: Mapping, sizes: Sizes) -> dict:
 
 
 def best_rates(cells: list[dict], family: str) -> dict[str, float]:
-    """The step size of every kind of method that did best in the search on a set of objectives."""
+    """The step size of every kind of method that did best in the search on a set of objectives; of groups, if
+    none are planted there, that of one policy."""
     wanted = {"part": "search", "family": family}
     known = [cell["accuracy"] for cell in cells if wanted.items() <= cell["cell"].items()]
 
     def best(kind: str) -> float:
-        return max(RATES, key=lambda rate: np.mean([found[kind][str(rate)] for found in known]))
+        tried = kind if all(found[kind] for found in known) else "one"
+        return max(RATES, key=lambda rate: np.mean([found[tried][str(rate)] for found in known]))
 
     return {kind: best(kind) for kind in KINDS}
 

@@ -204,19 +204,37 @@ def test_kinds_of_methods_and_what_is_the_same():
 def test_step_sizes_are_those_that_did_best_on_average():
     def searched(best):
         scores = {str(rate): 0.6 if rate == best else 0.5 for rate in language.RATES}
-        return {"cell": {"part": "search"}, "accuracy": dict.fromkeys(language.KINDS, scores)}
+        return {
+            "cell": {"part": "search", "family": "readers"},
+            "accuracy": dict.fromkeys(language.KINDS, scores),
+        }
 
-    found = language.best_rates([searched(1e-3), searched(1e-3), searched(1e-2), {"cell": {"part": "table"}}])
-    assert found == dict.fromkeys(language.KINDS, 1e-3)
+    cells = [searched(1e-3), searched(1e-3), searched(1e-2), {"cell": {"part": "table", "family": "readers"}}]
+    cells.append(searched(1e-4) | {"cell": {"part": "search", "family": "agreeing"}})
+    found = {family: language.best_rates(cells, family) for family in ("readers", "agreeing")}
+    assert found["readers"] == dict.fromkeys(language.KINDS, 1e-3)
+    assert found["agreeing"] == dict.fromkeys(language.KINDS, 1e-4)
 
 
-def test_the_small_preset_recovers_the_planted_groups_and_resumes(tmp_path, monkeypatch):
+def test_planted_groups_are_recovered_by_a_tiny_model(monkeypatch):
+    """Of readers who choose without noise, and have little taste of their own."""
+    monkeypatch.setattr(language, "TEMPERATURE", 0.0)
+    monkeypatch.setattr(lt, "OWN", 0.2)
+    world = language.make_world("readers", 0, SIZES)
+    asked = language.ask(world, world.reference, SIZES, lm.DPO(), 0)
+    assert asked.found.grouping.labels.tolist() == world.objectives.labels.tolist()
+    assert asked.found.predicted["ci95"][0] > 0 and asked.steps == 38
+    assert {"dot", "cosine", "whitened_our_k"} <= set(asked.similar)
+
+
+def test_the_small_preset_and_what_is_shown_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(language, "RATES", (1e-3,))
     out = tmp_path / "language.json"
     args = ["--preset", "small", "--only", "readers", "--out", str(out)]
     assert language.main(args) == 0
     searched, cell = common.read(out)["cells"]
     assert set(searched["accuracy"]) == set(language.KINDS)
-    assert cell["found"]["agreement"]["exact"] and cell["found"]["k"] == 3
+    assert cell["found"]["k"] == len(set(cell["found"]["labels"])) > 1
     totals = {name: method["steps"] for name, method in cell["methods"].items()}
     assert totals["one"] == totals["each"] == totals["true"] == totals["random"] == 80
     assert all(70 < steps <= 80 for steps in totals.values())
@@ -226,6 +244,8 @@ def test_the_small_preset_recovers_the_planted_groups_and_resumes(tmp_path, monk
     assert language.main(args) == 0  # nothing is missing
     shown = language_tables.language(common.read(out))
     assert all(f"| {label} |" in shown for label in language_tables.LABELS.values())
-    assert "| NMI, exactly right | 1.000, 1 of 1 |" in shown and "80 gradient steps of 32 pairs" in shown
+    gain = accuracy["ours"] - accuracy["one"]
+    assert f"({gain:+.3f})" in shown or f"({gain:+.4f})" in shown
+    assert "80 gradient steps of 32 pairs" in shown
     assert len(drawings.language(common.read(out))) > 5000
     assert language.main(["--seeds", "0", "--out", str(out)]) == 2
