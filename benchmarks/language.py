@@ -89,7 +89,7 @@ class Sizes(NamedTuple):
     """Of the features."""
 
 
-SMALL = Sizes(pairs=120, judged=40, share=8, pretraining=60, dim=96)
+SMALL = Sizes(pairs=120, judged=40, share=6, pretraining=60, dim=96)
 
 
 class World(NamedTuple):
