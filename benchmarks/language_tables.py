@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tables import Cells, agreement, counted, over_runs, plural, table
+from tables import Cells, agreement, counted, over_runs, table
 
 from pgx_jax.compare.results import Interval
 from pgx_jax.report.wording import duration, with_interval
@@ -54,6 +54,7 @@ def language(data: Mapping) -> str:
         return [label, *(fact(cells) for cells in found.values())]
 
     rows = [
+        row("seeds", lambda cells: str(len(cells))),
         row("planted k", lambda cells: counted(len(set(cell["true"])) for cell in cells)),
         *(row(f"k found{late}", lambda c, key=key: counted(x[key]["k"] for x in c)) for key, late in ASKED),
         *(row(f"NMI, exactly right{late}", lambda c, key=key: _agreement(c, key)) for key, late in ASKED),
@@ -94,19 +95,22 @@ def _facts(data: Mapping, found: Mapping[str, Cells]) -> str:
     cell, n = some[0], len(some[0]["names"])
     same = {name: _same(cells) for name, cells in found.items()}
     rates = sorted({m["rate"] for cells in found.values() for c in cells for m in c["methods"].values()})
-    searched = sum(c["cell"]["part"] == "search" for c in data["cells"])
+    search = next(c for c in data["cells"] if c["cell"]["part"] == "search")
+    tried = sorted(search["accuracy"]["one"], key=float)
     paid = cell["methods"]["one"]["steps"]
     return (
-        f"Held-out preference accuracy, with its 95% interval over {plural(len(some), 'seed')} (of readers, "
-        "texts, reference and training alike; the grammar and the network are the same), in parentheses ours "
-        "minus it, paired by seed, and after the semicolon the mean reward margin (beta times what the "
-        "log-ratio of the better text has gained on the reference's). The intervals leave out other sizes: "
-        f"{n} readers, {sizes['pairs']} pairs of each to learn from, {sizes['judged']} to judge by. Every "
-        f"method makes {paid} gradient steps of {batch} pairs in all, or fewer by what does not divide; the "
-        "pairs whose gradients ours and the similarities take count among them. Step sizes "
-        f"({', '.join(map(str, rates))}) come from {plural(searched, 'other seed')}, for each kind of "
-        "method. ‡ Of the loss of the standardised labels; 0 of one group. Of two random texts, two readers "
-        "prefer the same one: " + "; ".join(f"{name}: {text}" for name, text in same.items()) + "."
+        "Held-out preference accuracy, with its 95% interval over seeds (of readers, texts, reference and "
+        "training alike; the grammar and the network are the same), in parentheses ours minus it, paired by "
+        "seed, and after the semicolon the mean reward margin (beta times what the log-ratio of the better "
+        f"text has gained on the reference's). The intervals leave out other sizes: {n} readers, "
+        f"{sizes['pairs']} pairs of each to learn from, {sizes['judged']} to judge by. Every method makes "
+        f"{paid} gradient steps of {batch} pairs in all, or fewer by what does not divide; the pairs whose "
+        "gradients ours and the similarities take count among them. Step sizes "
+        f"({', '.join(map(str, rates))}; tried: {', '.join(tried)}) come from other seeds, for each kind of "
+        "method and set of objectives, and may lie at an end of what was tried. ‡ Of the loss of the "
+        "standardised labels; 0 of one group. Of two random texts, two readers prefer the same one: "
+        + "; ".join(f"{name}: {text}" for name, text in same.items())
+        + "."
     )
 
 
