@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import approximation_tables
+import language_tables
 import main_tables
 import matplotlib
 import meta_tables
@@ -38,6 +39,7 @@ TITLES = {
     "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
     "meta_rl": "Return on unseen tasks by steps of adaptation",
     "approximation": "Relative error of first order by distance from θ*, kinds of directions and depth",
+    "language": "Held-out preference accuracy of every method, with intervals over seeds",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
 
@@ -198,6 +200,29 @@ def meta_rl(data: Mapping) -> bytes:
         return png(figure)
 
 
+def language(data: Mapping) -> bytes:
+    """Held-out preference accuracy of every method, seed by seed and with its interval over seeds; a panel a
+    set of objectives."""
+    known, names = language_tables.by_family(data), list(language_tables.LABELS)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(3.2 + 2.2 * len(known), 1.0 + 0.32 * len(names), columns=len(known))
+        for axes, (family, cells) in zip(panels, known.items(), strict=True):
+            for row, name in enumerate(names):
+                values = language_tables.values(cells, name)
+                ours = name.startswith(language_tables.OURS)
+                colour = BLUE if ours else "#c0609a" if name == "true" else INK
+                axes.plot(values, np.full(len(values), row), "o", ms=3, color=colour, alpha=0.4, mew=0)
+                _interval(axes, row, over_runs(values), colour)
+            axes.set(title=family, ylim=(len(names) - 0.4, -0.6), yticks=range(len(names)), yticklabels=[])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.grid(axis="x")
+            axes.set_axisbelow(True)
+        panels[0].set_yticklabels(list(language_tables.LABELS.values()))
+        figure.supxlabel("held-out preference accuracy, mean over readers", size=9.5)
+        return png(figure)
+
+
 def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: bool) -> None:
     for name, label in part.names().items():
         row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
@@ -218,5 +243,6 @@ DRAWERS = {
     "peer_curves": peer_curves,
     "meta_rl": meta_rl,
     "approximation": approximation_tables.draw,
+    "language": language,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

@@ -16,6 +16,7 @@ import calibration_tables
 import cost_tables
 import drawings
 import environment_tables
+import language_tables
 import learning_tables
 import main_tables
 import meta_tables
@@ -68,6 +69,12 @@ SECTIONS = (
         "The first moments on unseen tasks",
         {"meta_rl": "python benchmarks/meta_rl.py"},
         meta_tables.overview,
+        waits=True,
+    ),
+    Section(
+        "Objectives of a language model",
+        {"language": "python benchmarks/language.py"},
+        language_tables.language,
         waits=True,
     ),
     *(

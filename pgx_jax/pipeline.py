@@ -421,6 +421,8 @@ class Grouped(NamedTuple):
     predicted: dict[str, Any]
     stability: Stability | None
     """How certain affinity and groups are; None where that can't be told (see `stability`)."""
+    held_out: HeldOut
+    """The data by which partitions were judged: what `similar_groups` and others take."""
 
 
 @one_blas_thread
@@ -465,6 +467,7 @@ def group_transitions(
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     certain = stability(pairs, held_out, found, config, scores=scores)
     return Grouped(surrogates, scores, pairs, found, predicted_gain(found), certain)
+    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), held_out)
 
 
 def _experienced(

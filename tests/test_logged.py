@@ -15,6 +15,8 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
     )
     np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
     np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
+    similar = pipeline.similar_groups(found.held_out, run.config, found.grouping.k)
+    np.testing.assert_array_equal(similar["dot_our_k"].labels, run.grouping.labels)
     settings = override(run.config, {"estimate": {"affinity": "closed_form"}})
     closed = group_transitions(
         run.policy.log_prob, run.meta.actor, data, settings, names=run.family.task_names
@@ -25,7 +27,7 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
     np.testing.assert_allclose(closed.affinity.matrix, expected.matrix, rtol=1e-4, atol=1e-6)
     assert closed.affinity.coverage is None and closed.affinity.folds.shape == (2, 6, 6)
     constant = data._replace(advantage=np.where(np.arange(6)[:, None] == 2, 1.0, data.advantage))
-    with pytest.raises(DataError, match="task2_"):
+    with pytest.raises(DataError, match="task2_.*of pairs, let the chosen one come first as often"):
         group_transitions(
             run.policy.log_prob, run.meta.actor, constant, run.config, names=run.family.task_names
         )

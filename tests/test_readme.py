@@ -17,8 +17,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+PREFERENCES = "Preferences of a language model"
+
+
 def examples() -> list:
-    """The examples of the section on one's own environment."""
+    """The examples of the sections on one's own environment and networks."""
     section = README.read_text().partition("## Your own environment")[2].partition("## Results")[0]
     found = re.findall(r"\*\*([^*]+)\*\*:.*?```python\n(.*?)```", section, re.DOTALL)
     return [pytest.param(code, id=title) for title, code in found]
@@ -63,12 +66,24 @@ def fewer_steps(monkeypatch):
     monkeypatch.setattr(pgx_jax.Run, "rehearses", False)
 
 
-@pytest.mark.parametrize("example", examples() if README.is_file() else [])
+OF_ENVIRONMENTS = [
+    example for example in (examples() if README.is_file() else []) if example.id != PREFERENCES
+]
+
+
+@pytest.mark.parametrize("example", OF_ENVIRONMENTS)
 def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch, fewer_steps):
     names = execute(example, tmp_path, monkeypatch)
     family, results = names["family"], names["run"].results
     assert sorted(sum(results.groups, [])) == sorted(family.task_names)
     assert all(abs(mean) < 1e9 for mean in results.methods["policygradex"].per_task)
+
+
+def test_the_example_of_preferences_tells_the_readers_apart(tmp_path, monkeypatch):
+    (example,) = (example for example in examples() if example.id == PREFERENCES)
+    names = execute(*example.values, tmp_path, monkeypatch)
+    assert names["found"].grouping.labels.tolist() == [0, 0, 1, 1]
+    assert names["found"].predicted["ci95"][0] > 0
 
 
 def test_every_name_works_as_written():
@@ -83,7 +98,7 @@ def test_every_name_works_as_written():
 
 def test_every_python_block_is_executed():
     titles = [example.id for example in examples()]
-    assert set(KINDS) <= set(titles) and len(titles) == len(blocks("python")) - 1
+    assert {*KINDS, PREFERENCES} <= set(titles) and len(titles) == len(blocks("python")) - 1
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():

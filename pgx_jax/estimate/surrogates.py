@@ -64,9 +64,10 @@ def signed_weights(transitions: Transitions, names: Sequence[str] | None = None)
             )
         if row.std() <= 1e-6 * np.abs(row).max():
             value = "zero" if not row.any() else f"equal to {row[0]:.3g}"
+            pairs = " (of pairs, let the chosen one come first as often as second)" if row.any() else ""
             raise NoSignalError(
                 f"all {row.size} advantages of {label(task, names)} are {value}: nothing tells good actions "
-                f"from bad ones; collect more transitions, check its rewards, or leave the task out"
+                f"from bad ones{pairs}; collect more transitions, check its rewards, or leave the task out"
             )
     centred = advantage - advantage.mean(1, keepdims=True)
     return (centred / centred.std(1, keepdims=True)).astype(np.float32)
