@@ -466,8 +466,7 @@ def group_transitions(
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     certain = stability(pairs, held_out, found, config, scores=scores)
-    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), certain)
-    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), held_out)
+    return Grouped(surrogates, scores, pairs, found, predicted_gain(found), certain, held_out)
 
 
 def _experienced(
