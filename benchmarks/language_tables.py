@@ -107,9 +107,9 @@ def _facts(data: Mapping, found: Mapping[str, Cells]) -> str:
         f"{paid} gradient steps of {batch} pairs in all, or fewer by what does not divide; the pairs whose "
         "gradients ours and the similarities take count among them. Step sizes "
         f"({', '.join(map(str, rates))}; tried: {', '.join(tried)}) come from other seeds, for each kind of "
-        "method and set of objectives, and may lie at an end of what was tried; groups of all methods have "
-        "that of the planted ones, which need not suit theirs. ‡ Of the loss of the standardised labels; 0 "
-        "of one group. Of two random texts, two readers prefer the same one: "
+        "method and set of objectives, and may lie at an end of what was tried; groups that are found or "
+        "drawn have that which suits those that ours finds by the reference. ‡ Of the loss of the "
+        "standardised labels; 0 of one group. Of two random texts, two readers prefer the same one: "
         + "; ".join(f"{name}: {text}" for name, text in same.items())
         + "."
     )

@@ -193,8 +193,9 @@ def test_accuracy_is_the_part_of_pairs_that_moved_the_right_way(world, moved):
 
 
 def test_kinds_of_methods_and_what_is_the_same():
-    kinds = [language.Method(np.array(x), told).kind for x, told in (
-        ([0, 0, 0], False), ([0, 0, 0], True), ([0, 1, 2], False), ([0, 1, 0], False)
+    kinds = [language.Method(np.array(x), told, planted).kind for x, told, planted in (
+        ([0, 0, 0], False, True), ([0, 0, 0], True, False), ([0, 1, 2], False, False),
+        ([0, 1, 0], False, True), ([0, 1, 0], False, False),
     )]  # fmt: skip
     assert kinds == list(language.KINDS)
     one, other = (language.Lane(language.Method(np.array(x)), 1e-3) for x in ([0, 1, 0], [1, 0, 1]))
