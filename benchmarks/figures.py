@@ -1,15 +1,18 @@
-"""Make the README's results from the result files: `python benchmarks/figures.py`.
+"""Make the results of README and docs from the result files: `python benchmarks/figures.py`.
 
-Everything between the markers in README.md is rewritten, and the figures are drawn anew. Nothing is
-measured here and nothing is typed by hand; a result file that is missing leaves a note.
+Everything between the markers in README.md is rewritten, and so are the pages of results in docs/; the
+figures are drawn anew. Nothing is measured here and nothing is typed by hand; a result file that is missing
+leaves a note.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import approximation_tables
 import calibration_tables
@@ -53,7 +56,7 @@ BUDGETS = {
     "budget_reacher": "reacher-targets",
     "budget_highway_objectives": "highway-objectives",
 }
-SECTIONS = (
+HEADLINE = (
     Section(
         "Every method on every family",
         {
@@ -65,91 +68,125 @@ SECTIONS = (
         ),
         waits=True,
     ),
-    Section(
-        "The first moments on unseen tasks",
-        {"meta_rl": "python benchmarks/meta_rl.py"},
-        meta_tables.overview,
-        waits=True,
-    ),
-    Section(
-        "Objectives of a language model",
-        {"language": "python benchmarks/language.py"},
-        language_tables.language,
-        waits=True,
-    ),
-    *(
-        Section(
-            f"Return against budget: {title}",
-            {f"study_{name}": f"{STUDY} {name}"},
-            tables.by_budget,
-            waits=True,
-        )
-        for name, title in BUDGETS.items()
-    ),
-    Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
-    Section(
-        "The same on family seeds that nothing was tuned on",
-        {"study_goals_fresh": f"{STUDY} goals_fresh"},
-        tables.goals,
-    ),
-    Section("Other families", FAMILIES, tables.families),
-    Section(
-        "Highway, Brax and LunarLander",
-        {f"study_{name}": f"{STUDY} {name}" for name in BROUGHT},
-        tables.families,
-    ),
-    Section(
-        "Many planted groups, at 123k steps a task",
-        {f"study_{name}": f"{STUDY} {name}" for name in ("many_10_5", "many_13_4", "many_16_5")},
-        tables.families,
-        waits=True,
-    ),
-    Section(
-        "All 52 partitions of five tasks",
-        {f"study_{name}": f"{STUDY} {name}" for name in ("oracle_goals", "oracle_points_hard")},
-        tables.families,
-        waits=True,
-    ),
-    Section(
-        "How often to look, and what groups start from",
-        {"study_looks": f"{STUDY} looks"},
-        tables.looks,
-        waits=True,
-    ),
-    Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
-    Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
-    Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
-    by_script("Batches and entropy bonuses", "search", tables.search),
-    by_script("Calibration", "calibration", calibration_tables.calibration),
-    by_script("How certain groups are", "stability", calibration_tables.stability),
-    by_script("First order", "approximation", approximation_tables.first_order),
-    by_script("Cost of the estimate", "estimation", cost_tables.estimation),
-    by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
-    Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),
-    by_script("Gradient features", "features", cost_tables.features),
-    by_script("Precision of the projection", "precision", cost_tables.precision),
-    by_script("Other projections than the Gaussian", "projections", cost_tables.projections),
-    by_script("PPO on stock environments", "ppo", cost_tables.ppo),
-    by_script("PPO's learning curves and a peer's", "curves", learning_tables.curves),
-    by_script("Options of PPO", "ppo_options", learning_tables.ppo_options),
-    by_script("Other libraries on one core", "peers", cost_tables.peers),
-    by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
-    Section(
-        "Meta-World's MT10",
-        {"mt10": "python benchmarks/mt10.py --preset quick, then standard"},
-        metaworld_tables.mt10,
-        waits=True,
-    ),
-    by_script("The default command", "default_command", cost_tables.default_command),
-    Section(
-        "This code against an earlier one",
-        {"against": "python benchmarks/against.py CHECKOUT"},
-        cost_tables.against,
-    ),
-    by_script("Starting", "startup", cost_tables.startup),
-    by_script("Rows of one program", "rows", cost_tables.rows),
-    by_script("Steps of environments", "environments", environment_tables.environments),
 )
+"""What the README shows itself."""
+
+
+class Page(NamedTuple):
+    """A page of results in docs/."""
+
+    title: str
+    says: str
+    """What it is about."""
+    sections: tuple[Section, ...]
+
+
+PAGES = {
+    "results_returns.md": Page(
+        "What methods earn",
+        "returns by budget, family, number of tasks and groups, on unseen tasks, and of a language model",
+        (
+            Section(
+                "The first moments on unseen tasks",
+                {"meta_rl": "python benchmarks/meta_rl.py"},
+                meta_tables.overview,
+                waits=True,
+            ),
+            Section(
+                "Objectives of a language model",
+                {"language": "python benchmarks/language.py"},
+                language_tables.language,
+                waits=True,
+            ),
+            *(
+                Section(
+                    f"Return against budget: {title}",
+                    {f"study_{name}": f"{STUDY} {name}"},
+                    tables.by_budget,
+                    waits=True,
+                )
+                for name, title in BUDGETS.items()
+            ),
+            Section("CartPole with hidden goals", {"study_goals": f"{STUDY} goals"}, tables.goals),
+            Section(
+                "The same on family seeds that nothing was tuned on",
+                {"study_goals_fresh": f"{STUDY} goals_fresh"},
+                tables.goals,
+            ),
+            Section("Other families", FAMILIES, tables.families),
+            Section(
+                "Highway, Brax and LunarLander",
+                {f"study_{name}": f"{STUDY} {name}" for name in BROUGHT},
+                tables.families,
+            ),
+            Section(
+                "Many planted groups, at 123k steps a task",
+                {f"study_{name}": f"{STUDY} {name}" for name in ("many_10_5", "many_13_4", "many_16_5")},
+                tables.families,
+                waits=True,
+            ),
+            Section(
+                "All 52 partitions of five tasks",
+                {f"study_{name}": f"{STUDY} {name}" for name in ("oracle_goals", "oracle_points_hard")},
+                tables.families,
+                waits=True,
+            ),
+            Section(
+                "How often to look, and what groups start from",
+                {"study_looks": f"{STUDY} looks"},
+                tables.looks,
+                waits=True,
+            ),
+            Section("Numbers of tasks and groups", {"study_sizes": f"{STUDY} sizes"}, tables.sizes),
+            Section("Rewards of different scales", {"study_scales": f"{STUDY} scales"}, tables.sizes),
+            Section("Every option", {"study_options": f"{STUDY} options"}, tables.options),
+            by_script("Batches and entropy bonuses", "search", tables.search),
+        ),
+    ),
+    "results_estimate.md": Page(
+        "How good the estimate is, and what it costs",
+        "calibration, certainty of groups, errors of first order, many tasks, projections",
+        (
+            by_script("Calibration", "calibration", calibration_tables.calibration),
+            by_script("How certain groups are", "stability", calibration_tables.stability),
+            by_script("First order", "approximation", approximation_tables.first_order),
+            by_script("Cost of the estimate", "estimation", cost_tables.estimation),
+            by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
+            Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),
+            by_script("Gradient features", "features", cost_tables.features),
+            by_script("Precision of the projection", "precision", cost_tables.precision),
+            by_script("Other projections than the Gaussian", "projections", cost_tables.projections),
+        ),
+    ),
+    "results_training.md": Page(
+        "Training and environments",
+        "PPO beside its peers and option by option, MT10, speed of everything",
+        (
+            by_script("PPO on stock environments", "ppo", cost_tables.ppo),
+            by_script("PPO's learning curves and a peer's", "curves", learning_tables.curves),
+            by_script("Options of PPO", "ppo_options", learning_tables.ppo_options),
+            by_script("Other libraries on one core", "peers", cost_tables.peers),
+            by_script("Highway, highway-env and EnvPool", "highway", environment_tables.highway),
+            Section(
+                "Meta-World's MT10",
+                {"mt10": "python benchmarks/mt10.py --preset quick, then standard"},
+                metaworld_tables.mt10,
+                waits=True,
+            ),
+            by_script("The default command", "default_command", cost_tables.default_command),
+            Section(
+                "This code against an earlier one",
+                {"against": "python benchmarks/against.py CHECKOUT"},
+                cost_tables.against,
+            ),
+            by_script("Starting", "startup", cost_tables.startup),
+            by_script("Rows of one program", "rows", cost_tables.rows),
+            by_script("Steps of environments", "environments", environment_tables.environments),
+        ),
+    ),
+}
+"""By their names in docs/."""
+SECTIONS = (*HEADLINE, *(section for page in PAGES.values() for section in page.sections))
 
 
 CHANGES_NOTHING = (
@@ -165,10 +202,10 @@ DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")
 
 @dataclass(frozen=True)
 class Settings:
-    """Write the README's tables and figures, and the tables in docs/, from the result files."""
+    """Write the results of the README and of docs/, and their figures, from the result files."""
 
     check: bool = False
-    """Write nothing; exit with 1 if the README or a table is stale."""
+    """Write nothing; exit with 1 if the README or a page is stale."""
     results: Path = RESULTS
     """Folder of the result files."""
     readme: Path = ROOT / "README.md"
@@ -218,7 +255,7 @@ def _place(environment: Mapping) -> str:
 
 
 def render(section: Section, folder: Path) -> str:
-    """A section of the README; a note where a result file is missing."""
+    """A section, with links as of the README; a note where a result file is missing."""
     found = load(section, folder)
     pieces = [f"### {section.title}"]
     for name, data in found.items():
@@ -234,18 +271,38 @@ def render(section: Section, folder: Path) -> str:
     return "\n\n".join([*pieces, "<br>\n".join(notes)])
 
 
+INTRO = (
+    "Generated by `python benchmarks/figures.py` from the files in `benchmarks/results/`. "
+    "Brackets are 95% t-intervals over runs; differences are paired by run. "
+    "All methods have the same total of environment steps unless marked †. "
+    "Every table names the commit that it was measured at. Before b724860, PPO shuffled its batches in "
+    "other ways, and long before it results depended on the number of cores: the studies that are older "
+    "would draw other numbers today."
+)
+
+
+def rendered(sections: Sequence[Section], folder: Path) -> list[str]:
+    """Those sections that there is something to say of."""
+    shown = [section for section in sections if not section.waits or load(section, folder)]
+    return [render(section, folder) for section in shown]
+
+
 def results_text(folder: Path) -> str:
-    """Everything between the markers."""
-    intro = (
-        "Generated by `python benchmarks/figures.py` from the files in `benchmarks/results/`. "
-        "Brackets are 95% t-intervals over runs; differences are paired by run. "
-        "All methods have the same total of environment steps unless marked †. "
-        "Every table names the commit that it was measured at. Before b724860, PPO shuffled its batches in "
-        "other ways, and long before it results depended on the number of cores: the studies that are older "
-        "would draw other numbers today."
-    )
-    shown = [section for section in SECTIONS if not section.waits or load(section, folder)]
-    return "\n\n".join([intro, *(render(section, folder) for section in shown)])
+    """Everything between the markers of the README."""
+    links = [f"- [{page.title}](docs/{name}): {page.says}" for name, page in PAGES.items()]
+    return "\n\n".join([INTRO, *rendered(HEADLINE, folder), "More results:", "\n".join(links)])
+
+
+def page_text(page: Page, folder: Path) -> str:
+    """A page of results in docs/."""
+    pieces = [f"# {page.title}", INTRO, *rendered(page.sections, folder)]
+    return from_docs("\n\n".join(pieces)).replace("\n### ", "\n## ") + "\n"
+
+
+def from_docs(text: str) -> str:
+    """Markdown of the README with links that lead to the same files from docs/."""
+    moved = re.sub(r"\]\((?!https?:|#|docs/)", "](../", text)
+    return moved.replace("](docs/", "](")
 
 
 def splice(readme: str, text: str) -> str:
@@ -261,9 +318,9 @@ def splice(readme: str, text: str) -> str:
 
 
 def documents(folder: Path) -> dict[str, str]:
-    """Tables that are too long for the README, by their names in docs/."""
+    """What stands in docs/, by name: the pages, and tables that are too long for them."""
     known = {name: read(path) for name in DOCUMENTED if (path := folder / f"{name}.json").exists()}
-    found = {}
+    found = {name: page_text(page, folder) for name, page in PAGES.items()}
     if "main_table" in known:
         found["main_table.md"] = main_tables.whole(known["main_table"], known.get("method_search"))
     if "meta_rl" in known:

@@ -25,7 +25,7 @@ Cells = Sequence[Mapping]
 
 
 class Section(NamedTuple):
-    """A table of the README."""
+    """A table of README or docs."""
 
     title: str
     sources: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The README's tables and figures, which are made from the result files of the benchmarks."""
+"""The tables and figures of README and docs, which are made from the result files of the benchmarks."""
 
 import sys
 from pathlib import Path
@@ -66,12 +66,16 @@ def test_readme_is_made_from_results_and_checked(made_up):
     readme = folder / "README.md"
     assert figures.main([*args, "--check"]) == 1 and "stale words" in readme.read_text()
     assert figures.main(args) == 0
-    text = readme.read_text()
+    text, pages = readme.read_text(), {name: (folder / "docs" / name).read_text() for name in figures.PAGES}
     assert text.startswith("before\n") and text.endswith("after\n") and "stale words" not in text
-    assert "study_goals.json" in text and "2 runs" in text and "+87.7 [87.7, 87.7]" in text
-    assert "Not measured yet: `ppo.json`, made by `python benchmarks/ppo.py`" in text
+    assert all(f"](docs/{name}): " in text for name in pages)
+    page = pages["results_returns.md"]
+    assert "](../benchmarks/results/study_goals.json)" in page and "2 runs" in page
+    assert "+87.7 [87.7, 87.7]" in page
+    missing = "Not measured yet: `ppo.json`, made by `python benchmarks/ppo.py`"
+    assert missing in pages["results_training.md"]
     for name in ("goals_methods", "goals_affinity"):
-        assert f"figures/{name}.png" in text and (folder / "figures" / f"{name}.png").stat().st_size > 5000
+        assert f"figures/{name}.png" in page and (folder / "figures" / f"{name}.png").stat().st_size > 5000
     assert figures.main([*args, "--no-figures"]) == 0 and readme.read_text() == text
     assert figures.main([*args, "--check"]) == 0
     data = common.read(folder / "study_goals.json")
