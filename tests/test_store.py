@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, FolderError
 from pgx_jax.runs import serial
 from pgx_jax.runs.store import RunStore
 from pgx_jax.types import Agent, Features, Grouping, Moments, Rows, Transitions
@@ -300,3 +300,34 @@ def test_equal_records_give_equal_files(tmp_path):
     files = [sorted((tmp_path / name / "stages/data").iterdir()) for name in "ab"]
     assert [f.name for f in files[0]] == [f.name for f in files[1]]
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "compression"), [((1 << 40,), zipfile.ZIP_STORED), ((3,), zipfile.ZIP_DEFLATED)]
+)
+def test_no_more_is_allocated_than_the_file_holds(store, shape, compression):
+    store.save("stage", {"x": np.zeros(3)})
+    (path,) = (store.path / "stages" / "stage").glob("arrays-*.npz")
+    with zipfile.ZipFile(path) as archive:
+        (name,) = archive.namelist()
+    with zipfile.ZipFile(path, "w", compression) as archive, archive.open(name, "w") as member:
+        header = {"shape": shape, "fortran_order": False, "descr": "<f8"}
+        np.lib.format.write_array_header_1_0(member, header)
+        member.write(bytes(24))
+    with pytest.raises(DataError, match="damaged .*(should hold float64|is compressed)"):
+        store.load("stage")
+
+
+@pytest.mark.parametrize("link", ["metrics.jsonl", "figures", "stages/stage/structure.json"])
+def test_links_that_leave_the_folder_are_refused(store, tmp_path, link):
+    store.save("stage", {"x": np.zeros(3)})
+    (store.path / "figures").mkdir()
+    store.append_metrics({"x": 1})
+    inside, outside = store.path / link, tmp_path / "elsewhere"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    with pytest.raises(FolderError, match=f"{link} is a link that leaves the run's folder"):
+        RunStore.open(store.path)
+    inside.unlink()
+    inside.symlink_to(outside.rename(store.path / "moved"))
+    RunStore.open(store.path).append_metrics({"x": 2})

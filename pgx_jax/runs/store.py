@@ -126,7 +126,7 @@ class RunStore:
         """Open an existing run.
 
         Raises:
-            FolderError: there is no run in this folder.
+            FolderError: there is no run in this folder, or a link leaves it.
             DataError: its ``config.json`` is damaged.
         """
         store = cls(path)
@@ -134,8 +134,23 @@ class RunStore:
             raise FolderError(
                 f"{store.path} holds no run (there is no config.json in it); give the folder of one"
             )
+        store._refuse_links()
         store.config  # noqa: B018  (fails early if it is damaged)
         return store
+
+    def _refuse_links(self) -> None:
+        """Nothing is read from, or written to, places outside of the folder to which links in it lead.
+
+        Raises:
+            FolderError: naming the link.
+        """
+        inside = self.path.resolve()
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise FolderError(
+                    f"{path} is a link that leaves the run's folder, to {path.resolve()}; put what it leads "
+                    f"to in its place, or remove it"
+                )
 
     @_once
     def clear(self, overwrite: bool) -> None:
