@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, FolderError
+from pgx_jax.runs.run import begin
+from pgx_jax.runs.saved import load
 from pgx_jax.runs.store import RunStore
+from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Moments
 
 
@@ -101,3 +105,34 @@ def test_json_is_sorted_and_free_of_nan(store):
     assert path.read_text() == text
     with pytest.raises(DataError, match="no config2.json"):
         store.read_json("config2.json")
+
+
+def test_a_run_that_another_process_works_on_is_refused(store):
+    """A lock belongs to an open file, so that one of this process is as another's."""
+    store.save("meta", {"a": np.zeros(1)})
+    busy = f"another process works on the run {store.path}; wait"
+    with store.claimed():
+        for attempt in (
+            lambda: RunStore(store.path).claimed().__enter__(),
+            lambda: RunStore.create(store.path, {}, overwrite=True),
+        ):
+            with pytest.raises(FolderError, match=re.escape(busy)):
+                attempt()
+        assert store.stages() == ["meta"]
+        assert RunStore.open(store.path).stages() == ["meta"]  # to read it
+    with RunStore(store.path).claimed():
+        pass
+    RunStore.create(store.path, {}, overwrite=True)
+    assert store.stages() == []
+
+
+def test_damaged_settings_are_not_to_be_deleted_and_resumed(store):
+    (store.path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config.json is damaged .*; nothing else knows .* run it anew"):
+        RunStore.open(store.path)
+
+
+def test_what_works_on_a_run_claims_it(tmp_path, no_training):
+    begun = begin(make_family("points", n_tasks=4), out=tmp_path / "run")
+    with begun.store.claimed(), pytest.raises(ConfigError, match="another process works on the run"):
+        load(tmp_path / "run").compute()

@@ -43,14 +43,18 @@ class Run(Records):
         """Compute what is missing of a stage and of all that it needs; returns the run.
 
         Raises:
-            ConfigError: no such stage.
+            ConfigError: no such stage, or another process works on the run.
             DataError, SolverError: what a stage could not use; earlier stages stay on disk.
         """
         if stage not in STAGES:
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, left_out=self._left_out())
-        with compiling_ahead(self) if self._is_whole(names) else nullcontext():
+        works = self.store is not None and not self.store.has_file("results.json")
+        with (
+            self.store.claimed() if self.store is not None and works else nullcontext(),
+            compiling_ahead(self) if self._is_whole(names) else nullcontext(),
+        ):
             self.look = 1
             for name in names:
                 if name in YOUNGER and EVALUATION in names and self._is_older(name):

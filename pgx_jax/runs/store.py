@@ -22,7 +22,8 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
@@ -31,6 +32,11 @@ from pgx_jax.errors import ConfigError, DataError, FolderError
 from pgx_jax.mesh import leads
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
 """Version of the layout of a stage; a reader refuses versions that it doesn't know."""
@@ -152,24 +158,52 @@ class RunStore:
                     f"to in its place, or remove it"
                 )
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """No other process may claim the folder meanwhile (where the system can lock folders).
+
+        Raises:
+            FolderError: another one has.
+        """
+        if fcntl is None or not leads():
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise FolderError(
+                f"another process works on the run {self.path}; wait until it has ended, or choose another "
+                f"folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
     @_once
     def clear(self, overwrite: bool) -> None:
         """Remove an earlier run from the folder, and nothing else.
 
         Raises:
-            FolderError: the folder has contents that are not to be overwritten, or that are no run.
+            FolderError: the folder has contents that are not to be overwritten, that are no run, or on
+                which another process works.
             OSError: something cannot be removed.
         """
         if not is_taken(self.path, overwrite, "resume the run in it, or overwrite it"):
             return
         if not (self.path / "config.json").is_file():
             raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
-        for name in _OWN_FOLDERS:
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name)
-        for pattern in _OWN_FILES:
-            for file in self.path.glob(pattern):
-                file.unlink()
+        with self.claimed():
+            for name in _OWN_FOLDERS:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+            for pattern in _OWN_FILES:
+                for file in self.path.glob(pattern):
+                    file.unlink()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -308,7 +342,10 @@ class RunStore:
         except FileNotFoundError as error:
             raise DataError(f"{self.path} has no {name}; resume the run first") from error
         except (ValueError, OSError) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it and resume the run") from error
+            remedy = "delete it and resume the run"
+            if name == "config.json":
+                remedy = "nothing else knows the run's settings, so run it anew (with overwrite)"
+            raise DataError(f"{path} is damaged ({error}); {remedy}") from error
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file into the run folder in one step; return its path."""
