@@ -136,3 +136,10 @@ def test_what_works_on_a_run_claims_it(tmp_path, no_training):
     begun = begin(make_family("points", n_tasks=4), out=tmp_path / "run")
     with begun.store.claimed(), pytest.raises(ConfigError, match="another process works on the run"):
         load(tmp_path / "run").compute()
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl", "report.html"])
+def test_a_folder_in_the_place_of_a_file_is_named(store, name):
+    (store.path / name).mkdir()
+    with pytest.raises(FolderError, match=f"{name} is a folder, where a run has a file"):
+        RunStore.open(store.path)

@@ -132,7 +132,7 @@ class RunStore:
         """Open an existing run.
 
         Raises:
-            FolderError: there is no run in this folder, or a link leaves it.
+            FolderError: there is no run in this folder, a link leaves it, or a folder is in a file's place.
             DataError: its ``config.json`` is damaged.
         """
         store = cls(path)
@@ -140,16 +140,20 @@ class RunStore:
             raise FolderError(
                 f"{store.path} holds no run (there is no config.json in it); give the folder of one"
             )
-        store._refuse_links()
+        store._check_contents()
         store.config  # noqa: B018  (fails early if it is damaged)
         return store
 
-    def _refuse_links(self) -> None:
-        """Nothing is read from, or written to, places outside of the folder to which links in it lead.
+    def _check_contents(self) -> None:
+        """Refuse links that leave the folder, through which places outside of it would be read or written,
+        and folders in the place of a run's files.
 
         Raises:
-            FolderError: naming the link.
+            FolderError: naming the link or folder.
         """
+        for pattern in _OWN_FILES:
+            for path in filter(Path.is_dir, self.path.glob(pattern)):
+                raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
         inside = self.path.resolve()
         for path in self.path.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
