@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgx_jax.errors import ConfigError, DataError, PgxError, SolverError
     from pgx_jax.grouping import GroupingConfig
     from pgx_jax.learn import PPO
+    from pgx_jax.learn.logged import transitions_from
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.adapting import adapt
     from pgx_jax.runs.analysing import analyse
@@ -44,6 +45,7 @@ _NAMES = {
     "errors": ("ConfigError", "DataError", "PgxError", "SolverError"),
     "grouping": ("GroupingConfig",),
     "learn": ("PPO",),
+    "learn.logged": ("transitions_from",),
     "pipeline": ("group_transitions",),
     "runs.adapting": ("adapt",),
     "runs.analysing": ("analyse",),
@@ -70,7 +72,7 @@ __all__ = [
     "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "config",
     "config_for", "errors", "estimate", "families", "group_transitions", "grouping", "gymnasium_family",
     "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report", "resume",
-    "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "types",
+    "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "transitions_from", "types",
 ]  # fmt: skip
 
 

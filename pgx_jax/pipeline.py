@@ -450,14 +450,16 @@ def group_transitions(
 
     Raises:
         ConfigError: settings that cannot work with n tasks.
-        DataError: transitions that are not complete (see `check_transitions`), or not finite.
+        DataError: transitions that are not complete (see `check_transitions`), or not finite, or parameters
+            that are no numbers.
         SolverError: the relaxation was not solved.
     """
     config = config or Config()
+    estimate.check_transitions(transitions, names)
+    estimate.check_params(params)
     e, n = config.estimate, len(transitions.source)
     check_method(config, n)
     estimate.require_held_out(e.score, "roll-outs need an environment")
-    estimate.check_transitions(transitions, names)
     member = subsets(config, n)
     feats = features(log_prob, params, transitions, config, names)
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pgx_jax import ConfigError, DataError, group_transitions, pipeline
+from pgx_jax import ConfigError, DataError, group_transitions, pipeline, transitions_from
 from pgx_jax.config import override
 
 
@@ -73,3 +75,107 @@ def test_a_group_is_split_for_less_than_all_tasks(small_run, monkeypatch):
         )
         asked.append(found.k)
     assert asked == [run.grouping.k, 1] and run.grouping.k > 1
+
+
+def test_what_is_no_data_or_has_no_gradient_is_named(small_run, no_training):
+    run, log_prob = small_run, small_run.policy.log_prob
+    for transitions, message in (
+        (run.transitions._asdict(), "must be a pgx_jax.Transitions, not a dict; pgx_jax.transitions_from"),
+        (run.transitions._replace(source=None), r"source is None; give it: np.arange\(n\) if each task"),
+        (run.transitions._replace(advantage=None), "advantage is None; give it$"),
+    ):
+        with pytest.raises(DataError, match=message):
+            group_transitions(log_prob, run.meta.actor, transitions)
+    for params, message in (
+        ({"w": np.zeros(2), "activation": np.tanh}, r"params\['activation'\] is no array .* a ufunc; give"),
+        ({"w": np.zeros(2, int)}, r"params\['w'\] is no array of floating-point numbers"),
+        ({}, "params has no leaves"),
+    ):
+        with pytest.raises(DataError, match=message):
+            group_transitions(log_prob, params, run.transitions)
+
+
+def slow_advantages(reward, value, terminated, cut, gamma, gae_lambda):
+    """Of one task, step by step backwards: {step that is learnt from: advantage}."""
+    found, later = {}, 0.0
+    for t in reversed(range(len(reward))):
+        if cut[t]:
+            later = 0.0
+            continue
+        after = 0.0 if terminated[t] else value[t + 1]
+        later = 0.0 if terminated[t] or cut[t + 1] else later
+        later = reward[t] + gamma * after - value[t] + gamma * gae_lambda * later
+        found[t] = later
+    return found
+
+
+def some_log(rng, lengths=(40, 47, 52), every=9):
+    """Of three tasks, with episodes of every length."""
+    of = {"obs": [], "action": [], "reward": [], "terminated": [], "truncated": [], "value": []}
+    for count in lengths:
+        ends, cuts = rng.random(count) < 1 / every, rng.random(count) < 1 / every
+        ends[5:24:6] = cuts[8:24:6] = True  # at least three trajectories
+        columns = rng.normal(size=(count, 2)), rng.integers(2, size=count), rng.normal(size=count)
+        for name, x in zip(of, (*columns, ends, cuts, rng.normal(size=count)), strict=True):
+            of[name].append(x)
+    return of
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.9, 1.0]))
+def test_advantages_of_logged_steps(seed, gae_lambda):
+    log = some_log(np.random.default_rng(seed))
+    found = transitions_from(**log, gamma=0.95, gae_lambda=gae_lambda, seed=seed)
+    kept = []
+    for i in range(3):
+        reward, value, ends, cuts = (log[x][i][:40] for x in ("reward", "value", "terminated", "truncated"))
+        cut = cuts & ~ends
+        cut[-1] = not ends[-1]
+        kept.append(slow_advantages(reward, value, ends, cut, 0.95, gae_lambda))
+    count = min(map(len, kept))
+    assert found.advantage.shape == found.split.shape == found.trajectory.shape == (3, count)
+    for i, wanted in enumerate(kept):
+        steps = sorted(wanted)[:count]
+        np.testing.assert_allclose(found.advantage[i], [wanted[t] for t in steps], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(found.obs[i], log["obs"][i][steps])
+        ended = np.cumsum(np.concatenate([[0], (log["terminated"][i] | log["truncated"][i])[:39]]))
+        np.testing.assert_array_equal(found.trajectory[i], ended[steps])
+        for number in np.unique(found.trajectory[i]):
+            assert len(np.unique(found.split[i][found.trajectory[i] == number])) == 1
+        assert set(found.split[i]) == {0, 1, 2}
+
+
+def test_without_values_a_linear_function_expects_what_goes_with_observations():
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (2, 300, 3)).astype(np.float32)
+    ends = np.tile(np.arange(300) % 10 == 9, (2, 1))
+    action = np.zeros((2, 300), int)
+    surprise = rng.normal(size=(2, 300))
+    found = transitions_from(obs, action, 3 * obs[..., 0] + 1 + surprise, ends, gamma=0.0)
+    np.testing.assert_allclose(found.advantage, surprise, atol=0.5)
+    assert np.corrcoef(found.advantage.ravel(), surprise.ravel())[0, 1] > 0.98
+    late = transitions_from(obs, action, np.tile(np.arange(300) % 10, (2, 1)), ends, gamma=0.0)
+    np.testing.assert_allclose(late.advantage, 0, atol=0.01)  # time within an episode is known, too
+    nested = [{"camera": x} for x in obs]
+    with pytest.raises(ConfigError, match="observations are a pytree; give value"):
+        transitions_from(nested, action, surprise, ends)
+    assert transitions_from(nested, action, surprise, ends, value=surprise).obs["camera"].shape == (2, 300, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": [np.zeros(9)] * 2}, "action is of 2 tasks, and reward of 3"),
+        ({"obs": [np.zeros((9, 2))] * 3}, r"obs of task 'a' has the shape \(9, 2\); it must be of 40 steps"),
+        ({"value": [np.full(x, np.nan) for x in (40, 47, 52)]}, "value of task 'a' has numbers that are not"),
+        (
+            {"terminated": [np.zeros(x) for x in (40, 47, 52)], "truncated": None},
+            "no episode of task 'a' ends",
+        ),
+        ({"obs": [np.zeros((40, 2)), np.zeros((47, 3)), np.zeros((52, 2))]}, "obs of task 'b' .* like those"),
+        ({"obs": [np.zeros((40, 2)), {}, np.zeros((52, 2))]}, "obs of task 'b' has other parts"),
+    ],
+)
+def test_logged_steps_that_do_not_fit_are_named(changes, message):
+    log = some_log(np.random.default_rng(0)) | changes
+    with pytest.raises(DataError, match=message):
+        transitions_from(**log, names=["a", "b", "c"])

@@ -17,11 +17,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-PREFERENCES = "Preferences of a language model"
+LOGGED = ("Logged data", "Preferences of a language model")
 
 
 def examples() -> list:
-    """The examples of the sections on one's own environment and networks."""
+    """The examples of the sections on one's own environment, networks and data."""
     section = README.read_text().partition("## Your own environment")[2].partition("## Results")[0]
     found = re.findall(r"\*\*([^*]+)\*\*:.*?```python\n(.*?)```", section, re.DOTALL)
     return [pytest.param(code, id=title) for title, code in found]
@@ -66,9 +66,8 @@ def fewer_steps(monkeypatch):
     monkeypatch.setattr(pgx_jax.Run, "rehearses", False)
 
 
-OF_ENVIRONMENTS = [
-    example for example in (examples() if README.is_file() else []) if example.id != PREFERENCES
-]
+EXAMPLES = examples() if README.is_file() else []
+OF_ENVIRONMENTS = [example for example in EXAMPLES if example.id not in LOGGED]
 
 
 @pytest.mark.parametrize("example", OF_ENVIRONMENTS)
@@ -79,9 +78,9 @@ def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch, fewer_
     assert all(abs(mean) < 1e9 for mean in results.methods["policygradex"].per_task)
 
 
-def test_the_example_of_preferences_tells_the_readers_apart(tmp_path, monkeypatch):
-    (example,) = (example for example in examples() if example.id == PREFERENCES)
-    names = execute(*example.values, tmp_path, monkeypatch)
+@pytest.mark.parametrize("example", [example for example in EXAMPLES if example.id in LOGGED])
+def test_examples_of_ones_own_data_tell_the_tasks_apart(example, tmp_path, monkeypatch):
+    names = execute(example, tmp_path, monkeypatch)
     assert names["found"].grouping.labels.tolist() == [0, 0, 1, 1]
     assert names["found"].predicted["ci95"][0] > 0
 

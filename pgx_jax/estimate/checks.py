@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import DataError
-from pgx_jax.types import FIT, SCORE, SELECT, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, PyTree, Transitions
 
 
 def check_transitions(transitions: Transitions, names: Sequence[str] | None = None) -> None:
@@ -19,9 +20,18 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
         names: n task names for error messages.
 
     Raises:
-        DataError: a field of another shape than `Transitions` says, a source that does not exist, or
-            one without trajectories to fit, to score or to select by.
+        DataError: they are none, a field of another shape than `Transitions` says, a source that does not
+            exist, or one without trajectories to fit, to score or to select by.
     """
+    if not isinstance(transitions, Transitions):
+        raise DataError(
+            f"transitions must be a pgx_jax.Transitions, not a {type(transitions).__name__}; "
+            f"pgx_jax.transitions_from makes them of logged steps"
+        )
+    for name, value in transitions._asdict().items():
+        if value is None:
+            told = ": np.arange(n) if each task has transitions of its own" if name == "source" else ""
+            raise DataError(f"transitions.{name} is None; give it{told}")
     advantage, split = np.asarray(transitions.advantage), np.asarray(transitions.split)
     source = np.asarray(transitions.source)
     n, (sources, count) = len(source), split.shape
@@ -47,4 +57,23 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
             raise DataError(
                 f"task {called[task]} has no trajectory to {purpose} by, of {there} in all; at least three "
                 f"are needed: collect more (or shorter) trajectories, in more environments"
+            )
+
+
+def check_params(params: PyTree) -> None:
+    """Refuse parameters that have no gradient.
+
+    Raises:
+        DataError: naming the first leaf that is no array of floating-point numbers.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise DataError("params has no leaves; give the policy's parameters, a pytree of arrays")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating):
+            name = jax.tree_util.keystr(path)
+            raise DataError(
+                f"params{name} is no array of floating-point numbers but a {type(leaf).__name__}; give the "
+                f"parameters alone, and let log_prob put them together with the rest (of an Equinox module "
+                f"`equinox.partition(module, equinox.is_inexact_array)`, of a Flax NNX one `nnx.split`)"
             )
