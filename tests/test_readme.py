@@ -97,7 +97,7 @@ def test_every_name_works_as_written():
 
 def test_every_python_block_is_executed():
     titles = [example.id for example in examples()]
-    assert {*KINDS, PREFERENCES} <= set(titles) and len(titles) == len(blocks("python")) - 1
+    assert {*KINDS, *LOGGED} <= set(titles) and len(titles) == len(blocks("python")) - 1
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():
