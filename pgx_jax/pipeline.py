@@ -425,7 +425,6 @@ class Grouped(NamedTuple):
     """The data by which partitions were judged: what `similar_groups` and others take."""
 
 
-@one_blas_thread
 def group_transitions(
     log_prob: LogProb,
     params: PyTree,
@@ -457,14 +456,45 @@ def group_transitions(
     config = config or Config()
     estimate.check_transitions(transitions, names)
     estimate.check_params(params)
+    check_method(config, len(transitions.source))
+    estimate.require_held_out(config.estimate.score, "roll-outs need an environment")
+    subsets(config, len(transitions.source))  # refuses sizes that there can't be, before the long part
+    feats = features(log_prob, params, transitions, config, names)
+    policy: dict[str, Any] = {"log_prob": log_prob, "params": params}
+    return group_features(feats, transitions, config, looks=looks, names=names, **policy)
+
+
+@one_blas_thread
+def group_features(
+    feats: Features,
+    transitions: Transitions,
+    config: Config | None = None,
+    *,
+    looks: int = 1,
+    names: Sequence[str] | None = None,
+    log_prob: LogProb | None = None,
+    params: PyTree = None,
+) -> Grouped:
+    """The same from gradient features that are known.
+
+    Args:
+        feats: of the transitions, values [U, N, d].
+        transitions: their advantages, trajectories and parts; observations and actions are not read.
+        config, looks, names: see `group_transitions`.
+        log_prob, params: the policy, which similarities need that step it, and nothing else.
+
+    Raises:
+        ConfigError, DataError, SolverError: see `group_transitions`.
+    """
+    config = config or Config()
+    estimate.check_transitions(transitions, names)
     e, n = config.estimate, len(transitions.source)
     check_method(config, n)
     estimate.require_held_out(e.score, "roll-outs need an environment")
     member = subsets(config, n)
-    feats = features(log_prob, params, transitions, config, names)
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
-    policy: dict[str, Any] = {"log_prob": log_prob, "params": params}
-    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **policy)
+    key = config.stream("deal")
+    held_out = HeldOut(feats, transitions, e, key, names, log_prob=log_prob, params=params)
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     certain = stability(pairs, held_out, found, config, scores=scores)

@@ -12,7 +12,9 @@ from pgx_jax import make_family
 from pgx_jax.compare.results import to_plain
 from pgx_jax.runs.serial import dumps
 
-STAGES = ["meta", "transitions", "features", "scores", "affinity", "grouping", "looks", "policies"]
+STAGES = [
+    "meta", "transitions", "features", "scores", "affinity", "grouping", "stability", "looks", "policies",
+]  # fmt: skip
 
 
 def plain(path):

@@ -1,11 +1,15 @@
 """Grouping from logged data alone."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pgx_jax import ConfigError, DataError, group_transitions, pipeline, transitions_from
+from pgx_jax.cli.main import main
 from pgx_jax.config import override
 
 
@@ -179,3 +183,42 @@ def test_logged_steps_that_do_not_fit_are_named(changes, message):
     log = some_log(np.random.default_rng(0)) | changes
     with pytest.raises(DataError, match=message):
         transitions_from(**log, names=["a", "b", "c"])
+
+
+def test_features_and_gradients_of_ones_own_are_grouped_from_a_file(small_run, no_training, tmp_path, capsys):
+    run, path = small_run, tmp_path / "data.npz"
+    data = {"advantage": run.transitions.advantage, "trajectory": run.transitions.trajectory}
+    data["names"] = run.family.task_names
+    for name in ("features", "gradients"):
+        np.savez_compressed(path, **data, **{name: run.features.values})
+        assert main(["group", str(path), "--k", str(run.grouping.k)]) == 0
+        found = json.loads((tmp_path / "data.groups.json").read_text())
+        np.testing.assert_array_equal(found["labels"], run.grouping.labels)
+        assert found["agreement"] is None and found["stability"]["resamples"] > 0
+    assert run.family.task_names[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": None}, "it needs advantage, trajectory, and either features or gradients"),
+        ({"gradients": np.zeros((3, 40, 2))}, "and either features or gradients"),
+        ({"features": np.zeros((3, 39, 2))}, r"features of .* must be \[n, N, …\], as advantage's"),
+        ({"advantage": np.full((3, 40), np.nan)}, "advantage of .* not finite"),
+        ({"names": np.array(["a"])}, "names of .* give one of each task"),
+        ({"trajectory": np.tile(np.arange(40) % 4, (3, 1))}, "task 'task0' do not stand together; sort them"),
+    ],
+)
+def test_files_that_cannot_be_grouped_are_named(tmp_path, capsys, changes, message):
+    data = {"advantage": np.ones((3, 40)), "trajectory": np.tile(np.arange(40) // 4, (3, 1))}
+    data = {k: v for k, v in ({"features": np.zeros((3, 40, 2))} | data | changes).items() if v is not None}
+    np.savez(tmp_path / "data.npz", **data)
+    assert main(["group", str(tmp_path / "data.npz")]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_what_is_no_file_of_arrays_is_named(tmp_path, capsys):
+    assert main(["group", str(tmp_path / "none.npz")]) == 2 and "there is no file" in capsys.readouterr().err
+    (tmp_path / "bad.npz").write_text("text")
+    assert main(["group", str(tmp_path / "bad.npz")]) == 2
+    assert "no file of NumPy arrays" in " ".join(capsys.readouterr().err.split())

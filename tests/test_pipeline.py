@@ -28,7 +28,7 @@ KEY = jax.random.PRNGKey(0)
 
 def test_every_arrow_of_the_page_is_a_function():
     arrows = re.findall(r"--([a-z_.]+)--> ", pipeline.__doc__)
-    assert len(arrows) == 7
+    assert len(arrows) == 8
     for name in arrows:
         place = f"pgx_jax.{name}" if "." in name else f"pgx_jax.pipeline.{name}"
         assert callable(pkgutil.resolve_name(place)), name
@@ -207,7 +207,7 @@ def test_groups_can_be_told_their_task(small_run):
     """Those that are found are found blind; they are then what the report shows beside ours."""
     told_too = dataclasses.replace(small_run.config, tell_groups=True)
     run = Run(small_run.family, told_too)
-    run.records = {name: small_run.records[name] for name in STAGES[:7]}
+    run.records = {name: small_run.records[name] for name in STAGES[:8]}
     run.compute("policies")
     (same,) = small_run.baselines()["policygradex_told"]
     assert run.ours().rows == same.rows and run.group_policy.conditioned_actor

@@ -23,7 +23,7 @@ def regrouped(monkeypatch):
         seen.append(config)
         return saved.Regrouped(
             k=config.k, groups=[["a"], ["b"]], labels=[0, 1], gain=Gain(Interval(0.02, (0.01, 0.03)), None),
-            affinity=None, path=None, agreement=None, evidence=None, settings=None,
+            affinity=None, path=None, stability=None, agreement=None, evidence=None, settings=None,
         )  # fmt: skip
 
     monkeypatch.setattr(commands, "load", lambda path: SimpleNamespace(config=Config(seed=3)))

@@ -53,6 +53,10 @@ COMMANDS = {
         "pgx_jax.cli.saved:RegroupCommand",
         "Group a saved run anew (another k, penalty, score or affinity), without training.",
     ),
+    "group": Command(
+        "pgx_jax.cli.group:GroupCommand",
+        "Group tasks by gradients that were computed elsewhere, and advantages: no environment.",
+    ),
     "adapt": Command(
         "pgx_jax.cli.adapt:AdaptCommand",
         "Adapt a run's policies to a task that it has not seen: find its group, and train on.",

@@ -28,7 +28,7 @@ from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, FolderError
 from pgx_jax.estimate import AFFINITIES, SCORES, SOLVERS
 from pgx_jax.runs.run import write_report
-from pgx_jax.runs.saved import load, regroup, resume
+from pgx_jax.runs.saved import Regrouped, load, regroup, resume
 from pgx_jax.runs.seeds import holds_seeds, report_seeds, resume_seeds
 from pgx_jax.runs.serial import dumps, write_atomically
 from pgx_jax.runs.store import RunStore
@@ -96,17 +96,7 @@ class RegroupCommand:
             found = regroup(run, self.settings(run.config))
         except FolderError as error:
             raise FolderError(f"{error} ({resuming(self.run)})") from error
-        table = Table("group", "tasks", title=f"k = {found.k}")
-        for i, names in enumerate(found.groups):
-            table.add_row(str(i), ", ".join(names))
-        console.print(table)
-        gain = found.gain.predicted
-        if gain is not None and gain.ci95 is not None:
-            low, high = gain.ci95
-            words = f"predicted gain over one policy: {gain.mean:+.4f} [{low:.4f}, {high:.4f}]"
-            console.print(f"{words} in standardised advantage a step", highlight=False, markup=False)
-        write_atomically(path, dumps(to_plain(found)).encode())
-        console.print(f"saved: {path}", highlight=False, markup=False, soft_wrap=True)
+        show_regrouped(console, found, path)
 
     def changed(self) -> dict[str, Any]:
         """The options that are given, by their names."""
@@ -146,6 +136,21 @@ class ReportCommand:
         results = structs.replace(results, advice=report.advice(results))
         store.write_json("results.json", to_plain(results))
         show_results(console, results, write_report(store, results))
+
+
+def show_regrouped(console: Console, found: Regrouped, path: Path) -> None:
+    """Show groups, and write their record."""
+    table = Table("group", "tasks", title=f"k = {found.k}")
+    for i, names in enumerate(found.groups):
+        table.add_row(str(i), ", ".join(names))
+    console.print(table)
+    gain = found.gain.predicted
+    if gain is not None and gain.ci95 is not None:
+        low, high = gain.ci95
+        words = f"predicted gain over one policy: {gain.mean:+.4f} [{low:.4f}, {high:.4f}]"
+        console.print(f"{words} in standardised advantage a step", highlight=False, markup=False)
+    write_atomically(path, dumps(to_plain(found)).encode())
+    console.print(f"saved: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def check_writable(path: Path) -> None:

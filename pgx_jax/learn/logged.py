@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Int8
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn.advantages import gae
@@ -168,3 +168,29 @@ def _expected(logged: _Logged, gamma: float) -> tuple[Float[np.ndarray, "n N"], 
     )  # fmt: skip
     now, then = (np.asarray(x).T for x in found)
     return now, then
+
+
+def parts_of(
+    trajectory: Int[np.ndarray, "n N"], seed: int = 0, names: Sequence[str] | None = None
+) -> Int8[np.ndarray, "n N"]:
+    """Deal the trajectories of n tasks to the parts that fit, score and select.
+
+    Args:
+        trajectory: int [n, N], the number of each transition's trajectory.
+        seed: of the order.
+        names: of the n tasks, for messages.
+
+    Returns:
+        int8 [n, N]: FIT, SCORE or SELECT.
+
+    Raises:
+        DataError: transitions of one trajectory do not stand together.
+    """
+    trajectory = np.asarray(trajectory)
+    ends = np.ones(trajectory.shape, bool)
+    ends[:, :-1] = trajectory[:, 1:] != trajectory[:, :-1]
+    for task, row in enumerate(trajectory):
+        if ends[task].sum() != len(np.unique(row)):
+            name = task if names is None else repr(names[task])
+            raise DataError(f"transitions of one trajectory of task {name} do not stand together; sort them")
+    return split_by_trajectory(ends[:, None], np.random.default_rng(seed))[1]

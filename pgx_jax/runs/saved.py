@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity, versions
 from pgx_jax.runs.run import Listener, Run
 from pgx_jax.runs.store import RunStore
+from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
-from pgx_jax.types import Agent, Scores
+from pgx_jax.types import Affinity, Agent, Grouping, Scores
 
 LEGACY = {"looks": 1, "min_updates": 1, "collect_fraction": 0.99, "group_entropy": None}
 """What older runs, whose settings had no such names, did; others began with the defaults of today."""
@@ -135,7 +136,7 @@ def resume(path: str | Path, **kw: Any) -> Run:
 
 
 class Regrouped(Struct, frozen=True, kw_only=True):
-    """A run's tasks grouped anew, as it is written to a file."""
+    """Tasks that are grouped from saved data, as it is written to a file."""
 
     k: int
     groups: Groups
@@ -179,6 +180,18 @@ def regroup(run: Run, config: Config) -> Regrouped:
     looks = pipeline.look_count(config)
     found = pipeline.choose_groups(affinity, held_out, config, k=config.k, looks=looks, names=names)
     certain = pipeline.stability(affinity, held_out, found, config, scores=scores)
+    return regrouped(affinity, found, certain, names, config, agreement(run.family, found.labels))
+
+
+def regrouped(
+    affinity: Affinity,
+    found: Grouping,
+    certain: Stability | None,
+    names: Sequence[str],
+    config: Config,
+    agrees: Agreement | None = None,
+) -> Regrouped:
+    """The record of what was found with some settings; ``agrees`` is how it agrees with planted groups."""
     return Regrouped(
         k=found.k,
         groups=named_groups(found.labels, names),
@@ -188,7 +201,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
         affinity=affinity_result(affinity),
         path=path_result(found),
         stability=stability_result(certain, names),
-        agreement=agreement(run.family, found.labels),
+        agreement=agrees,
         settings=config,
     )
 

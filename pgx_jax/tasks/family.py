@@ -202,7 +202,8 @@ class TaskFamily:
         if of_type(self.horizon, int, f"family {self.name!r}: horizon") < 1:
             raise ConfigError(f"family {self.name!r}: horizon = {self.horizon} must be at least 1 step")
         of_type(self.defaults, dict, f"family {self.name!r}: defaults")
-        if self.true_groups is not None and np.shape(self.true_groups) != (n,):
+        known = isinstance(self.true_groups, (list, tuple, np.ndarray, jax.Array))
+        if known and np.shape(self.true_groups) != (n,):
             raise ConfigError(
                 f"family {self.name!r}: true_groups must be a label for each of the n = {n} tasks, got "
                 f"{self.true_groups!r}"

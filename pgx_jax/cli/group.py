@@ -1,0 +1,104 @@
+"""``pgx-jax group``: groups of tasks whose gradients were computed elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from pgx_jax import pipeline
+from pgx_jax.cli.saved import check_writable, show_regrouped
+from pgx_jax.config import Config, EstimateConfig
+from pgx_jax.errors import DataError, FolderError
+from pgx_jax.estimate.projections import rows
+from pgx_jax.grouping import GroupingConfig
+from pgx_jax.learn.logged import parts_of
+from pgx_jax.runs.saved import regrouped
+from pgx_jax.types import Features, Transitions
+
+NEEDED = ("advantage", "trajectory")
+"""Arrays that a file must have, beside features or gradients."""
+
+
+@dataclass(frozen=True)
+class GroupCommand:
+    """Group tasks by gradients of log pi that were computed elsewhere, and advantages: no environment."""
+
+    data: tyro.conf.Positional[Path]
+    """A file of NumPy arrays (.npz). advantage: float [n, N], of N transitions of each of n tasks.
+    trajectory: int [n, N], the number of each one's trajectory; those of a trajectory stand together.
+    gradients: float [n, N, p], of log pi of each transition; or features: float [n, N, d], projected already.
+    names: n task names, if there are any."""
+    k: int | None = None
+    """Number of groups; chosen by held-out data if not given."""
+    seed: int = 0
+    """Of the projection, and of how trajectories are dealt to the parts that fit, score and select."""
+    estimate: EstimateConfig = field(default_factory=EstimateConfig)
+    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+    out: Path | None = None
+    """JSON file to write; beside the data by default (DATA.groups.json)."""
+
+    def __call__(self, console: Console) -> None:
+        """Group them."""
+        path = self.out or self.data.with_suffix(".groups.json")
+        check_writable(path)
+        arrays = read(self.data)
+        config = Config(seed=self.seed, k=self.k, estimate=self.estimate, grouping=self.grouping)
+        n, count = np.shape(arrays["advantage"])
+        names = [str(name) for name in arrays.get("names", [f"task{i}" for i in range(n)])]
+        transitions = Transitions(
+            np.zeros((n, count, 0), np.float32), np.zeros((n, count)), arrays["advantage"],
+            arrays["trajectory"], parts_of(arrays["trajectory"], self.seed, names), np.arange(n),
+        )  # fmt: skip
+        found = pipeline.group_features(features(arrays, config), transitions, config, names=names)
+        record = regrouped(found.affinity, found.grouping, found.stability, names, config)
+        show_regrouped(console, record, path)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, once they fit each other.
+
+    Raises:
+        FolderError: there is no such file.
+        DataError: it is damaged, or lacks something; or shapes that do not fit, numbers that are not finite.
+    """
+    if not path.is_file():
+        raise FolderError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise DataError(f"{path} is no file of NumPy arrays ({error}); write it by numpy.savez") from error
+    given = [name for name in ("features", "gradients") if name in arrays]
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing or len(given) != 1:
+        raise DataError(
+            f"{path} has {', '.join(arrays) or 'nothing'}; it needs advantage, trajectory, and either "
+            f"features or gradients"
+        )
+    shape = arrays["advantage"].shape
+    for name, dimensions in (("advantage", 2), ("trajectory", 2), (given[0], 3)):
+        if arrays[name].ndim != dimensions or arrays[name].shape[:2] != shape:
+            axes = "[n, N, …]" if dimensions == 3 else "[n, N]"
+            raise DataError(
+                f"{name} of {path} has the shape {arrays[name].shape}; it must be {axes}, as advantage's "
+                f"{shape} is"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise DataError(f"{name} of {path} has numbers that are not finite")
+    if "names" in arrays and arrays["names"].shape != shape[:1]:
+        raise DataError(f"names of {path} has the shape {arrays['names'].shape}; give one of each task")
+    return arrays
+
+
+def features(arrays: dict[str, np.ndarray], config: Config) -> Features:
+    """Features as they are, or of gradients by the map that the settings name."""
+    e, key = config.estimate, np.asarray(config.stream("project"))
+    if "features" in arrays:
+        return Features(np.asarray(arrays["features"], np.float32), key)
+    gradients = np.asarray(arrays["gradients"], np.float32)
+    drawn = rows(key, (gradients.shape[2:],), e.dim, projection=e.projection)
+    return Features(gradients @ np.asarray(drawn), key, projection=e.projection)
