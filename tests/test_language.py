@@ -217,6 +217,7 @@ def test_step_sizes_are_those_that_did_best_on_average():
     assert found["agreeing"] == dict.fromkeys(language.KINDS, 1e-4)
 
 
+@pytest.mark.slow  # the notebook's test holds it, too
 def test_planted_groups_are_recovered_by_a_tiny_model(monkeypatch):
     """Of readers who choose without noise, and have little taste of their own."""
     monkeypatch.setattr(language, "TEMPERATURE", 0.0)
