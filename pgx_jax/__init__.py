@@ -7,6 +7,7 @@ The main job is `run`; `pipeline` has the method on one page, and `estimate`, `g
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return metadata.version("pgx-jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from small import told
 
+import pgx_jax
 from pgx_jax import Config, make_family
 from pgx_jax.cli import main as cli
 from pgx_jax.cli.parsing import parse_settings
@@ -248,3 +250,11 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     (path / "stages" / "features" / "structure.json").write_text("{")
     status, _, err = call(capsys, "regroup", path, "--k", "2")
     assert status == 2 and "features" in err and "damaged" in err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"pgx-jax {metadata.version('pgx-jax')}\n"
+    assert pgx_jax.__version__ == metadata.version("pgx-jax")

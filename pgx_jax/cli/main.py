@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+import pgx_jax
 from pgx_jax.errors import ConfigError, PgxError
 
 
@@ -79,6 +80,9 @@ def read(args: list[str]) -> Any:
         SystemExit: help was asked for, or the arguments are not those of the command.
     """
     name = args[0] if args else "--help"
+    if name == "--version":
+        Console().print(f"pgx-jax {pgx_jax.__version__}", highlight=False)
+        raise SystemExit(0)
     if name in ("-h", "--help"):
         Console().print(overview(), soft_wrap=True)
         raise SystemExit(0 if args else 2)
@@ -103,7 +107,7 @@ def overview() -> Text:
     return Text.assemble(
         ("usage", "bold"), ": pgx-jax COMMAND [-h] …\n\nFind which tasks should share a policy.\n\n",
         ("commands", "bold"), ":\n", "\n".join(lines),
-        "\n\n`pgx-jax COMMAND --help` tells a command's arguments.",
+        "\n\n`pgx-jax COMMAND --help` tells a command's arguments, `pgx-jax --version` the version.",
     )  # fmt: skip
 
 
