@@ -7,12 +7,12 @@ import importlib
 import os
 import sys
 import traceback
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-import pgx_jax
 from pgx_jax.errors import ConfigError, PgxError
 
 
@@ -81,7 +81,7 @@ def read(args: list[str]) -> Any:
     """
     name = args[0] if args else "--help"
     if name == "--version":
-        Console().print(f"pgx-jax {pgx_jax.__version__}", highlight=False)
+        Console().print(f"pgx-jax {metadata.version('pgx-jax')}", highlight=False)
         raise SystemExit(0)
     if name in ("-h", "--help"):
         Console().print(overview(), soft_wrap=True)
