@@ -238,5 +238,7 @@ def check_method(config: Config, n: int) -> None:
         ConfigError: naming setting and remedy.
     """
     check_types(config, Config, unless=("learner",))  # which may be one's own
+    if not -(2**63) <= config.seed < 2**63:
+        raise ConfigError(f"seed = {config.seed} must fit 64 bits")
     config.estimate.check()
     config.grouping.check(n, config.k)

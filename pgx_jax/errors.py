@@ -48,8 +48,8 @@ def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
 
 
 def check_types(settings: Any, kind: type, name: str = "", *, unless: Container[str] = ()) -> None:
-    """Refuse settings with a value that is not of the type that its annotation names, at any depth. A
-    number may be NumPy's, or an array of no axes.
+    """Refuse settings with a value that is not of the type that its annotation names, at any depth. Numbers
+    may be NumPy's, or arrays of no axes.
 
     Args:
         settings: an instance of a dataclass.
@@ -79,17 +79,24 @@ def of_type(value: Any, kind: Any, name: str) -> Any:
     Raises:
         ConfigError: naming the setting, its value, and what it must be.
     """
-    plain = value.item() if getattr(value, "shape", None) == () else value
     try:
-        return msgspec.convert(plain, kind)
+        return msgspec.convert(_plain(value), kind)
     except msgspec.ValidationError as error:
         said = str(error)
         if (culprit := said.removeprefix("Invalid enum value ")) != said:
             known = ", ".join(map(repr, _names(kind)))
             raise ConfigError(f"{name} = {culprit.split(' - at ')[0]}; choose one of {known}") from None
+        said = said.split(" - at ")[0]
         for json, python in (("null", "None"), ("`array`", "`tuple`"), ("`object`", "`dict`")):
             said = said.replace(json, python)
         raise ConfigError(f"{name} = {value!r}: {said[0].lower()}{said[1:]}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A value with Python's numbers in place of NumPy's, and of arrays of no axes."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _names(kind: Any) -> list[str]:

@@ -488,6 +488,7 @@ def group_features(
     """
     config = config or Config()
     estimate.check_transitions(transitions, names)
+    estimate.check_features(feats, transitions)
     e, n = config.estimate, len(transitions.source)
     check_method(config, n)
     estimate.require_held_out(e.score, "roll-outs need an environment")

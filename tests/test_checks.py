@@ -139,7 +139,8 @@ def test_a_family_is_judged_by_what_there_is():
     [
         ({"horizon": 2.5}, "horizon = 2.5: expected `int`, got `float`"),
         ({"horizon": 0}, "horizon = 0 must be at least 1 step"),
-        ({"true_groups": np.zeros(3, int)}, "true_groups must be a label for each of the n = 4 tasks"),
+        ({"true_groups": np.zeros(3, int)}, "true_groups must be a whole number for each of the n = 4 tasks"),
+        ({"true_groups": [0, 1, 0.5, 1]}, "true_groups must be a whole number"),
         ({"defaults": 3}, "defaults = 3: expected `dict`, got `int`"),
     ],
 )

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgx_jax import ConfigError, DataError, group_transitions, pipeline, transitions_from
@@ -71,8 +71,8 @@ def test_a_group_is_split_for_less_than_all_tasks(small_run, monkeypatch):
     run, wide = small_run, {"grouping.min_ratio": np.inf, "grouping.group_ratio": 0.0}
     asked = []
     monkeypatch.setattr(pipeline, "features", lambda *args: run.features)
-    for settings in (wide, {"grouping.min_ratio": 0.0, "grouping.group_ratio": 1e9}):
-        config = override(run.config, settings)
+    for changes in (wide, {"grouping.min_ratio": 0.0, "grouping.group_ratio": 1e9}):
+        config = override(run.config, changes)
         names = run.family.task_names
         found = pipeline.split_group(
             run.policy.log_prob, run.meta.actor, run.transitions, config, looks=1, names=names
@@ -125,6 +125,7 @@ def some_log(rng, lengths=(40, 47, 52), every=9):
     return of
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.9, 1.0]))
 def test_advantages_of_logged_steps(seed, gae_lambda):
     log = some_log(np.random.default_rng(seed))
@@ -159,8 +160,10 @@ def test_without_values_a_linear_function_expects_what_goes_with_observations():
     assert np.corrcoef(found.advantage.ravel(), surprise.ravel())[0, 1] > 0.98
     late = transitions_from(obs, action, np.tile(np.arange(300) % 10, (2, 1)), ends, gamma=0.0)
     np.testing.assert_allclose(late.advantage, 0, atol=0.01)  # time within an episode is known, too
+    moved = transitions_from(50 + 100 * obs, action, 3 * obs[..., 0] + 1 + surprise, ends, gamma=0.0)
+    np.testing.assert_allclose(moved.advantage, found.advantage, atol=0.01)
     nested = [{"camera": x} for x in obs]
-    with pytest.raises(ConfigError, match="observations are a pytree; give value"):
+    with pytest.raises(ConfigError, match="observations are none; give value"):
         transitions_from(nested, action, surprise, ends)
     assert transitions_from(nested, action, surprise, ends, value=surprise).obs["camera"].shape == (2, 300, 3)
 
@@ -177,6 +180,14 @@ def test_without_values_a_linear_function_expects_what_goes_with_observations():
         ),
         ({"obs": [np.zeros((40, 2)), np.zeros((47, 3)), np.zeros((52, 2))]}, "obs of task 'b' .* like those"),
         ({"obs": [np.zeros((40, 2)), {}, np.zeros((52, 2))]}, "obs of task 'b' has other parts"),
+        (
+            {
+                "truncated": [np.ones(x) for x in (40, 47, 52)],
+                "terminated": [np.zeros(x) for x in (40, 47, 52)],
+            },
+            "all steps of task 'a' are the last of an episode that was cut",
+        ),
+        ({name: [] for name in some_log(np.random.default_rng(0))}, "there are no tasks"),
     ],
 )
 def test_logged_steps_that_do_not_fit_are_named(changes, message):
@@ -205,7 +216,9 @@ def test_features_and_gradients_of_ones_own_are_grouped_from_a_file(small_run, n
         ({"gradients": np.zeros((3, 40, 2))}, "and either features or gradients"),
         ({"features": np.zeros((3, 39, 2))}, r"features of .* must be \[n, N, …\], as advantage's"),
         ({"advantage": np.full((3, 40), np.nan)}, "advantage of .* not finite"),
-        ({"names": np.array(["a"])}, "names of .* give one of each task"),
+        ({"names": np.array(["a", "b", "b"])}, "names of .* a name of its own for each of the 3 tasks"),
+        ({"trajectory": np.zeros((3, 40))}, "trajectory of .* float64, .* must be whole numbers"),
+        ({"advantage": np.full((3, 40), "x")}, "advantage of .* must be numbers"),
         ({"trajectory": np.tile(np.arange(40) % 4, (3, 1))}, "task 'task0' do not stand together; sort them"),
     ],
 )
@@ -219,6 +232,29 @@ def test_files_that_cannot_be_grouped_are_named(tmp_path, capsys, changes, messa
 
 def test_what_is_no_file_of_arrays_is_named(tmp_path, capsys):
     assert main(["group", str(tmp_path / "none.npz")]) == 2 and "there is no file" in capsys.readouterr().err
-    (tmp_path / "bad.npz").write_text("text")
-    assert main(["group", str(tmp_path / "bad.npz")]) == 2
-    assert "no file of NumPy arrays" in " ".join(capsys.readouterr().err.split())
+    np.savez(tmp_path / "whole.npz", x=np.zeros(99))
+    np.save(tmp_path / "one.npy", np.zeros(99))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for content in (b"text", whole[:-30], (tmp_path / "one.npy").read_bytes()):
+        (tmp_path / "bad.npz").write_bytes(content)
+        assert main(["group", str(tmp_path / "bad.npz")]) == 2
+        assert "no file of NumPy arrays" in " ".join(capsys.readouterr().err.split())
+
+
+def test_features_must_be_those_of_the_transitions_whatever_trajectories_are_called(small_run, no_training):
+    run, config = small_run, override(small_run.config, {"k": small_run.grouping.k})
+    called = run.transitions._replace(trajectory=np.asarray(run.transitions.trajectory, np.int64) * 10**9)
+    found = pipeline.group_features(run.features, called, config)
+    np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
+    assert found.stability.labels.shape == (200, 6)
+    values = np.asarray(run.features.values)
+    for feats, message in (
+        (run.features._replace(values=values[:, :9]), r"features have the shape \(6, 9, .*with split's"),
+        (run.features._replace(values=np.full_like(values, np.nan)), "features have numbers that are not"),
+        (values, "must be a pgx_jax.types.Features, not a ndarray"),
+    ):
+        with pytest.raises(DataError, match=message):
+            pipeline.group_features(feats, run.transitions, config)
+    with pytest.raises(DataError, match="trajectory must be whole numbers from 0 on; its type is float64"):
+        named = run.transitions._replace(trajectory=run.transitions.trajectory * 1.0)
+        pipeline.group_features(run.features, named, config)

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from pgx_jax import pipeline
 from pgx_jax.cli.saved import check_writable, show_regrouped
-from pgx_jax.config import Config, EstimateConfig
+from pgx_jax.config import Config, EstimateConfig, check_method
 from pgx_jax.errors import DataError, FolderError
 from pgx_jax.estimate.projections import rows
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn.logged import parts_of
 from pgx_jax.runs.saved import regrouped
+from pgx_jax.runs.store import DAMAGED
 from pgx_jax.types import Features, Transitions
 
 NEEDED = ("advantage", "trajectory")
@@ -48,6 +49,7 @@ class GroupCommand:
         arrays = read(self.data)
         config = Config(seed=self.seed, k=self.k, estimate=self.estimate, grouping=self.grouping)
         n, count = np.shape(arrays["advantage"])
+        check_method(config, n)
         names = [str(name) for name in arrays.get("names", [f"task{i}" for i in range(n)])]
         transitions = Transitions(
             np.zeros((n, count, 0), np.float32), np.zeros((n, count)), arrays["advantage"],
@@ -70,7 +72,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is no file of NumPy arrays ({error}); write it by numpy.savez") from error
     given = [name for name in ("features", "gradients") if name in arrays]
     missing = [name for name in NEEDED if name not in arrays]
@@ -87,10 +89,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 f"{name} of {path} has the shape {arrays[name].shape}; it must be {axes}, as advantage's "
                 f"{shape} is"
             )
+        kinds = "iu" if name == "trajectory" else "biuf"
+        if arrays[name].dtype.kind not in kinds or not arrays[name].size:
+            raise DataError(
+                f"{name} of {path} is of type {arrays[name].dtype}, and of {arrays[name].size} entries; it "
+                f"must be {'whole ' if kinds == 'iu' else ''}numbers"
+            )
         if not np.isfinite(arrays[name]).all():
             raise DataError(f"{name} of {path} has numbers that are not finite")
-    if "names" in arrays and arrays["names"].shape != shape[:1]:
-        raise DataError(f"names of {path} has the shape {arrays['names'].shape}; give one of each task")
+    names = arrays.get("names")
+    if names is not None and (names.dtype.kind != "U" or len(set(names.flat)) != shape[0]):
+        raise DataError(f"names of {path} must be text, a name of its own for each of the {shape[0]} tasks")
     return arrays
 
 

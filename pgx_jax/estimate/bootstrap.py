@@ -143,11 +143,14 @@ def _scores(
 def _scales(data: CrossFit, drawn: Float[np.ndarray, "B J"]) -> Float[np.ndarray, "B n"]:
     """Deviation of every task's advantages in every draw, where that of all data is 1."""
     t, found = data.transitions, []
-    trajectory, each = np.asarray(t.trajectory), int(np.asarray(t.trajectory).max()) + 1
+    each = int(np.asarray(t.trajectory).max()) + 1
+    numbers, place = np.unique(t.trajectory, return_inverse=True)
+    place = place.reshape(np.shape(t.trajectory))
     for i, (a, source) in enumerate(zip(signed_weights(t, data.names), np.asarray(t.source), strict=True)):
         mine = data.task == i
-        sums = (np.bincount(trajectory[source], power, each) for power in (np.ones_like(a), a, a**2))
-        count, mean, square = (drawn[:, mine] @ x[data.trajectory[mine] % each] for x in sums)
+        sums = (np.bincount(place[source], power, len(numbers)) for power in (np.ones_like(a), a, a**2))
+        rows = np.searchsorted(numbers, data.trajectory[mine] % each)
+        count, mean, square = (drawn[:, mine] @ x[rows] for x in sums)
         found.append(np.sqrt(np.maximum(square / count - (mean / count) ** 2, 1e-12)))
     return np.stack(found, 1)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.errors import DataError
-from pgx_jax.types import FIT, SCORE, SELECT, PyTree, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Features, PyTree, Transitions
 
 
 def check_transitions(transitions: Transitions, names: Sequence[str] | None = None) -> None:
@@ -34,6 +34,8 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
             raise DataError(f"transitions.{name} is None; give it{told}")
     advantage, split = np.asarray(transitions.advantage), np.asarray(transitions.split)
     source = np.asarray(transitions.source)
+    if split.ndim != 2:
+        raise DataError(f"transitions.split has shape {split.shape}; it must be [U, N], a row a source")
     n, (sources, count) = len(source), split.shape
     read = {"obs": transitions.obs, "action": transitions.action, "trajectory": transitions.trajectory}
     for path, leaf in jax.tree_util.tree_leaves_with_path(read):
@@ -41,6 +43,12 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
         if found[:2] != split.shape:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise DataError(f"transitions.{name} has shape {found}; it must begin with split's {split.shape}")
+    trajectory = np.asarray(transitions.trajectory)
+    if trajectory.dtype.kind not in "iu" or (trajectory.size and trajectory.min() < 0):
+        raise DataError(
+            f"transitions.trajectory must be whole numbers from 0 on; its type is {trajectory.dtype}, the "
+            f"least is {trajectory.min(initial=0)}"
+        )
     if advantage.shape != (n, count):
         raise DataError(
             f"transitions.advantage has shape {advantage.shape}; it must be {(n, count)}: a row a task, "
@@ -53,11 +61,26 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
         lacking = ~(split == part).any(1)[source]
         if lacking.any():
             task = int(np.argmax(lacking))
-            there = len(np.unique(np.asarray(transitions.trajectory)[source[task]]))
+            there = len(np.unique(trajectory[source[task]]))
             raise DataError(
                 f"task {called[task]} has no trajectory to {purpose} by, of {there} in all; at least three "
                 f"are needed: collect more (or shorter) trajectories, in more environments"
             )
+
+
+def check_features(feats: Features, transitions: Transitions) -> None:
+    """Refuse features that are not those of the transitions.
+
+    Raises:
+        DataError: they are none, of other transitions, or not finite.
+    """
+    if not isinstance(feats, Features):
+        raise DataError(f"features must be a pgx_jax.types.Features, not a {type(feats).__name__}")
+    wanted, found = np.shape(transitions.split), np.shape(feats.values)
+    if len(found) != 3 or found[:2] != wanted:
+        raise DataError(f"features have the shape {found}; it must be [U, N, d], with split's {wanted}")
+    if not np.isfinite(np.asarray(feats.values).sum(-1)).all():
+        raise DataError("features have numbers that are not finite")
 
 
 def check_params(params: PyTree) -> None:

@@ -58,7 +58,8 @@ def transitions_from(
         truncated: of every task bool [N_i]: it was cut after this step, by a limit of time, say. The last
             step of a task counts as cut if its episode has not ended.
         value: of every task float [N_i], a critic's V(s_t). By default a linear function of observation and
-            time, which is fitted to each task's returns (`learn.baselines.linear`).
+            time, which is fitted to each task's returns (`learn.baselines.linear`, of observations that are
+            standardised over the task).
         gamma, gae_lambda: discount and trace decay of the advantages.
         seed: of how trajectories are dealt to the parts that fit, score and select.
         names: of the n tasks, for messages.
@@ -67,9 +68,13 @@ def transitions_from(
         Transitions of n sources, obs with the leaves [n, N', ...].
 
     Raises:
-        ConfigError: no value is given, and observations are no vectors.
-        DataError: lengths or shapes that do not fit, numbers that are not finite, or no episode that ends.
+        ConfigError: no value is given, and observations are no vectors; or a discount out of range.
+        DataError: lengths or shapes that do not fit, numbers that are not finite, no episode that ends, or
+            nothing that can be learnt from.
     """
+    for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+        if not 0 <= number <= 1:
+            raise ConfigError(f"{name} = {number} must be between 0 and 1")
     given = {"obs": obs, "action": action, "reward": reward, "terminated": terminated}
     given |= {} if truncated is None else {"truncated": truncated}
     given |= {} if value is None else {"value": value}
@@ -85,6 +90,9 @@ def transitions_from(
     dealt = split_by_trajectory(done[:, None], np.random.default_rng(seed))
     kept = [np.flatnonzero(~row) for row in logged.cut]
     least = min(map(len, kept))
+    if not least:
+        name = _called(names, n)[min(range(n), key=lambda task: len(kept[task]))]
+        raise DataError(f"all steps of task {name} are the last of an episode that was cut; log longer ones")
     index = np.arange(n)[:, None], np.stack([own[:least] for own in kept])
 
     def learnt(x: PyTree) -> PyTree:
@@ -103,11 +111,16 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
         DataError: naming the task.
     """
     n = len(given["reward"])
-    called = [repr(name) for name in names] if names is not None else list(map(str, range(n)))
+    if not n:
+        raise DataError("there are no tasks; give one entry a task")
+    called = _called(names, n)
     for name, of_tasks in given.items():
         if len(of_tasks) != n:
             raise DataError(f"{name} is of {len(of_tasks)} tasks, and reward of {n}; give one entry a task")
-    arrays = {name: [jax.tree.map(np.asarray, own) for own in of_tasks] for name, of_tasks in given.items()}
+    arrays = {
+        name: [jax.tree.map(np.asarray, own) if name == "obs" else np.asarray(own) for own in of_tasks]
+        for name, of_tasks in given.items()
+    }
     lengths = [len(own) for own in arrays["reward"]]
     for name, of_tasks in arrays.items():
         for task, own in enumerate(of_tasks):
@@ -123,11 +136,21 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
     if never.any():
         raise DataError(
             f"no episode of task {called[int(np.argmax(never))]} ends within the {count} steps that are "
-            f"taken of each task; mark where its episodes end (terminated), or were cut (truncated)"
+            f"taken of each task, as many as task {called[int(np.argmin(lengths))]} has; mark where episodes "
+            f"end (terminated), or were cut (truncated)"
         )
     cut[:, -1] = ~terminated[:, -1]
     reward = found["reward"].astype(np.float32)
     return _Logged(found["obs"], found["action"], reward, terminated, cut, found.get("value"))
+
+
+def _called(names: Sequence[str] | None, n: int) -> list[str]:
+    """Names of n tasks for messages."""
+    if names is None:
+        return list(map(str, range(n)))
+    if len(names) != n:
+        raise DataError(f"there are {len(names)} names of {n} tasks")
+    return [repr(name) for name in names]
 
 
 def _check(name: str, task: str, own: PyTree, first: PyTree, length: int) -> None:
@@ -154,14 +177,16 @@ def _expected(logged: _Logged, gamma: float) -> tuple[Float[np.ndarray, "n N"], 
     if logged.value is not None:
         value = logged.value.astype(np.float32)
         return value, after(value)
-    if not isinstance(logged.obs, np.ndarray):
-        raise ConfigError("a linear baseline is one of vectors, and observations are a pytree; give value")
+    if not isinstance(logged.obs, np.ndarray) or logged.obs.ndim != 3:
+        raise ConfigError("a linear baseline is one of vectors, and observations are none; give value")
     n, count = logged.reward.shape
     done = logged.terminated | logged.cut
     began = np.zeros((n, count), int)
     began[:, 1:] = np.where(done[:, :-1], np.arange(1, count), 0)
     age = np.arange(count) - np.maximum.accumulate(began, 1)
-    obs, zeros = logged.obs.astype(np.float32), np.zeros((count, n), np.float32)
+    level, spread = logged.obs.mean(1, keepdims=True), logged.obs.std(1, keepdims=True)
+    obs = ((logged.obs - level) / np.where(spread > 0, spread, 1)).astype(np.float32)
+    zeros = np.zeros((count, n), np.float32)
     found = expected(
         "linear", (zeros, zeros), jnp.arange(n), n, (obs.swapaxes(0, 1), after(obs).swapaxes(0, 1)), age.T,
         logged.reward.T, (logged.terminated.T, done.T), gamma,
@@ -187,10 +212,12 @@ def parts_of(
         DataError: transitions of one trajectory do not stand together.
     """
     trajectory = np.asarray(trajectory)
+    if trajectory.ndim != 2 or not trajectory.size:
+        raise DataError(f"trajectory has the shape {trajectory.shape}; it must be [n, N], and not empty")
     ends = np.ones(trajectory.shape, bool)
     ends[:, :-1] = trajectory[:, 1:] != trajectory[:, :-1]
     for task, row in enumerate(trajectory):
         if ends[task].sum() != len(np.unique(row)):
-            name = task if names is None else repr(names[task])
+            name = _called(names, len(trajectory))[task]
             raise DataError(f"transitions of one trajectory of task {name} do not stand together; sort them")
     return split_by_trajectory(ends[:, None], np.random.default_rng(seed))[1]

@@ -5,6 +5,7 @@ An analysis of one's own has an entry here (`SHOWN`) beside that of `analysis.AN
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,7 +46,8 @@ def percent(fraction: float | None) -> str:
 def approximation_sentence(found: ApproximationResult) -> str:
     """How far first order carries, along fine-tuning and at the surrogates' own steps."""
     errors = found.of_kind("finetuning", "ratio").mean(0)
-    good = [x for x, error in zip(found.distances, errors, strict=True) if error <= GOOD]
+    pairs = zip(found.distances, errors, strict=True)
+    good = [x for x, _ in itertools.takewhile(lambda pair: pair[1] <= GOOD, pairs)]
     if good:
         at = percent(errors[found.distances.index(good[-1])])
         reach = f"up to {percent(good[-1])} of theta*'s length (there {at} off, on average)"

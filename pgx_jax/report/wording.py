@@ -178,7 +178,9 @@ def certainty(found: StabilityResult) -> str:
     if 1 < k < n:
         these = "exactly these groups" if found.same_k is None else f"at k = {k} exactly these groups"
         parts.append(f"{these} in {share(found.same_groups)}")
-    return f"{', '.join(parts) or 'no other partition'} {told} (with one theta*)"
+    if not parts:  # k is given, and there is one such partition
+        return f"there is one partition with k = {k}"
+    return f"{', '.join(parts)} {told} (with one theta*)"
 
 
 def undecided(found: StabilityResult) -> str:

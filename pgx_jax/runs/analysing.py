@@ -7,6 +7,7 @@ from typing import Any
 
 from pgx_jax.analysis import analysis_of
 from pgx_jax.compare.results import to_plain
+from pgx_jax.errors import check_types
 from pgx_jax.learn import Progress
 from pgx_jax.mesh import in_first
 from pgx_jax.report import analyses
@@ -40,6 +41,7 @@ def analyse(
     """
     chosen = analysis_of(name)
     settings = chosen.settings() if settings is None else settings
+    check_types(settings, chosen.settings, name)
     settings.check()
     run = run if isinstance(run, Run) else load(run)
     found = one_blas_thread(lambda: chosen.function(run, settings, progress=progress))()

@@ -47,7 +47,7 @@ _OWN_FILES = (
     "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "adapted-*.json",
     "config.json",
 )  # fmt: skip
-_DAMAGED = (
+DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,
     SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -151,15 +151,20 @@ class RunStore:
         Raises:
             FolderError: naming the link or folder.
         """
-        for pattern in _OWN_FILES:
-            for path in filter(Path.is_dir, self.path.glob(pattern)):
-                raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
-        inside = self.path.resolve()
-        for path in self.path.rglob("*"):
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+        files = [path for pattern in _OWN_FILES for path in self.path.glob(pattern)]
+        for path in filter(Path.is_dir, files):
+            raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
+        folders = [self.path / name for name in _OWN_FOLDERS]
+        for path in folders:
+            if path.exists() and not path.is_dir():
+                raise FolderError(f"{path} is a file, where a run has a folder; move it elsewhere")
+        inside = os.path.realpath(self.path)
+        for path in (*files, *folders, *(path for folder in folders for path in folder.rglob("*"))):
+            leads_to = os.path.realpath(path)
+            if path.is_symlink() and os.path.commonpath((inside, leads_to)) != inside:
                 raise FolderError(
-                    f"{path} is a link that leaves the run's folder, to {path.resolve()}; put what it leads "
-                    f"to in its place, or remove it"
+                    f"{path} is a link that leaves the run's folder, to {leads_to}; put what it leads to in "
+                    f"its place, or remove it"
                 )
 
     @contextmanager
@@ -277,7 +282,7 @@ class RunStore:
             record = serial.decode(header["record"], arrays, classes)
         except DataError as error:
             raise DataError(f"stage {stage!r} of {self.path}: {error}") from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise DataError(
                 f"stage {stage!r} of {self.path} is damaged ({type(error).__name__}: {error}); "
                 f"delete the folder {folder} and resume the run"
@@ -394,7 +399,7 @@ class RunStore:
         """Position of a stage in the order of saving, from 1; 0 if it is missing or damaged."""
         try:
             return int(self._header(stage)["order"])
-        except _DAMAGED:
+        except DAMAGED:
             return 0
 
 

@@ -202,11 +202,13 @@ class TaskFamily:
         if of_type(self.horizon, int, f"family {self.name!r}: horizon") < 1:
             raise ConfigError(f"family {self.name!r}: horizon = {self.horizon} must be at least 1 step")
         of_type(self.defaults, dict, f"family {self.name!r}: defaults")
-        known = isinstance(self.true_groups, (list, tuple, np.ndarray, jax.Array))
-        if known and np.shape(self.true_groups) != (n,):
+        groups = self.true_groups
+        if isinstance(groups, (list, tuple, np.ndarray, jax.Array, str, float)) and (
+            np.shape(groups) != (n,) or np.asarray(groups).dtype.kind not in "iu"
+        ):
             raise ConfigError(
-                f"family {self.name!r}: true_groups must be a label for each of the n = {n} tasks, got "
-                f"{self.true_groups!r}"
+                f"family {self.name!r}: true_groups must be a whole number for each of the n = {n} "
+                f"tasks, got {groups!r}"
             )
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tasks):
             if np.shape(leaf)[:1] != (n,):
@@ -264,9 +266,9 @@ class TaskFamily:
                 f"give it one, or tasks of your own"
             )
         drawn = self.sample_test_tasks(key, count)
-        found = jax.tree.map(np.shape, drawn)
-        wanted = jax.tree.map(lambda leaf: (count, *np.shape(leaf)[1:]), self.tasks)
-        if found != wanted:
+        known, leaves = jax.tree.leaves(self.tasks), jax.tree.leaves(drawn)
+        found, wanted = list(map(np.shape, leaves)), [(count, *np.shape(leaf)[1:]) for leaf in known]
+        if jax.tree.structure(drawn) != jax.tree.structure(self.tasks) or found != wanted:  # type: ignore[operator]
             raise ConfigError(
                 f"family {self.name!r}: sample_test_tasks(key, {count}) must return tasks like those of the "
                 f"family, with a leading axis of {count}: shapes {wanted}, and not {found}"
