@@ -24,6 +24,10 @@ class FolderError(ConfigError):
     """A run's folder that is taken, cannot be written to, or lacks what is asked for."""
 
 
+class BusyError(FolderError):
+    """A run's folder on which another process works."""
+
+
 class DataError(PgxError, ValueError):
     """Arrays that a stage cannot use (non-finite values, no signal, wrong shape)."""
 

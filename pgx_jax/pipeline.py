@@ -424,6 +424,22 @@ class Grouped(NamedTuple):
     held_out: HeldOut
     """The data by which partitions were judged: what `similar_groups` and others take."""
 
+    def __str__(self) -> str:
+        """The groups, what splitting is said to gain, and how certain they are."""
+        labels = np.asarray(self.grouping.labels)
+        names = self.held_out.data.names or [str(task) for task in range(len(labels))]
+        groups = [
+            [names[task] for task in np.flatnonzero(labels == g).tolist()] for g in range(self.grouping.k)
+        ]
+        told = f"k = {self.grouping.k}: " + ", ".join(f"{{{', '.join(group)}}}" for group in groups)
+        if self.grouping.k > 1 and self.predicted:
+            low, high = self.predicted["ci95"]
+            told += f"; predicted gain {self.predicted['mean']:+.4f} [{low:.4f}, {high:.4f}]"
+        if self.stability is not None:
+            same = (self.stability.labels == labels).all(1).mean()
+            told += f"; the same from {same:.0%} of {len(self.stability.labels)} draws of the trajectories"
+        return told
+
 
 def group_transitions(
     log_prob: LogProb,
@@ -456,6 +472,7 @@ def group_transitions(
     config = config or Config()
     estimate.check_transitions(transitions, names)
     estimate.check_params(params)
+    estimate.check_log_prob(log_prob, params, transitions)
     check_method(config, len(transitions.source))
     estimate.require_held_out(config.estimate.score, "roll-outs need an environment")
     subsets(config, len(transitions.source))  # refuses sizes that there can't be, before the long part

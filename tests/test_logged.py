@@ -20,6 +20,9 @@ def test_logged_data_is_grouped_without_an_environment(small_run, no_training):
         run.policy.log_prob, run.meta.actor, data, run.config, names=run.family.task_names
     )
     np.testing.assert_array_equal(found.grouping.labels, run.grouping.labels)
+    names = run.family.task_names
+    assert f"k = 2: {{{names[0]}, {names[3]}, {names[5]}}}, {{{names[1]}, " in str(found)
+    assert "; predicted gain +0." in str(found) and "of 200 draws of the trajectories" in str(found)
     np.testing.assert_allclose(found.affinity.matrix, run.affinity.matrix, atol=1e-5)
     similar = pipeline.similar_groups(found.held_out, run.config, found.grouping.k)
     np.testing.assert_array_equal(similar["dot_our_k"].labels, run.grouping.labels)
@@ -92,11 +95,17 @@ def test_what_is_no_data_or_has_no_gradient_is_named(small_run, no_training):
             group_transitions(log_prob, run.meta.actor, transitions)
     for params, message in (
         ({"w": np.zeros(2), "activation": np.tanh}, r"params\['activation'\] is no array .* a ufunc; give"),
-        ({"w": np.zeros(2, int)}, r"params\['w'\] is no array of floating-point numbers"),
+        (
+            {"w": np.zeros(2, int)},
+            r"params\['w'\] is no array of floating-point numbers but a ndarray of int64",
+        ),
         ({}, "params has no leaves"),
     ):
         with pytest.raises(DataError, match=message):
             group_transitions(log_prob, params, run.transitions)
+    for broken in (lambda params, obs: obs, lambda params, obs, action: params["nothing"]):
+        with pytest.raises(ConfigError, match=r"fails where .* one transition, .*\(4,\) and \(2,"):
+            group_transitions(broken, run.meta.actor, run.transitions)
 
 
 def slow_advantages(reward, value, terminated, cut, gamma, gae_lambda):
@@ -187,6 +196,11 @@ def test_without_values_a_linear_function_expects_what_goes_with_observations():
             },
             "all steps of task 'a' are the last of an episode that was cut",
         ),
+        ({"reward": {}}, "reward is a dict; give a list, of one array a task"),
+        (
+            {"obs": [[np.zeros((9, 2)), np.zeros((8, 2))]] * 3},
+            "obs of task 'a' is no array .* one after",
+        ),
         ({name: [] for name in some_log(np.random.default_rng(0))}, "there are no tasks"),
     ],
 )
@@ -217,7 +231,7 @@ def test_features_and_gradients_of_ones_own_are_grouped_from_a_file(small_run, n
         ({"features": np.zeros((3, 39, 2))}, r"features of .* must be \[n, N, …\], as advantage's"),
         ({"advantage": np.full((3, 40), np.nan)}, "advantage of .* not finite"),
         ({"names": np.array(["a", "b", "b"])}, "names of .* a name of its own for each of the 3 tasks"),
-        ({"trajectory": np.zeros((3, 40))}, "trajectory of .* float64, .* must be whole numbers"),
+        ({"trajectory": np.full((3, 40), 0.5)}, "trajectory of .* float64, .* must be whole numbers"),
         ({"advantage": np.full((3, 40), "x")}, "advantage of .* must be numbers"),
         ({"trajectory": np.tile(np.arange(40) % 4, (3, 1))}, "task 'task0' do not stand together; sort them"),
     ],
@@ -231,7 +245,8 @@ def test_files_that_cannot_be_grouped_are_named(tmp_path, capsys, changes, messa
 
 
 def test_what_is_no_file_of_arrays_is_named(tmp_path, capsys):
-    assert main(["group", str(tmp_path / "none.npz")]) == 2 and "there is no file" in capsys.readouterr().err
+    assert main(["group", str(tmp_path / "none.npz")]) == 2 and "is no file;" in capsys.readouterr().err
+    assert main(["group", "."]) == 2 and ". is no file;" in capsys.readouterr().err
     np.savez(tmp_path / "whole.npz", x=np.zeros(99))
     np.save(tmp_path / "one.npy", np.zeros(99))
     whole = (tmp_path / "whole.npz").read_bytes()

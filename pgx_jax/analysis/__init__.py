@@ -15,7 +15,7 @@ from pgx_jax.analysis.generalisation import (
     GeneralisationResult,
     generalisation_bound,
 )
-from pgx_jax.errors import pick
+from pgx_jax.errors import ConfigError, pick
 
 __all__ = [
     "ANALYSES",
@@ -30,6 +30,7 @@ __all__ = [
     "first_order_error",
     "generalisation_bound",
     "hessian_trace",
+    "is_installed",
 ]
 
 
@@ -63,3 +64,12 @@ def analysis_of(name: str) -> Analysis:
     if found.needs is not None:
         found.needs()
     return found
+
+
+def is_installed(name: str) -> bool:
+    """Whether what an analysis needs is installed."""
+    try:
+        analysis_of(name)
+    except ConfigError:
+        return False
+    return True

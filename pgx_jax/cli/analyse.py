@@ -8,7 +8,13 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from pgx_jax.analysis import ANALYSES, ApproximationConfig, GeneralisationConfig, analysis_of
+from pgx_jax.analysis import (
+    ANALYSES,
+    ApproximationConfig,
+    GeneralisationConfig,
+    analysis_of,
+    is_installed,
+)
 from pgx_jax.cli.console import ConsoleListener
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
@@ -24,15 +30,15 @@ class AnalyseCommand:
     run: tyro.conf.Positional[Path]
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
-    """Which analyses; all by default. "approximation": the relative error of the log-ratio's first order, by
-    distance from theta*. "generalisation": curvature, a bound from it, and what policies that are fitted to
-    transitions lose on fresh ones (needs the extra `analysis`)."""
+    """Which analyses; by default all whose libraries are installed. "approximation": the relative error of
+    the log-ratio's first order, by distance from theta*. "generalisation": curvature, a bound from it, and
+    what policies that are fitted to transitions lose on fresh ones (needs the extra `analysis`)."""
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
 
     def __call__(self, console: Console) -> None:
         """Make them, one after the other."""
-        names = dict.fromkeys(self.names or ANALYSES)
+        names = dict.fromkeys(self.names or filter(is_installed, ANALYSES))
         for name in names:
             analysis_of(name)
             try:

@@ -26,7 +26,7 @@ NEEDED = ("advantage", "trajectory")
 
 @dataclass(frozen=True)
 class GroupCommand:
-    """Group tasks by gradients of log pi that were computed elsewhere, and advantages: no environment."""
+    """Group tasks by gradients of log pi that were computed elsewhere, and advantages."""
 
     data: tyro.conf.Positional[Path]
     """A file of NumPy arrays (.npz). advantage: float [n, N], of N transitions of each of n tasks.
@@ -44,9 +44,9 @@ class GroupCommand:
 
     def __call__(self, console: Console) -> None:
         """Group them."""
+        arrays = read(self.data)
         path = self.out or self.data.with_suffix(".groups.json")
         check_writable(path)
-        arrays = read(self.data)
         config = Config(seed=self.seed, k=self.k, estimate=self.estimate, grouping=self.grouping)
         n, count = np.shape(arrays["advantage"])
         check_method(config, n)
@@ -68,12 +68,15 @@ def read(path: Path) -> dict[str, np.ndarray]:
         DataError: it is damaged, or lacks something; or shapes that do not fit, numbers that are not finite.
     """
     if not path.is_file():
-        raise FolderError(f"there is no file {path}")
+        raise FolderError(f"{path} is no file; give one of arrays, as numpy.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except DAMAGED as error:
-        raise DataError(f"{path} is no file of NumPy arrays ({error}); write it by numpy.savez") from error
+        raise DataError(
+            f"{path} is no file of NumPy arrays ({error}); write it by numpy.savez, with as many transitions "
+            f"of each task, and names as text"
+        ) from error
     given = [name for name in ("features", "gradients") if name in arrays]
     missing = [name for name in NEEDED if name not in arrays]
     if missing or len(given) != 1:
@@ -81,6 +84,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} has {', '.join(arrays) or 'nothing'}; it needs advantage, trajectory, and either "
             f"features or gradients"
         )
+    trajectory = arrays["trajectory"]
+    if trajectory.dtype.kind == "f" and (trajectory == np.round(trajectory)).all():
+        arrays["trajectory"] = trajectory.astype(np.int64)
     shape = arrays["advantage"].shape
     for name, dimensions in (("advantage", 2), ("trajectory", 2), (given[0], 3)):
         if arrays[name].ndim != dimensions or arrays[name].shape[:2] != shape:

@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "group": Command(
         "pgx_jax.cli.group:GroupCommand",
-        "Group tasks by gradients that were computed elsewhere, and advantages: no environment.",
+        "Group tasks by gradients of log pi that were computed elsewhere, and advantages.",
     ),
     "adapt": Command(
         "pgx_jax.cli.adapt:AdaptCommand",

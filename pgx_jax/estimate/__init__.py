@@ -8,7 +8,7 @@ from pgx_jax.estimate.bootstrap import (
     draw_trajectories,
     resampled_affinity,
 )
-from pgx_jax.estimate.checks import check_features, check_params, check_transitions
+from pgx_jax.estimate.checks import check_features, check_log_prob, check_params, check_transitions
 from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.crossfit import OUTER, PARTS, CrossFit, Way, inner, other_parts
 from pgx_jax.estimate.features import gradient_features
@@ -77,6 +77,7 @@ __all__ = [
     "by_tiles",
     "check_coverage",
     "check_features",
+    "check_log_prob",
     "check_params",
     "check_transitions",
     "coverage",

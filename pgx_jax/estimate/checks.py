@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.types import FIT, SCORE, SELECT, Features, PyTree, Transitions
 
 
@@ -83,6 +84,29 @@ def check_features(feats: Features, transitions: Transitions) -> None:
         raise DataError("features have numbers that are not finite")
 
 
+def check_log_prob(log_prob: LogProb, params: PyTree, transitions: Transitions) -> None:
+    """Trace a policy's log-probability of one transition, without computing anything.
+
+    Raises:
+        ConfigError: it fails, or returns something else than a number.
+    """
+    obs, action = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[2:], jnp.asarray(x).dtype),
+        (transitions.obs, transitions.action),
+    )
+    try:
+        told = jax.eval_shape(log_prob, params, obs, action)
+    except Exception as error:
+        shapes = jax.tree.map(lambda x: x.shape, (obs, action))
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"log_prob(params, obs, action) fails where it is called with one transition, of the shapes "
+            f"{shapes[0]} and {shapes[1]} ({type(error).__name__}: {reason})"
+        ) from error
+    if getattr(told, "shape", None) != ():
+        raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
+
+
 def check_params(params: PyTree) -> None:
     """Refuse parameters that have no gradient.
 
@@ -95,8 +119,9 @@ def check_params(params: PyTree) -> None:
     for path, leaf in leaves:
         if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating):
             name = jax.tree_util.keystr(path)
+            kind = f"{type(leaf).__name__} of {leaf.dtype}" if hasattr(leaf, "dtype") else type(leaf).__name__
             raise DataError(
-                f"params{name} is no array of floating-point numbers but a {type(leaf).__name__}; give the "
+                f"params{name} is no array of floating-point numbers but a {kind}; give the "
                 f"parameters alone, and let log_prob put them together with the rest (of an Equinox module "
                 f"`equinox.partition(module, equinox.is_inexact_array)`, of a Flax NNX one `nnx.split`)"
             )

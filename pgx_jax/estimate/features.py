@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate.checks import check_log_prob
 from pgx_jax.estimate.gradients import Gradient, LogProb, gradients, held_entries
 from pgx_jax.estimate.precision import check_precision, full_precision, product
 from pgx_jax.estimate.projections import (
@@ -315,14 +316,12 @@ def gradient_features(
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}; it must be at least 1")
     check_precision(precision)
+    check_log_prob(log_prob, params, transitions)
     check_projection(projection, dim)
     sizes = default_sizes() if chunk is None else default_sizes()._replace(chunk=chunk)
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
     obs, action = jax.tree.map(padded, (obs, action))
-    told = jax.eval_shape(log_prob, params, *jax.tree.map(lambda x: x[0], (obs, action)))
-    if getattr(told, "shape", None) != ():
-        raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
     log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)[:total]
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
     shared = None if private is None else ~np.asarray(private)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -110,6 +110,9 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
     Raises:
         DataError: naming the task.
     """
+    for name, of_tasks in given.items():
+        if isinstance(of_tasks, Mapping) or not hasattr(of_tasks, "__len__"):
+            raise DataError(f"{name} is a {type(of_tasks).__name__}; give a list, of one array a task")
     n = len(given["reward"])
     if not n:
         raise DataError("there are no tasks; give one entry a task")
@@ -118,10 +121,10 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
         if len(of_tasks) != n:
             raise DataError(f"{name} is of {len(of_tasks)} tasks, and reward of {n}; give one entry a task")
     arrays = {
-        name: [jax.tree.map(np.asarray, own) if name == "obs" else np.asarray(own) for own in of_tasks]
+        name: [_arrays(name, called[task], own) for task, own in enumerate(of_tasks)]
         for name, of_tasks in given.items()
     }
-    lengths = [len(own) for own in arrays["reward"]]
+    lengths = [own.size for own in arrays["reward"]]
     for name, of_tasks in arrays.items():
         for task, own in enumerate(of_tasks):
             _check(name, called[task], own, of_tasks[0], lengths[task])
@@ -142,6 +145,16 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
     cut[:, -1] = ~terminated[:, -1]
     reward = found["reward"].astype(np.float32)
     return _Logged(found["obs"], found["action"], reward, terminated, cut, found.get("value"))
+
+
+def _arrays(name: str, task: str, own: PyTree) -> PyTree:
+    """What one task has as arrays: a pytree of them, or lists of numbers."""
+    try:
+        return np.asarray(own) if isinstance(own, list) else jax.tree.map(np.asarray, own)
+    except ValueError as error:
+        raise DataError(
+            f"{name} of task {task} is no array ({error}); put a task's episodes one after another"
+        ) from error
 
 
 def _called(names: Sequence[str] | None, n: int) -> list[str]:

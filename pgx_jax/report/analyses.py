@@ -80,7 +80,7 @@ def approximation_table(found: ApproximationResult) -> Table:
     table.add_column(no_wrap=True)
     for distance in found.distances:
         table.add_column(percent(distance), justify="right")
-    table.add_column("at own", justify="right", no_wrap=True)
+    table.add_column("where they lead", justify="right", no_wrap=True)
     for kind in KINDS:
         for measure, name in NAMES.items():
             if len(errors := found.of_kind(kind, measure)):

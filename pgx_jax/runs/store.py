@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
 from pgx_jax import types
-from pgx_jax.errors import ConfigError, DataError, FolderError
+from pgx_jax.errors import BusyError, ConfigError, DataError, FolderError
 from pgx_jax.mesh import leads
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
@@ -172,7 +172,7 @@ class RunStore:
         """No other process may claim the folder meanwhile (where the system can lock folders).
 
         Raises:
-            FolderError: another one has.
+            BusyError: another one has.
         """
         if fcntl is None or not leads():
             yield
@@ -182,7 +182,7 @@ class RunStore:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise FolderError(
+            raise BusyError(
                 f"another process works on the run {self.path}; wait until it has ended, or choose another "
                 f"folder"
             ) from None
