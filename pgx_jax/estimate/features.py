@@ -316,8 +316,8 @@ def gradient_features(
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}; it must be at least 1")
     check_precision(precision)
-    check_log_prob(log_prob, params, transitions)
     check_projection(projection, dim)
+    check_log_prob(log_prob, params, transitions)
     sizes = default_sizes() if chunk is None else default_sizes()._replace(chunk=chunk)
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
