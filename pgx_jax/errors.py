@@ -3,7 +3,7 @@
 import ast
 import re
 import typing
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -108,6 +108,19 @@ def _names(kind: Any) -> list[str]:
     if typing.get_origin(kind) is typing.Literal:
         return list(typing.get_args(kind))
     return [name for part in typing.get_args(kind) if part is not Ellipsis for name in _names(part)]
+
+
+def called(names: Sequence[str] | None, n: int) -> list[str]:
+    """What messages call n tasks: by their names, or else by their numbers.
+
+    Raises:
+        DataError: there are more or fewer names.
+    """
+    if names is None:
+        return list(map(str, range(n)))
+    if len(names) != n:
+        raise DataError(f"there are {len(names)} names of {n} tasks")
+    return [repr(name) for name in names]
 
 
 def is_address(text: str) -> bool:

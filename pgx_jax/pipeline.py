@@ -12,6 +12,7 @@ enter there (see `group_transitions`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -428,9 +429,7 @@ class Grouped(NamedTuple):
         """The groups, what splitting is said to gain, and how certain they are."""
         labels = np.asarray(self.grouping.labels)
         names = self.held_out.data.names or [str(task) for task in range(len(labels))]
-        groups = [
-            [names[task] for task in np.flatnonzero(labels == g).tolist()] for g in range(self.grouping.k)
-        ]
+        groups = [list(itertools.compress(names, row)) for row in self.grouping.member]
         told = f"k = {self.grouping.k}: " + ", ".join(f"{{{', '.join(group)}}}" for group in groups)
         if self.grouping.k > 1 and self.predicted:
             low, high = self.predicted["ci95"]
@@ -441,6 +440,7 @@ class Grouped(NamedTuple):
         return told
 
 
+@one_blas_thread
 def group_transitions(
     log_prob: LogProb,
     params: PyTree,
@@ -470,15 +470,11 @@ def group_transitions(
         SolverError: the relaxation was not solved.
     """
     config = config or Config()
-    estimate.check_transitions(transitions, names)
+    member = _checked_subsets(transitions, config, names)
     estimate.check_params(params)
     estimate.check_log_prob(log_prob, params, transitions)
-    check_method(config, len(transitions.source))
-    estimate.require_held_out(config.estimate.score, "roll-outs need an environment")
-    subsets(config, len(transitions.source))  # refuses sizes that there can't be, before the long part
     feats = features(log_prob, params, transitions, config, names)
-    policy: dict[str, Any] = {"log_prob": log_prob, "params": params}
-    return group_features(feats, transitions, config, looks=looks, names=names, **policy)
+    return _grouped(feats, transitions, member, config, looks, names, log_prob=log_prob, params=params)
 
 
 @one_blas_thread
@@ -504,15 +500,33 @@ def group_features(
         ConfigError, DataError, SolverError: see `group_transitions`.
     """
     config = config or Config()
-    estimate.check_transitions(transitions, names)
+    member = _checked_subsets(transitions, config, names)
     estimate.check_features(feats, transitions)
-    e, n = config.estimate, len(transitions.source)
-    check_method(config, n)
-    estimate.require_held_out(e.score, "roll-outs need an environment")
-    member = subsets(config, n)
+    return _grouped(feats, transitions, member, config, looks, names, log_prob=log_prob, params=params)
+
+
+def _checked_subsets(
+    transitions: Transitions, config: Config, names: Sequence[str] | None
+) -> Bool[np.ndarray, "m n"]:
+    """The subsets of tasks with logged data, once data and settings can be grouped."""
+    estimate.check_transitions(transitions, names)
+    check_method(config, len(transitions.source))
+    estimate.require_held_out(config.estimate.score, "roll-outs need an environment")
+    return subsets(config, len(transitions.source))
+
+
+def _grouped(
+    feats: Features,
+    transitions: Transitions,
+    member: Bool[np.ndarray, "m n"],
+    config: Config,
+    looks: int,
+    names: Sequence[str] | None,
+    **policy: Any,
+) -> Grouped:
+    e = config.estimate
     surrogates, scores, _ = score_subsets(feats, transitions, member, e, names=names)
-    key = config.stream("deal")
-    held_out = HeldOut(feats, transitions, e, key, names, log_prob=log_prob, params=params)
+    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **policy)
     pairs = affinity(scores, held_out, e)
     found = choose_groups(pairs, held_out, config, k=config.k, looks=looks, names=names)
     certain = stability(pairs, held_out, found, config, scores=scores)

@@ -35,7 +35,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pgx_jax import estimate, learn, pipeline
-from pgx_jax.analysis.subject import Subject, checked_members, groups_of
+from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
 from pgx_jax.compare.results import Number, Record
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import LogProb
@@ -344,14 +344,10 @@ def _direction(run: Subject, path: Path, distances: Sequence[float], thinned: Th
     return DirectionErrors(
         kind=path.kind,
         tasks=names,
-        errors={name: [_finite(x) for x in values[: len(distances)]] for name, values in found.items()},
+        errors={name: [finite(x) for x in values[: len(distances)]] for name, values in found.items()},
         own=length or None,
-        at_own={name: _finite(values[-1]) for name, values in found.items()} if length > 0 else {},
+        at_own={name: finite(values[-1]) for name, values in found.items()} if length > 0 else {},
     )
-
-
-def _finite(x: float) -> Number:
-    return x if math.isfinite(x) else None
 
 
 def first_order_error(

@@ -56,7 +56,7 @@ from jaxtyping import Bool, Float, Int
 from pgx_jax import learn, pipeline
 from pgx_jax.analysis.approximation import surrogate_paths
 from pgx_jax.analysis.curvature import TRACES, Estimate, extreme_eigenvalues, hessian_trace, matfree
-from pgx_jax.analysis.subject import Subject, checked_members, groups_of
+from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
 from pgx_jax.compare.results import Number, Record
 from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError
@@ -199,6 +199,17 @@ def _log_probs(log_prob: LogProb, params: PyTree, obs: PyTree, action: Array) ->
     return jax.vmap(jax.vmap(log_prob, (None, 0, 0)), (None, 0, 0))(params, obs, action)
 
 
+def _clipped(
+    log_prob: LogProb, params: PyTree, before: PyTree, obs: PyTree, action: Array, clip: Array
+) -> Float[Array, "U N"]:
+    """clip(r) - 1 of every transition."""
+    log_ratio = _log_probs(log_prob, params, obs, action) - _log_probs(log_prob, before, obs, action)
+    return jnp.clip(jnp.exp(log_ratio), 1 - clip, 1 + clip) - 1
+
+
+_gains = functools.partial(compiled, quick=True, static_argnames="log_prob")(_clipped)
+
+
 @functools.cache
 def clipped_loss(log_prob: LogProb) -> Any:
     """L of parameters, as (params, before, obs, action, coefficient, clip) -> a scalar.
@@ -210,19 +221,9 @@ def clipped_loss(log_prob: LogProb) -> Any:
     def loss(
         params: PyTree, before: PyTree, obs: PyTree, action: Array, coefficient: Array, clip: Array
     ) -> Array:
-        log_ratio = _log_probs(log_prob, params, obs, action) - _log_probs(log_prob, before, obs, action)
-        return -jnp.sum(coefficient * (jnp.clip(jnp.exp(log_ratio), 1 - clip, 1 + clip) - 1))
+        return -jnp.sum(coefficient * _clipped(log_prob, params, before, obs, action, clip))
 
     return loss
-
-
-@functools.partial(compiled, quick=True, static_argnames="log_prob")
-def _gains(
-    log_prob: LogProb, params: PyTree, before: PyTree, obs: PyTree, action: Array, clip: Array
-) -> Float[Array, "U N"]:
-    """clip(r) - 1 of every transition."""
-    log_ratio = _log_probs(log_prob, params, obs, action) - _log_probs(log_prob, before, obs, action)
-    return jnp.clip(jnp.exp(log_ratio), 1 - clip, 1 + clip) - 1
 
 
 @functools.partial(compiled, quick=True, static_argnames=("loss", "draws"))
@@ -345,10 +346,6 @@ class GeneralisationResult(Record, frozen=True, kw_only=True):
     def largest(self) -> float:
         """The largest value that the loss may have."""
         return _number(self.clip) * _number(self.cut)
-
-
-def _finite(x: float) -> Number:
-    return x if math.isfinite(x) else None
 
 
 def _number(x: Number) -> float:
@@ -499,7 +496,7 @@ def _subset(
         distance=moved / length,
         fitted=float(at_theta),
         fresh=float(known[member].mean()),
-        gap_stderr=_finite(math.hypot(*stderr)),
+        gap_stderr=finite(math.hypot(*stderr)),
         unseen=float(further[unseen].mean()) if unseen.any() else None,
         unseen_tasks=int(unseen.sum()),
         trace={name: (found.mean, found.stderr) for name, found in curved.traces.items()},

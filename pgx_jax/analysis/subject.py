@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pgx_jax.compare.results import Number
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Features, Transitions
+from pgx_jax.types import Agent, Features, Grouping, Transitions
 
 
 class Subject(Protocol):
@@ -46,8 +48,12 @@ class Subject(Protocol):
 
 def groups_of(run: Subject) -> Bool[np.ndarray, "k n"]:
     """The groups that a run has found: bool [k, n]."""
-    labels = np.asarray(run.labels)
-    return labels[None, :] == np.arange(labels.max() + 1)[:, None]
+    return Grouping(np.asarray(run.labels)).member
+
+
+def finite(x: float) -> Number:
+    """A number as records have it: None where it is not finite."""
+    return x if math.isfinite(x) else None
 
 
 def checked_members(member: Bool[np.ndarray, "m n"], names: Sequence[str]) -> Bool[np.ndarray, "m n"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, called
 from pgx_jax.estimate.gradients import LogProb
 from pgx_jax.types import FIT, SCORE, SELECT, Features, PyTree, Transitions
 
@@ -57,14 +57,14 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
         )
     if n and not (0 <= source.min() and source.max() < sources):
         raise DataError(f"transitions.source = {source.tolist()}; there are sources 0 to {sources - 1}")
-    called = [repr(name) for name in names] if names is not None else list(map(str, range(n)))
+    tasks = called(names, n)
     for part, purpose in ((FIT, "fit"), (SCORE, "score"), (SELECT, "select")):
         lacking = ~(split == part).any(1)[source]
         if lacking.any():
             task = int(np.argmax(lacking))
             there = len(np.unique(trajectory[source[task]]))
             raise DataError(
-                f"task {called[task]} has no trajectory to {purpose} by, of {there} in all; at least three "
+                f"task {tasks[task]} has no trajectory to {purpose} by, of {there} in all; at least three "
                 f"are needed: collect more (or shorter) trajectories, in more environments"
             )
 

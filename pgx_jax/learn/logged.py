@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.errors import ConfigError, DataError, called
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.baselines import expected
 from pgx_jax.learn.collecting import split_by_trajectory
@@ -91,7 +91,7 @@ def transitions_from(
     kept = [np.flatnonzero(~row) for row in logged.cut]
     least = min(map(len, kept))
     if not least:
-        name = _called(names, n)[min(range(n), key=lambda task: len(kept[task]))]
+        name = called(names, n)[min(range(n), key=lambda task: len(kept[task]))]
         raise DataError(f"all steps of task {name} are the last of an episode that was cut; log longer ones")
     index = np.arange(n)[:, None], np.stack([own[:least] for own in kept])
 
@@ -116,18 +116,18 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
     n = len(given["reward"])
     if not n:
         raise DataError("there are no tasks; give one entry a task")
-    called = _called(names, n)
+    tasks = called(names, n)
     for name, of_tasks in given.items():
         if len(of_tasks) != n:
             raise DataError(f"{name} is of {len(of_tasks)} tasks, and reward of {n}; give one entry a task")
     arrays = {
-        name: [_arrays(name, called[task], own) for task, own in enumerate(of_tasks)]
+        name: [_arrays(name, tasks[task], own) for task, own in enumerate(of_tasks)]
         for name, of_tasks in given.items()
     }
     lengths = [own.size for own in arrays["reward"]]
     for name, of_tasks in arrays.items():
         for task, own in enumerate(of_tasks):
-            _check(name, called[task], own, of_tasks[0], lengths[task])
+            _check(name, tasks[task], own, of_tasks[0], lengths[task])
     count = min(lengths)
     found = {
         name: jax.tree.map(lambda *xs: np.stack([x[:count] for x in xs]), *of_tasks)
@@ -138,8 +138,8 @@ def _together(given: dict[str, Sequence[PyTree]], names: Sequence[str] | None) -
     never = ~(terminated | cut).any(1)
     if never.any():
         raise DataError(
-            f"no episode of task {called[int(np.argmax(never))]} ends within the {count} steps that are "
-            f"taken of each task, as many as task {called[int(np.argmin(lengths))]} has; mark where episodes "
+            f"no episode of task {tasks[int(np.argmax(never))]} ends within the {count} steps that are "
+            f"taken of each task, as many as task {tasks[int(np.argmin(lengths))]} has; mark where episodes "
             f"end (terminated), or were cut (truncated)"
         )
     cut[:, -1] = ~terminated[:, -1]
@@ -155,15 +155,6 @@ def _arrays(name: str, task: str, own: PyTree) -> PyTree:
         raise DataError(
             f"{name} of task {task} is no array ({error}); put a task's episodes one after another"
         ) from error
-
-
-def _called(names: Sequence[str] | None, n: int) -> list[str]:
-    """Names of n tasks for messages."""
-    if names is None:
-        return list(map(str, range(n)))
-    if len(names) != n:
-        raise DataError(f"there are {len(names)} names of {n} tasks")
-    return [repr(name) for name in names]
 
 
 def _check(name: str, task: str, own: PyTree, first: PyTree, length: int) -> None:
@@ -231,6 +222,6 @@ def parts_of(
     ends[:, :-1] = trajectory[:, 1:] != trajectory[:, :-1]
     for task, row in enumerate(trajectory):
         if ends[task].sum() != len(np.unique(row)):
-            name = _called(names, len(trajectory))[task]
+            name = called(names, len(trajectory))[task]
             raise DataError(f"transitions of one trajectory of task {name} do not stand together; sort them")
     return split_by_trajectory(ends[:, None], np.random.default_rng(seed))[1]

@@ -50,9 +50,9 @@ class Run(Records):
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, left_out=self._left_out())
-        works = self.store is not None and not self.store.has_file("results.json")
+        store = self.store
         with (
-            self.store.claimed() if self.store is not None and works else nullcontext(),
+            nullcontext() if store is None or store.has_file("results.json") else store.claimed(),
             compiling_ahead(self) if self._is_whole(names) else nullcontext(),
         ):
             self.look = 1
