@@ -91,7 +91,7 @@ def check_log_prob(log_prob: LogProb, params: PyTree, transitions: Transitions) 
         ConfigError: it fails, or returns something else than a number.
     """
     obs, action = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[2:], jnp.asarray(x).dtype),
+        lambda x: jax.ShapeDtypeStruct(np.shape(x)[2:], jnp.result_type(x)),  # nothing is moved
         (transitions.obs, transitions.action),
     )
     try:
