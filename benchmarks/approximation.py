@@ -24,7 +24,14 @@ from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.run import Run
 from pgx_jax.tasks.registry import make_family
 
-FAMILIES = ("cartpole-goals", "points-hard", "cartpole-physics", "highway-objectives")
+FAMILIES = (
+    "cartpole-goals",
+    "points-hard",
+    "cartpole-physics",
+    "highway-objectives",
+    "reacher-targets",
+    "lunarlander",
+)
 WIDTH = 64
 ALONE = 3
 """Tasks that are fine-tuned on alone, spread over the family."""
