@@ -1,8 +1,9 @@
-"""How well fitted policies do on fresh trajectories, and what bounds promise: `python benchmarks/generalisation.py`.
+"""How well fitted policies do on fresh data, and what bounds promise: `python benchmarks/generalisation.py`.
 
-A run of the default settings is made up to its groups, with networks of several depths. The policies that its
-estimate fits to what theta* experienced are measured as `pgx-jax analyse RUN generalisation` does: one for all
-tasks, one for each group that was found, and one for each group of a random partition of the same sizes.
+A run of the default settings is made up to its groups, with networks of several depths. The policies that
+its estimate fits to what theta* experienced are measured as `pgx-jax analyse RUN generalisation` does: one
+for all tasks, one for each group that was found, and one for each group of a random partition of the same
+sizes.
 """
 
 from __future__ import annotations
