@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import approximation_tables
+import generalisation_tables
 import language_tables
 import main_tables
 import matplotlib
@@ -39,6 +40,7 @@ TITLES = {
     "peer_curves": "Learning curves of our PPO and of rejax's at equal steps",
     "meta_rl": "Return on unseen tasks by steps of adaptation",
     "approximation": "Relative error of first order by distance from θ*, kinds of directions and depth",
+    "generalisation": "Losses of fitted policies on old and fresh data, and their bounds, by depth",
     "language": "Held-out preference accuracy of every method, with intervals over seeds",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
@@ -243,6 +245,7 @@ DRAWERS = {
     "peer_curves": peer_curves,
     "meta_rl": meta_rl,
     "approximation": approximation_tables.draw,
+    "generalisation": generalisation_tables.draw,
     "language": language,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

@@ -19,6 +19,7 @@ import calibration_tables
 import cost_tables
 import drawings
 import environment_tables
+import generalisation_tables
 import language_tables
 import learning_tables
 import main_tables
@@ -145,11 +146,12 @@ PAGES = {
     ),
     "results_estimate.md": Page(
         "How good the estimate is, and what it costs",
-        "calibration, certainty of groups, errors of first order, many tasks, projections",
+        "calibration, certainty of groups, errors of first order, generalisation, many tasks, projections",
         (
             by_script("Calibration", "calibration", calibration_tables.calibration),
             by_script("How certain groups are", "stability", calibration_tables.stability),
             by_script("First order", "approximation", approximation_tables.first_order),
+            by_script("Generalisation", "generalisation", generalisation_tables.generalisation),
             by_script("Cost of the estimate", "estimation", cost_tables.estimation),
             by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
             Section("Many tasks", {"scale": "python benchmarks/scale.py"}, scale_tables.scale, waits=True),

@@ -66,7 +66,8 @@ def compute(cell: Mapping, small: bool) -> dict:
     given = {"seed": cell["seed"]} | (SMALL_FAMILY if small else {})
     family = make_family(name, **{key: value for key, value in given.items() if key in known})
     deep = {"seed": cell["seed"], "policy": {"hidden": [4 if small else WIDTH] * cell["layers"]}}
-    config = override(config_for(family), merge(SMALL_CONFIG if small else {}, deep))
+    shrunk = merge(SMALL_CONFIG, {"k": 2}) if small else {}
+    config = override(config_for(family), merge(shrunk, deep))
     run = Run(family, config).compute("grouping")
     parts = partitions(run)
     settings = SMALL if small else GeneralisationConfig()

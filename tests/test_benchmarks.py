@@ -40,6 +40,8 @@ import default_command  # noqa: E402
 import drawings  # noqa: E402
 import estimation  # noqa: E402
 import features  # noqa: E402
+import generalisation  # noqa: E402
+import generalisation_tables  # noqa: E402
 import learning_tables  # noqa: E402
 import peers  # noqa: E402
 import ppo  # noqa: E402
@@ -356,6 +358,21 @@ def test_approximation_small_preset(tmp_path):
     shown = approximation_tables.first_order(common.read(out))
     assert "| cartpole-goals, 2 |" in shown and "| *the paper: Highway* | – | 0.02% | 0.11% | 2.0% |" in shown
     assert approximation_tables.draw(common.read(out)).startswith(b"\x89PNG")
+
+
+def test_generalisation_small_preset(tmp_path):
+    out = tmp_path / "generalisation.json"
+    assert generalisation.main(["--preset", "small", "--out", str(out)]) == 0
+    (cell,) = common.read(out)["cells"]
+    assert cell["parts"] == {"all": 1, "ours": 2, "random": 2}
+    sizes = [len(subset["tasks"]) for subset in cell["found"]["subsets"]]
+    assert sizes[0] == 4 and sorted(sizes[1:3]) == sorted(sizes[3:])
+    measured = generalisation_tables.by_network(common.read(out))[("cartpole-goals", 2, "ours")]
+    fitted = [subset["fitted"] for subset in cell["found"]["subsets"][1:3]]
+    assert measured.over_tasks("fitted") == pytest.approx(np.average(fitted, weights=sizes[1:3]))
+    shown = generalisation_tables.generalisation(common.read(out))
+    assert shown.count("| cartpole-goals, 2 |") == 3
+    assert generalisation_tables.draw(common.read(out)).startswith(b"\x89PNG")
 
 
 def test_features_small_preset(tmp_path, monkeypatch):

@@ -1,0 +1,136 @@
+"""The docs' table and figure of generalisation errors and their bounds, made from the result file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib
+import msgspec
+import numpy as np
+from tables import over_runs, plural, table
+
+from pgx_jax.analysis.generalisation import GeneralisationResult, SubsetGeneralisation
+from pgx_jax.report.figures.analyses import LOSSES
+from pgx_jax.report.figures.canvas import FAINT, RC, canvas, png
+from pgx_jax.report.wording import with_interval
+
+PARTS = {"all": "one policy for all", "ours": "our groups", "random": "random groups"}
+"""Partitions, by their names in results."""
+
+
+class Measured(NamedTuple):
+    """The policies of one partition, with networks of one depth: an entry a seed."""
+
+    found: list[GeneralisationResult]
+    policies: list[list[SubsetGeneralisation]]
+
+    def over_tasks(self, name: str) -> np.ndarray:
+        """Means of a number over all tasks, one a seed; NaN where a policy lacks it."""
+        return np.array([
+            np.average([_number(getattr(x, name)) for x in several], weights=[len(x.tasks) for x in several])
+            for several in self.policies
+        ])  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+Found = dict[tuple[str, int, str], Measured]
+"""(family, hidden layers, partition) -> what was measured."""
+
+
+def by_network(data: Mapping) -> Found:
+    """What was measured, families in their order, then by depth."""
+    found: Found = {}
+    for cell in data["cells"]:
+        record, first = msgspec.convert(cell["found"], GeneralisationResult), 0
+        for name, count in cell["parts"].items():
+            where = cell["cell"]["family"], cell["cell"]["layers"], name
+            known = found.setdefault(where, Measured([], []))
+            known.found.append(record)
+            known.policies.append(record.subsets[first : first + count])
+            first += count
+    order = list(dict.fromkeys(family for family, *_ in found))
+    names = list(PARTS)
+    return dict(sorted(found.items(), key=lambda x: (order.index(x[0][0]), x[0][1], names.index(x[0][2]))))
+
+
+def _row(where: tuple[str, int, str], measured: Measured) -> list[str]:
+    family, layers, part = where
+    traces = [x.trace["hutch++"][0] for several in measured.policies for x in several]
+    largest = [x.eigenvalues[1] for several in measured.policies for x in several]
+    bounds = [x for several in measured.policies for x in several]
+    columns = {name: measured.over_tasks(name) for name in ("fitted", "fresh", "unseen", "gap", "bound")}
+    shown = {name: "–" if np.isnan(x).any() else with_interval(over_runs(x)) for name, x in columns.items()}
+    return [
+        f"{family}, {layers}", PARTS[part], f"{measured.found[0].parameters:,}",
+        shown["fitted"], shown["fresh"], shown["gap"], shown["unseen"],
+        f"{np.mean(traces):.2g}", f"{np.mean(largest):.2g}", shown["bound"],
+        f"{sum(x.vacuous for x in bounds)} of {len(bounds)}",
+    ]  # fmt: skip
+
+
+def generalisation(data: Mapping) -> str:
+    """Losses, gaps, curvature and bounds by family, depth and partition."""
+    found = by_network(data)
+    head = [
+        "family, hidden layers", "policies", "p", "loss, fitted", "loss, fresh", "gap", "loss, unseen tasks",
+        "tr H", "largest eigenvalue", "bound", "vacuous",
+    ]  # fmt: skip
+    rows = [_row(*item) for item in found.items()]
+    return table(head, rows) + "\n\n" + _facts(found)
+
+
+def _facts(found: Found) -> str:
+    first = next(iter(found.values()))
+    record = first.found[0]
+    seeds = sorted({len(measured.policies) for measured in found.values()})
+    gaps = np.array([x.gap for m in found.values() for several in m.policies for x in several])
+    promised = np.array([x.promised for m in found.values() for several in m.policies for x in several])
+    return (
+        f"Policies that the estimate fits to part of what θ* experienced, by their loss (PPO's clipped "
+        f"objective on advantages cut to ±{record.cut:g}; θ* has 0, no loss is above {record.largest:.2g}): "
+        f"on the trajectories that were fitted, on fresh ones of θ*, and on unseen tasks; means over tasks, "
+        f"with 95% t-intervals over {' or '.join(plural(n, 'seed') for n in seeds)}. The gap is the fresh "
+        f"loss less the fitted one. H: the Hessian of the fitted loss (Hutch++, Lanczos), averaged over the "
+        f"policies. Bound: PAC-Bayes, with a probability of {1 - record.delta:.0%} above the loss that the "
+        f"policy has with a little noise; vacuous where it is above every possible loss. Measured gaps are "
+        f"{gaps.min():.3f} to {gaps.max():.3f}; the bounds allow {promised.min():.2f} to "
+        f"{promised.max():.2f}."
+    )
+
+
+def draw(data: Mapping) -> bytes:
+    """Losses and bounds, a panel a family; rows are depths and partitions."""
+    found = by_network(data)
+    families = list(dict.fromkeys(family for family, *_ in found))
+    rows = max(sum(where[0] == family for where in found) for family in families)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(3.4 * len(families) + 1.6, 1.6 + 0.32 * rows, columns=len(families))
+        for axes, family in zip(panels, families, strict=True):
+            _panel(axes, {where: x for where, x in found.items() if where[0] == family})
+            axes.set_title(family)
+        known = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3, fontsize=8)
+        return png(figure)
+
+
+def _panel(axes, found: Found) -> None:
+    for row, measured in enumerate(found.values()):
+        for name in ("fitted", "fresh", "unseen", "bound"):
+            colour, marker, label = LOSSES[name]
+            values = measured.over_tasks(name)
+            size = 11 if marker == "|" else 5
+            axes.plot(values, np.full(len(values), row), marker, ms=size, mew=1.5, color=colour, label=label,
+                      alpha=0.8)  # fmt: skip
+    largest = next(iter(found.values())).found[0].largest
+    axes.axvline(largest, color=FAINT, lw=0.8, ls=(0, (4, 3)), label="largest possible loss")
+    axes.axvline(0, color=FAINT, lw=1)
+    labels = [f"{layers} layers, {PARTS[part]}" for _, layers, part in found]
+    axes.set(ylim=(len(found) - 0.5, -0.5), yticks=range(len(found)), yticklabels=labels)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.set_xlabel("loss (standardised advantage a step)")
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
