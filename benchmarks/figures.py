@@ -26,6 +26,7 @@ import main_tables
 import meta_tables
 import metaworld_drawings
 import metaworld_tables
+import paper_tables
 import scale_tables
 import tables
 import tyro
@@ -292,6 +293,7 @@ def rendered(sections: Sequence[Section], folder: Path) -> list[str]:
 def results_text(folder: Path) -> str:
     """Everything between the markers of the README."""
     links = [f"- [{page.title}](docs/{name}): {page.says}" for name, page in PAGES.items()]
+    links.append("- [The paper's tables beside ours](docs/paper.md)")
     return "\n\n".join([INTRO, *rendered(HEADLINE, folder), "More results:", "\n".join(links)])
 
 
@@ -329,6 +331,9 @@ def documents(folder: Path) -> dict[str, str]:
         found["meta_rl.md"] = meta_tables.whole(known["meta_rl"], known.get("meta_search"))
     if "mt10" in known:
         found["metaworld.md"] = metaworld_tables.whole(known["mt10"])
+    beside = {name: read(path) for name in paper_tables.SOURCES if (path := folder / f"{name}.json").exists()}
+    if beside:
+        found["paper.md"] = paper_tables.whole(beside)
     return found
 
 
