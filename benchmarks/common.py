@@ -32,6 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = ROOT / "runs" / "benchmarks"
 Preset = Literal["full", "small"]
+CHANGES_NOTHING = (
+    "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
+    "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
+    "grouping.resamples", "estimate.projection",
+)  # fmt: skip
+"""Settings that came later, with which by default all is as before."""
+EQUAL = {"estimate.affinity": ("per_task", None)}
+"""Values of settings that mean the same for the families of the benchmarks (up to 30 tasks)."""
 
 
 def environment() -> dict:
@@ -90,6 +98,32 @@ def committed(name: str) -> dict | None:
     return read(path) if path.exists() else None
 
 
+def leaves(settings: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping) and value
+        found |= leaves(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
+
+
+def changed(before: Mapping, now: Mapping) -> list[str]:
+    """Names of the settings that make other results now than before, "defaults.k" for instance.
+
+    Args:
+        before: of a result file.
+        now: of the script.
+    """
+    old, new, missing = leaves(before), leaves(now), object()
+    found = []
+    for name in sorted(old.keys() | new):
+        values, known = [each.get(name, missing) for each in (old, new)], name.removeprefix("defaults.")
+        came = values[0] is missing and known in CHANGES_NOTHING
+        if values[0] != values[1] and not came and not all(v in EQUAL.get(known, ()) for v in values):
+            found.append(name)
+    return found
+
+
 def plain(value: Any) -> Any:
     """The value as JSON gives it back."""
     return json.loads(dumps(value))
@@ -139,9 +173,9 @@ class ResultFile:
         self.data = plain({**fresh, "environments": [], "cells": []})
         if path.exists():
             found = read(path)
-            if found.get("settings") != self.data["settings"]:
+            if names := changed(found.get("settings", {}), self.data["settings"]):
                 raise ConfigError(
-                    f"{path} holds results of other settings ({found.get('settings')}); "
+                    f"{path} holds results of other settings ({', '.join(names)}); "
                     f"remove it or choose another file with --out"
                 )
             self.data = found

@@ -30,7 +30,7 @@ import paper_tables
 import scale_tables
 import tables
 import tyro
-from common import RESULTS, ROOT, plain, read
+from common import CHANGES_NOTHING, RESULTS, ROOT, plain, read
 from tables import Section
 
 from pgx_jax.config import Config
@@ -192,13 +192,6 @@ PAGES = {
 SECTIONS = (*HEADLINE, *(section for page in PAGES.values() for section in page.sections))
 
 
-CHANGES_NOTHING = (
-    "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
-    "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
-    "grouping.resamples",
-    "estimate.projection",
-)  # fmt: skip
-"""Settings that came later, with which by default all is as before."""
 DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")
 """Result files of the tables in docs/."""
 

@@ -111,8 +111,17 @@ def test_study_resumes_behind_the_last_saved_cell(small_study, run_results, monk
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     path = tmp_path / "x.json"
     common.ResultFile(path, name="x", command="", settings={"a": 1}).add({"i": 0}, {"v": 1.0})
-    with pytest.raises(ConfigError, match="other settings.*--out"):
+    with pytest.raises(ConfigError, match=r"other settings \(a\);.*--out"):
         common.ResultFile(path, name="x", command="", settings={"a": 2})
+
+
+def test_settings_that_change_nothing_let_results_go_on():
+    before = {"defaults": {"k": None, "estimate": {"affinity": "per_task", "dim": 400}}}
+    now = {"defaults": {"k": None, "estimate": {"affinity": None, "dim": 400, "projection": "gaussian"}}}
+    assert common.changed(before, now) == []
+    assert common.changed(now, before) == ["defaults.estimate.projection"]  # nobody knows what there was
+    now["defaults"]["estimate"] |= {"dim": 100, "ridge": 1}
+    assert common.changed(before, now) == ["defaults.estimate.dim", "defaults.estimate.ridge"]
 
 
 @pytest.fixture(scope="module")
