@@ -28,6 +28,9 @@ PUBLISHED = {
 LINES = {2: "-", 4: "--", 8: ":"}
 """Line of every number of hidden layers."""
 
+ACROSS = 3
+"""Families beside each other in the figure."""
+
 Found = dict[tuple[str, int], list[ApproximationResult]]
 """(family, hidden layers) -> the records of all seeds."""
 
@@ -91,29 +94,40 @@ def _facts(found: Found) -> str:
 
 
 def draw(data: Mapping) -> bytes:
-    """Errors against distance: a column a family, a row a measure; colours are kinds, lines depths."""
+    """Errors against distance: a column a family, at most three beside each other, two rows for the measures
+    of these; colours are kinds, lines depths."""
     found = by_network(data)
     families = list(dict.fromkeys(family for family, _ in found))
+    columns = min(len(families), ACROSS)
+    blocks = -(-len(families) // columns)
     with matplotlib.rc_context(RC):
-        figure, panels = canvas(2.6 * len(families) + 1.4, 5.2, columns=len(families), rows=2)
-        for i, (measure, title) in enumerate(MEASURE_TITLES.items()):
-            for j, family in enumerate(families):
-                axes = panels[i * len(families) + j]
-                of_family = {layers: x for (name, layers), x in found.items() if name == family}
+        figure, panels = canvas(2.9 * columns + 0.6, 4.9 * blocks + 0.6, columns=columns, rows=2 * blocks)
+        for axes in panels:
+            axes.set_visible(False)
+        for number, family in enumerate(families):
+            block, column = divmod(number, columns)
+            of_family = {layers: x for (name, layers), x in found.items() if name == family}
+            for i, (measure, title) in enumerate(MEASURE_TITLES.items()):
+                axes = panels[(2 * block + i) * columns + column]
+                axes.set_visible(True)
                 _panel(axes, of_family, measure)
                 axes.set_title(family if i == 0 else "")
                 axes.set_xlabel("distance |θ − θ*| / |θ*| (%)" if i else "")
-            panels[i * len(families)].set_ylabel(f"{title} (%)", fontsize=8.5)
-        lines = [
-            matplotlib.lines.Line2D([], [], color=KIND_STYLE[k][0], marker=KIND_STYLE[k][2], ms=4, label=text)
-            for k, text in KIND_LABELS.items()
-        ]
-        lines += [
-            matplotlib.lines.Line2D([], [], color=INK, ls=ls, label=f"{depth} hidden layers")
-            for depth, ls in LINES.items()
-        ]
-        figure.legend(handles=lines, loc="outside right center", fontsize=8)
+                axes.set_ylabel("" if column else f"{title} (%)", fontsize=8.5)
+        figure.legend(handles=_handles(), loc="outside lower center", ncols=3, fontsize=8)
         return png(figure)
+
+
+def _handles() -> list[matplotlib.lines.Line2D]:
+    """Of the legend: kinds, then depths."""
+    kinds = [
+        matplotlib.lines.Line2D([], [], color=KIND_STYLE[k][0], marker=KIND_STYLE[k][2], ms=4, label=text)
+        for k, text in KIND_LABELS.items()
+    ]
+    return kinds + [
+        matplotlib.lines.Line2D([], [], color=INK, ls=ls, label=f"{depth} hidden layers")
+        for depth, ls in LINES.items()
+    ]
 
 
 def _panel(axes, found: Mapping[int, list[ApproximationResult]], measure: str) -> None:
