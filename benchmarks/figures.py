@@ -1,7 +1,7 @@
 """Make the results of README and docs from the result files: `python benchmarks/figures.py`.
 
-Everything between the markers in README.md is rewritten, and so are the pages of results in docs/; the
-figures are drawn anew. Nothing is measured here and nothing is typed by hand; a result file that is missing
+What stands between markers in README.md is rewritten, and so are the pages of results in docs/; the figures
+are drawn anew. Nothing is measured here and nothing is typed by hand; a result file that is missing
 leaves a note.
 """
 
@@ -37,7 +37,8 @@ from pgx_jax.config import Config
 from pgx_jax.report.wording import flatten
 from pgx_jax.runs.serial import write_atomically
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MARKS = "<!-- {}:begin -->", "<!-- {}:end -->"
+"""Around a part of the README, with its name in `PARTS`."""
 
 STUDY = "python benchmarks/study.py"
 FAMILIES = {f"study_{name}": f"{STUDY} {name}" for name in ("points", "points_hard", "flip", "physics")}
@@ -58,20 +59,6 @@ BUDGETS = {
     "budget_reacher": "reacher-targets",
     "budget_highway_objectives": "highway-objectives",
 }
-HEADLINE = (
-    Section(
-        "Every method on every family",
-        {
-            "main_table": "python benchmarks/main_table.py",
-            "method_search": "python benchmarks/method_search.py",
-        },
-        lambda found: (
-            main_tables.overview(found["main_table"], found["method_search"]) if found["main_table"] else ""
-        ),
-        waits=True,
-    ),
-)
-"""What the README shows itself."""
 
 
 class Page(NamedTuple):
@@ -86,8 +73,22 @@ class Page(NamedTuple):
 PAGES = {
     "results_returns.md": Page(
         "What methods earn",
-        "returns by budget, family, number of tasks and groups, on unseen tasks, and of a language model",
+        "every method on every family; returns by budget, number of tasks and groups, on unseen tasks, and "
+        "of a language model",
         (
+            Section(
+                "Every method on every family",
+                {
+                    "main_table": "python benchmarks/main_table.py",
+                    "method_search": "python benchmarks/method_search.py",
+                },
+                lambda found: (
+                    main_tables.overview(found["main_table"], found["method_search"])
+                    if found["main_table"]
+                    else ""
+                ),
+                waits=True,
+            ),
             Section(
                 "The first moments on unseen tasks",
                 {"meta_rl": "python benchmarks/meta_rl.py"},
@@ -189,7 +190,7 @@ PAGES = {
     ),
 }
 """By their names in docs/."""
-SECTIONS = (*HEADLINE, *(section for page in PAGES.values() for section in page.sections))
+SECTIONS = tuple(section for page in PAGES.values() for section in page.sections)
 
 
 DOCUMENTED = ("main_table", "method_search", "meta_rl", "meta_search", "mt10")
@@ -284,10 +285,22 @@ def rendered(sections: Sequence[Section], folder: Path) -> list[str]:
 
 
 def results_text(folder: Path) -> str:
-    """Everything between the markers of the README."""
+    """What stands between the README's markers of results: a table, and links to the pages."""
+    path = folder / "main_table.json"
+    shown = main_tables.headline(read(path)) if path.exists() else "Not measured yet: `main_table.json`."
     links = [f"- [{page.title}](docs/{name}): {page.says}" for name, page in PAGES.items()]
     links.append("- [The paper's tables beside ours](docs/paper.md)")
-    return "\n\n".join([INTRO, *rendered(HEADLINE, folder), "More results:", "\n".join(links)])
+    return "\n\n".join([shown, "More results:", "\n".join(links)])
+
+
+def output_text(folder: Path) -> str:
+    """What the command of the quick start tells at its end."""
+    path = folder / "quick_start.json"
+    return f"```text\n{read(path)['cells'][0]['told']}\n```" if path.exists() else "Not made yet."
+
+
+PARTS: dict[str, Callable[[Path], str]] = {"output": output_text, "results": results_text}
+"""What the README shows of results, by the names of its marks."""
 
 
 def page_text(page: Page, folder: Path) -> str:
@@ -302,16 +315,17 @@ def from_docs(text: str) -> str:
     return moved.replace("](docs/", "](")
 
 
-def splice(readme: str, text: str) -> str:
-    """The README with new results.
+def splice(readme: str, name: str, text: str) -> str:
+    """The README with a part of it anew.
 
     Raises:
-        ValueError: it lacks the markers, in this order and once each.
+        ValueError: it lacks the marks of this part, in this order and once each.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"the README needs one {BEGIN} and one {END} behind it")
-    before, after = readme[: readme.index(BEGIN)], readme[readme.index(END) :]
-    return f"{before}{BEGIN}\n{text}\n{after}"
+    begin, end = (mark.format(name) for mark in MARKS)
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(f"the README needs one {begin} and one {end} behind it")
+    before, after = readme[: readme.index(begin)], readme[readme.index(end) :]
+    return f"{before}{begin}\n{text}\n{after}"
 
 
 def documents(folder: Path) -> dict[str, str]:
@@ -345,9 +359,10 @@ def draw(folder: Path) -> dict[str, bytes]:
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
-    old = settings.readme.read_text()
+    new = settings.readme.read_text()
     try:
-        new = splice(old, results_text(settings.results))
+        for name, text in PARTS.items():
+            new = splice(new, name, text(settings.results))
     except ValueError as error:
         print(f"error: {settings.readme}: {error}", file=sys.stderr)
         return 2

@@ -214,6 +214,38 @@ def overview(data: Mapping, search: Mapping | None = None) -> str:
     return "\n\n".join(filter(None, pieces))
 
 
+HEADLINE = (
+    OURS,
+    "Gradient similarity at its best",
+    "Random groups of our sizes",
+    "One policy for all, continuing the meta-policy",
+    "One policy for all",
+    "One policy per task",
+)
+"""What the README shows of the block that is not told its task; of the other one policy for all alone."""
+
+
+def headline(data: Mapping) -> str:
+    """The README's table: a few methods by families and budgets."""
+    known = parts(data)
+    hidden = [part for part in known if part.block == "hidden"]
+    told = {(part.family, part.budget): _means(part) for part in known if part.block == "told"}
+    columns = [_means(part) for part in hidden]
+    names = [short(SHARED.get(name, name)) for name in HEADLINE]
+    rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
+    all_told = (told.get((part.family, part.budget), {}).get("One policy for all", "–") for part in hidden)
+    rows.append(["One policy for all, told its task", *(value.replace("**", "") for value in all_told)])
+    head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in hidden]
+    note = (
+        "Mean return, by family and environment steps a task, of policies that don't see which task they are "
+        "on; in parentheses on unseen tasks. Bold: the first of all methods of "
+        "[the whole table](docs/main_table.md), and those not told apart from it. The last row is told its "
+        "task, and stands outside that. Several methods that are not shown do as well: "
+        "[every method](docs/results_returns.md#every-method-on-every-family), told its task as well."
+    )
+    return f"{table(['', *head], rows)}\n\n{note}"
+
+
 def _changed(data: Mapping, search: Mapping | None) -> str:
     """Where the search tells other settings now."""
     other = [part for part in parts(data) if search is not None and earlier(part, search)]

@@ -301,7 +301,8 @@ def affinity(scores: Scores | None, held_out: HeldOut, config: EstimateConfig) -
         config: settings.
 
     Raises:
-        As `estimate.affinity` and `estimate.similarity`, and ConfigError without scores that are needed.
+        ConfigError: scores that are needed are missing, or as `estimate.affinity` and `estimate.similarity`.
+        DataError: as these.
     """
     name = config.affinity_of(len(held_out.data.transitions.source))
     kind = pick(estimate.AFFINITIES, name, "estimate.affinity")

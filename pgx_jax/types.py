@@ -1,20 +1,18 @@
 """The named records that flow through the pipeline, and the legend of their axes.
 
-========  =====================================================================
-letter    axis
-========  =====================================================================
-n         tasks
-m         subsets of tasks whose joint training is estimated
-k         groups of a partition
-R         rows: policies trained side by side
-U         data sources (= n; 1 where tasks are weightings of a vector reward)
-K         objectives, the components of a vector reward
-N         transitions of one source
-T, E      time steps, parallel environments
-p         parameters of the policy (the actor alone)
-d         projected dimension
-J         trajectories, each once for every task that reads it
-========  =====================================================================
+| letter | axis                                                                |
+|--------|---------------------------------------------------------------------|
+| n      | tasks                                                               |
+| m      | subsets of tasks whose joint training is estimated                  |
+| k      | groups of a partition                                               |
+| R      | rows: policies trained side by side                                 |
+| U      | data sources (= n; 1 where tasks are weightings of a vector reward) |
+| K      | objectives, the components of a vector reward                       |
+| N      | transitions of one source                                           |
+| T, E   | time steps, parallel environments                                   |
+| p      | parameters of the policy (the actor alone)                          |
+| d      | projected dimension                                                 |
+| J      | trajectories, each once for every task that reads it                |
 
 Three numbers that are all written lambda in the literature have names of their own:
 ``trace_penalty`` (of the SDP), ``l2`` (ridge of the surrogates) and ``gae_lambda``.

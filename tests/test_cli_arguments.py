@@ -1,6 +1,8 @@
 """Reading the command line: repeated settings, a family's defaults in its help, refusals, interrupts."""
 
 import dataclasses
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -196,6 +198,23 @@ def test_an_error_of_ours_that_the_parser_has_not_wrapped_is_told_as_it_is():
 def test_every_command_says_in_the_overview_what_its_class_says():
     for name, entry in cli.COMMANDS.items():
         assert entry.load().__doc__.splitlines()[0] == entry.summary, name
+
+
+ASKED = """
+complete_() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${{#COMP_LINE}}
+  $(complete -p pgx-jax | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo "${{COMPREPLY[@]}}"; }}
+. {script}; complete_ pgx-jax re; complete_ pgx-jax run --grouping.lev
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_a_shell_completes_commands_and_settings(tmp_path, capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    asked = subprocess.run(["bash", "-c", ASKED.format(script=script)], capture_output=True, text=True)
+    commands, settings = asked.stdout.splitlines()[:2]
+    assert commands.split() == ["regroup", "report", "resume"] and settings.startswith("--grouping.level ")
 
 
 def test_an_unknown_command_is_told(stop):

@@ -45,7 +45,7 @@ FEWER = "lt.OWN, noise, held_out_each, pretraining, dim, share = 0.2, 0.0, 40, 6
 
 
 def test_readers_of_a_language_model_are_grouped():
-    notebook = nbformat.read(NOTEBOOKS / "language_objectives.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / "05_objectives_and_preferences.ipynb", as_version=4)
     (place,) = (i for i, cell in enumerate(notebook.cells) if "pairs_each, held_out_each" in cell.source)
     for at, added in ((place + 1, FEWER), (0, QUICKER)):
         notebook.cells.insert(at, nbformat.v4.new_code_cell(added))

@@ -1,46 +1,83 @@
-"""The README's commands and its Python example."""
+"""The commands, snippets, names and links of README and docs."""
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pgx_jax
+from pgx_jax import estimate, learn
+from pgx_jax.tasks.checks import check_family
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="no checkout around the tests")
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-LOGGED = ("Logged data", "Preferences of a language model")
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def examples() -> list:
-    """The examples of the sections on one's own environment, networks and data."""
-    section = README.read_text().partition("## Your own environment")[2].partition("## Results")[0]
-    found = re.findall(r"\*\*([^*]+)\*\*:.*?```python\n(.*?)```", section, re.DOTALL)
-    return [pytest.param(code, id=title) for title, code in found]
+def snippets() -> dict[str, str]:
+    """The Python of all pages, by page and heading above it."""
+    found = {}
+    for page in PAGES:
+        text, heading = page.read_text(), ""
+        for title, code in re.findall(r"^#+ ([^\n]*)$|```python\n(.*?)```", text, re.M | re.DOTALL):
+            heading = title or heading
+            if code:
+                found[f"{page.relative_to(ROOT)}: {heading}"] = code
+    return found
 
 
-KINDS = ("gymnax", "Gymnasium", "Brax", "Vector rewards")
+SNIPPETS = snippets()
+LEARNT = "README.md: Install and run"
+"""The one whose groups are learnt at its own size."""
+RUNS = {
+    f"{page}: {heading}"
+    for page, heading in (
+        ("README.md", "Your own environment"),
+        ("docs/guides/environment.md", "gymnax"),
+        ("docs/guides/environment.md", "Brax"),
+        ("docs/guides/environment.md", "Vector rewards"),
+    )
+}
+STAGES = "docs/tutorial.md: The same from Python"
+GROUPED = {
+    f"docs/guides/data.md: {name}" for name in ("From logged steps", "Preferences of a language model")
+}
+MADE = {
+    "docs/guides/environment.md: Written from scratch": "family",
+    "docs/guides/network.md: Your own network": "policy",
+    "docs/guides/learner.md: Your own learner": "config",
+    "docs/guides/score.md: Your own score, projection or solver": "config",
+}
+"""What they make that `test_what_snippets_make_works` tries."""
 
 
-def execute(example: str, folder, monkeypatch) -> dict:
-    lines = example.splitlines()
-    assert sum(map(bool, lines)) <= 15 and max(map(len, lines)) <= 110
+def test_every_python_block_is_executed():
+    count = sum(len(blocks(page, "python")) for page in PAGES)
+    assert set(SNIPPETS) == {LEARNT, STAGES, *RUNS, *GROUPED, *MADE} and len(SNIPPETS) == count
+
+
+def execute(name: str, folder, monkeypatch) -> dict:
+    code = SNIPPETS[name]
+    lines = code.splitlines()
+    assert sum(map(bool, lines)) <= 20 and max(map(len, lines)) <= 110
     monkeypatch.chdir(folder)
     names = {"__name__": "example"}
-    exec(compile(example, str(README), "exec"), names)
+    exec(compile(code, name, "exec"), names)
     return names
 
 
 def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
-    names = execute(blocks("python")[0], tmp_path, monkeypatch)
+    names = execute(LEARNT, tmp_path, monkeypatch)
     results = names["run"].results
     (split, *_) = [look for look in results.looks if len(look.groups) > 1]
     assert split.tasks == results.task_names and sorted(split.groups) == sorted(results.true_groups)
@@ -50,65 +87,125 @@ def test_the_python_example_runs_and_recovers_the_groups(tmp_path, monkeypatch):
     assert names["action"].shape == (2,) and abs(names["action"]).max() <= 1
 
 
+SMALL = {
+    "min_updates": 1, "looks": 1, "policy": pgx_jax.PolicyConfig(hidden=(8, 8)),
+    "estimate": pgx_jax.EstimateConfig(steps=960, num_envs=16, dim=48),
+}  # fmt: skip
+
+
 @pytest.fixture
 def fewer_steps(monkeypatch):
     """Settings of runs are small where the examples don't give them, and a quarter of their steps is trained;
     nothing is compiled but what is needed."""
-    small = {
-        "min_updates": 1, "looks": 1, "policy": pgx_jax.PolicyConfig(hidden=(8, 8)),
-        "estimate": pgx_jax.EstimateConfig(steps=960, num_envs=16, dim=48),
-    }  # fmt: skip
 
     def settings(steps_per_task, **given):
-        return pgx_jax.config.Config(steps_per_task=steps_per_task // 4, **(small | given))
+        return pgx_jax.config.Config(steps_per_task=steps_per_task // 4, **(SMALL | given))
 
     monkeypatch.setattr(pgx_jax, "Config", settings)
     monkeypatch.setattr(pgx_jax.Run, "rehearses", False)
 
 
-EXAMPLES = examples() if README.is_file() else []
-OF_ENVIRONMENTS = [example for example in EXAMPLES if example.id not in LOGGED]
-
-
-@pytest.mark.parametrize("example", OF_ENVIRONMENTS)
-def test_examples_of_ones_own_environment(example, tmp_path, monkeypatch, fewer_steps):
-    names = execute(example, tmp_path, monkeypatch)
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_examples_of_runs(name, tmp_path, monkeypatch, fewer_steps):
+    names = execute(name, tmp_path, monkeypatch)
     family, results = names["family"], names["run"].results
     assert sorted(sum(results.groups, [])) == sorted(family.task_names)
     assert all(abs(mean) < 1e9 for mean in results.methods["policygradex"].per_task)
 
 
-@pytest.mark.parametrize("example", [example for example in EXAMPLES if example.id in LOGGED])
-def test_examples_of_ones_own_data_tell_the_tasks_apart(example, tmp_path, monkeypatch):
-    names = execute(example, tmp_path, monkeypatch)
+def test_the_stages_of_the_tutorial(tmp_path, monkeypatch):
+    """With the programs of the README's example."""
+    run = execute(STAGES, tmp_path, monkeypatch)["run"]
+    assert run.features.values.shape[:2] == run.transitions.advantage.shape
+
+
+@pytest.mark.parametrize("name", sorted(GROUPED))
+def test_examples_of_ones_own_data_tell_the_tasks_apart(name, tmp_path, monkeypatch):
+    names = execute(name, tmp_path, monkeypatch)
     assert names["found"].grouping.labels.tolist() == [0, 0, 1, 1]
     assert names["found"].predicted["ci95"][0] > 0
 
 
+@pytest.fixture
+def tables():
+    """What examples add to tables is gone afterwards."""
+    known = [(table, dict(table)) for table in (learn.NETWORKS, learn.LEARNERS, estimate.SIMILARITIES)]
+    yield
+    for table, before in known:
+        table.clear()
+        table.update(before)
+
+
+def test_what_snippets_make_works(tmp_path, monkeypatch, tables):
+    """By tracing, as a run does before any work."""
+    family, policy, learner, similar = (
+        execute(name, tmp_path, monkeypatch)[what] for name, what in MADE.items()
+    )
+    check_family(family)
+    goals = pgx_jax.make_family("cartpole-goals")
+    made = learn.make_policy(goals, network=policy.network)
+    agent = learn.check_networks(made, goals)
+    assert agent.actor["params"]["Dense_0"]["kernel"].shape == (4, 16)
+    patient = learn.with_options(learn.LEARNERS[learner.learner](), "patient", {"gae_lambda": 0.9})
+    learn.check_learner(patient, made, goals, agent, "patient")
+    assert patient.gamma == 0.999 and learner.learner_options == ("gae_lambda=0.9",)
+    signs = estimate.similarity(np.random.default_rng(0).normal(size=(4, 5)), kind=similar.similarities[1])
+    assert (np.diag(signs) == 1).all()
+
+
 def test_every_name_works_as_written():
     """What the text calls pgx_jax.… is there."""
-    names = set(re.findall(r"`(pgx_jax(?:\.\w+)+)", README.read_text())) - {"pgx_jax.families"}
+    texts = "".join(page.read_text() for page in PAGES)
+    names = set(re.findall(r"`(pgx_jax(?:\.\w+)+)", texts)) | set(re.findall(r"^::: (\S+)$", texts, re.M))
     assert {"pgx_jax.show.roll_out", "pgx_jax.learn.NETWORKS", "pgx_jax.tasks.HostEnv"} <= names
     for name in names:
-        found = pgx_jax
-        for part in name.split(".")[1:]:
-            found = getattr(found, part)
+        found(name)
 
 
-def test_every_python_block_is_executed():
-    titles = [example.id for example in examples()]
-    assert {*KINDS, *LOGGED} <= set(titles) and len(titles) == len(blocks("python")) - 1
+def found(name: str):
+    """What has a dotted name."""
+    place, rest = pgx_jax, name.split(".")[1:]
+    for i, part in enumerate(rest, 2):
+        if not hasattr(place, part):
+            importlib.import_module(".".join(name.split(".")[:i]))
+        place = getattr(place, part)
+    return place
+
+
+def test_the_api_has_every_public_name():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    told = re.findall(r"^::: (\S+)$", pages, re.M)
+    modules = {name for name in told if inspect.ismodule(found(name))}
+    for name in pgx_jax.__all__:
+        value = getattr(pgx_jax, name)
+        if inspect.ismodule(value):
+            assert any(each.startswith(f"pgx_jax.{name}") for each in told) or name == "config", name
+        else:
+            room = any(name in getattr(found(module), "__all__", ()) for module in modules)
+            here = any(getattr(found(module), name, None) is value for module in modules)
+            assert f"pgx_jax.{name}" in told or room or here, name
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():
-    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    commands = [line for block in blocks(README, "sh") for line in block.splitlines()]
     tests = [line for line in commands if line.endswith("&& pytest")]
-    assert len(tests) == 1 and "pgx-jax run cartpole-goals" in commands[0]
+    assert len(tests) == 1 and "git clone" in commands[0] and "pgx-jax run cartpole-goals" in commands[1]
     pattern = re.search(r"s/\^\\\((.*?)\\\)\$/", (ROOT / ".ci" / "run").read_text())[1]
     assert re.fullmatch(pattern, tests[0])
 
 
-@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_the_readme_is_one_page():
+    assert len(README.read_text().split()) <= 900
+
+
+def test_every_page_has_a_place_in_the_site():
+    nav = (ROOT / ".mkdocs.yml").read_text()
+    wanted = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
+    wanted += [f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert not [page for page in wanted if f" {page}\n" not in nav]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
         target = page.parent / path if path else page

@@ -57,7 +57,9 @@ def made_up(tmp_path, run_results):
         record["timings"]["cpu_seconds"] = 70.0
         file.add(cell, record)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{figures.BEGIN}\nstale words\n{figures.END}\nafter\n")
+    begin, end = (mark.format("results") for mark in figures.MARKS)
+    output = "\n".join(mark.format("output") for mark in figures.MARKS)
+    readme.write_text(f"before\n{output}\n{begin}\nstale words\n{end}\nafter\n")
     return tmp_path, ["--results", str(tmp_path), "--readme", str(readme)]
 
 
@@ -204,7 +206,7 @@ def test_readme_without_markers_is_refused(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("nothing")
     assert figures.main(["--results", str(tmp_path), "--readme", str(readme)]) == 2
-    assert "results:begin" in capsys.readouterr().err and readme.read_text() == "nothing"
+    assert "output:begin" in capsys.readouterr().err and readme.read_text() == "nothing"
 
 
 def test_the_readme_is_up_to_date():

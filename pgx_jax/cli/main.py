@@ -69,6 +69,10 @@ COMMANDS = {
     "report": Command(
         "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."
     ),
+    "completion": Command(
+        "pgx_jax.cli.completion:CompletionCommand",
+        "Print the script by which a shell completes commands and their settings.",
+    ),
 }
 
 

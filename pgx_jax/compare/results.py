@@ -258,7 +258,7 @@ class Curve(Record, frozen=True):
     steps: list[Number]
     returns: list[Number] = msgspec.field(name="return")
     per_task: list[list[Number]] | UnsetType = UNSET
-    """[n][points]: the same of every task; of the methods `BY_TASK` of a family that is judged by success."""
+    """[n, points]: the same of every task; of the methods `BY_TASK` of a family that is judged by success."""
 
 
 class UnseenMethod(Record, frozen=True, kw_only=True):

@@ -171,7 +171,8 @@ def affinity_interval(
         lower and upper bounds, float [n, n] each.
 
     Raises:
-        As ``affinity``, and ConfigError for an impossible level or number of draws.
+        ConfigError: an impossible level or number of draws, or as ``affinity``.
+        DataError: as ``affinity``.
     """
     if not (0 < level < 1 and draws >= 2):
         raise ConfigError(f"level = {level}, draws = {draws}; need 0 < level < 1 and draws >= 2")
