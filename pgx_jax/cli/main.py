@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "show": Command(
         "pgx_jax.cli.show:ShowCommand",
-        "Draw a short roll-out of one task as a moving GIF, or as a PNG of its first episode.",
+        "Draw a short roll-out of one task as a moving GIF or MP4, or as a PNG of its first episode.",
     ),
     "resume": Command("pgx_jax.cli.saved:ResumeCommand", "Finish a run from its last whole stage."),
     "regroup": Command(
