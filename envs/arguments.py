@@ -64,7 +64,8 @@ def _differing(configs: list[dict[tuple[str, ...], Any]]) -> list[tuple[str, lis
     columns = {path: column for path, column in columns.items() if len(set(map(str, column))) > 1}
     last = [path[-1] for path in columns]
     return [
-        (path[-1] if last.count(path[-1]) == 1 else ".".join(path), column) for path, column in columns.items()
+        (path[-1] if last.count(path[-1]) == 1 else ".".join(path), column)
+        for path, column in columns.items()
     ]
 
 
@@ -72,7 +73,9 @@ def _entries(config: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], A
     """The entries of a nested dict by their paths."""
     if not isinstance(config, Mapping):
         return {path or ("",): config}
-    return {where: x for key, part in config.items() for where, x in _entries(part, (*path, str(key))).items()}
+    return {
+        where: x for key, part in config.items() for where, x in _entries(part, (*path, str(key))).items()
+    }
 
 
 def _label(value: Any) -> str:

@@ -77,7 +77,9 @@ class GymnaxEnv:
         """An observation as one array, float32."""
         with jax.ensure_compile_time_eval():
             space = _seen(self.env_id)
-        return jnp.asarray(obs if isinstance(space, spaces.Box) else plain_spaces.flat(space, obs), jnp.float32)
+        return jnp.asarray(
+            obs if isinstance(space, spaces.Box) else plain_spaces.flat(space, obs), jnp.float32
+        )
 
     def step(self, key: Array, state: PyTree, action: Array, task: PyTree) -> Step:
         """Advance by one action; the state keeps the types that it had at the reset."""

@@ -1,4 +1,4 @@
-"""Spaces of any kind as those that families have: one Box that is observed, and actions that policies know."""
+"""Spaces of any kind as those that families have: one Box that is observed, actions that policies know."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def actions(space: spaces.Space) -> Actions:
 
 
 def observed(space: spaces.Space) -> spaces.Box:
-    """A space of observations as one Box: what is none is flattened, as `gymnasium.spaces.flatten_space` does.
+    """A space of observations as one Box: what is none is flattened (`gymnasium.spaces.flatten_space`).
 
     Raises:
         ConfigError: for a space without a fixed size.
@@ -102,8 +102,8 @@ def observed(space: spaces.Space) -> spaces.Box:
 
 
 def flat(space: spaces.Space, obs: PyTree) -> Array:
-    """`gymnasium.spaces.flatten` of traced arrays: float32 [size of the flattened space]. Numbers of a Discrete
-    are one-hot, parts of a Dict or Tuple (also as attributes) stand one after the other."""
+    """`gymnasium.spaces.flatten` of traced arrays: float32 [size of the flattened space]. Numbers of a
+    Discrete are one-hot, parts of a Dict (also as attributes) or Tuple stand one after the other."""
     if isinstance(space, spaces.Dict):
         own = obs if isinstance(obs, Mapping) else vars(obs) if hasattr(obs, "__dict__") else obs._asdict()
         return jnp.concatenate([flat(part, own[name]) for name, part in space.spaces.items()])

@@ -1,4 +1,4 @@
-"""Pictures of roll-outs: a task of a family, step by step, as a moving GIF or MP4, or a PNG of some moments."""
+"""Pictures of roll-outs: a task of a family, step by step, as a GIF, an MP4, or a PNG of some moments."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def check_ending(path: Path | None) -> None:
         *others, last = WRITERS
         raise ConfigError(f"{path} must end in {', '.join(others)} or {last}")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise ConfigError(f'{path}: an MP4 needs imageio-ffmpeg: pip install "pgx-jax[video]", or write a .gif')
+        raise ConfigError(
+            f'{path}: an MP4 needs imageio-ffmpeg: pip install "pgx-jax[video]", or write a .gif'
+        )
 
 
 def task_number(family: TaskFamily, task: str | None) -> int:
@@ -265,14 +267,13 @@ def _write_mp4(picture: Picture, path: Path) -> None:
 
     frames = [np.asarray(_frame(picture, t)) for t in range(len(picture.frames))]
     height, width, _ = frames[0].shape
-    edges = ((0, height % 2), (0, width % 2), (0, 0))
+    odd = ((0, height % 2), (0, width % 2), (0, 0))
+    size = (width + width % 2, height + height % 2)
     path.open("wb").close()  # ffmpeg would say at length why it cannot
-    writer = imageio_ffmpeg.write_frames(
-        path, (width + width % 2, height + height % 2), fps=1000 / DURATION, codec="libx264", macro_block_size=2
-    )
+    writer = imageio_ffmpeg.write_frames(path, size, fps=1000 / DURATION, codec="libx264", macro_block_size=2)
     writer.send(None)
     for frame in frames:
-        writer.send(np.ascontiguousarray(np.pad(frame, edges, mode="edge")))
+        writer.send(np.ascontiguousarray(np.pad(frame, odd, mode="edge")))
     writer.close()
 
 

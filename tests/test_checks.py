@@ -83,7 +83,7 @@ def test_registered_families_pass(name):
         ({"step": lambda o: o if o.reward > 0 else None}, "step cannot be traced.*pure function"),
         (
             {"step": lambda o: o.nothing},
-            r"raised AttributeError in step \(test_checks.py, line \d+\): .*'nothing'; all of its tasks \('task0",
+            r"raised AttributeError in step \(test_checks.py, line \d+\): .*'nothing'; all of its tasks \('",
         ),
         ({"objectives": np.ones((4, 3))}, r"None as objectives.*\(3,\)"),
         (

@@ -79,7 +79,9 @@ def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
 def raised(what: str, error: Exception) -> str:
     """What an environment's own error was and where, in words: raised TypeError in step (fluid.py, line 73):
     …"""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}jax{os.sep}" not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}jax{os.sep}" not in f.filename
+    ]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"raised {type(error).__name__} in {what}{where}: {_line(error)}"
 
