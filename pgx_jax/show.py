@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import DeviceEnv, HostCopy, TaskFamily
 from pgx_jax.tasks.checks import check_family, raised
 from pgx_jax.types import Array, Key, PyTree
@@ -159,7 +160,7 @@ def _play_device(family: TaskFamily, task: int, player: Player, steps: int, seed
     return frames, reward, done
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(compiled, quick=True, static_argnames=("env", "act", "horizon", "steps"))
 def _scan(
     env: DeviceEnv, act: Any, horizon: int, steps: int, agent: PyTree, context: PyTree, task: PyTree, key: Key
 ) -> Any:
@@ -291,8 +292,9 @@ def _frame(picture: Picture, t: int) -> Image.Image:
     return image
 
 
-def sheet(picture: Picture, most: int = MOMENTS) -> Image.Image:
-    """Evenly spaced moments of the first episode, in rows that make the sheet 1.6 times as wide as high."""
+def sheet(picture: Picture, most: int = MOMENTS, ratio: float = 1.6) -> Image.Image:
+    """Evenly spaced moments of the first episode, in rows that make the sheet ``ratio`` times as wide as
+    high."""
     length = int(np.argmax(np.append(picture.step[1:] == 0, True))) + 1
     count = min(most, length)
     moments = [_frame(picture, t) for t in np.linspace(0, length - 1, count).astype(int)]
@@ -301,7 +303,7 @@ def sheet(picture: Picture, most: int = MOMENTS) -> Image.Image:
     def shape(columns: int) -> tuple[int, int]:
         return columns * width, -(-count // columns) * height
 
-    columns = min(range(1, count + 1), key=lambda c: abs(np.log(shape(c)[0] / shape(c)[1] / 1.6)))
+    columns = min(range(1, count + 1), key=lambda c: abs(np.log(shape(c)[0] / shape(c)[1] / ratio)))
     drawn = Image.new("RGB", (shape(columns)[0], shape(columns)[1] + 24), (226, 229, 234))
     ImageDraw.Draw(drawn).text((6, 4), picture.title, fill="black", font=ImageFont.load_default(14))
     for i, moment in enumerate(moments):

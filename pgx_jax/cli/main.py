@@ -66,6 +66,10 @@ COMMANDS = {
         "pgx_jax.cli.analyse:AnalyseCommand",
         "Measure what the method rests on: how linear the log-ratio of policies is, and how it generalises.",
     ),
+    "policy": Command(
+        "pgx_jax.cli.policy:PolicyCommand",
+        "Export a trained policy of a saved run, to be used without the run.",
+    ),
     "report": Command(
         "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."
     ),
