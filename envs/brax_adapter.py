@@ -23,6 +23,7 @@ from gymnasium import spaces
 from envs import brax_drawing, brax_physics, common
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
+from pgx_jax.tasks.checks import raised
 from pgx_jax.types import Array, PyTree
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
@@ -201,10 +202,14 @@ def env_spaces(env: BraxEnv) -> tuple[spaces.Box, spaces.Box]:
     """Return the observation space, unbounded, and the action space [-1, 1].
 
     Raises:
-        ConfigError: if the environment does not observe one vector.
+        ConfigError: if the environment does not observe one vector, or its reset fails.
     """
     raw = env.raw()
-    obs = jax.eval_shape(raw.reset, jax.ShapeDtypeStruct((2,), jnp.uint32)).obs
+    try:
+        obs = jax.eval_shape(raw.reset, jax.ShapeDtypeStruct((2,), jnp.uint32)).obs
+    except Exception as error:
+        told = f"brax's environment {env.env_name!r} {raised('reset', error)}"
+        raise ConfigError(f"{told}; choose other options, or another version of brax") from error
     if not hasattr(obs, "shape") or len(obs.shape) != 1:
         raise ConfigError(
             f"brax's {env.env_name!r} does not observe one vector but {obs}; choose other options"

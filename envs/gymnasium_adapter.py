@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
+from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit, TransformAction
 
-from envs import arguments, common
+from envs import arguments, common, plain_spaces
 from envs.gymnasium_copy import Copy, GymnasiumTask
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import HostStep, TaskFamily
@@ -40,14 +40,18 @@ class GymnasiumEnv:
     success: str | None = None
 
     def build(self, task: GymnasiumTask) -> gymnasium.Env:
-        """The library's environment of a task; observations that are no Box are flattened to one."""
+        """The library's environment of a task; observations that are no Box are flattened to one, and
+        actions are plain (`plain_spaces`)."""
         given = dict(self.fixed) | {key: arguments.plain(value) for key, value in task.arguments.items()}
         if isinstance(self.source, str):
             env = gymnasium.make(self.source, max_episode_steps=-1, disable_env_checker=True, **given)
             env = env.env if type(env) is OrderEnforcing else env  # the engine keeps the order itself
         else:
             env = self.source(**given)
-        return env if isinstance(env.observation_space, spaces.Box) else FlattenObservation(env)
+        plain, to_env = plain_spaces.actions(env.action_space)
+        env = env if to_env is None else TransformAction(env, to_env, plain)
+        as_it_is = plain_spaces.observed(env.observation_space) is env.observation_space
+        return env if as_it_is else FlattenObservation(env)
 
     def make(self) -> Copy:
         """A copy, whose environment is made when its task is known."""
@@ -252,21 +256,6 @@ def _horizon(env, title: str, horizon: int | None):
     return horizon
 
 
-def _check_kinds(where: str, observed: spaces.Space, action: spaces.Space) -> None:
-    """Refuse spaces that no family can have, before anything steps in them."""
-    if not isinstance(observed, spaces.Box):
-        raise ConfigError(
-            f"{where} has the observation space {observed}, which has no fixed size; wrap the environment in "
-            "a gymnasium.ObservationWrapper that gives arrays of one shape"
-        )
-    flat = isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1
-    if not flat and not isinstance(action, (spaces.Box, spaces.Discrete)):
-        raise ConfigError(
-            f"{where} has the action space {action}, but actions must be Discrete, Box, or MultiDiscrete in "
-            "one dimension; wrap the environment in a gymnasium.ActionWrapper that has such a space"
-        )
-
-
 def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequence[GymnasiumTask]):
     """Try every task; returns the smallest Box that holds all observations, and the action space."""
     seen, acted = [], []
@@ -275,12 +264,13 @@ def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequen
             env = maker.build(task)
         except gymnasium.error.DependencyNotInstalled as error:
             raise _missing(title, error) from error
+        except ConfigError as error:
+            raise ConfigError(f"task {name!r} of {title}: {error}") from error
         except Exception as error:
             raise ConfigError(
                 f"task {name!r}: {title} refuses its arguments ({type(error).__name__}: {error})"
             ) from error
         observed, action = env.observation_space, env.action_space
-        _check_kinds(f"task {name!r} of {title}", observed, action)
         if i and (observed.shape != seen[0].shape or action != acted[0]):
             what, mine, first = ("observation", observed, seen[0])
             if observed.shape == seen[0].shape:
@@ -290,7 +280,7 @@ def _spaces(title: str, maker: GymnasiumEnv, names: Sequence[str], tasks: Sequen
                 "tasks must share one; leave alone the argument that changes it, or wrap the environment"
             )
         if i == 0:
-            arguments.check_reward(title, env, task.weights)
+            arguments.check_reward(f"task {name!r} of {title}", env, task.weights)
         env.close()
         seen.append(observed)
         acted.append(action)

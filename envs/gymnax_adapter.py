@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnax.environments.classic_control import cartpole as gymnax_cartpole  # noqa: F401  (for cartpole)
 from gymnax.environments.spaces import Box, gymnax_space_to_gym_space
 
-from envs import classic_drawing, common
+from envs import classic_drawing, common, plain_spaces
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks import Step, TaskFamily
 from pgx_jax.types import Array, PyTree
@@ -47,9 +47,17 @@ def _make(env_id: str):
         raise ConfigError(f"gymnax has no environment {env_id!r}{near}") from error
 
 
+@functools.cache
+def _seen(env_id: str) -> spaces.Space:
+    """What gymnax's environment observes, at its default parameters."""
+    env, default = _make(env_id)
+    return gymnax_space_to_gym_space(env.observation_space(default))
+
+
 @dataclass(frozen=True)
 class GymnaxEnv:
-    """A gymnax environment without its automatic reset and its time limit.
+    """A gymnax environment without its automatic reset and its time limit. Observations that are no Box are
+    flattened to one (`plain_spaces.flat`).
 
     A task is the environment's own parameter record, its leaves arrays (see gymnax_family); its
     ``max_steps_in_episode`` ends nothing here. Actions outside of a Box are clipped into it.
@@ -63,7 +71,15 @@ class GymnaxEnv:
     def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
         """Return gymnax's initial (state, obs), obs as float32."""
         obs, state = _make(self.env_id)[0].reset_env(key, task)
-        return common.strong(state), jnp.asarray(obs, jnp.float32)
+        return common.strong(state), self.observed(obs)
+
+    def observed(self, obs: PyTree) -> Array:
+        """An observation as one array, float32."""
+        with jax.ensure_compile_time_eval():
+            space = _seen(self.env_id)
+        return jnp.asarray(
+            obs if isinstance(space, spaces.Box) else plain_spaces.flat(space, obs), jnp.float32
+        )
 
     def step(self, key: Array, state: PyTree, action: Array, task: PyTree) -> Step:
         """Advance by one action; the state keeps the types that it had at the reset."""
@@ -73,8 +89,8 @@ class GymnaxEnv:
             action = jnp.clip(action, space.low, space.high)
         obs, after, reward, terminated, _ = env.step_env(key, state, action, task)
         after = common.typed_like(after, state)
-        obs, reward = jnp.asarray(obs, jnp.float32), jnp.asarray(reward, jnp.float32)
-        return Step(after, obs, reward, jnp.asarray(terminated, bool))
+        reward = jnp.asarray(reward, jnp.float32)
+        return Step(after, self.observed(obs), reward, jnp.asarray(terminated, bool))
 
 
 def gymnax_family(
@@ -103,7 +119,7 @@ def gymnax_family(
 
     Raises:
         ConfigError: for an unknown environment or parameter, values that don't agree on n, action
-            spaces that differ between tasks, or observations that are not a Box.
+            spaces that differ between tasks, or that no policy has actions for.
     """
     env, default = _make(env_id)
     given = {key: np.asarray(value) for key, value in (params or {}).items()}
@@ -173,10 +189,8 @@ def _tasks(env_id: str, default, given: Mapping[str, np.ndarray], n: int) -> PyT
 def _spaces(env_id: str, env, tasks: PyTree, n: int) -> tuple[spaces.Box, spaces.Space]:
     """Return the smallest Box that holds all tasks' observations, and their one action space."""
     each = [jax.tree.map(lambda leaf, i=i: leaf[i], tasks) for i in range(n)]
-    seen = [gymnax_space_to_gym_space(env.observation_space(task)) for task in each]
+    seen = [plain_spaces.observed(gymnax_space_to_gym_space(env.observation_space(task))) for task in each]
     acted = [gymnax_space_to_gym_space(env.action_space(task)) for task in each]
-    if not isinstance(seen[0], spaces.Box):
-        raise ConfigError(f"{env_id} observes {seen[0]}; only Box observations can be used")
     for i, space in enumerate(acted):
         if space != acted[0]:
             raise ConfigError(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.adapting import adapt
     from pgx_jax.runs.analysing import analyse
+    from pgx_jax.runs.exporting import export_policy
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
     from pgx_jax.runs.seeds import resume_seeds, run_seeds
@@ -50,6 +51,7 @@ _NAMES = {
     "pipeline": ("group_transitions",),
     "runs.adapting": ("adapt",),
     "runs.analysing": ("analyse",),
+    "runs.exporting": ("export_policy",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
     "runs.seeds": ("resume_seeds", "run_seeds"),
@@ -71,9 +73,9 @@ __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping",
     "GroupingConfig", "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step",
     "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "config",
-    "config_for", "errors", "estimate", "families", "group_transitions", "grouping", "gymnasium_family",
-    "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report", "resume",
-    "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "transitions_from", "types",
+    "config_for", "errors", "estimate", "export_policy", "families", "group_transitions", "grouping",
+    "gymnasium_family", "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report",
+    "resume", "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "transitions_from", "types",
 ]  # fmt: skip
 
 

@@ -101,16 +101,19 @@ def memory_maps() -> float:
 
 @pytest.fixture(scope="session")
 def drawn():
-    """A context in which reports are rendered whole."""
+    """A context in which reports are rendered whole, with a picture a group."""
     from pgx_jax import report
+    from pgx_jax.runs import run
 
     own = {name: getattr(report, name) for name in ("render", "render_seeds")}
+    draw_groups = run.draw_groups
 
     @contextmanager
     def drawing():
         with pytest.MonkeyPatch.context() as patch:
             for name, render in own.items():
                 patch.setattr(report, name, render)
+            patch.setattr(run, "draw_groups", draw_groups)
             yield
 
     return drawing
@@ -118,9 +121,10 @@ def drawn():
 
 @pytest.fixture(scope="module", autouse=True)
 def sketched(request, drawn):
-    """The figures of reports are made and, in most files of tests, not rendered: that takes a third of a
-    small run's time. `small_run` has a whole report."""
+    """The figures of reports are made and, in most files of tests, not rendered, and groups are not drawn:
+    that takes a third of a small run's time. `small_run` has a whole report."""
     from pgx_jax import report
+    from pgx_jax.runs import run
 
     if request.module.__name__ == "test_report":
         yield
@@ -128,6 +132,7 @@ def sketched(request, drawn):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("render", "render_seeds"):
             patch.setattr(report, name, partial(in_outline, getattr(report, name)))
+        patch.setattr(run, "draw_groups", lambda run, store: None)
         yield
 
 

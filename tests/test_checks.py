@@ -81,7 +81,10 @@ def test_registered_families_pass(name):
             r"step turns .velocity into int32\[2\].*float32\[2\]",
         ),
         ({"step": lambda o: o if o.reward > 0 else None}, "step cannot be traced.*pure function"),
-        ({"step": lambda o: o.nothing}, "step cannot be traced.*AttributeError"),
+        (
+            {"step": lambda o: o.nothing},
+            r"raised AttributeError in step \(test_checks.py, line \d+\): .*'nothing'; all of its tasks \('",
+        ),
         ({"objectives": np.ones((4, 3))}, r"None as objectives.*\(3,\)"),
         (
             {"objectives": np.ones((4, 3)), "step": lambda o: o._replace(objectives=o.obs)},

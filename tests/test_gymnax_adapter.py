@@ -95,7 +95,6 @@ def test_recomputes_what_gymnax_stores_twice():
         ("Pendulum-v1", {"params": {"max_torque": [1.0, 2.0]}}, "action space"),
         ("Pendulum-v1", {"params": {"g": np.ones((2, 2))}}, "shape"),
         ("Pendulum-v1", {"n_tasks": 2, "horizon": 0}, "horizon"),
-        ("FrozenLake-misc", {"n_tasks": 2}, "Box"),
     ],
 )
 def test_errors_name_the_culprit(env_id, settings, word):

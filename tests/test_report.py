@@ -1,5 +1,6 @@
 """The report: the page is whole, shows the numbers, and leaves out cleanly what is missing."""
 
+import csv
 import io
 import json
 import re
@@ -17,8 +18,10 @@ from rich.console import Console
 from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import Curve, Results, UnseenMethod, finite, from_plain, to_plain
-from pgx_jax.report import figures, page, wording
+from pgx_jax.compare.results import Curve, Diagnostics, Results, UnseenMethod, finite, from_plain, to_plain
+from pgx_jax.errors import DataError
+from pgx_jax.learn import PPO
+from pgx_jax.report import figures, page, tables, wording
 from pgx_jax.runs import serial
 from pgx_jax.runs.run import write_report
 from pgx_jax.runs.store import RunStore
@@ -34,9 +37,12 @@ CONFIG = {
 }
 
 
+PICTURES = {1: b"\x89PNG of the first", 3: b"\x89PNG of the third"}
+
+
 def render(results: Results) -> str:
     """The page of a report."""
-    return report.render(results, CONFIG)["report.html"].decode()
+    return report.render(results, CONFIG, PICTURES)["report.html"].decode()
 
 
 def outlined(results: Results) -> dict[str, bytes]:
@@ -99,7 +105,7 @@ def built(run_results, tmp_path_factory):
     """The folder of a report that is drawn once."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
-    for name, content in report.render(run_results, CONFIG).items():
+    for name, content in report.render(run_results, CONFIG, PICTURES).items():
         (folder / name).write_bytes(content)
     return folder
 
@@ -107,10 +113,12 @@ def built(run_results, tmp_path_factory):
 def test_the_page_needs_no_other_file(built):
     html = (built / "report.html").read_text("utf-8")
     found = check(html)
-    assert not {"script", "link", "iframe", "object", "img"} & set(found.tags)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags) and found.tags.count("img") == 2
     assert found.links, "the figures refer to their own marks"
+    beside = ("results.json", "results.csv", "config.json")  # to be read, and not needed by the page
+    assert {*beside} <= {*found.links} and {*beside} - {"config.json"} <= {*report.FILES, "results.json"}
     for link in found.links:
-        assert link.startswith("data:image/png") or link[1:] in found.ids
+        assert link.startswith("data:image/png") or link[1:] in found.ids or link in beside
     for target in re.findall(r"url\(([^)]*)\)", html):
         assert target.strip("\"'")[1:] in found.ids
     assert "@import" not in html and "nan" not in " ".join(found.words).lower().split()
@@ -164,7 +172,8 @@ def test_figures_are_png_files_with_something_on_them(built):
 def test_one_group_and_no_planted_truth(ungrouped_results):
     html = outlined(ungrouped_results)["report.html"].decode()
     check(html)
-    assert html.count("<svg ") == len(figures.DRAWERS)
+    assert html.count("<svg ") == len(figures.DRAWERS) - 1  # one policy for all has no tree of looks
+    assert "What every look found and cost" in html
     assert "no gain by splitting them is shown" in html and "No gain shown" in html
     assert "The predicted gain of the best split, −0.0001 [" in html and "neither proposed nor chose" in html
     assert "adjusted Rand" not in html and "Unseen test tasks" not in html and "True groups" not in html
@@ -217,9 +226,15 @@ def test_nothing_compared_and_no_path(run_results):
     assert "No path was recorded" in html
     drawn = {
         f"figures/{name}.png"
-        for name in ("affinity", "stability", "looks", "methods", "per_task", "pipeline")
+        for name in (
+            "affinity",
+            "stability",
+            "looks",
+            "per_task",
+            "pipeline",
+        )  # one method: nothing to compare
     }
-    assert set(files) == drawn | {"report.html"} and set(files) < set(report.FILES)
+    assert set(files) == drawn | {"report.html", "results.csv"} and set(files) < set(report.FILES)
 
 
 def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_path, monkeypatch):
@@ -233,7 +248,11 @@ def test_a_report_that_is_written_anew_leaves_no_older_figure(run_results, tmp_p
 
 
 def test_the_files_of_a_report_are_its_page_and_all_figures():
-    assert report.FILES == ("report.html", *(f"figures/{name}.png" for name in figures.DRAWERS))
+    assert report.FILES == (
+        "report.html",
+        "results.csv",
+        *(f"figures/{name}.png" for name in figures.DRAWERS),
+    )
 
 
 @pytest.mark.parametrize(
@@ -331,6 +350,119 @@ def test_names_are_shown_as_text_and_never_run(run_results):
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(report.terminal_table(results))
     assert "[bold]" in console.export_text()
+
+
+def leaves(value, path=()):
+    """(path, value) of all leaves of dicts and lists."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, key))
+    else:
+        yield path, value
+
+
+def with_leaf(value, path, new):
+    """The same with another leaf."""
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = with_leaf(copy[path[0]], path[1:], new)
+    return copy
+
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+def test_what_a_crafted_file_has_in_the_place_of_a_number_is_refused(run_results):
+    """One of each kind of field: the agreement, values of tasks, intervals, counts, flags, the version."""
+    plain, tried = to_plain(run_results), {}
+    for path, value in leaves(plain):
+        if not isinstance(value, str):
+            tried.setdefault(tuple("*" if isinstance(key, int) else key for key in path), path)
+    assert len(tried) > 150 and {("agreement", "nmi"), ("methods", "multitask", "per_task", "*")} <= set(
+        tried
+    )
+    for path in tried.values():
+        with pytest.raises(DataError, match="cannot be read"):
+            from_plain(with_leaf(plain, path, EVIL))
+
+
+def test_what_a_crafted_file_has_in_the_place_of_words_is_shown_as_text(run_results):
+    """Every text that is no name of a table, in the results and in config.json, and names of methods."""
+    enumerated = ("metric", "start", "kind", "same_as", "solver")
+    plain = to_plain(run_results) | {"family_settings": {EVIL: EVIL}, "advice": "advice"}
+    spoilt = plain
+    for path, value in leaves(plain):
+        if isinstance(value, str) and path[-1] not in enumerated:
+            spoilt = with_leaf(spoilt, path, EVIL + value)
+    methods = {name if name in ("policygradex", "multitask") else EVIL + name: entry
+               for name, entry in spoilt["methods"].items()}  # fmt: skip
+    for entry in methods.values():
+        entry |= {"label": EVIL, "note": EVIL}
+        entry.pop("same_as", None)
+    results = from_plain(spoilt | {"methods": methods, "curves": {}})
+    config = {EVIL: EVIL, "command": EVIL, "environment": {"device": EVIL, EVIL: [EVIL]}, "seed": EVIL}
+    html = page.render(results, config, {})
+    found = check(html)
+    assert not {"script", "img"} & set(found.tags) and "<script" not in html
+    assert sum(EVIL in words for words in found.words) > 100
+    svgs = {name: figures.svg(figure, name) for name, figure in figures.draw_all(results).items()}
+    assert len(svgs) > 5 and not any("<script" in svg or "onerror=alert(1)>" in svg for svg in svgs.values())
+    assert EVIL in tables.as_csv(results)
+
+
+def test_every_diagnostic_is_explained(run_results):
+    fields = [field.name for field in structs.fields(Diagnostics)]
+    assert all(wording.explained(name) for name in fields)
+    assert {f"measured.{name}" for name in PPO.measures} <= set(wording.DIAGNOSTICS)
+    assert set(fields) == {name for name in wording.DIAGNOSTICS if "." not in name}
+    found = check(without_figures(run_results))
+    assert wording.DIAGNOSTICS["relative_distance"] in found.words
+    unknown = structs.replace(run_results.diagnostics, measured={"mine": [0.5]})
+    assert "measured.mine" in check(without_figures(structs.replace(run_results, diagnostics=unknown))).words
+
+
+def test_the_command_can_be_copied(run_results):
+    command = "pgx-jax run points --set shift=-0.5 --ppo.learning-rate 0.02"
+    words = check(page.render(run_results, CONFIG | {"command": command}, {})).words
+    assert command in words  # with hyphens
+    assert any("no command makes it again" in text for text in check(without_figures(run_results)).words)
+
+
+def test_settings_are_folded(run_results):
+    html = without_figures(run_results)
+    before, _, after = html.partition("<summary>All settings</summary>")
+    assert "estimate.score" not in before and "estimate.score" in after.partition("</details>")[0]
+
+
+def test_intervals_stand_on_the_bars_of_tasks(run_results):
+    assert len(figures.per_task(run_results).axes[0].containers) == 3
+    entry = run_results.methods["policygradex"]
+    bounds = [(mean - 1 - i, mean + 2) for i, mean in enumerate(entry.per_task)]
+    told = with_methods(run_results, {"policygradex": {"per_task_ci95": bounds}})
+    *_, (_, _, (lines,)) = (bars for bars in figures.per_task(told).axes[0].containers if len(bars) == 3)
+    order = [run_results.task_names.index(name) for name in sum(run_results.groups, [])]
+    np.testing.assert_allclose([segment[:, 1] for segment in lines.get_segments()], np.array(bounds)[order])
+
+
+def test_figures_that_would_say_nothing_are_not_drawn(run_results, ungrouped_results):
+    one = {"policygradex": run_results.methods["policygradex"]}
+    assert figures.methods(structs.replace(run_results, methods=one)) is None
+    assert figures.looks(ungrouped_results) is None and figures.looks(run_results) is not None
+    timings = structs.replace(run_results.timings, stages=[("meta", 1.0)])
+    assert figures.pipeline(structs.replace(run_results, timings=timings)) is None
+    assert figures.affinity(structs.replace(run_results, n_tasks=2)) is None
+
+
+def test_the_table_of_all_numbers(run_results):
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(run_results))))
+    assert len(rows) == len(run_results.methods) * (1 + run_results.n_tasks)
+    ours = [row for row in rows if row["method"] == "policygradex"]
+    assert (ours[0]["task"], float(ours[0]["mean"]), float(ours[0]["low"])) == ("", 149.6, 149.6 - 2.3)
+    assert [row["task"] for row in ours[1:]] == run_results.task_names
+    entry = run_results.methods["policygradex"]
+    assert [float(row["mean"]) for row in ours[1:]] == pytest.approx(entry.per_task)
+    assert [run_results.groups[int(row["group"]) - 1].count(row["task"]) for row in ours[1:]] == [1] * 10
 
 
 def test_equal_results_give_an_equal_page(run_results, built):

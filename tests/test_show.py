@@ -13,6 +13,7 @@ from PIL import Image
 from pgx_jax import make_family, show
 from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
+from pgx_jax.runs.saved import load_trained
 from pgx_jax.tasks import HostStep, TaskFamily
 
 
@@ -95,7 +96,7 @@ def test_host_roll_outs_follow_the_environment(walk, task):
 )
 def test_random_actions_fill_the_space(space, low, high):
     keys = jax.random.split(jax.random.PRNGKey(0), 300)
-    actions = np.asarray(jax.vmap(lambda key: show._random(space)(None, key))(keys))
+    actions = np.asarray(jax.vmap(lambda key: show._random(space).act((), None, (), key))(keys))
     assert actions.shape == (300, *space.shape)
     assert low <= actions.min() < low + 0.1 * (high - low) and high >= actions.max() > 0.9 * high + 0.1 * low
     assert np.issubdtype(actions.dtype, np.integer) == (space.dtype == np.int64)
@@ -120,6 +121,32 @@ def test_files_are_read_by_others(tmp_path, monkeypatch):
     for i, t in enumerate((first, second)):
         left = 3 + i * 266
         np.testing.assert_array_equal(sheet[24 + 18 : 24 + 278, left : left + 260], picture.frames[t])
+
+
+def test_an_mp4_is_played_as_it_was_drawn(walk, tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    picture = show.roll_out(walk, 1, steps=7)
+    path = show.write(picture, tmp_path / "walk.mp4")
+    reader = ffmpeg.read_frames(path)
+    meta = next(reader)
+    assert meta["fps"] == 1000 / show.DURATION and meta["size"] == (20, 28)
+    frames = [np.frombuffer(frame, np.uint8).reshape(28, 20, 3) for frame in reader]
+    assert len(frames) == 7
+    for frame, drawn in zip(frames, picture.frames, strict=True):  # below the line of words
+        assert abs(int(frame[22:].mean()) - int(drawn.mean())) < 12
+
+
+def test_an_mp4_without_what_makes_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(show.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'pip install "pgx-jax\[video\]"'):
+        show.check_ending(tmp_path / "a.mp4")
+
+
+def test_an_environment_that_fails_is_named(walk, monkeypatch):
+    monkeypatch.setattr(WalkCopy, "step", lambda self, action: 1 / 0)
+    with pytest.raises(ConfigError, match="task 'slow' of 'walk' raised ZeroDivisionError in step.*mend the"):
+        show.roll_out(walk, 0)
+    assert len(closed) == 1
 
 
 def test_tasks_by_name_and_number(walk):
@@ -153,8 +180,8 @@ def test_the_policy_of_a_run(capsys, small_run, tmp_path, no_training):
     out = tmp_path / "shown.png"
     status, shown, err = call(capsys, "points", "--run", folder, "--task", name, "--steps", 15, "--out", out)
     assert status == 0 and "trained policy" in shown and out.is_file(), err
-    family, agent = show.trained(folder, "points")
-    ends = [show.roll_out(family, 1, steps=15, agent=who).total[-1] for who in (agent, None)]
+    run = load_trained(folder, of="points")
+    ends = [show.roll_out(run.family, 1, steps=15, player=who).total[-1] for who in (run.player, None)]
     assert ends[0] > ends[1] + 1
 
     for args, words in (
@@ -169,7 +196,7 @@ def test_the_policy_of_a_run(capsys, small_run, tmp_path, no_training):
 def test_an_unfinished_run_is_named(small_run, tmp_path):
     (tmp_path / "config.json").write_text((small_run.store.path / "config.json").read_text())
     with pytest.raises(ConfigError, match="no policies yet.*resume"):
-        show.trained(tmp_path, "points")
+        load_trained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +204,8 @@ def test_an_unfinished_run_is_named(small_run, tmp_path):
     [
         (["point"], "did you mean points"),
         (["points", "--task", "tusk3"], "did you mean task"),
-        (["points", "--out", "a.mp4"], "must end in .gif or .png"),
-        (["points", "--out", "gif"], "must end in .gif or .png"),
+        (["points", "--out", "a.webm"], "must end in .gif, .png or .mp4"),
+        (["points", "--out", "gif"], "must end in .gif, .png or .mp4"),
         (["points", "--steps", 0], "steps = 0: a roll-out has at least 1"),
         (["points", "--seed", -1], "seed = -1"),
         (["points", "--steps", 1, "--out", "/dev/null/a.gif"], "cannot be written"),

@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "show": Command(
         "pgx_jax.cli.show:ShowCommand",
-        "Draw a short roll-out of one task as a moving GIF, or as a PNG of its first episode.",
+        "Draw a short roll-out of one task as a moving GIF or MP4, or as a PNG of its first episode.",
     ),
     "resume": Command("pgx_jax.cli.saved:ResumeCommand", "Finish a run from its last whole stage."),
     "regroup": Command(
@@ -65,6 +65,10 @@ COMMANDS = {
     "analyse": Command(
         "pgx_jax.cli.analyse:AnalyseCommand",
         "Measure what the method rests on: how linear the log-ratio of policies is, and how it generalises.",
+    ),
+    "policy": Command(
+        "pgx_jax.cli.policy:PolicyCommand",
+        "Export a trained policy of a saved run, to be used without the run.",
     ),
     "report": Command(
         "pgx_jax.cli.saved:ReportCommand", "Write results.json and report.html of a finished run again."

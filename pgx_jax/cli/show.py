@@ -14,7 +14,7 @@ from pgx_jax.errors import ConfigError
 
 @dataclass(frozen=True)
 class ShowCommand(FamilyArguments):
-    """Draw a short roll-out of one task as a moving GIF, or as a PNG of its first episode."""
+    """Draw a short roll-out of one task as a moving GIF or MP4, or as a PNG of its first episode."""
 
     task: str | None = None
     """Name or number of the task; the first one by default."""
@@ -22,7 +22,7 @@ class ShowCommand(FamilyArguments):
     """Act by the policy that a saved run of the family trained for the task (as it is before it adapts, if
     its learner does so), instead of at random."""
     out: Path | None = None
-    """File to write, *.gif or *.png; FAMILY-TASK.gif by default."""
+    """File to write, *.gif, *.mp4 (extra "video") or *.png; FAMILY-TASK.gif by default."""
     steps: int = 100
     """Environment steps to take; episodes that end sooner start again."""
     seed: int = 0
@@ -33,13 +33,16 @@ class ShowCommand(FamilyArguments):
         show.check_ending(self.out)
         given = self.family_settings()
         if self.run is None:
-            family, agent = self.make_family(), None
+            family, player = self.make_family(), None
         else:
             if given:
                 raise ConfigError("--run brings the family's settings; leave out " + ", ".join(given))
-            family, agent = show.trained(self.run, self.family)
+            from pgx_jax.runs.saved import load_trained  # which imports all that makes a run
+
+            run = load_trained(self.run, of=self.family)
+            family, player = run.family, run.player
         task = show.task_number(family, self.task)
-        picture = show.roll_out(family, task, steps=self.steps, seed=self.seed, agent=agent)
+        picture = show.roll_out(family, task, steps=self.steps, seed=self.seed, player=player)
         path = show.write(picture, self.out)
         console.print(f"{picture.title}: {len(picture.frames)} steps drawn", highlight=False, markup=False)
         console.print(f"saved: {path}", highlight=False, soft_wrap=True)

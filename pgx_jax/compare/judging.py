@@ -13,7 +13,7 @@ from pgx_jax import learn
 from pgx_jax.compare.methods import Method, distinct
 from pgx_jax.compare.pool import Pool, Row, places
 from pgx_jax.compare.results import Draw, Interval, MethodResult
-from pgx_jax.compare.summaries import failed_tasks, summarise
+from pgx_jax.compare.summaries import by_task, failed_tasks, summarise
 from pgx_jax.config import Config
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
@@ -95,6 +95,7 @@ def method_result(
         groups=named[0],
         metric=family.metric,
         per_task=np.mean([x.mean(1) for x in episodes], axis=0).tolist(),
+        per_task_ci95=by_task(episodes[0]) if len(episodes) == 1 and episodes[0].shape[1] > 1 else UNSET,
         at_end=np.mean(ends, axis=0).tolist() if ends else UNSET,
         env_steps=int(np.mean([m.env_steps for m in draws])),
         equal_steps=first.equal_steps,

@@ -94,6 +94,9 @@ class MethodResult(Record, frozen=True, kw_only=True):
     metric: Literal["return", "success"]
     per_task: list[Number] | None = None
     """[n], mean over episodes (and draws)."""
+    per_task_ci95: list[tuple[Number, Number]] | UnsetType = UNSET
+    """[n], intervals of these over episodes; unset for several draws, one episode, and in results of older
+    code."""
     at_end: list[Number] | UnsetType = UNSET
     """[n], success in the last step of an episode, where the metric is success in any."""
     env_steps: int | None = None

@@ -30,27 +30,31 @@ __all__ = [
     "verdict",
 ]
 
-FILES = ("report.html", *(f"figures/{name}.png" for name in CAPTIONS))
+FILES = ("report.html", "results.csv", *(f"figures/{name}.png" for name in CAPTIONS))
 """All files that a report may consist of, relative to the run's folder."""
 
 SEEDS_FILES = ("report.html", *(f"figures/{name}.png" for name in SEEDS_CAPTIONS))
 """The same of a report of several seeds."""
 
 
-def render(results: Results, config: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of a report, by their names in the run's folder: the page, which needs no other file, and
-    every figure that the results have the numbers for, as PNG.
+def render(
+    results: Results, config: Mapping[str, Any], pictures: Mapping[int, bytes] | None = None
+) -> dict[str, bytes]:
+    """The files of a report, by their names in the run's folder: the page, which needs no other file, its
+    numbers as a table, and every figure that the results have the numbers for, as PNG.
 
     Args:
         results: of a run.
         config: what ``config.json`` holds.
+        pictures: number of a group, from 1 -> its policy at work, PNG.
     """
-    from pgx_jax.report import figures, page  # matplotlib and Jinja take a second to import
+    from pgx_jax.report import figures, page, tables  # matplotlib and Jinja take a second to import
 
     drawn = figures.draw_all(results)
-    html = page.render(results, config, {name: figures.svg(figure, name) for name, figure in drawn.items()})
+    svgs = {name: figures.svg(figure, name) for name, figure in drawn.items()}
+    html = page.render(results, config, svgs, pictures or {})
     images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
-    return images | {"report.html": html.encode()}
+    return images | {"report.html": html.encode(), "results.csv": tables.as_csv(results).encode()}
 
 
 def render_seeds(found: SeedsResult, config: Mapping[str, Any], links: Mapping[int, str]) -> dict[str, bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import escape
 
 from pgx_jax.compare.results import OURS, Groups, Interval, Results
 from pgx_jax.compare.seeds import SeedsResult
@@ -29,13 +31,19 @@ _VERDICTS = {
 _HYPHEN = re.compile(r"(?<![\w\]\)-])-(?=\d)")
 
 
-def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str]) -> str:
+def render(
+    results: Results,
+    config: Mapping[str, Any],
+    svgs: Mapping[str, str],
+    pictures: Mapping[int, bytes] | None = None,
+) -> str:
     """The whole page as HTML text.
 
     Args:
         results: of a run.
         config: what ``config.json`` holds.
         svgs: figure name -> ``<svg>`` element.
+        pictures: number of a group, from 1 -> its policy at work, PNG.
     """
     badge, tone = _VERDICTS[conclusion.verdict(results)]
     return (
@@ -60,8 +68,10 @@ def render(results: Results, config: Mapping[str, Any], svgs: Mapping[str, str])
             certainty=_certainty(results),
             candidates=_candidates(results),
             solvers=_solvers(results),
-            diagnostics=wording.flatten(msgspec.to_builtins(results.diagnostics) or {}),
-            settings=wording.flatten(config),
+            diagnostics=_diagnostics(results),
+            settings=wording.flatten({name: x for name, x in config.items() if name not in _MADE_BY}),
+            made_by=_made_by(config),
+            pictures={i: base64.b64encode(png).decode() for i, png in (pictures or {}).items()},
             figures=_figures(svgs, wording.CAPTIONS),
         )
     )
@@ -200,6 +210,25 @@ def _templates() -> Environment:
 def _minus(value: Any) -> Any:
     """Text with a proper minus sign before numbers; anything else, markup too, as it is."""
     return _HYPHEN.sub("−", value) if type(value) is str else value
+
+
+_MADE_BY = ("command", "environment", "versions", "commit", "device")
+"""What of ``config.json`` tells how a run was made, rather than what was set."""
+
+
+def _made_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The command that makes the run again, if there is one, and (name, value) of what it was made with."""
+    known = {name: config[name] for name in _MADE_BY if name in config and name != "command"}
+    known |= known.pop("environment", None) or {}
+    told = config.get("command")
+    told = told and escape(told)  # as it stands: its minus signs must be hyphens to be copied
+    return {"command": told, "versions": wording.flatten(known)}
+
+
+def _diagnostics(results: Results) -> list[tuple[str, str, str]]:
+    """(name, value, what it says) of every diagnostic number."""
+    rows = wording.flatten(msgspec.to_builtins(results.diagnostics) or {})
+    return [(name, value, wording.explained(name)) for name, value in rows]
 
 
 def _facts(results: Results) -> list[tuple[str, str, str]]:

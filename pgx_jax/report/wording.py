@@ -57,7 +57,8 @@ CAPTIONS = {
     "times as much (--seeds 5 measures it). Filled circles had the same total of "
     "environment steps, everything that a method costs included; hollow squares did not. "
     "The band is our interval.",
-    "per_task": "Mean of every task, ordered by group.",
+    "per_task": "Mean of every task, ordered by group, with its 95% interval over evaluation episodes (which "
+    "leaves out what another training seed would change).",
     "curves": "Return (success rate, where that is what tasks are judged by) while training, averaged over a "
     "method's policies and tasks, over all the steps that the method has used. Methods with another total of "
     "steps are left out.",
@@ -81,6 +82,32 @@ BUDGET_CAPTIONS = {
     "are single runs of ours.",
 }
 """The same of the page of a study of budgets."""
+
+DIAGNOSTICS = {
+    "parameters": "Parameters of a policy's actor: the length of the gradients that are projected.",
+    "private_parameters": "Of these, how many one task's context alone can reach. Gradient features leave "
+    "them out, since tasks never meet in them.",
+    "subsets": "Sets of tasks whose joint training was predicted; 0 where the affinity needs none.",
+    "l2": "Ridge of the surrogates: the larger, the smaller the steps that they predict.",
+    "relative_distance": "How far the groups' predicted parameters are from the meta-policy's, relative to "
+    "the length of these. The method takes the log-ratio of policies to be linear within that distance, "
+    "which is the less true the larger it is (`pgx-jax analyse RUN approximation` measures it).",
+    "affinity_ci95": "Intervals of the affinity over the choice of subsets: narrow where other subsets would "
+    "have told the same.",
+    "scoring_steps": "Environment steps that were spent on scoring subsets by roll-outs; 0 where held-out "
+    "data score them.",
+    "demonstration_steps": "Environment steps of what experts showed before the meta-training.",
+    "meta_steps": "Environment steps of the meta-training up to the last look.",
+    "collect_steps": "Environment steps that were collected to estimate from, up to the last look at the "
+    "meta-policy.",
+    "measured": "What the meta-policy's learner measured at each of its updates.",
+    "measured.kl": "How far each update moved the meta-policy: the divergence of its actions before and "
+    "after. Large values mean unsteady training.",
+    "measured.explained_variance": "The part of the returns' variance that the critic foretold at each "
+    "update: 1 is all, 0 none, and below 0 it misled.",
+    "measured.learning_rate": "Step size of the optimiser at each update.",
+}
+"""What every diagnostic number says, by its dotted name or the beginning of that."""
 
 Methods = Mapping[str, MethodResult]
 
@@ -257,6 +284,12 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         else:
             rows.append((path, "–" if value is None else _setting(value)))
     return rows
+
+
+def explained(name: str) -> str:
+    """What a diagnostic (by its dotted name) says; empty if nobody knows."""
+    known = (DIAGNOSTICS.get(part) for part in (name, name.partition(".")[0]))
+    return next(filter(None, known), "")
 
 
 def _setting(value: Any) -> str:

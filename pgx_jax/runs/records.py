@@ -25,6 +25,7 @@ from pgx_jax.learn import PPO, Cloned, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
+from pgx_jax.show import Player
 from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.checks import check_family
@@ -388,6 +389,14 @@ class Records:
             raise ConfigError(f"no task {task!r} in this run; its tasks are {', '.join(names)}")
         mine = self.ours()
         return self.policies.agent(mine.rows[mine.labels[names.index(task)]])
+
+    @property
+    def player(self) -> Player:
+        """Its groups' policies, to be drawn (`pgx_jax.show.roll_out`); see `agent_for`."""
+        names = self.family.task_names
+        return Player(
+            self.group_policy.action, lambda task: (self.agent_for(names[task]), self.family.context[task])
+        )
 
     def reporting(self, stage: str) -> dict[str, Any]:
         """What the training of a stage is given besides: where it reports, and its checkpoint."""

@@ -21,9 +21,11 @@ from pgx_jax.learn import Learner, Policy, described
 from pgx_jax.mesh import check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
+from pgx_jax.runs.drawing import draw_groups, drawn
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import environment, identity, versions
 from pgx_jax.runs.records import ASKED, Listener, Records, numbered
+from pgx_jax.runs.reproducing import command
 from pgx_jax.runs.stages import STAGES, needed, stage_of
 from pgx_jax.runs.store import RunStore
 from pgx_jax.steady import one_blas_thread
@@ -117,6 +119,7 @@ class Run(Records):
         if store is None:
             return None
         store.write_json("results.json", results.to_plain(self.results))
+        draw_groups(self, store)
         in_first(lambda: write_report(store, self.results))
         return store.path / "report.html"
 
@@ -187,7 +190,8 @@ YOUNGER = ("looks", "clustering", "stability")
 
 def write_report(store: RunStore, found: Results) -> Path:
     """Write the report of a run's results into its folder, in place of an older one; returns its path."""
-    return write_files(store, report.FILES, report.render(found, store.config))
+    pictures = drawn(store, len(found.groups))
+    return write_files(store, report.FILES, report.render(found, store.config, pictures))
 
 
 def write_files(store: RunStore, names: Sequence[str], files: Mapping[str, bytes]) -> Path:
@@ -261,7 +265,9 @@ def begin(
     own = identity(family, policy, policies, learners)
     check_equal("settings or versions", lambda: described((config, family.settings, own, versions())))
     if out is not None:
+        own_parts = any(part is not None for part in (policy, meta, policies, learners))
         record = {
+            "command": None if own_parts else command(family, config),
             "family": family.name, "family_settings": family.settings, "config": config,
             "identity": own, "environment": environment(),
             "own_policy": policy is not None, "own_meta": meta is not None,

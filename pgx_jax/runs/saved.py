@@ -117,6 +117,25 @@ def load(
     return found
 
 
+def load_trained(path: str | Path, *, of: str | None = None) -> Run:
+    """Open a saved run whose policies are trained.
+
+    Args:
+        path: the run folder.
+        of: the name of the family that it must be one of; any by default.
+
+    Raises:
+        ConfigError: as `load`, or for a run of another family, or one without trained policies.
+    """
+    store = RunStore.open(path)
+    own = store.config["family"]
+    if of is not None and own != of:
+        raise ConfigError(f"the run {path} is one of {own!r}, not of {of!r}")
+    if not store.has("policies"):
+        raise FolderError(f"the run {path} has no policies yet; resume it first")
+    return load(path)
+
+
 def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
     """The registered family that a run was made with."""
     if saved["family"] not in families():

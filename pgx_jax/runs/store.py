@@ -42,10 +42,10 @@ FORMAT = 1
 """Version of the layout of a stage; a reader refuses versions that it doesn't know."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OWN_FOLDERS = ("stages", "figures", "analysis")
+_OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported")
 _OWN_FILES = (
-    "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "adapted-*.json",
-    "config.json",
+    "metrics.jsonl", "results.json", "results.csv", "report.html", "regroup.json", "regroup-*=*.json",
+    "adapted-*.json", "config.json",
 )  # fmt: skip
 DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -59,12 +63,38 @@ def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
         return jax.eval_shape(getattr(family.env, name), *args)
     except ConfigError:
         raise
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
         raise ConfigError(
             f"family {family.name!r}: its environment's {name} cannot be traced by JAX "
-            f"({type(error).__name__}: {reason}); it must be a pure function of arrays"
+            f"({type(error).__name__}: {_line(error)}); it must be a pure function of arrays"
         ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"family {family.name!r}: its environment {raised(name, error)}; all of its tasks "
+            f"({called(family.task_names)}) go through this code, and nothing was trained: mend the "
+            f"environment, or take another version of the library that it comes from"
+        ) from error
+
+
+def raised(what: str, error: Exception) -> str:
+    """What an environment's own error was and where, in words: raised TypeError in step (fluid.py, line 73):
+    …"""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}jax{os.sep}" not in f.filename
+    ]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"raised {type(error).__name__} in {what}{where}: {_line(error)}"
+
+
+def called(names: Sequence[str]) -> str:
+    """Names in a sentence, of many the first."""
+    more = len(names) - 3
+    return ", ".join(map(repr, names[:3])) + (f" and {more} more" if more > 0 else "")
+
+
+def _line(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _check_obs(family: TaskFamily, name: str, obs: Any) -> None:

@@ -191,7 +191,7 @@ class TaskFamily:
         if not isinstance(self.action_space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
             raise ConfigError(
                 f"family {self.name!r}: action space {self.action_space} is neither Discrete, MultiDiscrete "
-                f"nor Box"
+                f"nor Box (give MultiDiscrete([2] * n) for MultiBinary(n))"
             )
         if not isinstance(self.observation_space, spaces.Box) or 0 in self.observation_space.shape:
             raise ConfigError(

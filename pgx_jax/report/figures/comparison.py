@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from msgspec import UNSET
 
 from pgx_jax.compare.results import BY_TASK, OURS, Results
 from pgx_jax.report import wording
@@ -91,8 +92,9 @@ def curves_by_task(results: Results) -> Figure | None:
 
 
 def methods(results: Results) -> Figure | None:
-    """Mean of every method with its 95% interval; hollow markers stand outside the rule of equal steps."""
-    return intervals(results.methods, {})
+    """Mean of every method with its 95% interval; hollow markers stand outside the rule of equal steps. None
+    for a single method, which there is nothing to compare with."""
+    return intervals(results.methods, {}) if len(wording.ordered_methods(results.methods)) > 1 else None
 
 
 def intervals(entries: wording.Methods, points: Mapping[str, Sequence[float | None]]) -> Figure | None:
@@ -133,7 +135,7 @@ def intervals(entries: wording.Methods, points: Mapping[str, Sequence[float | No
 
 
 def per_task(results: Results) -> Figure | None:
-    """Bars for every task: ours, one policy for all, one policy a task."""
+    """Bars for every task, with 95% intervals where they are known: ours, one policy for all, one a task."""
     tasks = results.task_names
     shown = {
         name: np.array(known, float) for name in BY_TASK if (known := results.per_task(name)) is not None
@@ -149,6 +151,11 @@ def per_task(results: Results) -> Figure | None:
         left = np.arange(n) + (i - (len(shown) - 1) / 2) * width
         label = wording.method_label(results.methods, name)
         axes.bar(left, means[order], 0.9 * width, color=method_style(name)[0], label=label)
+        known = results.methods[name].per_task_ci95
+        if known is not UNSET and len(known) == n:
+            bounds = np.array(known, float)[order]
+            reach = np.abs(bounds.T - means[order])
+            axes.errorbar(left, means[order], reach, fmt="none", ecolor=FAINT, elinewidth=1.2, capsize=1.5)
     edges = np.flatnonzero(np.diff(found[order])) + 0.5
     for edge in edges:
         axes.axvline(edge, color=FAINT, lw=1, ls=":")

@@ -18,7 +18,7 @@ from pgx_jax.report.figures.canvas import BLUE, FAINT, canvas, group_colour, tas
 def pipeline(results: Results) -> Figure | None:
     """Waterfall of the stages: when each ran and for how long."""
     stages = wording.stage_seconds(results.timings)
-    if not stages:
+    if len(stages) < 2:
         return None
     seconds = np.array([max(value, 0.0) for _, value in stages])
     start, total = np.cumsum(seconds) - seconds, max(seconds.sum(), 1e-9)
@@ -47,8 +47,9 @@ def pipeline(results: Results) -> Figure | None:
 
 
 def affinity(results: Results) -> Figure | None:
-    """Affinity of every pair, ordered by group, with the number of subsets behind it if there are any."""
-    if results.affinity is None:
+    """Affinity of every pair, ordered by group, with the number of subsets behind it if there are any; None
+    of two tasks, which are one pair."""
+    if results.affinity is None or results.n_tasks < 3:
         return None
     return affinity_of(results.affinity, results.task_names, results.groups, results.true_groups)
 

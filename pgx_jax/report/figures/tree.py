@@ -26,11 +26,14 @@ ASIDE = 0.02
 
 
 def looks(results: Results) -> Figure | None:
-    """Every task's policy along the steps of our method, and the looks; None for results without looks."""
+    """Every task's policy along the steps of our method, and the looks; None for results without looks, and
+    where all tasks had one policy all the time."""
     ours = results.methods.get(OURS)
     if not results.looks or ours is None or ours.env_steps is None:
         return None
     times, partitions = _segments(results)
+    if max(map(len, partitions)) == 1:
+        return None
     ends = [*times[1:], ours.env_steps]
     rows = {name: row for row, name in enumerate(ordered_tasks(partitions))}
     n = len(rows)

@@ -1,0 +1,38 @@
+"""The numbers of a run's results as a table for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from msgspec import UNSET
+
+from pgx_jax.compare.results import Interval, Results
+from pgx_jax.report import wording
+
+HEAD = (
+    "method", "label", "task", "group", "metric", "mean", "low", "high", "env_steps", "same_total",
+)  # fmt: skip
+
+
+def as_csv(results: Results) -> str:
+    """A line for every method over all tasks (its task is empty), and one for each of its tasks; intervals
+    are of 95%, groups are ours, from 1."""
+    group = {name: i for i, names in enumerate(results.groups, 1) for name in names}
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(HEAD)
+    for name in wording.ordered_methods(results.methods, every=True):
+        entry = results.methods[name]
+        label = wording.method_label(results.methods, name, alone=True)
+        means, bounds = results.per_task(name) or [], entry.per_task_ci95
+        told = [None] * len(means) if bounds is UNSET else bounds
+        rows = [("", "", entry.interval)]
+        rows += [
+            (task, str(group[task]), Interval(mean, own))
+            for task, mean, own in zip(results.task_names, means, told, strict=False)
+        ]
+        for task, number, value in rows:
+            shown = (value.mean, value.lo, value.hi, entry.env_steps, entry.equal_steps)
+            writer.writerow((name, label, task, number, entry.metric, *shown))
+    return file.getvalue()
