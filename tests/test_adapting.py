@@ -324,6 +324,14 @@ def test_a_task_of_ones_own_from_the_command_line(small_run, tmp_path, capsys):
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_run_in_memory_saves_nothing(small_run):
+    run = copy.copy(small_run)
+    run.store = None
+    found = pgx_jax.adapt(run, 2, steps=60, finder="halving")
+    assert found.steps <= 60 and found.stage is None and found.before.ci95 and found.after.ci95
+
+
+@pytest.mark.slow
 def test_a_few_steps_on_cartpole():
     """From training to an adapted policy, in memory."""
     config = pgx_jax.Config(
