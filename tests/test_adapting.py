@@ -258,6 +258,7 @@ def no_sampler(run):
         (lambda run, arena: adapt_all(arena, {}, (-1,)), "-1 adaptation steps"),
         (lambda run, arena: Tuning(finding=1.0).check(), "finding = 1.0 must lie"),
         (lambda run, arena: Tuning(updates=0).check(), "updates = 0 must be at least 1"),
+        (lambda run, arena: Tuning(rate=0.0).check(), "rate = 0.0 must be above 0"),
         (lambda run, arena: pgx_jax.adapt(run, 50), "no unseen task 50; their numbers are 0 to 49"),
         (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'rewards', 'halving', 'values'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),

@@ -157,5 +157,7 @@ def test_devices_and_processes_that_are_not_there():
     for wrong in (("localhost:1",), ("localhost:1", "two", "0")):
         with pytest.raises(ConfigError, match="give HOST:PORT, how many processes, and which one; or auto"):
             DeviceArguments(join=wrong).settle()
+    with pytest.raises(ConfigError, match="the address of process 0 is HOST:PORT, not 'localhost'"):
+        mesh.join("localhost", 2, 0)
     with pytest.raises(ConfigError, match="this process cannot meet the others at localhost:1: .*before"):
         DeviceArguments(join=("localhost:1", "2", "0")).settle()  # JAX has computed something already
