@@ -57,7 +57,8 @@ OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDU
 """Of what XLA may leave to YNNPACK, products alone."""
 
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-"""Half of the time to compile, a fifth more to run. The second is no option of jaxlib 0.11 any more."""
+"""Half of the time to compile, a fifth more to run; what `XLA_FLAGS` say goes before. The second is no option
+of jaxlib 0.11 any more."""
 
 
 FULL = {"xla_gpu_autotune_level": 0}
@@ -72,7 +73,13 @@ def _options(platform: str, quick: bool, full: bool) -> dict[str, Any]:
     if platform == "gpu":
         return _known(FULL) if full else {}
     steady = _known(OPTIONS) if platform == "cpu" else {}
-    return steady | _known(QUICK) if steady and quick else steady
+    return steady | _known(_unsaid(QUICK)) if steady and quick else steady
+
+
+def _unsaid(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that `XLA_FLAGS` do not set."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if f"--{name}=" not in flags}
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:

@@ -57,21 +57,19 @@ def pytest_configure(config):
     config.option.markexpr = config.option.markexpr or "not slow"
     if not hasattr(config, "workerinput"):  # workers have the environment of the process that started them
         _share_programs(config)
-    from pgx_jax import steady  # before test files are imported, some of which compile something already
-
-    steady.QUICK["xla_backend_optimization_level"] = 0
 
 
 def _share_programs(config):
-    """Flags of the compiler, and a folder for what it has compiled."""
+    """Flags of the compiler, and a folder for what it has compiled; one's own folder
+    (`JAX_COMPILATION_CACHE_DIR`) is kept for the next time."""
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_optimization_level" not in given:
         os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}"
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="pgx_jax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
@@ -153,10 +151,15 @@ def in_outline(render, *known):
 LONGEST = (
     "test_readme",
     "test_benchmarks",
+    "test_mesh",
     "test_pipeline",
+    "test_adapting",
     "test_baselines_by_name",
+    "test_maml",
+    "test_sweep",
     "test_steady",
     "test_family_contract",
+    "test_language",
     "test_benchmark_mt10",
     "test_notebooks",
     "test_objectives",

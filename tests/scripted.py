@@ -70,8 +70,8 @@ def _play(policy, env, agent, tasks, context, horizon, key, length):
 
 def play_device(family, policy, agent, index, horizon, key):
     """Steps [T, E, ...], and the states that the slots are left in."""
-    tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], family.tasks)
-    context = jnp.asarray(family.context)[index]
+    tasks = jax.tree.map(lambda leaf: np.asarray(leaf)[index], family.tasks)
+    context = np.asarray(family.context)[index]
     return _play(policy, family.env, agent, tasks, context, horizon, key, LENGTH)
 
 

@@ -10,22 +10,23 @@ from pathlib import Path
 import numpy as np
 
 
-def found_in(run):
-    """What a run has found, but for how long it took: names -> arrays."""
+def grouped(run):
+    """What a run has found up to its groups: names -> arrays."""
     import jax
 
+    records = run.meta, run.features.values, run.scored.scores, run.affinity, run.grouping.labels
+    arrays = {f"run {i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(records))}
+    return arrays | {"gain": run.grouping.path["nested_gain"]}
+
+
+def found_in(run):
+    """What a whole run has found, but for how long it took: names -> arrays."""
+    import jax
+
+    numbers = [x for x in jax.tree.leaves(run.policies) if not isinstance(x, str)]
+    arrays = {f"policies {i}": np.asarray(x) for i, x in enumerate(numbers)}
     ours = run.results.methods["policygradex"]
-    records = (
-        run.meta,
-        run.features.values,
-        run.scored.scores,
-        run.affinity,
-        run.grouping.labels,
-        run.policies,
-    )
-    numbers = [x for x in jax.tree.leaves(records) if not isinstance(x, str)]
-    arrays = {f"run {i}": np.asarray(x) for i, x in enumerate(numbers)}
-    return arrays | {"evaluation": np.array(ours.per_task), "gain": run.grouping.path["nested_gain"]}
+    return grouped(run) | arrays | {"evaluation": np.array(ours.per_task)}
 
 
 def computed(family, policy, ppo, features, transitions):
@@ -107,24 +108,22 @@ def main(folder, *meeting):
     """What one of the processes does."""
     from conftest import small_settings
 
-    from pgx_jax import make_family, mesh, resume, run, steady
+    from pgx_jax import Run, make_family, mesh, resume, run
 
-    steady.QUICK["xla_backend_optimization_level"] = 0  # as in the tests' own process
     if meeting:
         write_slowly()
         mesh.join(meeting[0], *map(int, meeting[1:]))
     settings, config = small_settings.__wrapped__()
     family = make_family("points", **settings)
     config = type(config)(**{**vars(config), "compare": "none"})
-    out = Path(folder, "run" if mesh.leads() else "nothing")
-    done = run(family, config, out=out)
-    found = found_in(done)
     if not meeting:
-        found |= computed(family, done.policy, config.ppo, done.features, done.transitions)
+        done = Run(family, config).compute("grouping")
+        found = grouped(done) | computed(family, done.policy, config.ppo, done.features, done.transitions)
     else:
+        done = run(family, config, out=Path(folder, "run" if mesh.leads() else "nothing"))
         mesh.in_first(lambda: lose(done.store))
         again = found_in(resume(Path(folder, "run")))
-        found |= {f"again {name}": x for name, x in again.items()}
+        found = found_in(done) | {f"again {name}": x for name, x in again.items()}
     missed = [name for name, program in spread_programs().items() if not is_spread(program)]
     found["missed"] = np.array(missed if not meeting else [])
     found["devices"] = np.array([mesh.mesh_size(), len(list(Path(folder).iterdir()))])

@@ -258,6 +258,7 @@ def no_sampler(run):
         (lambda run, arena: adapt_all(arena, {}, (-1,)), "-1 adaptation steps"),
         (lambda run, arena: Tuning(finding=1.0).check(), "finding = 1.0 must lie"),
         (lambda run, arena: Tuning(updates=0).check(), "updates = 0 must be at least 1"),
+        (lambda run, arena: Tuning(rate=0.0).check(), "rate = 0.0 must be above 0"),
         (lambda run, arena: pgx_jax.adapt(run, 50), "no unseen task 50; their numbers are 0 to 49"),
         (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'rewards', 'halving', 'values'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),
@@ -324,6 +325,14 @@ def test_a_task_of_ones_own_from_the_command_line(small_run, tmp_path, capsys):
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_run_in_memory_saves_nothing(small_run):
+    run = copy.copy(small_run)
+    run.store = None
+    found = pgx_jax.adapt(run, 2, steps=60, finder="halving")
+    assert found.steps <= 60 and found.stage is None and found.before.ci95 and found.after.ci95
+
+
+@pytest.mark.slow
 def test_a_few_steps_on_cartpole():
     """From training to an adapted policy, in memory."""
     config = pgx_jax.Config(

@@ -35,7 +35,6 @@ KINDS = {
             "device",
             (
                 "told/reinforce/each",
-                "paco/pcgrad",
                 "gru/mine",
                 "linear/reinforce/policygradex",
                 "linear/reinforce/true_groups",

@@ -3,7 +3,6 @@
 import importlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import table, tabular_family
@@ -37,9 +36,17 @@ ROW, TASK = (x.ravel() for x in np.meshgrid(np.arange(3), np.arange(6), indexing
 def agents():
     """Three policies with preferences of their own."""
     agents = init_agents(POLICY, FAMILY, np.asarray(jax.random.split(KEY, 3)))
-    noise = iter(jax.random.split(KEY, 20))
-    actor = jax.tree.map(lambda x: x + jax.random.normal(next(noise), x.shape), agents.actor)
+    return drawn(agents)
+
+
+def drawn(agents):
+    """The same with preferences of their own."""
+    rng = np.random.default_rng(4)
+    actor = jax.tree.map(lambda x: np.float32(x + rng.normal(size=x.shape)), agents.actor)
     return agents._replace(actor=actor)
+
+
+logits = jax.jit(jax.vmap(POLICY.params, (None, 0)))
 
 
 def slow_episode(choice, t, state):
@@ -67,9 +74,7 @@ def test_episodes_equal_a_loop(agents):
         found = evaluate(POLICY, family, agents, ROW, TASK, KEY, episodes=3, deterministic=True)
         assert found.returns.shape == found.success.shape == found.steps.shape == (18, 3)
         for pair, (row, task) in enumerate(zip(ROW, TASK, strict=True)):
-            choice = np.asarray(
-                jax.vmap(POLICY.params, (None, 0))(take(agents.actor, row), jnp.eye(4))
-            ).argmax(-1)
+            choice = np.asarray(logits(take(agents.actor, row), np.eye(4))).argmax(-1)
             total, success, at_end, length = slow_episode(choice, TABLES[task], state)
             np.testing.assert_allclose(found.returns[pair], total, atol=1e-5)
             np.testing.assert_array_equal(found.success[pair], success)
@@ -96,7 +101,7 @@ def play(agents, row, task, **kw):
 
 
 def test_different_policies_meet_the_same_episodes(agents):
-    same = jax.tree.map(lambda x: jnp.stack([x[0], x[0], x[1]]), agents)
+    same = jax.tree.map(lambda x: np.asarray(x)[[0, 0, 1]], agents)
     found = play(same, ROW, TASK)
     np.testing.assert_array_equal(found.returns[:6], found.returns[6:12])
     np.testing.assert_array_equal(found.steps[:6], found.steps[6:12])
@@ -142,10 +147,7 @@ def test_non_finite_returns_are_traced_to_their_task(agents):
 def test_what_a_policy_is_told_of_unseen_tasks():
     told = make_policy(FAMILY, hidden=(8,), conditioned_actor=True)
     agents = init_agents(told, FAMILY, np.asarray(jax.random.split(KEY, 1)))
-    noise = iter(jax.random.split(KEY, 20))
-    agents = agents._replace(
-        actor=jax.tree.map(lambda x: x + jax.random.normal(next(noise), x.shape), agents.actor)
-    )
+    agents = drawn(agents)
 
     def played(**unseen):
         return evaluate(told, FAMILY, agents, np.zeros(6, int), np.arange(6), KEY, episodes=4, **unseen)

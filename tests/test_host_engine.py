@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hosts import ScriptEnv, ScriptVector, host_points, script_family
@@ -58,13 +57,15 @@ def test_both_engines_experience_the_same():
     for place in range(2):
         acting.enter(place, Tasks.of(host), index, host.context[index], KEY)
     ours = acting.unroll(agents, ROWS.key[:2], 15, gamma=0.9, deterministic=True)
-    tasks = jax.tree.map(lambda x: jnp.asarray(x)[index], device.tasks)
-    slots = reset_slots(device.env, tasks, jax.random.split(KEY, len(index)))
+    tasks = jax.tree.map(lambda x: np.asarray(x)[index], device.tasks)
+
+    @jax.jit
+    def unrolled(agent):
+        slots = reset_slots(device.env, tasks, jax.random.split(KEY, len(index)))
+        return unroll(POLICY, device.env, 6, agent, tasks, device.context[index], slots, KEY, 15, 0.9, True)
+
     for place in range(2):
-        agent = take(agents, place)
-        _, theirs = unroll(
-            POLICY, device.env, 6, agent, tasks, device.context[index], slots, KEY, 15, 0.9, True
-        )
+        _, theirs = unrolled(take(agents, place))
         close(take(ours, place), theirs, rtol=1e-4, atol=1e-5)
     assert ours.done.sum() == 2 * 6 * 2 and not ours.terminated.any()
 

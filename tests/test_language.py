@@ -34,11 +34,8 @@ def world():
 @pytest.fixture(scope="module")
 def moved(world):
     """A policy somewhere else than the reference."""
-    leaves, structure = jax.tree.flatten(world.reference)
-    keys = jax.random.split(jax.random.PRNGKey(7), len(leaves))
-    return structure.unflatten(
-        [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    rng = np.random.default_rng(7)
+    return jax.tree.map(lambda x: np.float32(x + 0.1 * rng.normal(size=x.shape)), world.reference)
 
 
 def tokens(text):

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -36,6 +37,7 @@ from pgx_jax.learn.learner import Learning
 from pgx_jax.learn.maml import Reptile
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.updating import row_tasks
+from pgx_jax.steady import compiled
 from pgx_jax.tasks import HostStep
 from pgx_jax.types import Moments, Rows
 
@@ -203,10 +205,9 @@ def moments(seed):
 def lived():
     """A drawn agent, and what it did in three phases of slots on the row's tasks."""
     agent = fresh(POLICY, DEVICE, KEY)
-    noise = iter(jax.random.split(KEY, 20))
-    agent = agent._replace(
-        actor=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), agent.actor)
-    )
+    rng = np.random.default_rng(5)
+    drawn = lambda x: np.float32(x + 0.3 * rng.normal(size=x.shape))  # noqa: E731
+    agent = agent._replace(actor=jax.tree.map(drawn, agent.actor))
     index = np.array([0, 1, 3, 0, 1, 3, 0])
     return agent, [experience(POLICY, DEVICE, agent, index, key, 5) for key in jax.random.split(KEY, 3)]
 
@@ -226,6 +227,7 @@ def value_error(critic, batch):
     return 0.5 * jnp.mean((jax.vmap(POLICY.value, (None, 0))(critic, inputs) - batch.target) ** 2)
 
 
+@partial(compiled, quick=True)
 def walk(learner, actor, batches):
     """The parameters after a gradient step on each batch of one task."""
     for batch in batches:
@@ -236,16 +238,19 @@ def walk(learner, actor, batches):
     return actor
 
 
+batch_of = compiled(make_batch, quick=True, static_argnames="policy")
+
+
 def slow_update(learner, row, agent, scales, steps):
     """(actor, critic) after an update, and the actors of the tasks after the inner steps."""
-    data, ends = {}, {}
+    steps, data, ends = jax.tree.map(np.asarray, steps), {}, {}
     for task in np.flatnonzero(row.member):
         actor, data[task] = agent.actor, []
         slots = np.flatnonzero(row.slot_task == task)
         for scale, done in zip(scales, steps, strict=True):
             own = jax.tree.map(lambda x, slots=slots: x[:, slots], done)
             acted = agent._replace(actor=actor, reward=scale)
-            batch = make_batch(POLICY, learner, acted, own, row.context, row.slot_task[slots])
+            batch = batch_of(POLICY, learner, acted, own, row.context, row.slot_task[slots])
             data[task].append(batch)
             actor = walk(learner, agent.actor, data[task][: learner.inner_steps])
         ends[task] = actor
@@ -283,6 +288,12 @@ def slow_update(learner, row, agent, scales, steps):
     return params, ends
 
 
+@partial(compiled, quick=True, static_argnames="policy")
+def updated(learner, policy, row, learning, phases, key):
+    """What a learner makes of its phases so far."""
+    return learner.learn(policy, row, learning, phases, key)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_update_is_that_of_a_loop_over_the_tasks(lived, name):
     """Rewards of other scales in every phase, and two passes over the same roll-outs."""
@@ -295,8 +306,7 @@ def test_an_update_is_that_of_a_loop_over_the_tasks(lived, name):
         assert learner.per_slot(phase) == (phase > 0)
         before = learning._replace(agent=learning.agent._replace(reward=scales[phase]))
         last = phase == learner.phases - 1
-        learn = jax.jit(learner.learn, static_argnums=0) if last else learner.learn
-        learning = learn(POLICY, row, before, tuple(steps[: phase + 1]), KEY)
+        learning = updated(learner, POLICY, row, before, tuple(steps[: phase + 1]), KEY)
         if not last:
             close(learning.agent, before.agent, rtol=0, atol=0)
             followed = learning, tuple(steps[: phase + 1])
@@ -445,8 +455,8 @@ def test_every_network_learns_through_an_inner_step(network):
     check_learner(learner, policy, DEVICE, check_networks(policy, DEVICE), "maml")
     learning = Learning(agent, learner.begin(policy, agent), jnp.int32(0))
     first, second = (drawn_steps(learner, seed) for seed in range(2))
-    learning = learner.learn(policy, row, learning, (first,), KEY)
-    found = jax.jit(learner.learn, static_argnums=0)(policy, row, learning, (first, second), KEY).agent
+    learning = updated(learner, policy, row, learning, (first,), KEY)
+    found = updated(learner, policy, row, learning, (first, second), KEY).agent
     for new, old in ((found.actor, agent.actor), (found.critic, agent.critic)):
         assert 1e-3 < np.abs(ravel_pytree(new)[0] - ravel_pytree(old)[0]).max() < 0.1
 
@@ -457,9 +467,11 @@ def test_an_updates_steps_end_at_a_divergence_of_the_adapted_policies(lived):
     learner = LEARNERS["fomaml"]().replace(**SETTINGS, target_kl=1e-6, inner_steps=1)
     row = row_tasks(learner, jnp.asarray(DEVICE.context), MEMBER, jnp.int32(8))
     learning = Learning(agent, learner.begin(POLICY, agent), jnp.int32(0))
-    learning = learner.learn(POLICY, row, learning, tuple(steps[:1]), KEY)
-    learn = jax.jit(lambda learner: learner.learn(POLICY, row, learning, tuple(steps[:2]), KEY).agent.actor)
-    one, many = learn(learner), learn(learner.replace(target_kl=10.0))
+    learning = updated(learner, POLICY, row, learning, tuple(steps[:1]), KEY)
+    one, many = (
+        updated(learner.replace(target_kl=kl), POLICY, row, learning, tuple(steps[:2]), KEY).agent.actor
+        for kl in (1e-6, 10.0)
+    )
     moved = [np.abs(ravel_pytree(x)[0] - ravel_pytree(agent.actor)[0]).max() for x in (one, many)]
     assert moved[0] == pytest.approx(2e-2, rel=0.05) and moved[1] > 1.5 * moved[0]  # a step of Adam, or two
 

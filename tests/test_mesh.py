@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from small import small
-from spread import computed, found_in, spread_programs
+from spread import computed, found_in, grouped, spread_programs
 
 from pgx_jax import config, make_family, mesh, run
 from pgx_jax.cli.devices import DeviceArguments
@@ -49,12 +49,13 @@ def check(found, expected):
 
 
 def test_eight_devices_come_to_what_one_does(alone, tmp_path):
+    """Up to the groups, and in all that is spread; whole runs are those of two processes."""
     (told,) = ended(started(tmp_path / "eight", 8))
     assert told == "8 devices (cpu)"
     found = np.load(tmp_path / "eight" / "found.npz")
     assert found["devices"][0] == 8 and not found["missed"].size
     assert len(spread_programs()) == 14
-    check(found, found_in(alone))
+    check(found, grouped(alone))
     known = alone.family, alone.policy, alone.config.ppo, alone.features, alone.transitions
     check(found, computed(*known))
 
@@ -156,5 +157,7 @@ def test_devices_and_processes_that_are_not_there():
     for wrong in (("localhost:1",), ("localhost:1", "two", "0")):
         with pytest.raises(ConfigError, match="give HOST:PORT, how many processes, and which one; or auto"):
             DeviceArguments(join=wrong).settle()
+    with pytest.raises(ConfigError, match="the address of process 0 is HOST:PORT, not 'localhost'"):
+        mesh.join("localhost", 2, 0)
     with pytest.raises(ConfigError, match="this process cannot meet the others at localhost:1: .*before"):
         DeviceArguments(join=("localhost:1", "2", "0")).settle()  # JAX has computed something already

@@ -127,13 +127,14 @@ class Mixing(nn.Module):
 def test_a_blind_policy_goes_on_told_its_task(shape):
     blind = Policy(CategoricalActor(3, (8,)), Critic((8,)), Categorical(3))
     wide = dataclasses.replace(blind, conditioned_actor=True)
-    agent, fresh = blind.init(KEY, shape, jnp.eye(2)), wide.init(jax.random.PRNGKey(1), shape, jnp.eye(2))
+    agent, fresh = blind.init(KEY, shape, np.eye(2)), wide.init(jax.random.PRNGKey(1), shape, np.eye(2))
     told = tell(agent, fresh)
-    obs = jax.random.normal(KEY, shape)
-    before = blind.params(agent.actor, obs)
-    for context in jnp.eye(2):
-        np.testing.assert_allclose(wide.params(told.actor, Seen(obs, context)), before, rtol=1e-5)
-    gradient = jax.grad(wide.log_prob)(told.actor, Seen(obs, jnp.eye(2)[1]), jnp.array(1))
+    obs, params = jax.random.normal(KEY, shape), jax.jit(wide.params)
+    before = jax.jit(blind.params)(agent.actor, obs)
+    for context in np.eye(2, dtype=np.float32):
+        np.testing.assert_allclose(params(told.actor, Seen(obs, context)), before, rtol=1e-5)
+    seen = Seen(obs, np.eye(2, dtype=np.float32)[1])
+    gradient = jax.jit(jax.grad(wide.log_prob))(told.actor, seen, np.array(1))
     widened = [
         x for x, y in zip(*map(jax.tree.leaves, (gradient, agent.actor)), strict=True) if x.shape != y.shape
     ]

@@ -74,9 +74,9 @@ def experienced(name, kind, contexts=ONE_HOT, count=18, **options):
         FAMILIES[kind], network=name, options=OPTIONS[name] | {"hidden": (6, 5)} | own | options,
         conditioned_actor=True,
     )  # fmt: skip
-    flat, unravel = ravel_pytree(jax.jit(policy.init, static_argnums=1)(KEY, (4,), contexts).actor)
-    params = unravel(flat + 0.5 * jax.random.normal(KEY, flat.shape))
     rng, shape = np.random.default_rng(1), (len(contexts), count)
+    drawn = lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape))  # noqa: E731
+    params = jax.tree.map(drawn, jax.jit(policy.init, static_argnums=1)(KEY, (4,), contexts).actor)
     action = rng.normal(size=(*shape, 2)) if kind == "continuous" else rng.integers(0, 2, shape)
     action = action.astype(np.float32 if kind == "continuous" else np.int32)
     return policy, params, seen_on(contexts, action)
@@ -144,7 +144,7 @@ def test_units_that_are_off_are_not_private(name):
     """Layers of rectified units that are on for no task, and observations that are zero on all but one."""
     policy, params, data = experienced(name, "discrete", activation="relu")
     expected = private_parameters(policy.log_prob, params, data)
-    biases = lambda x: -100 * jnp.ones_like(x) if x.ndim == 1 else x  # noqa: E731
+    biases = lambda x: -100 * np.ones_like(x) if x.ndim == 1 else x  # noqa: E731
     off = jax.tree.map(biases, params)
     first = data._replace(obs=data.obs._replace(obs=data.obs.obs * np.float32([1, 0, 0])[:, None, None]))
     for drawn, seen in ((off, data), (params, first)):
@@ -271,7 +271,7 @@ def test_what_is_zero_whatever_the_unknown_is(name):
     program = jax.make_jaxpr(function)(jnp.ones(4), context)
     unknown, known = _unknown(program.jaxpr.invars[0].aval), _known(context)
     (found,) = _marks(program, [unknown, known])
-    drawn = jax.vmap(function, (0, None))(jax.random.normal(KEY, (200, 4)), context)
+    drawn = jax.jit(jax.vmap(function, (0, None)))(jax.random.normal(KEY, (200, 4)), context)
     assert not drawn[:, found.mark == 0].any()
     if name in TOLD:
         np.testing.assert_array_equal(found.mark, (drawn != 0).any(0))

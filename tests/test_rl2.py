@@ -51,10 +51,9 @@ def close(ours, theirs, **tolerance):
 
 def lively(agent, size=0.4):
     """With outputs that depend on all that is seen and remembered."""
-    leaves, structure = jax.tree.flatten((agent.actor, agent.critic))
-    keys = jax.random.split(KEY, len(leaves))
-    moved = [x + size * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    actor, critic = jax.tree.unflatten(structure, moved)
+    rng = np.random.default_rng(5)
+    moved = lambda x: np.float32(x + size * rng.normal(size=x.shape))  # noqa: E731
+    actor, critic = jax.tree.map(moved, (agent.actor, agent.critic))
     return agent._replace(actor=actor, critic=critic)
 
 
@@ -75,7 +74,7 @@ def on_host(agent, family, policy, index, length):
     try:
         for place in range(2):
             acting.enter(place, Tasks.of(family), index, np.asarray(family.context)[index], KEY)
-        agents = jax.tree.map(lambda x: jnp.stack([x, x]), agent)
+        agents = jax.tree.map(lambda x: np.stack([x, x]), agent)
         return take(acting.unroll(agents, jax.random.split(KEY), length, gamma=0.9, deterministic=True), 1)
     finally:
         acting.close()
@@ -158,7 +157,7 @@ def test_what_was_done_is_as_probable_as_it_was(acted):
     """Before the first gradient step: ratios are 1, and nothing has moved."""
     _, steps = on_device(AGENT, KEY, deterministic=False)
     slots = jnp.asarray(INDEX)
-    batch = make_batch(POLICY, LEARNER, AGENT, steps, CONTEXT, slots)
+    batch = jax.jit(make_batch, static_argnums=0)(POLICY, LEARNER, AGENT, steps, CONTEXT, slots)
     params = remembered(POLICY, AGENT, jax.tree.map(np.asarray, steps))
     mean, deviation = (np.array([pair[i] for pair in params.flat]) for i in (0, 1))
     log_prob = POLICY.distribution.log_prob((mean, deviation), steps.action.reshape(75, -1))

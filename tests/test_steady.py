@@ -287,3 +287,11 @@ def test_a_number_each_of_split_keys_is_soon_compiled(shape):
         return jax.vmap(lambda key: jax.random.uniform(key, shape))(jax.random.split(key, 3))
 
     assert numbers(jax.random.PRNGKey(0)).shape == (3, *shape)
+
+
+def test_flags_of_the_compiler_go_before_how_quickly_programs_are_compiled(monkeypatch):
+    name = "xla_backend_optimization_level"
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=3")
+    assert name in steady.QUICK and name not in steady._unsaid(steady.QUICK)
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}_of_others=3")
+    assert steady._unsaid(steady.QUICK) == steady.QUICK

@@ -52,7 +52,7 @@ def gone(name, member, steps=4, seed=0, among=None):
     """The gradients of some steps [S, R, p] and the last state of R rows, of the tasks in ``among`` alone."""
     among = np.ones(N, bool) if among is None else among
     first, step = STEPS[name] if among.all() else stepped(name, int(among.sum()))
-    state = jax.tree.map(lambda x: jnp.stack([x] * len(member)), first)
+    state = jax.tree.map(lambda x: np.stack([x] * len(member)), first)
     out = []
     for t in range(steps):
         gradients, losses = drawn(seed + t)

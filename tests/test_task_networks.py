@@ -49,10 +49,8 @@ def body(name, **options):
     """The network [2 outputs] of small sizes, with parameters that are all drawn (biases too)."""
     network = NETWORKS[name](**(SIZES[name] | options)).body(2, 1.0)
     params = jax.jit(network.init)(KEY, OBS, ONE_HOT[0])["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(KEY, len(leaves))
-    drawn = [x + 0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return network, jax.tree.unflatten(tree, drawn)
+    rng = np.random.default_rng(0)
+    return network, jax.tree.map(lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape)), plain(params))
 
 
 def plain(params):
@@ -156,18 +154,18 @@ PRIVATE = {
 def test_what_is_a_tasks_own_learns_from_it_alone(name):
     network, params = body(name)
     loss = lambda params: jnp.sum(network.apply({"params": params}, OBS, ONE_HOT[1]) ** 2)  # noqa: E731
-    gradient = jax.jit(jax.grad(loss))(params)
+    gradient = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(params))
     for part in PRIVATE[name]:
         for leaf in jax.tree.leaves(gradient[part]):
-            assert len(leaf) == 3 and (leaf[jnp.array([0, 2])] == 0).all() and jnp.abs(leaf[1]).max() > 0
+            assert len(leaf) == 3 and (leaf[[0, 2]] == 0).all() and np.abs(leaf[1]).max() > 0
     shared = [x for part, x in gradient.items() if part not in PRIVATE[name]]
-    assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(shared))
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(shared))
 
 
-def sown(network, params, task):
+def sown(network, params, task, obs=OBS):
     """What a network shows of its inside, by name."""
-    run = jax.jit(lambda: network.apply({"params": params}, OBS, ONE_HOT[task], mutable="intermediates")[1])
-    return {name: values[0] for name, values in run()["intermediates"].items()}
+    run = jax.jit(lambda *seen: network.apply({"params": params}, *seen, mutable="intermediates")[1])
+    return {name: values[0] for name, values in run(obs, ONE_HOT[task])["intermediates"].items()}
 
 
 def test_routes_into_every_module_are_probabilities_of_the_task():
@@ -183,8 +181,8 @@ def test_attention_is_the_tasks_and_not_the_observations():
     network, params = body("care")
     alpha = sown(network, params, 0)["alpha"]
     np.testing.assert_allclose(alpha.sum(), 1, rtol=1e-6)
-    other = network.apply({"params": params}, 2 * OBS, ONE_HOT[0], mutable="intermediates")[1]
-    np.testing.assert_allclose(alpha, other["intermediates"]["alpha"][0], rtol=1e-5)
+    other = sown(network, params, 0, 2 * OBS)["alpha"]
+    np.testing.assert_allclose(alpha, other, rtol=1e-5)
     assert not np.allclose(alpha, sown(network, params, 1)["alpha"])
 
 
@@ -297,18 +295,19 @@ def test_settings_that_cannot_be(name, options, words):
 def test_a_deviation_of_each_tasks_own(name):
     options = {"hidden": (5,), "own_deviation": True}
     policy = make_policy(FAMILY, network=name, options=options, conditioned_actor=True)
-    agent, fresh = (jax.jit(policy.init, static_argnums=1)(key, (4,), ONE_HOT) for key in (KEY, KEY + 1))
-    settled = jnp.array([[-1.0, 0.5], [9.0, -0.2], [0.3, -9.0]])
-    agent.actor["params"]["log_std"] = settled
+    init, params = jax.jit(policy.init, static_argnums=1), jax.jit(policy.params)
+    agent, fresh = (init(key, (4,), ONE_HOT) for key in (KEY, KEY + 1))
+    agent.actor["params"]["log_std"] = np.float32([[-1.0, 0.5], [9.0, -0.2], [0.3, -9.0]])
     for task, wanted in enumerate([[-1.0, 0.5], [2.0, -0.2], [0.3, -5.0]]):  # within the bounds of all
-        log_std = policy.params(agent.actor, Seen(OBS, ONE_HOT[task]))[1]
+        log_std = params(agent.actor, Seen(OBS, ONE_HOT[task]))[1]
         np.testing.assert_allclose(log_std, wanted, rtol=1e-6)
-    gradient = jax.grad(policy.log_prob)(agent.actor, Seen(OBS, ONE_HOT[0]), jnp.ones(2))["params"]["log_std"]
+    slope = jax.jit(jax.grad(policy.log_prob))
+    gradient = np.asarray(slope(agent.actor, Seen(OBS, ONE_HOT[0]), np.ones(2))["params"]["log_std"])
     assert (gradient[1:] == 0).all() and (gradient[0] != 0).all()
     again = explore_afresh(policy, agent, fresh).actor["params"]
     np.testing.assert_array_equal(again.pop("log_std"), np.full((3, 2), -0.5, np.float32))
     rest = {part: x for part, x in agent.actor["params"].items() if part != "log_std"}
-    assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (again, rest)), strict=True))
+    jax.tree.map(np.testing.assert_array_equal, again, rest)
 
 
 @pytest.mark.parametrize("name", ["mlp", "multi_head"])
@@ -318,12 +317,12 @@ def test_bounds_of_deviations(name, own):
     options = {"hidden": (5,), "own_deviation": own} | bounds
     policy = make_policy(FAMILY, network=name, options=options, conditioned_actor=True)
     agent = jax.jit(policy.init, static_argnums=1)(KEY, (4,), ONE_HOT)
-    log_std = lambda: policy.params(agent.actor, Seen(OBS, ONE_HOT[1]))[1]  # noqa: E731
-    np.testing.assert_array_equal(log_std(), [-0.75, -0.75])  # the nearest to where others begin
-    slope = jax.grad(lambda actor: policy.params(actor, Seen(OBS, ONE_HOT[1]))[1].sum())
+    log_std = jax.jit(lambda actor: policy.params(actor, Seen(OBS, ONE_HOT[1]))[1])
+    np.testing.assert_array_equal(log_std(agent.actor), [-0.75, -0.75])  # the nearest to where others begin
+    slope = jax.jit(jax.grad(lambda actor: log_std(actor).sum()))
     assert np.abs(slope(agent.actor)["params"]["log_std"]).max() > 0  # from where it can go
-    agent.actor["params"]["log_std"] = jnp.broadcast_to(jnp.array([-3.0, 0.5]), (3, 2) if own else (2,))
-    np.testing.assert_array_equal(log_std(), [-1.0, -0.75])
+    agent.actor["params"]["log_std"] = np.broadcast_to(np.float32([-3.0, 0.5]), (3, 2) if own else (2,))
+    np.testing.assert_array_equal(log_std(agent.actor), [-1.0, -0.75])
     assert policy != make_policy(
         FAMILY, network=name, options={"hidden": (5,), "own_deviation": own}, conditioned_actor=True
     )

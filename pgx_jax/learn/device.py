@@ -267,8 +267,8 @@ def experience(
     policy: Policy, family: TaskFamily, agent: Agent, index: np.ndarray, key: Array, length: int
 ) -> Steps:
     """Steps [T, E, ...] of one agent in E fresh slots on the tasks ``index`` int [E]."""
-    own = jax.tree.map(lambda x: jnp.asarray(x)[index], family.tasks)
-    context = jnp.asarray(family.context)[index]
+    own = jax.tree.map(lambda x: np.asarray(x)[index], family.tasks)
+    context = np.asarray(family.context)[index]
     return _play(policy, family.device_env, family.horizon, length, agent, own, context, key)
 
 
