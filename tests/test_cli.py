@@ -19,7 +19,9 @@ from pgx_jax.cli.run import RunCommand
 from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families
 
-COMMANDS = ("run", "sweep", "families", "show", "resume", "regroup", "adapt", "analyse", "report")
+COMMANDS = (
+    "run", "sweep", "families", "show", "resume", "regroup", "adapt", "analyse", "policy", "report",
+)  # fmt: skip
 
 
 def call(capsys, *args):

@@ -1,6 +1,7 @@
 """Reading the command line: repeated settings, a family's defaults in its help, refusals, interrupts."""
 
 import dataclasses
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pgx_jax.cli import saved
 from pgx_jax.cli.families import FamiliesCommand
 from pgx_jax.cli.parsing import parsed, refusal
 from pgx_jax.cli.run import RunCommand
-from pgx_jax.config import Config
+from pgx_jax.config import Config, PolicyConfig
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.learn.host.guard import Guard
+from pgx_jax.runs import reproducing
 from pgx_jax.runs.store import RunStore
-from pgx_jax.tasks.registry import families
+from pgx_jax.tasks.registry import families, make_family
 
 
 @pytest.fixture
@@ -222,3 +224,19 @@ def test_an_unknown_command_is_told(stop):
     assert status == 2 and "no command 'reprot' (did you mean report?)" in err
     status, out, _ = stop()
     assert status == 2 and "families" in out
+
+
+def test_the_command_of_a_run_makes_the_same_settings():
+    """What the report says can be pasted: parsed again, it is the same family with the same settings."""
+    given = {"n_tasks": 5, "n_groups": 2, "reward_scales": (1.0, 2.0)}
+    config = Config(
+        k=2, continue_meta=False, similarities=("dot",), meta_entropy=None,
+        baselines=("told/ppo", "told/maml"),
+        policy=PolicyConfig(hidden=(7,), initial_log_std=-1.0, squash=True), episodes=3,
+    )  # fmt: skip
+    words = shlex.split(reproducing.command(make_family("points", **given), config))
+    assert words[:3] == ["pgx-jax", "run", "points"] and "--no-continue-meta" in words
+    again = RunCommand.read(words[2:])
+    assert again.config == config and again.make_family().settings == make_family("points", **given).settings
+    stranger = dataclasses.replace(make_family("points"), name="mine")
+    assert reproducing.command(stranger, config) is None

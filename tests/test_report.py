@@ -153,7 +153,7 @@ def test_every_method_setting_task_and_figure_appears(run_results, built):
         "0.10.2",
     ):
         assert setting in words
-    assert html.count("<svg ") == len(figures.DRAWERS) == html.count("<figcaption>")
+    assert html.count("<svg ") == len(figures.DRAWERS) == html.count("<figcaption>") - len(PICTURES)
 
 
 def test_figures_are_png_files_with_something_on_them(built):
@@ -379,7 +379,7 @@ def test_what_a_crafted_file_has_in_the_place_of_a_number_is_refused(run_results
     for path, value in leaves(plain):
         if not isinstance(value, str):
             tried.setdefault(tuple("*" if isinstance(key, int) else key for key in path), path)
-    assert len(tried) > 150 and {("agreement", "nmi"), ("methods", "multitask", "per_task", "*")} <= set(
+    assert len(tried) > 100 and {("agreement", "nmi"), ("methods", "multitask", "per_task", "*")} <= set(
         tried
     )
     for path in tried.values():

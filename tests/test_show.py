@@ -1,19 +1,26 @@
 """Drawn roll-outs: what is in them, in files that others can read, by the function and the command."""
 
 import dataclasses
+import io
+import shutil
 import subprocess
 import sys
+from html import escape
 
 import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
+from small import copy_of
 
 from pgx_jax import make_family, show
 from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
+from pgx_jax.runs import drawing
+from pgx_jax.runs.run import write_report
 from pgx_jax.runs.saved import load_trained
+from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks import HostStep, TaskFamily
 
 
@@ -191,6 +198,27 @@ def test_the_policy_of_a_run(capsys, small_run, tmp_path, no_training):
     ):
         status, _, err = call(capsys, *args)
         assert status == 2 and words in err, err
+
+
+def test_the_report_of_a_run_shows_every_group_at_work(small_run):
+    store, k = small_run.store, small_run.k
+    pictures = drawing.drawn(store, k)
+    assert set(pictures) == set(range(1, k + 1))
+    for content in pictures.values():
+        with Image.open(io.BytesIO(content)) as png:
+            assert png.format == "PNG" and 400 < png.width <= drawing.WIDTH
+    html = (store.path / "report.html").read_text()
+    assert html.count("<img ") == k and "results.csv" in html and (store.path / "results.csv").is_file()
+    assert f"<code>{escape(store.config['command'])}</code>" in html
+
+
+def test_a_report_is_written_without_pictures_where_drawing_fails(small_run, tmp_path, monkeypatch):
+    store = RunStore.open(copy_of(small_run, tmp_path))
+    shutil.rmtree(store.path / "pictures")
+    monkeypatch.setattr(show, "roll_out", lambda *args, **kw: 1 / 0)
+    drawing.draw_groups(small_run, store)
+    assert drawing.drawn(store, small_run.k) == {} and "ZeroDivision" in store.metrics()[-1]["not_drawn"]
+    assert "<img " not in write_report(store, small_run.results).read_text()
 
 
 def test_an_unfinished_run_is_named(small_run, tmp_path):

@@ -78,4 +78,4 @@ class Policy:
         tasks, context = self.about["tasks"], self.about["task"] if context is None else context
         if context is None or (isinstance(context, str) and context not in tasks):
             raise ValueError(f"this policy is told its task: give one of {', '.join(tasks)}, or a vector")
-        return np.float32(tasks[context] if isinstance(context, str) else context)
+        return np.asarray(tasks[context] if isinstance(context, str) else context, np.float32)
