@@ -7,10 +7,11 @@ The main job is `run`; `pipeline` has the method on one page, and `estimate`, `g
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` itself takes a while to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from pgx_jax import (
         analysis,
         compare,
@@ -86,7 +87,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "__version__":
-        return metadata.version("pgx-jax")
+        return importlib.import_module("importlib.metadata").version("pgx-jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from pgx_jax.cli.main import main
+from pgx_jax.cli.start import start
 
-sys.exit(main())
+sys.exit(start())

@@ -28,8 +28,16 @@ class BusyError(FolderError):
     """A run's folder on which another process works."""
 
 
+class FullError(FolderError):
+    """A run's folder that could be written to, and can't any more: its disk is full, say."""
+
+
 class DataError(PgxError, ValueError):
     """Arrays that a stage cannot use (non-finite values, no signal, wrong shape)."""
+
+
+class NewerError(DataError):
+    """A file that a newer version has written."""
 
 
 class NoSignalError(DataError):

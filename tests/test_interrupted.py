@@ -1,5 +1,4 @@
-"""Training that is stopped in the middle goes on: to the bit on the device engine, from the update that was
-saved on the host engine."""
+"""Training that is stopped in the middle goes on, to the bit of what it would have come to."""
 
 import dataclasses
 import importlib
@@ -11,13 +10,17 @@ import jax
 import numpy as np
 import pytest
 from flax import struct
+from gymnasium.envs.classic_control import CartPoleEnv
 from hosts import HostPoints, host_points
 
+from envs.gymnasium_adapter import gymnasium_family
 from envs.points import PointState, points
 from pgx_jax import Config, EstimateConfig, PolicyConfig, run
 from pgx_jax.compare.results import to_plain
 from pgx_jax.errors import DataError
-from pgx_jax.learn import PPO, init_agents, make_policy, take, train
+from pgx_jax.learn import PPO, init_agents, make_policy, train
+from pgx_jax.learn.host.acting import open_slots
+from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.work import described, fingerprint
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.saved import resume
@@ -166,6 +169,33 @@ def test_a_program_that_breaks_leaves_what_was_saved_before(monkeypatch):
     same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory), train(POLICY, CONFIG, DEVICE, ROWS))
 
 
+def test_savings_take_a_twentieth_of_the_time(tmp_path):
+    store = RunStore.create(tmp_path / "run", {})
+    checkpoint, given = StageCheckpoint(store, "meta"), StageCheckpoint(store, "meta", every=3.0)
+    assert checkpoint.every == 1.0
+    for each in (checkpoint, given):
+        each.save("a", {"x": np.zeros(9)})
+    assert checkpoint.every != 1.0 and given.every == 3.0
+    store.save("meta-2.a", {})
+    checkpoint.clear()
+    assert store.stages() == ["meta-2.a"]
+
+
+def test_fewer_rows_train_where_memory_does_not_suffice(monkeypatch):
+    segment = device._segment
+
+    def scarce(*args):
+        if len(args[6]) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+        return segment(*args)
+
+    monkeypatch.setattr(training, "_lanes", lambda engine: jax.devices()[:1])
+    monkeypatch.setattr(device, "_segment", scarce)
+    with pytest.warns(UserWarning, match="does not suffice for 2 rows at a time: going on with 1"):
+        found = train(POLICY, CONFIG, DEVICE, ROWS, rows_per_call=2)
+    same(found, train(POLICY, CONFIG, DEVICE, ROWS, rows_per_call=1))
+
+
 def test_a_stage_goes_on_from_its_folder(tmp_path):
     """Through the files of a run, and of no other training than the same."""
     checkpoint = StageCheckpoint(RunStore.create(tmp_path / "run", {}), "meta", every=0.0)
@@ -198,7 +228,7 @@ def test_equal_trainings_have_one_name_in_every_process():
     assert len({name(family) for family in (DEVICE, *others)}) == 3
 
 
-# The host engine: what was done before the stop stays, environments are reset
+# The host engine: environments come to their states again by the same seeds and actions
 
 
 class Frail(HostPoints):
@@ -242,15 +272,65 @@ def test_training_goes_on_from_a_checkpoint():
         progress=lambda *x: heard.append(x),
     )  # fmt: skip
     assert heard[0][0] > done.sum() * UNIT and heard[-1][0] == total.sum() * UNIT
-    for row in range(3):  # what was done before the stop is as it was without one
-        same(again.returns[row, : done[row]], trained.returns[row, : done[row]])
-        if done[row] == total[row]:
-            same(take(again.agents, row), take(trained.agents, row))
-    assert (done < total).any() and not np.array_equal(again.returns, trained.returns, equal_nan=True)
+    same(again, trained)
     other = train(
         HOST_POLICY, CONFIG.replace(gamma=0.9), family, HOST_ROWS, rows_per_call=2, checkpoint=memory
     )
     assert len(memory.records) == 2 and np.isfinite(other.returns[2, 1]).any()  # its own record, from 0
+
+
+def test_every_record_of_host_rows_is_of_one_moment():
+    memory = Memory()
+    whole = train(HOST_POLICY, CONFIG, HOST, HOST_ROWS, rows_per_call=2, checkpoint=memory)
+    assert len(memory.history) >= 4
+    for name, record in memory.history[::2]:
+        checkpoint = Memory.of(name, record)
+        same(train(HOST_POLICY, CONFIG, HOST, HOST_ROWS, rows_per_call=2, checkpoint=checkpoint), whole)
+
+
+class Forgetful(HostPoints):
+    """Starts elsewhere every time, whatever the seed."""
+
+    def make(self):
+        copy, drawn = super().make(), itertools.count()
+        reset = copy.reset
+        copy.reset = lambda seed, task: reset(seed + next(drawn), task)
+        return copy
+
+
+def test_environments_that_do_not_do_the_same_again_start_anew_and_it_is_told():
+    family, memory = dataclasses.replace(HOST, env=Forgetful()), Memory()
+    train(HOST_POLICY, CONFIG, family, HOST_ROWS, rows_per_call=2, checkpoint=memory)
+    checkpoint = Memory.of(*memory.history[len(memory.history) // 2])
+    with pytest.warns(UserWarning, match="environments of 'points' did not do the same again"):
+        again = train(HOST_POLICY, CONFIG, family, HOST_ROWS, rows_per_call=2, checkpoint=checkpoint)
+    assert np.isfinite(again.returns[2, 1:]).any()
+
+
+@pytest.mark.parametrize("vector", [None, "sync"])
+def test_slots_come_to_their_states_again(vector):
+    """Those of one loop, and those of vectors, which step them all at once."""
+    tasks = {"sutton_barto_reward": [False, True]}
+    family = gymnasium_family("CartPole-v1", tasks, task_names=["plain", "other"], vector=vector)
+    index, rng = np.array([0, 1, 1, 0, 1]), np.random.default_rng(0)
+    slots, ages = np.arange(5), np.array([4, 7, 0, 2, 7])
+    actions, seeds = rng.integers(2, size=(7, 5)), rng.integers(1000, size=5).tolist()
+
+    def opened():
+        found = open_slots(family, 5)
+        found.place(slots, Tasks.of(family), index)
+        return found
+
+    wanted = np.zeros((5, 4), np.float32)
+    for slot, age in enumerate(ages):  # one after the other
+        env = CartPoleEnv()
+        wanted[slot] = env.reset(seed=seeds[slot])[0]
+        for action in actions[:age, slot]:
+            wanted[slot] = env.step(action)[0]
+    found, obs = opened(), np.zeros((5, 4), np.float32)
+    found.repeat(slots, seeds, ages, actions, obs)
+    np.testing.assert_array_equal(obs, wanted)
+    found.close()
 
 
 def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
@@ -267,9 +347,9 @@ def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
     found = resume(tmp_path / "run", family=family)
     assert found.meta_training.steps[0] == 24 * UNIT and np.isfinite(found.meta_training.returns[0, 2:]).any()
     assert not [path for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("meta.")]
-    whole, same = (to_plain(run(family, config).results) for _ in range(2))
-    assert whole.pop("timings") and same.pop("timings")
-    assert str(whole) == str(same)  # without a stop, equal seeds give equal results
+    stopped, whole, same = (to_plain(done.results) for done in (found, *(run(family, config) for _ in "ab")))
+    assert stopped.pop("timings") and whole.pop("timings") and same.pop("timings")
+    assert str(stopped) == str(whole) == str(same)
 
 
 def test_long_arrays_are_described_whole():

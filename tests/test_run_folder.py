@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgx_jax.errors import ConfigError, DataError, FolderError
+from pgx_jax.errors import (
+    BusyError,
+    ConfigError,
+    DataError,
+    FolderError,
+    FullError,
+    NewerError,
+    PgxError,
+)
+from pgx_jax.runs import serial
 from pgx_jax.runs.run import begin
 from pgx_jax.runs.saved import load
 from pgx_jax.runs.store import RunStore
@@ -50,6 +59,7 @@ def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
     again = RunStore.create(store.path, {"seed": 1}, overwrite=True)
     assert again.config == {"seed": 1} and again.stages() == [] and again.metrics() == []
     assert sorted(entry.name for entry in store.path.iterdir()) == [
+        "checksums.json",
         "config.json",
         "notes.txt",
         "regroup-mine.json",
@@ -132,14 +142,118 @@ def test_damaged_settings_are_not_to_be_deleted_and_resumed(store):
         RunStore.open(store.path)
 
 
+def test_a_run_is_claimed_from_its_first_moment_to_its_last(store, tmp_path):
+    """Of two that overwrite a run at the same moment one alone gets it."""
+    ours, theirs = RunStore(store.path), RunStore(store.path)
+    ours.begin({"seed": 1}, overwrite=True)
+    with pytest.raises(BusyError):
+        theirs.begin({"seed": 2}, overwrite=True)
+    with ours.claimed(), ours.claimed():
+        pass
+    assert RunStore.open(store.path).config == {"seed": 1}
+    theirs.begin({"seed": 2}, overwrite=True)
+    del theirs
+    RunStore(store.path).begin({"seed": 3}, overwrite=True)
+    with pytest.raises(FolderError, match="already has contents"):
+        ours.begin({})
+    with ours.claimed():  # what is refused keeps no claim
+        pass
+
+
+def test_what_a_killed_writer_has_left_is_in_nobodys_way(tmp_path):
+    for name in ("config.json", "checksums.json"):
+        (tmp_path / f".{name}.{'0' * 32}.tmp").write_text("{")
+    (tmp_path / "checksums.json").write_text("{}")
+    RunStore.create(tmp_path, {"seed": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.json", "config.json"]
+
+
+def test_a_full_disk_takes_nothing_that_was_saved(store):
+    """A limit on the size of files is met as the end of a disk is."""
+    resource = pytest.importorskip("resource")
+    store.save("meta", {"a": np.arange(3)})
+    store.write_json("results.json", {"a": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        for write in (
+            lambda: store.save("meta", {"a": np.zeros(5000)}),
+            lambda: store.save("features", {"a": np.zeros(5000)}),
+            lambda: store.save("features", {str(i): i for i in range(500)}),
+            lambda: store.write_json("results.json", {"a": list(range(5000))}),
+            lambda: store.write_file("figures/methods.png", bytes(5000)),
+            lambda: store.append_metrics({"a": list(range(5000))}),
+        ):
+            with pytest.raises(FullError, match=f"the run folder {store.path} can't be written to .*resume"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.stages() == ["meta"] and store.load("meta")["a"].tolist() == [0, 1, 2]
+    assert store.read_json("results.json") == {"a": 1} and store.metrics() == []
+    assert not [path for path in store.path.rglob("*") if path.name.endswith(".tmp")]
+    assert not [*store.path.glob("stages/features/*")]
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_settings_and_results_that_were_changed_are_told_from_those_that_were_written(store, name):
+    store.write_json("results.json", {"a": 10})
+    assert store.read_json("results.json") == {"a": 10}
+    path = store.path / name
+    path.write_text(path.read_text().replace("0", "1"))
+    with pytest.raises(DataError, match=f"{name} is damaged .it isn't what was written, by checksums.json"):
+        store.read_json(name)
+    (store.path / "checksums.json").write_text("{}")
+    with pytest.raises(DataError, match="checksums.json is damaged .*; delete it"):
+        store.read_json(name)
+    (store.path / "checksums.json").unlink()  # as in folders of older code
+    assert store.read_json(name)
+    with pytest.MonkeyPatch.context() as patch:  # killed before the second writing
+        store.write_json(name, {"b": 1})
+        patch.setattr(serial, "write_atomically", only(serial.write_atomically, "checksums.json"))
+        store.write_json(name, {"b": 2})
+    assert store.read_json(name) == {"b": 1}
+
+
+def only(write, name):
+    return lambda path, content: write(path, content) if path.name == name else None
+
+
+def test_a_newer_run_is_not_read(store):
+    known = {"family": "points", "family_settings": {"n_tasks": 4}, "config": {"seed": 3}}
+    known["environment"] = {"versions": {"pgx-jax": "9.1"}}
+    store.write_json("config.json", known | {"format": 7})
+    words = r"config.json was written by pgx-jax 9.1 in format 7, .* knows 1: install a newer"
+    with pytest.raises(NewerError, match=words):
+        load(store.path)
+    store.write_json("config.json", known | {"config": known["config"] | {"sparkle": 3}})
+    with pytest.raises(ConfigError, match="config.json, written by pgx-jax 9.1: .*unknown fields .'sparkle'"):
+        load(store.path)
+    for damaged in ([], {}, known | {"config": 3}, known | {"family_settings": {"n_tasks": None}}):
+        store.write_json("config.json", damaged)
+        with pytest.raises(PgxError):
+            load(store.path)
+
+
 def test_what_works_on_a_run_claims_it(tmp_path, no_training):
     begun = begin(make_family("points", n_tasks=4), out=tmp_path / "run")
     with begun.store.claimed(), pytest.raises(ConfigError, match="another process works on the run"):
         load(tmp_path / "run").compute()
 
 
-@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl", "report.html"])
+@pytest.mark.parametrize(
+    "name", ["results.json", "metrics.jsonl", "report.html", "config.json", "stages/meta/structure.json"]
+)
 def test_a_folder_in_the_place_of_a_file_is_named(store, name):
+    store.save("meta", {"a": np.zeros(1)})
+    (store.path / name).unlink(missing_ok=True)
     (store.path / name).mkdir()
     with pytest.raises(FolderError, match=f"{name} is a folder, where a run has a file"):
+        RunStore.open(store.path)
+
+
+@pytest.mark.parametrize("name", ["stages", "stages/meta", "figures"])
+def test_a_file_in_the_place_of_a_folder_is_named(store, name):
+    (store.path / name).parent.mkdir(exist_ok=True)
+    (store.path / name).write_text("")
+    with pytest.raises(FolderError, match=f"{name} is a file, where a run has a folder"):
         RunStore.open(store.path)

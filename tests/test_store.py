@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pgx_jax.errors import ConfigError, DataError, FolderError
+from pgx_jax.errors import ConfigError, DataError, FolderError, FullError, NewerError
 from pgx_jax.runs import serial
-from pgx_jax.runs.store import RunStore
+from pgx_jax.runs.store import RunStore, _arrays_name
 from pgx_jax.types import Agent, Features, Grouping, Moments, Rows, Transitions
 
 
@@ -52,6 +52,19 @@ def identical(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(identical, a, b))
     return a == b or (a != a and b != b)
+
+
+def rewrite(store, change, stage="stage"):
+    """Another header for a stage, as older code wrote it: without a checksum."""
+    path = store.path / "stages" / stage / "structure.json"
+    header = json.loads(path.read_text())
+    del header["sha256"]
+    path.write_text(json.dumps(change(header)))
+
+
+def renamed(name):
+    """The header of a Pair with another class's name."""
+    return lambda header: json.loads(json.dumps(header).replace('"Pair"', f'"{name}"'))
 
 
 @pytest.fixture
@@ -142,26 +155,26 @@ def test_unknown_or_changed_classes_are_named(store):
     with pytest.raises(DataError, match="holds a dict, not a Grouping"):
         store.save("plain", {"labels": np.zeros(3)})
         store.load("plain", like=Grouping)
-    structure = store.path / "stages/pair/structure.json"
-    structure.write_text(structure.read_text().replace('"Pair"', '"Renamed"'))
+    rewrite(store, renamed("Renamed"), "pair")
     with pytest.raises(DataError, match="Renamed with the fields .'left', 'right'.*another version"):
         store.load("pair", like=Renamed)
 
 
 def test_a_new_field_with_a_default_does_not_break_old_runs(store):
     store.save("pair", Pair(np.zeros(2), 1))
-    structure = store.path / "stages/pair/structure.json"
-    structure.write_text(structure.read_text().replace('"Pair"', '"Widened"'))
+    rewrite(store, renamed("Widened"), "pair")
     assert store.load("pair", like=Widened).extra == 7
 
 
 def test_old_features_are_gaussian(store):
     store.save("new", Features(np.ones((1, 2, 3)), np.zeros(2, np.uint32), None, "sparse"))
     assert store.load("new", like=Features).projection == "sparse"
-    path = store.path / "stages/new/structure.json"
-    header = json.loads(path.read_text())
-    header["record"]["items"] = [item for item in header["record"]["items"] if item[0] != "projection"]
-    path.write_text(json.dumps(header))
+
+    def without(header):
+        header["record"]["items"] = [item for item in header["record"]["items"] if item[0] != "projection"]
+        return header
+
+    rewrite(store, without, "new")
     assert store.load("new", like=Features).projection == "gaussian"
 
 
@@ -228,14 +241,16 @@ def test_any_single_cut_or_flip_is_noticed_or_harmless(store):
 
 def test_a_structure_cannot_point_outside_its_stage(store, tmp_path):
     store.save("stage", {"a": np.arange(3)})
-    structure = store.path / "stages/stage/structure.json"
-    header = json.loads(structure.read_text())
     serial.write_arrays(tmp_path / "outside.npz", {"a": np.arange(3)})
-    structure.write_text(json.dumps(header | {"arrays": "../../../outside.npz"}))
+    rewrite(store, lambda header: header | {"arrays": "../../../outside.npz"})
     with pytest.raises(DataError, match="can't name a file"):
         store.load("stage")
-    structure.write_text(json.dumps(header | {"format": 99}))
-    with pytest.raises(DataError, match="another version"):
+
+
+def test_a_stage_of_a_newer_version_is_not_to_be_deleted(store):
+    store.save("stage", {"a": np.arange(3)})
+    rewrite(store, lambda header: header | {"format": 99})
+    with pytest.raises(NewerError, match=r"json was written in format 99, .* knows 1: install a newer"):
         store.load("stage")
 
 
@@ -267,7 +282,7 @@ def test_a_crash_at_any_replacement_leaves_the_old_record(store, monkeypatch, fa
     replace = os.replace
     monkeypatch.setattr(os, "replace", crash)
     new = {"a": np.ones(3)}
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FullError, match="run can't be written to .No space left on device.; what it holds"):
         store.save("stage" if failing < 2 else "fresh", new)
     monkeypatch.undo()
     assert identical(store.load("stage"), {"a": np.zeros(3)})
@@ -314,6 +329,7 @@ def test_no_more_is_allocated_than_the_file_holds(store, shape, compression):
         header = {"shape": shape, "fortran_order": False, "descr": "<f8"}
         np.lib.format.write_array_header_1_0(member, header)
         member.write(bytes(24))
+    rewrite(store, lambda header: header | {"arrays": path.rename(path.with_name(_arrays_name(path))).name})
     with pytest.raises(DataError, match="damaged .*(should hold float64|is compressed)"):
         store.load("stage")
 

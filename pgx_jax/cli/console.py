@@ -26,7 +26,7 @@ from rich.text import Text
 from pgx_jax import report
 from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult
-from pgx_jax.errors import BusyError, DataError, FolderError, SolverError
+from pgx_jax.errors import BusyError, DataError, FolderError, FullError, SolverError
 from pgx_jax.report import seeds, wording
 from pgx_jax.runs.run import Listener
 from pgx_jax.runs.seeds import holds_seeds
@@ -219,6 +219,8 @@ def resumable(folder: Path, new: bool = False) -> Iterator[None]:
         raise KeyboardInterrupt(whole if holds_run(folder) else "nothing is saved yet") from None
     except BusyError:  # no other command could go on either
         raise
+    except FullError as error:
+        raise FullError(f"{error}: {resuming(folder)}") from error
     except FolderError as error:
         ways = ["--out FOLDER"] if new else []
         if holds_run(folder):

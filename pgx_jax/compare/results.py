@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from pgx_jax.errors import DataError
+from pgx_jax.errors import DataError, NewerError
 
 SCHEMA_VERSION = 2
 """Raised when a field changes its meaning or disappears."""
@@ -428,6 +428,11 @@ def from_plain(values: Any) -> Results:
     """
     remedy = "resume the run to write it anew"
     version = values.get("schema_version") if isinstance(values, dict) else SCHEMA_VERSION
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerError(
+            f"results.json was written in schema_version {version}, and this version knows {SCHEMA_VERSION}: "
+            f"install a newer pgx-jax"
+        )
     if version != SCHEMA_VERSION:
         told = "no schema_version" if version is None else f"schema_version {version}"
         raise DataError(f"results.json cannot be read ({told}, not {SCHEMA_VERSION}); {remedy}")

@@ -26,6 +26,7 @@ from pgx_jax.estimate.projections import (
 )
 from pgx_jax.estimate.projections.tiles import Draw, Masks, Shapes
 from pgx_jax.mesh import CUT, padded, whole
+from pgx_jax.shortage import in_parts_that_fit
 from pgx_jax.steady import Spread, compiled
 from pgx_jax.types import Array, Features, Key, PyTree, Transitions
 
@@ -41,6 +42,11 @@ class Sizes(NamedTuple):
     """Bytes for what a chunk holds, which makes chunks smaller where gradients are no outer products."""
     whole: int
     """The same where the projection holds whole gradients."""
+
+    def with_chunk(self, chunk: int) -> Sizes:
+        """Those of another chunk, with memory in proportion where it is smaller."""
+        memory, whole = (min(x, max(1, x * chunk // self.chunk)) for x in (self.memory, self.whole))
+        return self._replace(chunk=chunk, memory=memory, whole=whole)
 
 
 PROCESSOR = Sizes(chunk=512, piece=2 * TILE, memory=1 << 29, whole=1 << 22)
@@ -292,7 +298,8 @@ def gradient_features(
         transitions: what the policy experienced; obs (leaves [U, N, ...]) and action [U, N, ...].
         key: raw PRNG key of the map P.
         dim: projected dimension d.
-        chunk: transitions differentiated at a time, at most. It does not change the features.
+        chunk: transitions differentiated at a time, at most. It does not change the features; where memory
+            does not suffice for so many, they are fewer (with a warning).
         block: rows of P held at a time, at most, in whole tiles; 262,144 by default. Each block costs a
             backward pass without its outer products. It does not change the features.
         precision: of the products with P, a name in ``PRECISIONS``. A processor multiplies in float32
@@ -322,12 +329,17 @@ def gradient_features(
     batch = (transitions.obs, transitions.action)
     obs, action = jax.tree.map(lambda x: jnp.reshape(x, (total, *x.shape[2:])), batch)
     obs, action = jax.tree.map(padded, (obs, action))
-    log_probs = _log_probs(log_prob, params, obs, action, sizes.chunk)[:total]
+    log_probs = in_parts_that_fit(
+        lambda chunk: _log_probs(log_prob, params, obs, action, chunk), sizes.chunk, "transitions"
+    )[:total]
     _require_finite(log_probs.reshape(sources, count), "log-probabilities", names)
     shared = None if private is None else ~np.asarray(private)
-    values = _features(
-        log_prob, params, obs, action, key, dim, block or BLOCK, sizes, precision,
-        PROJECTIONS[projection], shared,
+    values = in_parts_that_fit(
+        lambda chunk: _features(
+            log_prob, params, obs, action, key, dim, block or BLOCK, sizes.with_chunk(chunk), precision,
+            PROJECTIONS[projection], shared,
+        ),
+        sizes.chunk, "transitions' gradients",
     )  # fmt: skip
     values = values[:total].reshape(sources, count, dim)
     _require_finite(values.sum(-1), "gradients of the log-probability", names)

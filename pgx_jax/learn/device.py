@@ -19,6 +19,7 @@ from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
 from pgx_jax.learn.updating import RowState
 from pgx_jax.learn.work import take
 from pgx_jax.mesh import CUT, WHOLE, mesh_size, place, rounded, whole
+from pgx_jax.shortage import in_parts_that_fit
 from pgx_jax.steady import Spread, compiled
 from pgx_jax.tasks import DeviceEnv, TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
@@ -370,14 +371,18 @@ def _over_pairs(
     """``program(agents, tasks, context, key, index)`` on chunks of pairs; leaves [P, ...], of NumPy."""
     count = len(pairs.row)
     most = PAIRS_PER_CALL.get(jax.default_backend(), 1024) * mesh_size()
-    width = rounded(min(most, 1 << max(4, (count - 1).bit_length())))
-    padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
     tasks = family.tasks if pairs.tasks is None else pairs.tasks
     context = pairs.told(family.context)
     agents, tasks, key = jax.tree.map(np.asarray, (agents, tasks, pairs.key))
-    parts = []
-    for start in range(0, len(padded), width):
-        index = padded[start : start + width]
-        r, t = pairs.row[index], pairs.task[index]
-        parts.append(program(take(agents, r), take(tasks, t), context[index], key, t))
-    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs])[:count], *parts)
+
+    def of_width(width: int) -> PyTree:
+        width, parts = rounded(width), []
+        padded = np.concatenate([np.arange(count), np.zeros(-count % width, int)])
+        for start in range(0, len(padded), width):
+            index = padded[start : start + width]
+            r, t = pairs.row[index], pairs.task[index]
+            parts.append(program(take(agents, r), take(tasks, t), context[index], key, t))
+        return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs])[:count], *parts)
+
+    width = rounded(min(most, 1 << max(4, (count - 1).bit_length())))
+    return in_parts_that_fit(of_width, width, "pairs of a policy and a task")

@@ -37,7 +37,7 @@ class Saved(NamedTuple):
     update: int
     """Updates done."""
     leaves: list[np.ndarray]
-    """Of the row's state (of its agent, once it is done)."""
+    """Of the row's state, and of what else its engine needs (of its agent, once it is done)."""
 
 
 class Lane(Protocol):
@@ -79,8 +79,8 @@ class Lane(Protocol):
         [S, ...] (or longer), which may still be under way."""
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
-        """What is needed to go on with these rows later, as far as the engine can hold environments: those
-        of the device are saved, those of the host are reset."""
+        """What is needed to go on with these rows later: the states of the device's environments, and the
+        seeds and actions by which those of the host come to theirs again."""
 
     def restore(self, slot: int, saved: Saved) -> None:
         """Go on with a saved row, in the slot where it has just entered."""

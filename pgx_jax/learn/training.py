@@ -23,6 +23,7 @@ from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
 from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
 from pgx_jax.mesh import is_joined, mesh, mesh_size
+from pgx_jax.shortage import in_parts_that_fit
 from pgx_jax.steady import usable_cores
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, Rows, Seen
@@ -129,8 +130,8 @@ def train(
         rows_per_call: rows of a lane; what suits engine and platform by default.
         progress: hears after every segment.
         checkpoint: keeps the states of rows every now and then, and from where they go on if it has any:
-            each row from the update that was saved. On the device engine the result is the same as
-            without a stop; environments of the host engine are reset.
+            each row from the update that was saved. The result is the same as without a stop, if host
+            environments do the same again from equal seeds and actions (there is a warning if not).
 
     Raises:
         ConfigError: rows that cannot be trained.
@@ -231,13 +232,25 @@ class Call(NamedTuple):
 def train_orders(orders: Sequence[Order]) -> list[list[Trained]]:
     """Train what several calls of `train_all` ask for; rows of equal policy and learner share lanes.
 
-    Those with the fewest rows come first, so that no long row is left alone at the end.
+    Those with the fewest rows come first, so that no long row is left alone at the end. Where memory does not
+    suffice for all rows of a lane, fewer train side by side: those that are kept go on from there.
     """
     asked = [order.ask() for order in orders]
     shared: dict[Hashable, list[Call]] = {}
     for call in chain(*asked):
         shared.setdefault(call.program, []).append(call)
-    jobs = [_job(calls) for calls in shared.values()]
+    widest = max(map(_width, shared.values()))
+    return in_parts_that_fit(lambda most: _train(orders, asked, shared, most), widest, "rows")
+
+
+def _train(
+    orders: Sequence[Order],
+    asked: Sequence[Sequence[Call]],
+    shared: dict[Hashable, list[Call]],
+    most: int,
+) -> list[list[Trained]]:
+    """Train the calls that orders have asked for, at most so many rows in a lane."""
+    jobs = [_job(calls, most) for calls in shared.values()]
     places = {
         id(call): (job.work, rows)
         for job, calls in zip(jobs, shared.values(), strict=True)
@@ -256,8 +269,21 @@ def _ranges(calls: Sequence[Call]) -> list[range]:
     return [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _job(calls: Sequence[Call]) -> Job:
-    """The rows of calls of one program in a queue, and what trains them; see `train`."""
+def _width(calls: Sequence[Call]) -> int:
+    """Rows of a lane for calls of one program, of each of its devices."""
+    order, rows = calls[0].order, sum(len(call.rows.steps) for call in calls)
+    lanes = len(_lanes(order.family.engine)) * _devices(order.family)
+    return min(order.rows_per_call or engine_of(order.family).lane.rows_per_call(), -(-rows // lanes))
+
+
+def _devices(family: TaskFamily) -> int:
+    """Of a lane."""
+    return mesh_size() if family.engine == "device" else 1
+
+
+def _job(calls: Sequence[Call], most: int) -> Job:
+    """The rows of calls of one program in a queue, and what trains them, at most so many at a time; see
+    `train`."""
     order, policy, learner = calls[0].order, calls[0].policy, calls[0].learner
     member, steps, key = (
         np.concatenate([np.asarray(getattr(call.rows, name)) for call in calls])
@@ -265,10 +291,7 @@ def _job(calls: Sequence[Call]) -> Job:
     )
     agents = jax.tree.map(lambda *xs: np.concatenate(xs), *(call.agents for call in calls))
     unit = learner.steps_per_update
-    lane, engine = engine_of(order.family).lane, order.family.engine
-    count = mesh_size() if engine == "device" else 1  # devices of a lane
-    width = min(order.rows_per_call or lane.rows_per_call(), -(-len(steps) // (len(_lanes(engine)) * count)))
-    width *= count
+    lane, width = engine_of(order.family).lane, min(most, _width(calls)) * _devices(order.family)
     work = Work(order.family, member.astype(bool), steps // unit, agents, key, unit, learner.measures)
     return Job(work, partial(lane, policy, learner, order.family, width), width)
 

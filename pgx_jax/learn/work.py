@@ -29,7 +29,7 @@ class Checkpoint(Protocol):
     """Keeps what long training has reached; records are dicts and lists of arrays and numbers."""
 
     every: float
-    """Seconds between two savings."""
+    """Seconds between two savings, at least; those of several that are saved together add up."""
 
     def load(self, name: str) -> Any | None:
         """The record last saved under the name, or None."""
@@ -48,7 +48,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-FORMAT = 4
+FORMAT = 5
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 
@@ -206,8 +206,8 @@ class Work:
 
     def is_due(self) -> bool:
         """Whether it is time for the next checkpoint."""
-        passed, kept = time.monotonic() - self.saved_at, (part.checkpoint for part in self.parts)
-        return any(checkpoint is not None and passed >= checkpoint.every for checkpoint in kept)
+        kept = [part.checkpoint.every for part in self.parts if part.checkpoint is not None]
+        return bool(kept) and time.monotonic() - self.saved_at >= sum(kept)
 
     def remember(self, rows: Iterable[int], found: Sequence[Saved]) -> None:
         """Keep the states of a lane's rows for the checkpoint, but of none that stopped in the middle of a

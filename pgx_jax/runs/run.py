@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ from pgx_jax.compare import methods, results
 from pgx_jax.compare.oracle import searches
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, DataError, NoSignalError, PgxError
+from pgx_jax.errors import ConfigError, DataError, NewerError, NoSignalError, PgxError
 from pgx_jax.learn import Learner, Policy, described
 from pgx_jax.mesh import check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
@@ -27,7 +27,7 @@ from pgx_jax.runs.provenance import environment, identity, versions
 from pgx_jax.runs.records import ASKED, Listener, Records, numbered
 from pgx_jax.runs.reproducing import command
 from pgx_jax.runs.stages import STAGES, needed, stage_of
-from pgx_jax.runs.store import RunStore
+from pgx_jax.runs.store import CONFIG_FORMAT, RunStore
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
@@ -52,9 +52,8 @@ class Run(Records):
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, left_out=self._left_out())
-        store = self.store
         with (
-            nullcontext() if store is None or store.has_file("results.json") else store.claimed(),
+            self._claimed(),
             compiling_ahead(self) if self._is_whole(names) else nullcontext(),
         ):
             self.look = 1
@@ -102,6 +101,8 @@ class Run(Records):
         name = numbered(stage, self.look)
         if name not in self.records and not self._load(name, remade=True):
             self._compute(name)
+        elif self.store is not None:
+            StageCheckpoint(self.store, name).clear()  # of a process that was killed before it did
 
     def _is_older(self, stage: str) -> bool:
         """Whether the run was finished when there was no such stage yet."""
@@ -112,6 +113,20 @@ class Run(Records):
         """Whether all is to be computed, from the meta-policy to the results."""
         begun = "meta" in self.records or (self.store is not None and self.store.has("meta"))
         return self.rehearses and EVALUATION in names and "meta" in names and not begun
+
+    def finish(self) -> Run:
+        """Compute all that is missing, and write results and report, while no other process may; returns the
+        run (see `compute`)."""
+        with self._claimed():
+            self.compute()
+            learn.give_way()
+            self.write()
+        return self
+
+    def _claimed(self) -> AbstractContextManager[None]:
+        """No other process may work on the run's folder, unless it is finished."""
+        store = self.store
+        return nullcontext() if store is None or store.has_file("results.json") else store.claimed()
 
     def write(self) -> Path | None:
         """Write results.json and the report; returns the report's path, None without a folder."""
@@ -134,6 +149,8 @@ class Run(Records):
                 return False
             try:
                 record = results.from_plain(self.store.read_json("results.json"))
+            except NewerError:
+                raise
             except DataError:
                 if remade:
                     return False
@@ -163,14 +180,14 @@ class Run(Records):
             check_equal("groups", lambda: np.asarray(record.labels).tolist())
         self.seconds[stage] = seconds = time.perf_counter() - began
         text = stage_of(stage).text(self, record)
-        if self.store is not None:
-            self.store.append_metrics({"stage": stage, "seconds": seconds, "result": text})
         if stage == EVALUATION:
             record = msgspec.structs.replace(record, advice=report.advice(record), timings=self._timings())
-        elif self.store is not None:
-            self.store.save(stage, record)
-            StageCheckpoint(self.store, stage).clear()
-        self.records[stage] = record
+        self.records[stage] = record  # first, so that it isn't lost where the disk is full
+        if self.store is not None:
+            if stage != EVALUATION:
+                self.store.save(stage, record)
+                StageCheckpoint(self.store, stage).clear()
+            self.store.append_metrics({"stage": stage, "seconds": seconds, "result": text})
         self.listener.finish(stage, seconds, text)
 
     def _timings(self) -> Timings:
@@ -238,9 +255,7 @@ def run(
         out=out, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener,
         overwrite=overwrite,
     )  # fmt: skip
-    this.compute()
-    this.write()
-    return this
+    return this.finish()
 
 
 def begin(
@@ -267,13 +282,13 @@ def begin(
     if out is not None:
         own_parts = any(part is not None for part in (policy, meta, policies, learners))
         record = {
-            "command": None if own_parts else command(family, config),
+            "format": CONFIG_FORMAT, "command": None if own_parts else command(family, config),
             "family": family.name, "family_settings": family.settings, "config": config,
             "identity": own, "environment": environment(),
             "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
         this.store = store = RunStore(out)
-        in_first(lambda: RunStore.create(out, record, overwrite=overwrite))
+        in_first(lambda: store.begin(record, overwrite=overwrite))
         if meta is not None:
             store.save("given_meta", meta)
     return this

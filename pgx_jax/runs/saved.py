@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pgx_jax.compare.results import (
     StabilityResult,
 )
 from pgx_jax.config import Config, check_method
-from pgx_jax.errors import ConfigError, FolderError
+from pgx_jax.errors import ConfigError, DataError, FolderError, PgxError
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
@@ -33,7 +34,7 @@ from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, p
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity, versions
 from pgx_jax.runs.run import Listener, Run
-from pgx_jax.runs.store import RunStore
+from pgx_jax.runs.store import DAMAGED, RunStore, written_by
 from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
@@ -94,18 +95,17 @@ def load(
         DataError: a damaged file.
     """
     store = RunStore.open(path)
-    saved = store.config
-    config = from_dict(Config, as_before(saved["config"]))
+    saved, config = saved_settings(store)
     if config.keep_programs:
         keep_programs()
     if saved.get("own_policy") and policy is None:
         raise ConfigError(f"the run {path} was made with networks of its own; pass them as policy=")
     meta = store.load("given_meta", Agent) if saved.get("own_meta") else None
-    if family is None:
-        family = _family(saved, path)
-    if "identity" in saved:
-        own = policy if saved.get("own_policy") else None
-        check_identity(saved["identity"], identity(family, own, policies, learners), path)
+    with _readable(store):
+        family = _family(saved, path) if family is None else family
+        if "identity" in saved:
+            own = policy if saved.get("own_policy") else None
+            check_identity(saved["identity"], identity(family, own, policies, learners), path)
     found = Run(
         family, config, store=store, policy=policy, meta=meta, policies=policies, learners=learners,
         listener=listener,
@@ -128,7 +128,7 @@ def load_trained(path: str | Path, *, of: str | None = None) -> Run:
         ConfigError: as `load`, or for a run of another family, or one without trained policies.
     """
     store = RunStore.open(path)
-    own = store.config["family"]
+    own = saved_settings(store)[0]["family"]
     if of is not None and own != of:
         raise ConfigError(f"the run {path} is one of {own!r}, not of {of!r}")
     if not store.has("policies"):
@@ -136,12 +136,50 @@ def load_trained(path: str | Path, *, of: str | None = None) -> Run:
     return load(path)
 
 
+@contextmanager
+def _readable(store: RunStore) -> Iterator[None]:
+    """Within it, whatever is wrong with what config.json holds is an error that names the file, and who
+    wrote it."""
+    place = store.path / "config.json"
+    try:
+        yield
+    except PgxError:
+        raise
+    except DAMAGED as error:
+        raise DataError(
+            f"{place} is damaged, or of another version ({type(error).__name__}: {error}); put back what it "
+            f"held, or run it anew (with overwrite)"
+        ) from error
+
+
+def saved_settings(store: RunStore) -> tuple[dict[str, Any], Config]:
+    """What config.json of a run holds, and the settings among it.
+
+    Raises:
+        ConfigError: settings that this version doesn't know.
+        DataError: they are damaged.
+    """
+    saved = store.config
+    with _readable(store):
+        kinds = {"config": dict, "family": str, "family_settings": dict}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(saved.get(name), kind)]:
+            raise ValueError(f"no {', '.join(wrong)}")
+        try:
+            return saved, from_dict(Config, as_before(saved["config"]))
+        except ConfigError as error:
+            wrote = written_by(saved) or "another version"
+            raise ConfigError(f"{store.path / 'config.json'}, written by pgx-jax {wrote}: {error}") from error
+
+
 def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
     """The registered family that a run was made with."""
     if saved["family"] not in families():
+        where = repr(str(path))
         raise ConfigError(
-            f"the run {path} was made with the family {saved['family']!r}, which is not registered: "
-            f"pass it as family= of pgx_jax.load or pgx_jax.resume"
+            f"the run {path} was made with the family {saved['family']!r}, which is not registered, so no "
+            f"command can make it: build it in Python as for the run, and call "
+            f"pgx_jax.resume({where}, family=family), or run = pgx_jax.load({where}, family=family) and "
+            f"pgx_jax.regroup(run, run.config)"
         )
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["family_settings"].items()}
     return make_family(saved["family"], **settings)
@@ -149,9 +187,7 @@ def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
 
 def resume(path: str | Path, **kw: Any) -> Run:
     """Finish a run from its last whole stage and write its report (arguments as of `load`)."""
-    run = load(path, **kw).compute()
-    run.write()
-    return run
+    return load(path, **kw).finish()
 
 
 class Regrouped(Struct, frozen=True, kw_only=True):

@@ -131,15 +131,9 @@ def finish(runs: Sequence[Run]) -> dict[int, Exception]:
     for one in runs[1:]:
         one.rehearses = False
     # limits of threads are the process's: held here, they do not change where runs take turns
-    ended = one_blas_thread(learn.side_by_side)([partial(_finish, one) for one in runs])
+    ended = one_blas_thread(learn.side_by_side)([one.finish for one in runs])
     errors = zip(runs, ended, strict=True)
     return {one.config.seed: error for one, error in errors if error is not None}
-
-
-def _finish(run: Run) -> None:
-    run.compute()
-    learn.give_way()
-    run.write()
 
 
 def _finished(runs: Sequence[Run], out: Path | None) -> SeedRuns:

@@ -4,6 +4,7 @@
 
     runs/<name>/
       config.json                     resolved settings, seed, versions, device, commit
+      checksums.json                  of config.json and results.json
       stages/<stage>/structure.json   one folder a stage: the shape of the record ...
       stages/<stage>/arrays-*.npz     ... and its arrays (numpy, no pickle)
       metrics.jsonl                   one JSON object a line, appended while it runs
@@ -20,15 +21,18 @@ import re
 import shutil
 import struct
 import uuid
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
+import numpy as np
+
 from pgx_jax import types
-from pgx_jax.errors import BusyError, ConfigError, DataError, FolderError
+from pgx_jax.errors import BusyError, ConfigError, DataError, FolderError, FullError, NewerError
 from pgx_jax.mesh import leads
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
@@ -40,16 +44,23 @@ except ImportError:  # no such locks on Windows
 
 FORMAT = 1
 """Version of the layout of a stage; a reader refuses versions that it doesn't know."""
+CONFIG_FORMAT = 1
+"""Version of the layout of config.json, which begins with 1 where it isn't told."""
+CHECKED = ("config.json", "results.json")
+"""Files whose checksums are in `CHECKSUMS`; stages tell their own."""
+CHECKSUMS = "checksums.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported")
 _OWN_FILES = (
     "metrics.jsonl", "results.json", "results.csv", "report.html", "regroup.json", "regroup-*=*.json",
-    "adapted-*.json", "config.json",
+    "adapted-*.json", "checksums.json", "config.json",
 )  # fmt: skip
+_LEFT = re.compile(rf"\.({'|'.join(map(re.escape, (*CHECKED, CHECKSUMS, 'report.html')))})\.[0-9a-f]+\.tmp")
+"""What a process leaves that is killed while it writes."""
 DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+    SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 _CLASSES = {name: value for name, value in vars(types).items() if serial.is_namedtuple_class(value)}
 
@@ -73,14 +84,25 @@ P = ParamSpec("P")
 
 
 def _once(write: Callable[P, None]) -> Callable[P, None]:
-    """Of several processes that share their devices the first one alone writes."""
+    """Of several processes that share their devices the first one alone writes; what the system has against
+    it is told with the folder's name."""
 
     @functools.wraps(write)
     def written(*args: P.args, **kwargs: P.kwargs) -> None:
         if leads():
-            write(*args, **kwargs)
+            try:
+                write(*args, **kwargs)
+            except OSError as error:
+                raise _unwritten(args[0], error) from error  # type: ignore[arg-type]
 
     return written
+
+
+def _unwritten(store: RunStore, error: OSError) -> FullError:
+    return FullError(
+        f"the run folder {store.path} can't be written to ({error.strerror or error}); what it holds is "
+        f"whole: make room there, or open it to writing, and resume the run"
+    )
 
 
 class RunStore:
@@ -94,6 +116,10 @@ class RunStore:
     def __init__(self, path: str | os.PathLike[str]):
         """Refer to ``path`` without looking at it; use :meth:`create` or :meth:`open`."""
         self.path = Path(path)
+        self._claim: Callable[[], object] | None = None
+        """Gives back the claim that it holds, if it does."""
+        self._within = 0
+        """How many `claimed` are open."""
 
     def __repr__(self) -> str:
         return f"RunStore({str(self.path)!r})"
@@ -111,21 +137,34 @@ class RunStore:
                 and only from a folder that holds a run.
 
         Raises:
-            FolderError: the folder has contents, or can't be written to.
+            FolderError: the folder has contents, can't be written to, or another process works on it.
             DataError: the settings can't be written as JSON.
         """
         store = cls(path)
+        store.begin(config, overwrite=overwrite)
+        store.release()
+        return store
+
+    def begin(self, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Start a run in this folder, as `create` does; it is claimed (`claim`) from the first moment on, and
+        stays so."""
         serial.jsonable(config)
         try:
-            store.clear(overwrite)
-            store.path.mkdir(parents=True, exist_ok=True)
-            store.write_json("config.json", config)
-        except OSError as error:
+            if not self.path.exists() or self.path.is_dir():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.claim()
+            self.clear(overwrite)
+            self.write_json("config.json", config)
+        except (OSError, FullError) as error:
+            self.release()
+            cause = error if isinstance(error, OSError) else error.__cause__
+            reason = getattr(cause, "strerror", None) or cause
             raise FolderError(
-                f"the output folder {store.path} can't be written to ({error.strerror or error}); "
-                "choose another"
+                f"the output folder {self.path} can't be written to ({reason}); choose another"
             ) from error
-        return store
+        except BaseException:
+            self.release()
+            raise
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunStore:
@@ -136,7 +175,7 @@ class RunStore:
             DataError: its ``config.json`` is damaged.
         """
         store = cls(path)
-        if not (store.path / "config.json").is_file():
+        if not os.path.lexists(store.path / "config.json"):
             raise FolderError(
                 f"{store.path} holds no run (there is no config.json in it); give the folder of one"
             )
@@ -146,18 +185,13 @@ class RunStore:
 
     def _check_contents(self) -> None:
         """Refuse links that leave the folder, through which places outside of it would be read or written,
-        and folders in the place of a run's files.
+        folders in the place of a run's files, and files in that of its folders.
 
         Raises:
-            FolderError: naming the link or folder.
+            FolderError: naming what is in the way.
         """
         files = [path for pattern in _OWN_FILES for path in self.path.glob(pattern)]
-        for path in filter(Path.is_dir, files):
-            raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
-        folders = [self.path / name for name in _OWN_FOLDERS]
-        for path in folders:
-            if path.exists() and not path.is_dir():
-                raise FolderError(f"{path} is a file, where a run has a folder; move it elsewhere")
+        folders = [path for name in _OWN_FOLDERS if os.path.lexists(path := self.path / name)]
         inside = os.path.realpath(self.path)
         for path in (*files, *folders, *(path for folder in folders for path in folder.rglob("*"))):
             leads_to = os.path.realpath(path)
@@ -166,32 +200,69 @@ class RunStore:
                     f"{path} is a link that leaves the run's folder, to {leads_to}; put what it leads to in "
                     f"its place, or remove it"
                 )
+        stages = [*(self.path / "stages").glob("*")]
+        files += [
+            path for folder in (*stages, *folders) if folder.name != "stages" for path in folder.glob("*")
+        ]
+        for path in filter(Path.is_dir, files):
+            raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
+        for path in (*folders, *stages):
+            if not path.is_dir():
+                raise FolderError(f"{path} is a file, where a run has a folder; move it elsewhere")
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """No other process may claim the folder meanwhile (where the system can lock folders).
+    def claim(self) -> None:
+        """From here on no other process may claim the folder (where the system can lock folders), until it is
+        given back: by `release`, at the end of `claimed`, or when nothing refers to this object any more.
 
         Raises:
             BusyError: another one has.
         """
-        if fcntl is None or not leads():
-            yield
+        if self._claim is not None or not leads():
             return
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise BusyError(
-                f"another process works on the run {self.path}; wait until it has ended, or choose another "
-                f"folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        if fcntl is not None:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise BusyError(
+                    f"another process works on the run {self.path}; wait until it has ended, or choose "
+                    f"another folder"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            self._claim = weakref.finalize(self, os.close, descriptor)
+        self._tidy()
+
+    def release(self) -> None:
+        """Give back the claim, if there is one."""
+        if self._claim is not None:
+            self._claim()
+            self._claim = None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within it, no other process may claim the folder; it is given back at the end of the outermost one.
+
+        Raises:
+            BusyError: another one has.
+        """
+        self.claim()
+        self._within += 1
         try:
             yield
         finally:
-            os.close(descriptor)
+            self._within -= 1
+            if not self._within:
+                self.release()
+
+    def _tidy(self) -> None:
+        """Remove what processes have left that were killed while they wrote."""
+        with suppress(OSError):
+            for path in [path for path in self.path.iterdir() if _LEFT.fullmatch(path.name)]:
+                path.unlink()
+            if not (self.path / "config.json").exists():
+                (self.path / CHECKSUMS).unlink(missing_ok=True)
 
     @_once
     def clear(self, overwrite: bool) -> None:
@@ -206,18 +277,37 @@ class RunStore:
             return
         if not (self.path / "config.json").is_file():
             raise FolderError(f"{self.path} has contents but no run, so it isn't overwritten; empty it first")
-        with self.claimed():
+        held = self._claim is not None
+        self.claim()
+        try:
             for name in _OWN_FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
             for pattern in _OWN_FILES:
                 for file in self.path.glob(pattern):
                     file.unlink()
+        finally:
+            if not held:
+                self.release()
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the run."""
-        return self.read_json("config.json")
+        """The settings of the run.
+
+        Raises:
+            DataError: config.json is missing, damaged, or a newer version's.
+        """
+        found, path = self.read_json("config.json"), self.path / "config.json"
+        if not isinstance(found, dict):
+            raise DataError(f"{path} is damaged (it holds no settings); run it anew (with overwrite)")
+        version = found.get("format", CONFIG_FORMAT)
+        try:
+            check_version(path, version, CONFIG_FORMAT, written_by(found))
+        except ValueError as error:
+            if isinstance(error, NewerError):
+                raise
+            raise DataError(f"{path} is damaged ({error}); run it anew (with overwrite)") from error
+        return found
 
     # Stages
 
@@ -239,22 +329,34 @@ class RunStore:
         """
         folder = self._stage(stage)
         structure, arrays = serial.encode(record)
-        last = max(map(self._position, self.stages()), default=0)
+        whole = [name for name in self.stages() if "." not in name]  # not what a `StageCheckpoint` keeps
+        last = max(map(self._position, whole), default=0)
         order = self._position(stage) or last + 1
         folder.mkdir(parents=True, exist_ok=True)
+        earlier = {*folder.glob("arrays-*.npz")}
+        name = self._write_arrays(folder, arrays)
+        header = {"format": FORMAT, "order": order, "arrays": name, "record": structure, "sha256": ""}
+        try:
+            serial.write_atomically(folder / "structure.json", _signed(json.dumps(header, indent=1)).encode())
+        except OSError:
+            if folder / name not in earlier:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        for leftover in {*folder.glob("arrays-*.npz"), *folder.glob(".*.tmp")} - {folder / name}:
+            leftover.unlink(missing_ok=True)
+
+    def _write_arrays(self, folder: Path, arrays: Mapping[str, np.ndarray]) -> str:
+        """Write the arrays of a stage into a file, which is named after what it holds; returns its name."""
         scratch = folder / f".{uuid.uuid4().hex}.tmp"
         try:
             serial.write_arrays(scratch, arrays)
+            name = _arrays_name(scratch)
             with scratch.open("rb") as file:
-                name = f"arrays-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.npz"
                 os.fsync(file.fileno())
             os.replace(scratch, folder / name)
         finally:
             scratch.unlink(missing_ok=True)
-        header = {"format": FORMAT, "order": order, "arrays": name, "record": structure}
-        serial.write_atomically(folder / "structure.json", json.dumps(header, indent=1).encode())
-        for leftover in {*folder.glob("arrays-*.npz"), *folder.glob(".*.tmp")} - {folder / name}:
-            leftover.unlink(missing_ok=True)
+        return name
 
     def load(self, stage: str, like: type[NamedTuple] | Sequence[type[NamedTuple]] = ()) -> PyTree:
         """Read a stage; arrays come back as NumPy arrays of the same dtype and shape.
@@ -276,16 +378,19 @@ class RunStore:
             )
         wanted, extra = (like, (like,)) if isinstance(like, type) else (None, like)
         classes = {**_CLASSES, **{cls.__name__: cls for cls in extra}}
+        place = folder / "structure.json"
         try:
             header = self._header(stage)
-            arrays = serial.read_arrays(folder / _plain(header["arrays"]))
-            record = serial.decode(header["record"], arrays, classes)
+            place = folder / _plain(header["arrays"])
+            if _arrays_name(place) != place.name:
+                raise ValueError("it isn't what was written")
+            record = serial.decode(header["record"], serial.read_arrays(place), classes)
         except DataError as error:
-            raise DataError(f"stage {stage!r} of {self.path}: {error}") from error
+            raise type(error)(f"stage {stage!r} of {self.path}: {error}") from error
         except DAMAGED as error:
             raise DataError(
-                f"stage {stage!r} of {self.path} is damaged ({type(error).__name__}: {error}); "
-                f"delete the folder {folder} and resume the run"
+                f"stage {stage!r} of {self.path} is damaged in {place.name} "
+                f"({type(error).__name__}: {error}); delete the folder {folder} and resume the run"
             ) from error
         if wanted is not None and not isinstance(record, wanted):
             raise DataError(
@@ -302,6 +407,11 @@ class RunStore:
         found = (self.path / "stages").glob("*/structure.json")
         names = [path.parent.name for path in found if _NAME.fullmatch(path.parent.name)]
         return sorted(names, key=lambda name: (self._position(name), name))
+
+    def begun(self, stage: str) -> list[str]:
+        """Names under which a `StageCheckpoint` keeps what a stage has reached; damaged ones, too."""
+        found = (path.name for path in (self.path / "stages").glob(f"{_plain(stage)}.*"))
+        return sorted(name for name in found if _NAME.fullmatch(name))
 
     @_once
     def remove(self, stage: str) -> None:
@@ -347,21 +457,64 @@ class RunStore:
         """
         path = self.path / _plain(name)
         try:
-            return json.loads(path.read_text("utf-8"))
+            content = path.read_bytes()
+            known = self._checksums().get(name)
+            if known is not None and hashlib.sha256(content).hexdigest() not in known:
+                raise ValueError(f"it isn't what was written, by {CHECKSUMS}")
+            return json.loads(content.decode("utf-8"))
         except FileNotFoundError as error:
             raise DataError(f"{self.path} has no {name}; resume the run first") from error
-        except (ValueError, OSError) as error:
+        except DataError:
+            raise
+        except (ValueError, OSError, RecursionError) as error:
             remedy = "delete it and resume the run"
             if name == "config.json":
-                remedy = "nothing else knows the run's settings, so run it anew (with overwrite)"
+                remedy = (
+                    "nothing else knows the run's settings: put back what it held (the command that made the "
+                    "run writes the same into another folder), or run it anew (with overwrite)"
+                )
             raise DataError(f"{path} is damaged ({error}); {remedy}") from error
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file into the run folder in one step; return its path."""
         path = self.path / _plain(name)
-        if leads():
-            serial.write_atomically(path, text.encode())
+        self._write_text(path, text.encode())
         return path
+
+    @_once
+    def _write_text(self, path: Path, content: bytes) -> None:
+        if path.name in CHECKED:
+            self._note(path.name, content)
+        serial.write_atomically(path, content)
+
+    def _checksums(self) -> dict[str, list[str]]:
+        """Of the files in `CHECKED`, of what was last written, and of what it has replaced: the process may
+        have been killed between the two writings. Nothing is known of older runs.
+
+        Raises:
+            DataError: they are damaged.
+        """
+        path = self.path / CHECKSUMS
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            if "config.json" not in known or not {*known} <= {*CHECKED}:
+                raise ValueError("it names other files")
+            return {name: [*map(_hexadecimal, own)] for name, own in known.items()}
+        except FileNotFoundError:
+            return {}
+        except DAMAGED as error:
+            raise DataError(f"{path} is damaged ({error}); delete it: only checks depend on it") from error
+
+    def _note(self, name: str, content: bytes) -> None:
+        """Keep the checksum of a file that is about to be written, beside those of what stands there."""
+        files = {each: self.path / each for each in CHECKED}
+        known = {
+            each: [hashlib.sha256(path.read_bytes()).hexdigest()]
+            for each, path in files.items()
+            if path.is_file()
+        }
+        known[name] = [hashlib.sha256(content).hexdigest(), *known.get(name, [])]
+        serial.write_atomically(self.path / CHECKSUMS, f"{serial.dumps(known)}\n".encode())
 
     def has_file(self, name: str) -> bool:
         """Whether the run folder has a file of this name."""
@@ -390,9 +543,18 @@ class RunStore:
         return self.path / "stages" / _plain(stage)
 
     def _header(self, stage: str) -> dict[str, Any]:
-        header = json.loads((self._stage(stage) / "structure.json").read_text("utf-8"))
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']!r} is not {FORMAT}; another version wrote it")
+        """What ``structure.json`` of a stage holds.
+
+        Raises:
+            NewerError: another version has written it.
+            ValueError and others of `DAMAGED`: it is damaged.
+        """
+        path = self._stage(stage) / "structure.json"
+        text = path.read_text("utf-8")
+        header = json.loads(text)
+        check_version(path, header["format"], FORMAT)
+        if not {*header} <= _HEADER or _signed(text) != text:
+            raise ValueError("it isn't what was written")
         return header
 
     def _position(self, stage: str) -> int:
@@ -401,6 +563,63 @@ class RunStore:
             return int(self._header(stage)["order"])
         except DAMAGED:
             return 0
+
+
+_HEADER = {"format", "order", "arrays", "record", "sha256"}
+_DIGEST = re.compile(r'"sha256": "[0-9a-f]*"')
+
+
+def _signed(text: str) -> str:
+    """The text of a JSON object with its own checksum at the end, which it has a place for; as it is, if it
+    has none (older code wrote such)."""
+    if not (places := [*_DIGEST.finditer(text)]):
+        return text
+    begin, end = places[-1].span()
+    blank = f'{text[:begin]}"sha256": ""{text[end:]}'
+    return f'{text[:begin]}"sha256": "{hashlib.sha256(blank.encode()).hexdigest()}"{text[end:]}'
+
+
+def _arrays_name(path: Path) -> str:
+    """What a file of arrays is called, by what it holds."""
+    with path.open("rb") as file:
+        return f"arrays-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.npz"
+
+
+def _hexadecimal(digest: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"{digest!r} is no checksum")
+    return digest
+
+
+def written_by(config: Mapping[str, Any]) -> str:
+    """The version of this package that wrote a config.json, if it tells."""
+    found = config.get("environment")
+    versions = found.get("versions") if isinstance(found, dict) else None
+    return str(versions.get("pgx-jax", "")) if isinstance(versions, dict) else ""
+
+
+def check_version(path: Path | str, version: object, known: int, wrote: str = "") -> None:
+    """Refuse a file of another version than is known here.
+
+    Args:
+        path: the file.
+        version: which it tells.
+        known: the one that is known.
+        wrote: version of the package that wrote it, if it tells.
+
+    Raises:
+        NewerError: a newer one.
+        ValueError: what is none.
+    """
+    if version == known and not isinstance(version, bool):
+        return
+    if isinstance(version, int) and version > known:
+        by = f" by pgx-jax {wrote}" if wrote else ""
+        raise NewerError(
+            f"{path} was written{by} in format {version}, and this version knows {known}: install a newer "
+            f"pgx-jax"
+        )
+    raise ValueError(f"format {version!r} is not {known}")
 
 
 def _plain(name: str) -> str:

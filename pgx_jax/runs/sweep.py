@@ -39,7 +39,7 @@ from pgx_jax.runs import seeds, serial
 from pgx_jax.runs.budgets import opened
 from pgx_jax.runs.provenance import check_identity, identity
 from pgx_jax.runs.run import Run
-from pgx_jax.runs.saved import as_before, from_dict
+from pgx_jax.runs.saved import saved_settings
 from pgx_jax.runs.store import RunStore
 from pgx_jax.runs.workers import Processes, WorkerDied, Workers
 from pgx_jax.tasks import TaskFamily
@@ -199,9 +199,9 @@ def _finished(cell: Cell, family: TaskFamily, own: Mapping[str, Any], folder: Pa
     if not (folder / "config.json").is_file():
         return None
     store = RunStore.open(folder)
-    saved = store.config
+    saved, settled = saved_settings(store)
     check_identity(saved.get("identity", {}), own, folder)
-    settings = from_dict(Config, as_before(saved["config"])), saved["family"], saved["family_settings"]
+    settings = settled, saved["family"], saved["family_settings"]
     if settings != (cell.config, family.name, serial.jsonable(family.settings)):
         raise ConfigError(f"{folder} holds a run with other settings; choose another folder with --out")
     if not (store.has_file("results.json") and store.has_file("report.html")):
@@ -227,11 +227,8 @@ def _attempt(out: Path, cell: Cell) -> Attempt:
     """Run a cell, or what is missing of it."""
     try:
         family, folder = make_family(cell.family, **cell.family_settings), out / cell.folder
-        for leftover in folder.glob(".config.json.*.tmp"):  # of one that was killed as it began
-            leftover.unlink(missing_ok=True)
         run = opened(family, cell.config, folder)
-        run.compute()
-        run.write()
+        run.finish()
         return Attempt(msgspec.json.encode(run.results))
     except PgxError as error:
         return Attempt(error=f"{type(error).__name__}: {error}")

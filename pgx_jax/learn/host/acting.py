@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Num, UInt32
 
 from pgx_jax.learn.host.copies import Copies
 from pgx_jax.learn.host.memory import check_memory
-from pgx_jax.learn.host.slots import Seeds, Slots, Tasks
+from pgx_jax.learn.host.slots import Seeds, Slots, Tasks, spread
 from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.host.workers import RemoteCopies, kind_of_crews, processes_of
 from pgx_jax.learn.policy import Policy
@@ -86,6 +89,40 @@ def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots
     return Copies(family, count) if processes == 1 else RemoteCopies(family, count, processes)
 
 
+class Episodes(NamedTuple):
+    """The running episodes of one policy's E slots: with the tasks all that is needed to come to the same
+    state of environments that draw from their seeds alone."""
+
+    key: UInt32[np.ndarray, "2"]
+    """Of the slots' seeds."""
+    drawn: Int[np.ndarray, "E"]
+    """int [E]: how many seeds were drawn; the last one is the episode's."""
+    age: Int[np.ndarray, "E"]
+    """int [E]: steps so far."""
+    actions: Num[np.ndarray, "A E ..."]
+    """[A, E, ...]: what was done in each step; beyond a slot's age it is a legal action."""
+    obs: Float[np.ndarray, "E ..."]
+    """float32 [E, ...]: what that has led to."""
+    total: Float[np.ndarray, "E"]
+    """float32 [E]: return so far."""
+    discounted: Float[np.ndarray, "E"]
+    """float32 [E]: `Steps.discounted` so far."""
+    solved: Bool[np.ndarray, "E"]
+    """bool [E]: whether any step so far was a success."""
+
+
+class Moment(NamedTuple):
+    """Of all slots what `Episodes` are made of; its arrays are written to no more."""
+
+    seeds: dict[int, tuple[tuple[int, ...], int]]
+    age: np.ndarray
+    obs: np.ndarray
+    total: np.ndarray
+    discounted: np.ndarray
+    solved: np.ndarray
+    taken: list[np.ndarray]
+
+
 class Acting:
     """C policies in the slots of a chunk, E each; counts the age and return of running episodes."""
 
@@ -105,6 +142,8 @@ class Acting:
         self.total, self.discounted = np.zeros((2, count), np.float32)
         self.solved = np.zeros(count, bool)
         self.seeds: dict[int, Seeds] = {}
+        self.taken: deque[np.ndarray] = deque(maxlen=family.horizon)
+        """Actions [S, ...] of the last steps, as the environments took them: no episode is older."""
         self.context = np.zeros((chunk, width, family.context.shape[1]), np.float32)
 
     def enter(self, place: int, tasks: Tasks, index: np.ndarray, context: np.ndarray, key: Array) -> None:
@@ -119,6 +158,52 @@ class Acting:
         for i, slot in enumerate(slots.tolist()):
             self.seeds[slot] = Seeds(key, i)
         self._restart(slots)
+
+    def moment(self) -> Moment:
+        """The state of all slots, as it stays if they go on."""
+        seeds = {slot: (own.words, own.count) for slot, own in self.seeds.items()}
+        now = (self.age, self.obs, self.total, self.discounted, self.solved)
+        return Moment(seeds, *now, list(self.taken))
+
+    def episodes(self, place: int, at: Moment) -> Episodes:
+        """The running episodes of policy number ``place`` at a moment."""
+        slots = self._slots(place)
+        words, drawn = zip(*(at.seeds[slot] for slot in slots.tolist()), strict=True)
+        age = at.age[slots]
+        longest = int(age.max())
+        actions = np.zeros((0, len(slots)))
+        if longest:
+            last = np.stack(at.taken[-longest:])[:, slots]
+            turns = np.arange(longest)[:, None] + longest - age
+            actions = last[np.minimum(turns, longest - 1), np.arange(len(slots))]
+        known = (at.obs, at.total, at.discounted, at.solved)
+        return Episodes(
+            np.array(words[0][:-1], np.uint32), np.array(drawn), age, actions, *(x[slots] for x in known)
+        )
+
+    def go_on(self, place: int, episodes: Episodes) -> bool:
+        """Go on with episodes that policy number ``place``, whose tasks are known, was in: act as it did.
+
+        Returns:
+            Whether they have come to the same observations; the slots must be `reset` if not.
+        """
+        slots = self._slots(place)
+        for i, (slot, drawn) in enumerate(zip(slots.tolist(), episodes.drawn.tolist(), strict=True)):
+            self.seeds[slot] = Seeds(episodes.key, i, drawn - 1)
+        seeds = [self.seeds[slot]() for slot in slots.tolist()]
+        obs = self.obs.copy()
+        self.slots.repeat(slots, seeds, episodes.age, episodes.actions, obs)
+        if not np.array_equal(obs[slots], episodes.obs):
+            return False
+        self.obs = obs
+        self.age, self.total, self.discounted, self.solved = (
+            np.where(np.isin(np.arange(len(obs)), slots), spread(own, slots, len(obs)), now)
+            for own, now in (
+                (episodes.age, self.age), (episodes.total, self.total),
+                (episodes.discounted, self.discounted), (episodes.solved, self.solved),
+            )
+        )  # fmt: skip
+        return True
 
     def _slots(self, place: int) -> np.ndarray:
         return np.arange(place * self.width, (place + 1) * self.width)
@@ -230,6 +315,7 @@ class Acting:
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Step the slots of the mask; returns the fields of `Steps` from ``reward`` on, and who is done."""
         arrival, age = self.slots.step(legal, mask), self.age
+        self.taken.append(legal)
         self.obs = arrival.obs
         self.age = age + arrival.acted
         self.total = self.total + arrival.reward

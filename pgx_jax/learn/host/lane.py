@@ -6,6 +6,7 @@ engine.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgx_jax.learn import updating
-from pgx_jax.learn.host.acting import Acting
+from pgx_jax.learn.host.acting import Acting, Episodes
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.lane import Outcome, Saved, fill, pick, put, restored_row, saved_rows
 from pgx_jax.learn.learner import Learner
@@ -92,6 +93,8 @@ class HostLane:
         """Slots whose rows learn in one program."""
         self.states: list[RowState] = []
         """Theirs, of every part; they stay on the device."""
+        self.moment = self.acting.moment()
+        """The environments after the last whole update, as ``states`` are."""
 
     def enter(self, slot: int, member: np.ndarray, agent: Agent, key: Array) -> None:
         """Put a row at the start of its training into a slot; the first one fills all slots."""
@@ -101,22 +104,37 @@ class HostLane:
         index = np.asarray(updating.slot_tasks(jnp.asarray(member), self.learner.num_envs))
         context = np.asarray(self.family.context, np.float32)[index]
         self.acting.enter(slot, self.tasks, index, context, reset_key)
+        self.moment = self.acting.moment()
 
     def _put(self, slot: int, row: RowState) -> None:
         i = next(i for i, part in enumerate(self.parts) if slot < part.stop)
         self.states[i] = put(self.states[i], row, slot - self.parts[i].start)
 
     def save(self, slots: Sequence[int]) -> list[Saved]:
-        """The whole states of some rows but for their environments."""
+        """The whole states of some rows, and what their environments' episodes were begun and led on by."""
         state = _joined(self.states)
-        return saved_rows(state, state.learning.update, slots)
+        rows = saved_rows(state, state.learning.update, slots)
+        episodes = [self.acting.episodes(slot, self.moment) for slot in slots]
+        return [
+            row._replace(leaves=[*row.leaves, *own]) for row, own in zip(rows, episodes, strict=True)
+        ]  # fmt: skip
 
     def restore(self, slot: int, saved: Saved) -> None:
-        """Put a saved state into the slot of a row that has just entered; its environments are reset, with
-        seeds of the update that it goes on from."""
-        row = restored_row(saved, self.states[0])
+        """Put a saved state into the slot of a row that has just entered, and repeat its episodes: it goes on
+        as if never stopped. Where they cannot be repeated, environments are reset, with seeds of the update
+        that it goes on from."""
+        count = len(jax.tree.leaves(self.states[0]))
+        row = restored_row(saved._replace(leaves=saved.leaves[:count]), self.states[0])
         self._put(slot, row)
-        self.acting.reset(slot, row.key)
+        if not self.acting.go_on(slot, Episodes(*saved.leaves[count:])):
+            self.acting.reset(slot, row.key)
+            warnings.warn(
+                f"environments of {self.family.name!r} did not do the same again from equal seeds and "
+                f"actions: a row that was stopped goes on with new episodes, to other results than without "
+                f"the stop",
+                stacklevel=2,
+            )
+        self.moment = self.acting.moment()
 
     def advance(self, member: np.ndarray, total: np.ndarray, count: int, active: np.ndarray) -> Outcome:
         """``count`` updates of the active rows."""
@@ -153,7 +171,7 @@ class HostLane:
                     learn_from = updating.LEARN_FROM[self.family.metric]
                     learn = (learn_from, *known, member[part], total[part], states[i], own)
                     states[i], curves[i] = _of_rows(*learn)
-        self.states = states
+        self.states, self.moment = states, self.acting.moment()
         return _joined(curves), np.asarray(_joined([state.learning.measured for state in states]))
 
     def agents(self, slots: Sequence[int]) -> Agent:

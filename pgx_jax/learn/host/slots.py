@@ -54,9 +54,9 @@ class Arrival(NamedTuple):
 class Seeds:
     """Streams of seeds, one a slot, that depend on a key and the slot's place alone."""
 
-    def __init__(self, key: Array, slot: int):
-        """Start the stream of one slot of the row (or pair) that owns ``key``."""
-        self.words, self.count = (*np.asarray(key).ravel().tolist(), slot), 0
+    def __init__(self, key: Array, slot: int, count: int = 0):
+        """The stream of one slot of the row (or pair) that owns ``key``, of which ``count`` are drawn."""
+        self.words, self.count = (*np.asarray(key).ravel().tolist(), slot), count
 
     def __call__(self) -> int:
         """The next seed, in [0, 2^31)."""
@@ -79,6 +79,12 @@ class Slots(Protocol):
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance the slots of the mask ``active`` [S]."""
+
+    def repeat(
+        self, slots: np.ndarray, seeds: Sequence[int], ages: np.ndarray, actions: np.ndarray, obs: np.ndarray
+    ) -> None:
+        """Start episodes in the slots int [S'], and take the first ``ages`` int [S'] of the actions
+        [A, S', ...] in each; the observations that this leads to go to the rows of ``obs`` [S, ...]."""
 
     def close(self) -> None:
         """Free what the slots hold."""
@@ -105,6 +111,26 @@ class Placed:
         for slot, i in zip(slots, index, strict=True):
             self.tasks[slot], self.names[slot] = tasks.params[i], tasks.names[i]
 
+    def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
+        """See `Slots`: each kind has its own."""
+        raise NotImplementedError
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
+        """See `Slots`: each kind has its own."""
+        raise NotImplementedError
+
+    def repeat(
+        self, slots: np.ndarray, seeds: Sequence[int], ages: np.ndarray, actions: np.ndarray, obs: np.ndarray
+    ) -> None:
+        """Start episodes in the slots int [S'], and take the first ``ages`` int [S'] of the actions
+        [A, S', ...] in each; the observations that this leads to go to the rows of ``obs`` [S, ...]."""
+        self.restart(slots, seeds, obs)
+        for turn, some in enumerate(actions):
+            active = np.zeros(len(obs), bool)
+            active[slots] = turn < ages
+            arrival = self.step(spread(some, slots, len(obs)), active)
+            obs[active] = arrival.obs[active]
+
     def fresh(self, acted: np.ndarray) -> Arrival:
         """The last arrival's observations, no rewards and endings, in new arrays."""
         last, zeros = self.arrival, np.zeros_like
@@ -112,6 +138,13 @@ class Placed:
             last.obs.copy(), zeros(last.reward), zeros(last.terminated), zeros(last.truncated),
             zeros(last.success), acted, zeros(last.objectives),
         )  # fmt: skip
+
+
+def spread(actions: np.ndarray, slots: np.ndarray, count: int) -> np.ndarray:
+    """Actions [S', ...] of some slots among those of all [S, ...]."""
+    found = np.zeros((count, *actions.shape[1:]), actions.dtype)
+    found[slots] = actions
+    return found
 
 
 def close_all(opened: Sequence[HostCopy] | Sequence[HostVector]) -> None:

@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from pgx_jax.learn.host.slots import Arrival, Placed, Tasks, close_all
+from pgx_jax.learn.host.slots import Arrival, Placed, Tasks, close_all, spread
 from pgx_jax.tasks import HostStep, HostVector, SplitVector, TaskFamily
 from pgx_jax.types import PyTree
 
@@ -67,6 +67,29 @@ class Vectors(Placed):
                 obs[own[mask]] = self.first[own[mask]]
             else:
                 self.resetting[own[mask]] = True
+
+    def repeat(
+        self, slots: np.ndarray, seeds: Sequence[int], ages: np.ndarray, actions: np.ndarray, obs: np.ndarray
+    ) -> None:
+        """Start episodes in the slots int [S'], and take the first ``ages`` int [S'] of the actions
+        [A, S', ...] in each; the observations that this leads to go to the rows of ``obs`` [S, ...].
+
+        All slots of a vector step together, so that each waits for its turn, and starts anew then. Episodes
+        of vectors that reset by themselves follow from all before them: they are begun, and not repeated.
+        """
+        waits = len(actions) - ages
+        active, turns = np.zeros(len(obs), bool), np.arange(len(slots))
+        active[slots] = True
+        self.restart(slots, seeds, obs)
+        moved = [vector for vector, own, _ in self.parts if active[own].any()]
+        alone = all(vector.autoreset == "disabled" for vector in moved)
+        for turn in range(len(actions) if alone else 0):
+            arrival = self.step(spread(actions[np.maximum(turn - waits, 0), turns], slots, len(obs)), active)
+            obs[slots] = arrival.obs[slots]
+            ended = (arrival.terminated | arrival.truncated)[slots]
+            anew = (waits == turn + 1) | (ended & (waits > turn))
+            if anew.any():
+                self.restart(slots[anew], np.asarray(seeds)[anew].tolist(), obs)
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance all slots of the vectors that have one in the mask ``active`` [S]."""
