@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.adapting import adapt
     from pgx_jax.runs.analysing import analyse
+    from pgx_jax.runs.comparing import compare_runs
+    from pgx_jax.runs.planning import plan
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
     from pgx_jax.runs.seeds import resume_seeds, run_seeds
@@ -50,6 +52,8 @@ _NAMES = {
     "pipeline": ("group_transitions",),
     "runs.adapting": ("adapt",),
     "runs.analysing": ("analyse",),
+    "runs.comparing": ("compare_runs",),
+    "runs.planning": ("plan",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
     "runs.seeds": ("resume_seeds", "run_seeds"),
@@ -68,11 +72,11 @@ _ROOMS = (
 _PLACE = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping",
-    "GroupingConfig", "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step",
-    "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "config",
+    "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping", "GroupingConfig",
+    "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step", "TaskFamily",
+    "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "compare_runs", "config",
     "config_for", "errors", "estimate", "families", "group_transitions", "grouping", "gymnasium_family",
-    "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report", "resume",
+    "gymnax_family", "learn", "load", "make_family", "pipeline", "plan", "regroup", "report", "resume",
     "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "transitions_from", "types",
 ]  # fmt: skip
 

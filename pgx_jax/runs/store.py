@@ -8,6 +8,7 @@
       stages/<stage>/arrays-*.npz     ... and its arrays (numpy, no pickle)
       metrics.jsonl                   one JSON object a line, appended while it runs
       results.json  report.html  figures/*.png
+      tensorboard/  wandb/            where the run was asked for these logs (`runs.watching`)
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ FORMAT = 1
 """Version of the layout of a stage; a reader refuses versions that it doesn't know."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OWN_FOLDERS = ("stages", "figures", "analysis")
+_OWN_FOLDERS = ("stages", "figures", "analysis", "tensorboard", "wandb")
 _OWN_FILES = (
     "metrics.jsonl", "results.json", "report.html", "regroup.json", "regroup-*=*.json", "adapted-*.json",
     "config.json",
