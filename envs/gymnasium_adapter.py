@@ -229,8 +229,8 @@ def _creator(env: str | Callable) -> Callable:
 
 def _missing(env_id: str, error: Exception) -> ConfigError:
     extra = next((extra for word, extra in EXTRAS.items() if word in str(error).lower()), None)
-    remedy = f'pip install "pgx-jax[{extra}]"' if extra else "install it"
-    return ConfigError(f"{env_id} needs a package that is not installed ({error}): {remedy}")
+    remedy = f': pip install "pgx-jax[{extra}]"' if extra else f" ({error})"  # which has its own recipe
+    return ConfigError(f"{env_id} needs a package that is not installed{remedy}")
 
 
 def _check_arguments(env, title: str, given: Sequence[str]) -> None:

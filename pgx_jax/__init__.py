@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from pgx_jax.pipeline import group_transitions
     from pgx_jax.runs.adapting import adapt
     from pgx_jax.runs.analysing import analyse
+    from pgx_jax.runs.comparing import compare_runs
     from pgx_jax.runs.exporting import export_policy
+    from pgx_jax.runs.planning import plan
     from pgx_jax.runs.run import Listener, Run, run
     from pgx_jax.runs.saved import load, regroup, resume
     from pgx_jax.runs.seeds import resume_seeds, run_seeds
@@ -53,6 +55,8 @@ _NAMES = {
     "runs.adapting": ("adapt",),
     "runs.analysing": ("analyse",),
     "runs.exporting": ("export_policy",),
+    "runs.comparing": ("compare_runs",),
+    "runs.planning": ("plan",),
     "runs.run": ("Listener", "Run", "run"),
     "runs.saved": ("load", "regroup", "resume"),
     "runs.seeds": ("resume_seeds", "run_seeds"),
@@ -73,10 +77,11 @@ _PLACE = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for n
 __all__ = [
     "PPO", "Config", "ConfigError", "DataError", "DeviceEnv", "EstimateConfig", "Grouping",
     "GroupingConfig", "Listener", "PgxError", "PolicyConfig", "Rows", "Run", "SolverError", "Step",
-    "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "config",
-    "config_for", "errors", "estimate", "export_policy", "families", "group_transitions", "grouping",
-    "gymnasium_family", "gymnax_family", "learn", "load", "make_family", "pipeline", "regroup", "report",
-    "resume", "resume_seeds", "run", "run_seeds", "runs", "show", "tasks", "transitions_from", "types",
+    "TaskFamily", "Transitions", "adapt", "analyse", "analysis", "brax_family", "compare", "compare_runs",
+    "config", "config_for", "errors", "estimate", "export_policy", "families", "group_transitions",
+    "grouping", "gymnasium_family", "gymnax_family", "learn", "load", "make_family", "pipeline", "plan",
+    "regroup", "report", "resume", "resume_seeds", "run", "run_seeds", "runs", "show", "tasks",
+    "transitions_from", "types",
 ]  # fmt: skip
 
 

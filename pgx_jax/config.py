@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import jax
 
-from pgx_jax.errors import ConfigError, check_types, of_type
+from pgx_jax.errors import ConfigError, check_types, of_type, pick
 from pgx_jax.estimate import SIMILARITIES, EstimateConfig
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
@@ -129,12 +129,12 @@ class Config:
         return jax.random.fold_in(jax.random.PRNGKey(self.seed), STREAMS.index(name))
 
 
-def config_for(family: TaskFamily) -> Config:
+def config_for(family: TaskFamily, preset: str | None = None) -> Config:
     """The default settings, with those in their place that the family asks for, and an environment of PPO's
-    for each task.
+    for each task; as a preset changes them, by its name in `PRESETS`.
 
     Raises:
-        ConfigError: if the family asks for a setting that there is not.
+        ConfigError: if the family asks for a setting that there is not, or there is no such preset.
     """
     config = Config()
     for name, value in family.defaults.items():
@@ -144,7 +144,29 @@ def config_for(family: TaskFamily) -> Config:
             raise ConfigError(
                 f"family {family.name!r} has a default for {name!r}, which is not a setting of a run"
             ) from None
-    return override(config, {"ppo.num_envs": max(config.ppo.num_envs, family.n)})
+    config = override(config, {"ppo.num_envs": max(config.ppo.num_envs, family.n)})
+    return config if preset is None else pick(PRESETS, preset, "preset")(config)
+
+
+def _quick(config: Config) -> Config:
+    """A first look at a family, in about a third of the time: less of everything."""
+    return override(config, {
+        "steps_per_task": config.steps_per_task // 3, "episodes": min(config.episodes, 16),
+        "random_draws": 1, "test_tasks": min(config.test_tasks, 4), "grouping.resamples": 50,
+    })  # fmt: skip
+
+
+def _thorough(config: Config) -> Config:
+    """The same training, judged with narrower intervals and beside more baselines."""
+    return override(config, {
+        "episodes": 4 * config.episodes, "random_draws": 10, "trial_episodes": 2 * config.trial_episodes,
+        "similarities": tuple(dict.fromkeys((*config.similarities, "lookahead"))),
+        "grouping.resamples": 1000,
+    })  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[Config], Config]] = {"quick": _quick, "thorough": _thorough}
+"""Sets of settings by name, made of those of a family."""
 
 
 def override(settings: Any, changes: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from pgx_jax.config import Config, EstimateConfig, check_method
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.held_out import HeldOut, given_gain, nested_gain
-from pgx_jax.learn import Checkpoint, Cloned, Learner, Policy, Progress, Trained
+from pgx_jax.learn import Checkpoint, Cloned, Hears, Learner, Policy, Progress, Trained
 from pgx_jax.stability import Stability, stability
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
@@ -72,6 +72,7 @@ def meta_train(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     *,
+    metrics: Hears | None = None,
     look: int = 1,
     agents: Agent | None = None,
 ) -> Trained:
@@ -83,6 +84,7 @@ def meta_train(
     return learn.train(
         policy, learner, family, Rows(member, np.array([steps]), key, agents),
         rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
+        metrics=metrics and (lambda each: metrics(each._replace(policy="meta-policy"))),
     )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def test_longer_fine_tuning_passes_the_stops_of_the_shorter(small_run):
 
 def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_path, monkeypatch):
     told = analyses.approximation_sentence(found)
-    assert "fine-tuning" in told and "surrogates' own steps" in told and told.endswith("describes.")
+    assert "fine-tuning" in told and "surrogates' own steps" in told and told.endswith("at most 10% off).")
     path = copy_of(small_run, tmp_path)
     chosen = ANALYSES["approximation"]._replace(function=lambda run, settings, progress: found)
     monkeypatch.setitem(ANALYSES, "approximation", chosen)

@@ -20,7 +20,8 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.tasks.registry import families
 
 COMMANDS = (
-    "run", "sweep", "families", "show", "resume", "regroup", "adapt", "analyse", "policy", "report",
+    "run", "sweep", "compare", "families", "show", "resume", "regroup", "adapt", "analyse", "policy",
+    "report",
 )  # fmt: skip
 
 
@@ -51,6 +52,15 @@ def test_help_of_a_light_command_imports_nothing_of_runs():
     )
     assert done.returncode == 0 and "pgx_jax.cli.families" in done.stdout
     assert not {"pgx_jax.config", "pgx_jax.runs", "cvxpy", "flax"} & set(done.stdout.split())
+
+
+def test_help_of_group_lists_what_logged_data_can_use(capsys):
+    status, out, _ = call(capsys, "group", "--help")
+    assert not status and "--estimate.dim" in out and "--grouping.level" in out
+    assert "Projected dimension d" in out  # the words of the settings themselves
+    for text in ("--estimate.steps", "--estimate.num-envs", "rollout", "lookahead", "--grouping.group-ratio"):
+        assert text not in out, text
+    assert call(capsys, "group", "data.npz", "--estimate.steps", "8")[0] == 2
 
 
 def test_help_lists_the_commands(capsys):

@@ -218,5 +218,5 @@ def test_a_missing_package_is_named(monkeypatch):
         )
 
     monkeypatch.setattr(gymnasium_adapter.gymnasium.envs.registration, "load_env_creator", missing)
-    with pytest.raises(ConfigError, match=r'LunarLander-v3 needs .*: pip install "pgx-jax\[box2d\]"'):
+    with pytest.raises(ConfigError, match=r'^LunarLander-v3 needs [\w ]+: pip install "pgx-jax\[box2d\]"$'):
         gymnasium_family("LunarLander-v3", {"gravity": [-5.0, -9.0]})

@@ -111,6 +111,26 @@ def test_learning_curves_are_averaged_over_tasks_and_draws():
     assert summaries.learning_curve([PAIRS, other], pool, points=8).steps[-1] == 300.0
 
 
+def test_learning_curves_begin_with_the_meta_policy_where_all_rows_go_on_from_it():
+    """Which earned twice the steps taken until then, and they the steps themselves."""
+    labels, total, spent = np.array([0, 1]), 400, 200
+    rows = tuple(Row(tuple(labels == i), 100, True) for i in labels)
+    method = Method(labels, rows, spent)
+    own = spent + 50.0 * np.arange(1, 5)
+    pool = Pool(rows, (None,) * 2, tuple(np.stack([own, own], 1) for _ in rows))
+    steps = 10.0 * np.arange(1, 11)  # to 100; what is collected takes another 100
+    before = summaries.Before(steps, np.stack([2 * steps, np.where(steps > 50, 2 * steps, np.nan)], 1))
+    found = summaries.learning_curve([method], pool, points=8, by_task=True, before=before)
+    assert found.steps == pytest.approx(total * np.arange(1, 9) / 8)
+    assert found.returns[-4:] == pytest.approx([250, 300, 350, 400])
+    assert found.per_task[0][1] == pytest.approx(200) and 90 < found.per_task[0][0] < 110
+    fresh = Method(labels, tuple(row._replace(continues=False) for row in rows), spent)
+    pool = pool._replace(rows=fresh.rows)
+    without = summaries.learning_curve([fresh], pool, points=4)
+    assert summaries.learning_curve([fresh], pool, points=4, before=before) == without
+    assert without.steps == pytest.approx([250, 300, 350, 400])
+
+
 def test_groups_alone_pay_for_what_was_needed_before(monkeypatch):
     monkeypatch.setattr(groups, "train_pool", lambda rows, *_: sum(row.steps for row in rows))
     family, config = points(n_tasks=4, n_groups=2), Config()

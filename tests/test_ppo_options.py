@@ -38,7 +38,7 @@ from pgx_jax.learn.batches import (
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learning
 from pgx_jax.learn.moments import initial_moments
-from pgx_jax.learn.ppo import fit_batch, terms
+from pgx_jax.learn.ppo import fit_batch, ppo_loss, terms
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.learn.shuffling import orders
 from pgx_jax.learn.stopping import divergence
@@ -496,7 +496,7 @@ def test_the_divergence_sets_the_step_size():
     agent = fresh(POLICY, DEVICE, KEY)
 
     def rate(kl, last, update=3):
-        measured = jnp.array([kl, 0.0, last])
+        measured = jnp.array([kl, 0.0, last, 0.0, 0.0])
         return float(
             config.annealed(row_of(config), Learning(agent, (), jnp.int32(update), measured)).learning_rate
         )
@@ -517,6 +517,23 @@ def test_what_is_measured_of_every_update(family):
     assert all(np.isfinite(x[0]).all() and np.isnan(x[1, 1:]).all() for x in found.values())
     assert (found["kl"][0] > 0).all() and (found["explained_variance"][0] <= 1).all()
     np.testing.assert_allclose(found["learning_rate"][0], 2e-2, rtol=1e-5)
+
+
+def test_loss_and_entropy_are_those_of_the_data_after_the_update():
+    steps, slot_task = some_steps()
+    steps = jax.tree.map(jnp.asarray, steps)
+    config = PPO(**SETTINGS | {"num_envs": 5, "num_steps": 40}, entropy=0.1)
+    agent = fresh(POLICY, DEVICE, KEY)
+    row = row_of(config)
+    learning = Learning(agent, config.begin(POLICY, agent), jnp.int32(0), jnp.full(5, jnp.nan))
+    learnt = jax.jit(lambda x: config.learn(POLICY, row, x, (steps,), KEY))(learning)
+    found = dict(zip(config.measures, learnt.measured.tolist(), strict=True))
+    batch = make_batch(POLICY, config, agent, steps, CONTEXT, slot_task)
+    params = learnt.agent.actor, learnt.agent.critic
+    assert found["loss"] == pytest.approx(float(ppo_loss(params, POLICY, config, batch)), rel=1e-4)
+    dist = jax.vmap(POLICY.params, (None, 0))(params[0], batch.obs)
+    bonus = jax.vmap(POLICY.distribution.exploration)(dist)
+    assert found["entropy"] == pytest.approx(float(np.mean(batch.weight * bonus)), rel=1e-4)
 
 
 def test_the_explained_variance_is_that_within_tasks():

@@ -19,7 +19,17 @@ from small import Ears, plain, small, told, with_methods
 from test_cli import call, flags
 from test_report import check
 
-from pgx_jax import ConfigError, DataError, Listener, load, make_family, report, resume_seeds, run_seeds
+from pgx_jax import (
+    ConfigError,
+    DataError,
+    Listener,
+    compare_runs,
+    load,
+    make_family,
+    report,
+    resume_seeds,
+    run_seeds,
+)  # fmt: skip
 from pgx_jax.compare.results import Gain, Interval, MethodResult, schema, to_plain
 from pgx_jax.compare.seeds import SeedsResult, from_plain, over_seeds
 from pgx_jax.report import seeds as words
@@ -48,6 +58,20 @@ def test_each_is_what_it_would_be_alone(made, small_run):
     assert plain(out / "seed-6") != plain(out / "seed-5")
     alone = load(out / "seed-6")
     assert told(alone)["seed"] == 6 and alone.agent_for(alone.family.task_names[0])
+
+
+def test_they_are_compared_with_a_run_of_one_of_them(made, small_run, tmp_path):
+    """Whose methods earned what those of its equal among the seeds did."""
+    done, out = made
+    found = compare_runs(small_run.store.path, out, out=tmp_path / "compared")
+    single, several = found.sides
+    assert (single.seeds, several.seeds) == ([5], [5, 6]) and single.methods.keys() == several.methods.keys()
+    assert {own.pairs for own in several.paired.values()} == {1}
+    assert all(own.difference.mean == 0 for own in several.paired.values())
+    for name, entry in small_run.results.methods.items():
+        assert single.methods[name].interval == entry.interval
+        assert several.methods[name].interval == done.results.methods[name].interval
+    assert not found.settings and (tmp_path / "compared/report.html").is_file()
 
 
 def test_a_second_seed_trained_alone_is_the_same(made, small_settings):

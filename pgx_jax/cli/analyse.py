@@ -15,11 +15,11 @@ from pgx_jax.analysis import (
     analysis_of,
     is_installed,
 )
-from pgx_jax.cli.console import ConsoleListener
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
 from pgx_jax.runs.analysing import FOLDER, analyse
 from pgx_jax.runs.saved import load
+from pgx_jax.runs.watching.console import ConsoleListener
 from pgx_jax.types import Named
 
 

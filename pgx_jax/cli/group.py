@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
 import numpy as np
 import tyro
 from rich.console import Console
 
 from pgx_jax import pipeline
-from pgx_jax.cli.saved import check_writable, show_regrouped
+from pgx_jax.cli.saved import HELD_OUT, check_writable, show_regrouped
 from pgx_jax.config import Config, EstimateConfig, check_method
 from pgx_jax.errors import DataError, FolderError
+from pgx_jax.estimate import SIMILARITIES
 from pgx_jax.estimate.projections import rows
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn.logged import parts_of
 from pgx_jax.runs.saved import regrouped
 from pgx_jax.runs.store import DAMAGED
-from pgx_jax.types import Features, Transitions
+from pgx_jax.types import Features, Named, Transitions
+
+ELSEWHERE = (
+    "steps", "num_envs", "whole_episodes", "thin", "source_multiple", "gae_lambda", "precision", "lift",
+    "distance", "rollout_episodes",
+)  # fmt: skip
+"""Settings of the estimation for collecting and for roll-outs, of which there are none here."""
+BESIDE = tuple(name for name, kind in SIMILARITIES.items() if not kind.steps)
+"""Similarities that need no policy."""
+LATER = ("group_ratio",)
+"""Settings of the grouping for groups that are looked at again."""
+
+
+def without(settings: type, names: Sequence[str], **kinds: Any) -> Any:
+    """A class of settings of which the command line does not offer some, and fewer choices of others."""
+    hints = get_type_hints(settings, include_extras=True) | kinds
+    hidden = (tyro.conf.Fixed, tyro.conf.Suppress)
+    changed = [
+        (own.name, Annotated[hints[own.name], *hidden] if own.name in names else hints[own.name], own)
+        for own in fields(settings)
+        if own.name in names or own.name in kinds
+    ]
+    about = {"__doc__": settings.__doc__, "__module__": __name__}
+    return make_dataclass(settings.__name__, changed, bases=(settings,), frozen=True, namespace=about)
+
+
+if TYPE_CHECKING:
+    Estimate: TypeAlias = EstimateConfig
+    Grouping: TypeAlias = GroupingConfig
+else:
+    Estimate = without(
+        EstimateConfig, ELSEWHERE, score=Named[str, HELD_OUT], beside=tuple[Named[str, BESIDE], ...]
+    )
+    Grouping = without(GroupingConfig, LATER)
 
 NEEDED = ("advantage", "trajectory")
 """Arrays that a file must have, beside features or gradients."""
@@ -37,8 +73,8 @@ class GroupCommand:
     """Number of groups; chosen by held-out data if not given."""
     seed: int = 0
     """Of the projection, and of how trajectories are dealt to the parts that fit, score and select."""
-    estimate: EstimateConfig = field(default_factory=EstimateConfig)
-    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+    estimate: Estimate = field(default_factory=Estimate)
+    grouping: Grouping = field(default_factory=Grouping)
     out: Path | None = None
     """JSON file to write; beside the data by default (DATA.groups.json)."""
 

@@ -42,6 +42,10 @@ COMMANDS = {
         "pgx_jax.cli.sweep:SweepCommand",
         "Run families, settings and seeds crossed, in processes or on a Ray cluster, to one table.",
     ),
+    "compare": Command(
+        "pgx_jax.cli.compare:CompareCommand",
+        "Compare saved runs of one family: what every method earned, and which settings differ.",
+    ),
     "families": Command(
         "pgx_jax.cli.families:FamiliesCommand", "List the task families, or what one is and its settings."
     ),
@@ -108,6 +112,16 @@ def read(args: list[str]) -> Any:
     return parsed(lambda: tyro.cli(command, prog=f"pgx-jax {name}", args=args[1:]))
 
 
+WIDE = 1000
+"""Columns where output is no terminal's: lines and tables are as long as they are."""
+
+
+def output() -> Console:
+    """Where commands print; what is piped is not wrapped (but where COLUMNS says how wide it is to be)."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE)
+
+
 def overview() -> Text:
     """What ``pgx-jax --help`` says."""
     width = max(map(len, COMMANDS))
@@ -124,7 +138,7 @@ def main(args: list[str] | None = None) -> int:
     status = 0
     try:
         command = read(sys.argv[1:] if args is None else args)
-        command(Console())
+        command(output())
     except PgxError as error:
         _tell(error, type(error).__name__)
         status = 2

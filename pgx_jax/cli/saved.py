@@ -14,15 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pgx_jax import report
-from pgx_jax.cli.console import (
-    ConsoleListener,
-    SeedsListener,
-    resumable,
-    resuming,
-    show_results,
-    show_seeds,
-)
+from pgx_jax.cli.console import resumable, resuming, show_results, show_seeds
 from pgx_jax.cli.devices import DeviceArguments
+from pgx_jax.cli.watching import WatchArguments
 from pgx_jax.compare.results import from_plain, to_plain
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, FolderError
@@ -39,7 +33,7 @@ HELD_OUT = tuple(name for name, score in SCORES.items() if not score.rolls_out)
 
 
 @dataclass(frozen=True)
-class ResumeCommand(DeviceArguments):
+class ResumeCommand(WatchArguments, DeviceArguments):
     """Finish a run from its last whole stage."""
 
     run: tyro.conf.Positional[Path]
@@ -53,15 +47,15 @@ class ResumeCommand(DeviceArguments):
             if holds_seeds(self.run):
                 self._several(console)
                 return
-            with resumable(self.run), ConsoleListener(console) as listener:
-                done = resume(self.run, listener=listener)
+            with resumable(self.run), self.listener(console) as listener:
+                done = resume(self.run, listener=listener, log=self.log)
         show_results(console, done.results, self.run / "report.html")
 
     def _several(self, console: Console) -> None:
         """Resume the runs of several seeds."""
         with resumable(self.run):
-            with SeedsListener(console) as listener:
-                done = resume_seeds(self.run, listener=listener.of)
+            with self.seeds_listener(console) as listener:
+                done = resume_seeds(self.run, listener=listener.of, log=self.log)
             show_seeds(console, done.results, self.run)
             done.check()
 

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from pgx_jax import report
-from pgx_jax.cli.console import SeedsListener
 from pgx_jax.cli.run import FamilyRun
 from pgx_jax.errors import pick
 from pgx_jax.mesh import in_first
 from pgx_jax.report import budgets
 from pgx_jax.runs.budgets import PARTS, run_budgets, run_folder
 from pgx_jax.runs.serial import write_atomically
+from pgx_jax.runs.watching.console import SeedsListener
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from rich.console import Console
 from pgx_jax.cli.arguments import FamilySettings
 from pgx_jax.cli.parsing import parsed
 from pgx_jax.cli.study import continued
-from pgx_jax.config import Config, changed, config_for
+from pgx_jax.config import PRESETS, Config, changed, config_for
 from pgx_jax.errors import ConfigError, SweepError
 from pgx_jax.report import sweeps
 from pgx_jax.runs.sweep import Cell, Ended, summary, sweep, write
 from pgx_jax.runs.workers import OnRay, Processes, Workers
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
+from pgx_jax.types import Named
 
 _Flat = tyro.conf.arg(name="")
 _Varied = tyro.conf.arg(metavar="KEY=VALUE,VALUE,... [KEY=VALUE,VALUE,... ...]")
@@ -61,6 +62,8 @@ class SweepCommand(FamilySettings):
     """Cores of a run, with --ray."""
     gpus: float = 0.0
     """GPUs of a run, with --ray; of 0.5, two runs share one."""
+    preset: Named[str, PRESETS] | None = None
+    """Settings by name instead of those of each family (as of `pgx-jax run`)."""
     config: Annotated[Config, _Flat] = field(default_factory=Config)
 
     @classmethod
@@ -83,7 +86,7 @@ class SweepCommand(FamilySettings):
         for name in names:
             family_settings = command.settings_of(name)
             family = command.made(name, family_settings)
-            known = config_for(family)
+            known = config_for(family, command.preset)
             own = command.config if known == Config() else cls.read_with(args, known).config
             for varied in variants:
                 config = own

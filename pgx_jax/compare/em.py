@@ -8,6 +8,7 @@ are random and of equal sizes, instead of found by an evaluation.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from pgx_jax import grouping, learn
 from pgx_jax.compare.budget import Budget, bonus, suited
 from pgx_jax.compare.pool import BASE, Pool, Row
 from pgx_jax.config import Config
-from pgx_jax.learn import Learner, Policy, Progress
+from pgx_jax.learn import Hears, Learner, Metrics, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, Rows
 
@@ -59,6 +60,7 @@ def cluster(
     budget: Budget,
     k: int,
     progress: Progress | None = None,
+    metrics: Hears | None = None,
 ) -> Clustered | None:
     """Cluster the tasks into at most k groups and train a policy for each, with the total of all methods.
 
@@ -68,7 +70,7 @@ def cluster(
         policy, learner: the networks, and what trains them.
         family, config, budget: the tasks, and what may be spent.
         k: number of policies.
-        progress: hears of the training (see `learn.train`).
+        progress, metrics: hear of the training (see `learn.train`).
 
     Returns:
         None where the total is too small for a round.
@@ -93,8 +95,10 @@ def cluster(
         share = left // (rounds - turn) - evaluation
         own, rows = _rows(labels, k, share, unit, agents, jax.random.fold_in(key, 2 * turn + 1))
         trained = learn.train(
-            policy, learner, family, rows, rows_per_call=config.rows_per_call, progress=progress
-        )
+            policy, learner, family, rows,
+            rows_per_call=config.rows_per_call, progress=progress,
+            metrics=metrics and partial(_tell_on, metrics, own, steps.copy()),
+        )  # fmt: skip
         agents = jax.tree.map(lambda x, new, own=own: _put(x, own, new), agents, trained.agents)
         for place, i in enumerate(own):
             steps[i] += rows.steps[place]
@@ -104,6 +108,12 @@ def cluster(
     pool = _serving(labels, agents, steps, curves, learner, config)
     idle = int(steps.sum()) - sum(row.steps for row in pool.rows)
     return Clustered(grouping.canonical(labels), pool, np.array(evaluated + idle), np.stack(history))
+
+
+def _tell_on(metrics: Hears, own: list[int], before: np.ndarray, each: Metrics) -> None:
+    """Tell of the updates of one of the policies that train in a round, after its steps ``before``."""
+    i = own[each.number]
+    metrics(each._replace(policy=f"policy {i + 1}", steps=before[i] + each.steps))
 
 
 def _serving(

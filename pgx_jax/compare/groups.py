@@ -36,7 +36,7 @@ def train_groups(
         meta: theta*, which the groups continue unless ``config.continue_meta`` is off.
         scoring: environment steps that scoring by roll-outs took.
         own_meta: whether theta* is one of your own, whose training is not counted.
-        kw: progress and checkpoint, see `train_pool`.
+        kw: progress, checkpoint and metrics, see `train_pool`.
 
     Returns:
         Pool with one row a group, in the order of `grouping.canonical` labels.

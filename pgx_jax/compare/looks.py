@@ -110,7 +110,7 @@ def look_again(
         meta: theta*, from which they go on.
         held_out: what theta* has experienced; without it no groups become one again.
         scoring: environment steps that scoring took.
-        kw: progress and checkpoint, see `train_pool`.
+        kw: progress, checkpoint and metrics, see `train_pool`.
     """
     looked, asking = Looked(labels, EMPTY, (), 0, ()), Asking(policy, learner, family, config)
     before = budget.total - budget.rest(scoring)

@@ -64,7 +64,7 @@ def search(
         policies: by the names that rows have.
         family: the tasks.
         meta: theta*; no policy continues it.
-        kw: progress and checkpoint, see `train_pool`.
+        kw: progress, checkpoint and metrics, see `train_pool`.
 
     Raises:
         ConfigError: the total leaves some task alone without an update.

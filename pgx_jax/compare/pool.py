@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, UInt32
 from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.errors import DataError
-from pgx_jax.learn import Checkpoint, Learner, Policy, Progress
+from pgx_jax.learn import Checkpoint, Hears, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, Rows
 
@@ -133,6 +134,7 @@ def train_pool(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     *,
+    metrics: Hears | None = None,
     starts: Mapping[str, Agent] | None = None,
 ) -> Pool:
     """Train all rows that are not known yet, each once.
@@ -145,6 +147,7 @@ def train_pool(
         known: rows that are trained already.
         progress: reports over all of them.
         checkpoint: keeps what long training has reached (see `learn.train`).
+        metrics: hears what the updates of each row came to, by the name of its policy.
         starts: agents to continue, by the rows' ``way``.
     """
     starts = {"": meta} | dict(starts or {})
@@ -156,9 +159,11 @@ def train_pool(
     calls = [
         (policy, learner, _rows(some, policy, family, config, starts)) for (policy, learner), some in kinds
     ]
+    names = _names([row for _, some in kinds for row in some], family, config)
     found = learn.train_all(
-        calls, family, rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint
-    )
+        calls, family, rows_per_call=config.rows_per_call, progress=progress, checkpoint=checkpoint,
+        metrics=metrics and (lambda each: metrics(each._replace(policy=names[each.number]))),
+    )  # fmt: skip
     pool = EMPTY
     for ((_, learner), some), trained in zip(kinds, found, strict=True):
         updates = [row.steps // learner.steps_per_update for row in some]
@@ -169,6 +174,27 @@ def train_pool(
         )
         pool = pool.joined(new)
     return pool
+
+
+def _names(rows: Sequence[Row], family: TaskFamily, config: Config) -> list[str]:
+    """What the policies of rows are called, each by a name of its own."""
+    names = [_name(row, family, config) for row in rows]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        names[i] = name if seen[name] == 1 else f"{name} #{seen[name]}"
+    return names
+
+
+def _name(row: Row, family: TaskFamily, config: Config) -> str:
+    """The tasks of a row, and what else tells it from most others: "goal+1-0, goal+1-3, told"."""
+    tasks = [name for name, inside in zip(family.task_names, row.member, strict=True) if inside]
+    which = "all tasks" if 1 < len(tasks) == family.n else ", ".join(tasks[:3])
+    more = f" and {len(tasks) - 3} more" if 3 < len(tasks) < family.n else ""
+    own = [row.policy] if row.policy != BASE else []
+    own += [row.learner] if row.learner != config.learner else []
+    own += ["continued"] if row.continues and len(tasks) == family.n else []
+    return ", ".join((which + more, *own))
 
 
 def _rows(

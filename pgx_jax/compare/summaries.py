@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -80,12 +81,30 @@ def summarise(episodes: Sequence[Float[np.ndarray, "n E"]]) -> Interval:
     return stratified(episodes[0]) if len(episodes) == 1 else over_draws([float(x.mean()) for x in episodes])
 
 
+class Before(NamedTuple):
+    """The training of theta*, with which the curves of methods begin whose policies all go on from it."""
+
+    steps: Float[np.ndarray, "updates"]
+    """Environment steps after each update."""
+    returns: Float[np.ndarray, "updates n"]
+
+
 def learning_curve(
-    methods: Sequence[Method], pool: Pool, points: int = 40, *, by_task: bool = False
+    methods: Sequence[Method],
+    pool: Pool,
+    points: int = 40,
+    *,
+    by_task: bool = False,
+    before: Before | None = None,
 ) -> Curve:
     """Mean return (success rate, where a family is judged by it) over tasks and draws along a method's
-    budget; ``by_task`` of every task, too."""
-    steps, returns = zip(*(_curve(m, pool, points) for m in methods), strict=True)
+    budget; ``by_task`` of every task, too. ``before`` its policies' own training is that of theta*, if it is
+    given and they go on from it."""
+    curves = [_curve(m, pool, points) for m in methods]
+    if before is not None and all(row.continues for m in methods for row in m.rows):
+        ends = [m.env_steps for m in methods]
+        curves = [_with_before(curve, before, end) for curve, end in zip(curves, ends, strict=True)]
+    steps, returns = zip(*curves, strict=True)
     mean = np.mean([each.mean(0) for each in returns], axis=0)
     known = np.mean(returns, axis=0) if by_task else ()
     own = {"per_task": [_numbers(task) for task in known]} if by_task else {}
@@ -96,15 +115,34 @@ def _numbers(values: Float[np.ndarray, "points"]) -> list[float | None]:
     return [float(x) if np.isfinite(x) else None for x in values]
 
 
-def _curve(
-    m: Method, pool: Pool, points: int
-) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "n points"]]:
-    """Steps [points] and mean returns [n, points] of one draw."""
+_Steps = tuple[Float[np.ndarray, "points"], Float[np.ndarray, "n points"]]
+"""Steps [points] and mean returns [n, points]."""
+
+
+def _with_before(curve: _Steps, before: Before, end: int) -> _Steps:
+    """A curve that ends after so many steps, of as many points, with the training of theta* in front."""
+    (steps, returns), points = curve, len(curve[0])
+    bins = np.array_split(np.arange(len(before.steps)), min(points, len(before.steps)))
+    x = np.concatenate([[before.steps[own[-1]] for own in bins], steps])
+    even, whole = end * (np.arange(points) + 1) / points, []
+    for task, own in enumerate(returns):
+        y = np.concatenate([[_mean(before.returns[part, task]) for part in bins], own])
+        known = np.isfinite(y)
+        whole.append(np.interp(even, x[known], y[known]) if known.any() else np.full(points, np.nan))
+    return even, np.array(whole)
+
+
+def _mean(values: Float[np.ndarray, "updates"]) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _curve(m: Method, pool: Pool, points: int) -> _Steps:
+    """Of one draw."""
     curves, grid = [], (np.arange(points) + 1) / points
     for task, g in enumerate(m.labels):
         returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
         bins = np.array_split(returns, min(points, len(returns)))
-        means = np.array([np.nanmean(b) if np.isfinite(b).any() else np.nan for b in bins])
+        means = np.array([_mean(part) for part in bins])
         at, known = (np.arange(len(bins)) + 1) / len(bins), np.isfinite(means)
         curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
     steps = m.spent + grid * (m.env_steps - m.spent)

@@ -29,14 +29,16 @@ from pgx_jax.learn.training import (
     Trained,
     can_be_told,
     init_agents,
+    lanes_of,
     rehearsable,
     rehearse_training,
     side_by_side,
+    time_update,
     train,
     train_all,
 )
 from pgx_jax.learn.trying import Tried, try_out
-from pgx_jax.learn.work import Checkpoint, Progress, described, stack, take
+from pgx_jax.learn.work import Checkpoint, Hears, Metrics, Progress, described, stack, take
 
 __all__ = [
     "ENGINES",
@@ -49,7 +51,9 @@ __all__ = [
     "Cloned",
     "Demonstrations",
     "Evaluation",
+    "Hears",
     "Learner",
+    "Metrics",
     "Policy",
     "PolicyConfig",
     "Progress",
@@ -72,6 +76,7 @@ __all__ = [
     "explore_afresh",
     "give_way",
     "init_agents",
+    "lanes_of",
     "learners_by_name",
     "make_policy",
     "policies_by_name",
@@ -83,6 +88,7 @@ __all__ = [
     "stack",
     "take",
     "tell",
+    "time_update",
     "train",
     "train_all",
     "try_out",

@@ -129,8 +129,10 @@ class MAML(PPO):
         learning = fit_batch(policy, config, row, learning._replace(memory=memory), last, key)
         params = (learning.agent.actor, learning.agent.critic)
         kl = self.moved(policy, row, params, last, learning.memory)
+        adapted = self.adapted(policy, row.slot_task, params, inner)
+        means = self._terms(policy, adapted, learning.agent.critic, last)
         return learning._replace(
-            memory=learning.memory._replace(inner=()), measured=config.measured(kl, batches[-1], row)
+            memory=learning.memory._replace(inner=()), measured=config.measured(kl, means, batches[-1], row)
         )
 
     def direction(

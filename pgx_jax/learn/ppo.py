@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -97,7 +98,7 @@ class PPO(Learner):
     baseline needs no critic, and none is trained; in the returns that it is fitted to nothing comes after
     an update's last step either, so give it whole episodes."""
 
-    measures = ("kl", "explained_variance", "learning_rate")
+    measures = ("kl", "explained_variance", "learning_rate", "loss", "entropy")
 
     @property
     def critic(self) -> bool:  # type: ignore[override]
@@ -135,12 +136,23 @@ class PPO(Learner):
         arranged = self.arranged(batch)
         learnt = fit_batch(policy, config, row, learning, arranged, key)
         kl = divergence(policy, learnt.agent.actor, arranged)
-        return learnt._replace(measured=config.measured(kl, batch, row))
+        found = terms((learnt.agent.actor, learnt.agent.critic), policy, config, arranged)
+        means = [jnp.mean(arranged.weight * x) for x in found]
+        return learnt._replace(measured=config.measured(kl, means, batch, row))
 
-    def measured(self, kl: Array, batch: Batch, row: RowTasks) -> Array:
-        """Of an update with these settings, float [M] (``measures``); leaves of the batch are [B, ...]."""
+    def measured(self, kl: Array, means: Sequence[Array], batch: Batch, row: RowTasks) -> Array:
+        """Of an update with these settings, float [M] (``measures``).
+
+        Args:
+            kl: float [], the divergence that it led to.
+            means: float [] each, the weighted means of `terms` after it.
+            batch: what it learnt from, leaves [B, ...].
+            row: its tasks.
+        """
+        error, objective, bonus = means
+        loss = self.value * error - objective - self.entropy * bonus
         explained = explained_variance(batch, len(row.member))
-        return jnp.stack([kl, explained, jnp.asarray(self.learning_rate)])
+        return jnp.stack([kl, explained, jnp.asarray(self.learning_rate), loss, bonus])
 
     def judge(self, policy: Policy, agent: Agent, steps: Steps, context: Array, slot_task: Array) -> Judged:
         """What its networks make of the steps of an update; see `make_batch`."""
@@ -240,7 +252,8 @@ def rate_by_kl(first: float, desired: float, learning: Learning) -> Array:
         desired: divergence, in nats.
         learning: the row, with what was measured of its last update.
     """
-    kl, _, last = learning.measured
+    known = dict(zip(PPO.measures, learning.measured, strict=True))
+    kl, last = known["kl"], known["learning_rate"]
     factor = jnp.where(kl > 2.0 * desired, 1 / 1.5, jnp.where(kl < 0.5 * desired, 1.5, 1.0))
     lowest, highest = jnp.minimum(RATES[0], first), jnp.maximum(RATES[1], first)
     return jnp.where(learning.update == 0, first, jnp.clip(last * factor, lowest, highest))

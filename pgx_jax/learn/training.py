@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,7 +22,7 @@ from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
-from pgx_jax.learn.work import Checkpoint, Part, Progress, Work, fingerprint, stack, take
+from pgx_jax.learn.work import Checkpoint, Hears, Part, Progress, Work, fingerprint, stack, take
 from pgx_jax.mesh import is_joined, mesh, mesh_size
 from pgx_jax.shortage import in_parts_that_fit
 from pgx_jax.steady import usable_cores
@@ -42,7 +43,8 @@ class Trained(NamedTuple):
     measured: dict[str, Float[np.ndarray, "R updates"]] = {}
     """float [R, updates] each: what the learner measured of each update, by name (`Learner.measures`). PPO's
     are "kl", the divergence from the policy that acted, in nats, "explained_variance", the part of the
-    returns' variance within tasks that was expected, and "learning_rate"."""
+    returns' variance within tasks that was expected, "learning_rate", and, of the update's data after it,
+    "loss" and "entropy" (in nats, as the bonus rewards it)."""
 
 
 def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) -> Agent:
@@ -116,6 +118,7 @@ def train(
     rows_per_call: int | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    metrics: Hears | None = None,
 ) -> Trained:
     """Train all rows side by side.
 
@@ -132,6 +135,7 @@ def train(
         checkpoint: keeps the states of rows every now and then, and from where they go on if it has any:
             each row from the update that was saved. The result is the same as without a stop, if host
             environments do the same again from equal seeds and actions (there is a warning if not).
+        metrics: hears after every segment what the updates of each row came to.
 
     Raises:
         ConfigError: rows that cannot be trained.
@@ -140,7 +144,7 @@ def train(
     """
     (trained,) = train_all(
         [(policy, learner, rows)], family,
-        rows_per_call=rows_per_call, progress=progress, checkpoint=checkpoint,
+        rows_per_call=rows_per_call, progress=progress, checkpoint=checkpoint, metrics=metrics,
     )  # fmt: skip
     return trained
 
@@ -152,14 +156,16 @@ def train_all(
     rows_per_call: int | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    metrics: Hears | None = None,
 ) -> list[Trained]:
-    """Train the rows of several policies and learners side by side, as `train` does for each.
+    """Train the rows of several policies and learners side by side, as `train` does for each; they are told
+    with numbers that go on from call to call.
 
     Within `side_by_side` it is trained together with what the others train.
     """
     if not calls:
         return []
-    order, here = Order(calls, family, rows_per_call, progress, checkpoint), together.place()
+    order, here = Order(calls, family, rows_per_call, progress, checkpoint, metrics), together.place()
     if here is None:
         return train_orders([order])[0]
     meeting, number = here
@@ -193,6 +199,7 @@ class Order(NamedTuple):
     rows_per_call: int | None
     progress: Progress | None
     checkpoint: Checkpoint | None
+    metrics: Hears | None = None
 
     def ask(self) -> list[Call]:
         """Its calls, that are checked, with their agents."""
@@ -272,8 +279,7 @@ def _ranges(calls: Sequence[Call]) -> list[range]:
 def _width(calls: Sequence[Call]) -> int:
     """Rows of a lane for calls of one program, of each of its devices."""
     order, rows = calls[0].order, sum(len(call.rows.steps) for call in calls)
-    lanes = len(_lanes(order.family.engine)) * _devices(order.family)
-    return min(order.rows_per_call or engine_of(order.family).lane.rows_per_call(), -(-rows // lanes))
+    return lanes_of(order.family, rows, order.rows_per_call)[1] // _devices(order.family)
 
 
 def _devices(family: TaskFamily) -> int:
@@ -296,6 +302,40 @@ def _job(calls: Sequence[Call], most: int) -> Job:
     return Job(work, partial(lane, policy, learner, order.family, width), width)
 
 
+def lanes_of(family: TaskFamily, rows: int, rows_per_call: int | None = None) -> tuple[int, int]:
+    """Lanes that train some rows of one program at the same time, and how many of them each holds."""
+    most = rows_per_call or engine_of(family).lane.rows_per_call()
+    devices, lanes = _devices(family), len(_lanes(family.engine))
+    return lanes, devices * min(most, -(-rows // (lanes * devices)))
+
+
+def time_update(policy: Policy, learner: Learner, family: TaskFamily, width: int) -> tuple[float, float]:
+    """Seconds of the first update of fresh rows that fill a lane, which compiles their program, and of each
+    of the next few."""
+    some = np.arange(family.n) < learner.num_envs
+    member, total, active = np.tile(some, (width, 1)), np.full(width, 1 + TIMED), np.ones(width, bool)
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), width))
+    agent = take(init_agents(policy, family, keys[:1]), 0)
+
+    def advance(count: int) -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(lane.advance(member, total, count, active))
+        return time.perf_counter() - began
+
+    with jax.default_device(_lanes(family.engine)[0]):
+        lane = engine_of(family).lane(policy, learner, family, width)
+        try:
+            for slot, key in enumerate(keys):
+                lane.enter(slot, member[slot], agent, key)
+            return advance(1), advance(TIMED) / TIMED
+        finally:
+            lane.close()
+
+
+TIMED = 3
+"""Updates that are timed after the first."""
+
+
 def _tell(order: Order, calls: Sequence[Call], places: Sequence[tuple[Work, range]]) -> None:
     """Let the rows of an order's calls be told to its progress, and be kept by its checkpoint."""
 
@@ -304,9 +344,10 @@ def _tell(order: Order, calls: Sequence[Call], places: Sequence[tuple[Work, rang
             done, total = np.sum([work.steps(rows) for work, rows in places], 0).tolist()
             order.progress(done, total, recent)
 
-    for call, (work, rows) in zip(calls, places, strict=True):
+    numbers = _ranges(calls)
+    for call, (work, rows), own in zip(calls, places, numbers, strict=True):
         name = call.name if order.checkpoint is not None else ""
-        work.add(Part(rows, hear, order.checkpoint, name))
+        work.add(Part(rows, hear, order.checkpoint, name, order.metrics, own.start))
 
 
 def _trained(work: Work, rows: range) -> Trained:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from pgx_jax.errors import DataError
 from pgx_jax.learn.lane import Outcome, Saved
@@ -23,6 +24,41 @@ from pgx_jax.types import Agent, Array, PyTree, Rows
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean recent return or success) after every segment."""
+
+
+class Metrics(NamedTuple):
+    """What some updates of one policy came to: all of a segment, in order."""
+
+    number: int
+    """Of the policy, among those of the call that trains it."""
+    tasks: tuple[str, ...]
+    """[m], names of its tasks."""
+    steps: Int[np.ndarray, "updates"]
+    """int [updates]: its environment steps after each, in this call."""
+    returns: Float[np.ndarray, "updates m"]
+    """float [updates, m]: mean return (success rate, of a family that is judged by it) of the episodes that
+    ended in each, by task; NaN where none ended."""
+    measured: dict[str, Float[np.ndarray, "updates"]]
+    """float [updates] each: what the learner measured, by name (`Learner.measures`)."""
+    policy: str = ""
+    """What the policy is called; empty where it has a number alone."""
+
+    @property
+    def name(self) -> str:
+        """What the policy is called, or "policy 0" and so on."""
+        return self.policy or f"policy {self.number}"
+
+    def series(self) -> dict[str, Float[np.ndarray, "updates"]]:
+        """float [updates] each, by name: what was measured, "return", the mean over tasks, and
+        "return of TASK" of several."""
+        known = np.isfinite(self.returns)
+        means = np.where(known, self.returns, 0.0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+        several = zip(self.tasks, self.returns.T, strict=True) if len(self.tasks) > 1 else ()
+        return {"return": means, **self.measured} | {f"return of {task}": own for task, own in several}
+
+
+Hears = Callable[[Metrics], None]
+"""Called for every policy of a segment, after `Progress`."""
 
 
 class Checkpoint(Protocol):
@@ -94,6 +130,10 @@ class Part(NamedTuple):
     checkpoint: Checkpoint | None = None
     name: str = ""
     """Of their record in the checkpoint."""
+    metrics: Hears | None = None
+    """Called with what the updates of each came to."""
+    first: int = 0
+    """Number of the first of them, as they are told."""
 
 
 class Work:
@@ -188,7 +228,7 @@ class Work:
         Raises:
             DataError: a row is not finite; names the row, its tasks and the culprits.
         """
-        curve, _, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
+        curve, measured, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
         for slot, row in segment.rows.items():
             if not finite[slot]:
                 raise not_finite(row, self.member[row], spoilt[slot], self.family)
@@ -198,6 +238,23 @@ class Work:
                 if slots and part.hear is not None:
                     some = curve[slots, : segment.length]
                     part.hear(float(np.nanmean(some)) if np.isfinite(some).any() else float("nan"))
+                if part.metrics is not None:
+                    for slot in slots:
+                        part.metrics(self._metrics(part, segment, slot, curve[slot], measured[slot]))
+
+    def _metrics(
+        self, part: Part, segment: Segment, slot: int, curve: np.ndarray, measured: np.ndarray
+    ) -> Metrics:
+        """What a segment came to of the row in a slot, from its curve [T, n] and its measures [T, M]."""
+        row, length = segment.rows[slot], segment.length
+        member, start = self.member[row], segment.start[list(segment.rows).index(slot)]
+        return Metrics(
+            part.first + part.rows.index(row),
+            tuple(self.family.task_names[i] for i in np.flatnonzero(member)),
+            (start + 1 + np.arange(length)) * self.unit,
+            curve[:length, member],
+            dict(zip(self.measures, measured[:length].T, strict=True)),
+        )
 
     @property
     def is_kept(self) -> bool:

@@ -14,6 +14,7 @@ from pgx_jax.report.terminal import terminal_table
 from pgx_jax.report.wording import CAPTIONS, SEEDS_CAPTIONS
 
 if TYPE_CHECKING:
+    from pgx_jax.compare.runs import RunsResult
     from pgx_jax.compare.seeds import SeedsResult
     from pgx_jax.compare.sweeps import SweepResult
     from pgx_jax.report.budgets import Point
@@ -24,6 +25,7 @@ __all__ = [
     "advice",
     "render",
     "render_budgets",
+    "render_runs",
     "render_seeds",
     "render_sweep",
     "terminal_table",
@@ -104,3 +106,18 @@ def render_sweep(found: SweepResult, links: Mapping[str, str]) -> dict[str, byte
         "report.html": page.render_sweep(found, links).encode(),
         "sweep.csv": sweeps.as_csv(found).encode(),
     }
+
+
+def render_runs(found: RunsResult, links: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of a comparison of runs: the page, its figure as PNG, and its table.
+
+    Args:
+        found: what they come to.
+        links: where the report of every side is, relative to this one, by its name.
+    """
+    from pgx_jax.report import figures, page, runs
+
+    drawn = figures.draw_all(found, figures.OF_RUNS)
+    html = page.render_runs(found, {name: figures.svg(figure, name) for name, figure in drawn.items()}, links)
+    images = {f"figures/{name}.png": figures.png(figure) for name, figure in drawn.items()}
+    return images | {"report.html": html.encode(), "compare.csv": runs.as_csv(found).encode()}

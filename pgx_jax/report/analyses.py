@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GOOD = 0.1
-"""Relative error up to which the first order is said to describe a step; what the paper finds beyond 5%."""
+"""Relative error up to which the ratio is called linear; what the paper finds beyond 5%."""
 
 
 class Shown(NamedTuple):
@@ -61,9 +61,9 @@ def approximation_sentence(found: ApproximationResult) -> str:
     own, error = found.own("surrogate", "ratio")
     if not math.isfinite(own):
         return f"{text}."
-    verdict = "within" if error <= GOOD else "beyond"
+    verdict = "close enough" if error <= GOOD else "too far"
     words = f"the surrogates' own steps are {percent(own)} long, where it is {percent(error)} off"
-    return f"{text}; {words}: {verdict} what first order describes."
+    return f"{text}; {words}: {verdict} to call it linear (at most {percent(GOOD)} off)."
 
 
 NAMES = {"ratio": "ratio", "log_ratio": "log r"}

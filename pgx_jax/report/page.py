@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
 from pgx_jax.compare.results import OURS, Groups, Interval, Results
+from pgx_jax.compare.runs import RunsResult
 from pgx_jax.compare.seeds import SeedsResult
 from pgx_jax.compare.sweeps import SweepResult
-from pgx_jax.report import budgets, conclusion, seeds, sweeps, wording
+from pgx_jax.report import budgets, conclusion, runs, seeds, sweeps, wording
 from pgx_jax.report.figures.canvas import group_colour
 
 _VERDICTS = {
@@ -153,6 +154,44 @@ def render_budgets(
             runs=[(budget, budgets.at(points, budget)) for budget in tried],
             links=links,
             figures=_figures(svgs, wording.BUDGET_CAPTIONS),
+        )
+    )
+
+
+def render_runs(found: RunsResult, svgs: Mapping[str, str], links: Mapping[str, str]) -> str:
+    """The whole page of saved runs beside each other as HTML text.
+
+    Args:
+        found: what they come to.
+        svgs: figure name -> ``<svg>`` element.
+        links: where the report of every side is, relative to this one, by its name.
+    """
+    head, rows = runs.cells(found)
+    settings_head, settings = runs.setting_cells(found)
+    seeds_of = {seed for side in found.sides for seed in side.seeds}
+    return (
+        _templates()
+        .get_template("runs.html.j2")
+        .render(
+            found=found,
+            family=found.family,
+            ours=OURS,
+            badge="Runs compared",
+            tone="plain",
+            advice=runs.advice(found),
+            facts=[
+                ("sides", str(len(found.sides)), ""),
+                ("runs", str(sum(len(side.seeds) for side in found.sides)), ""),
+                ("training seeds", str(len(seeds_of)), ""),
+                ("settings that differ", str(len(found.settings)), ""),
+            ],
+            head=[head[0].capitalize(), *head[1:]],
+            rows=rows,
+            left_out=runs.left_out(found),
+            links=links,
+            settings_head=[settings_head[0].capitalize(), *settings_head[1:]],
+            settings=settings,
+            figures=_figures(svgs, wording.RUNS_CAPTIONS),
         )
     )
 

@@ -60,11 +60,11 @@ CAPTIONS = {
     "per_task": "Mean of every task, ordered by group, with its 95% interval over evaluation episodes (which "
     "leaves out what another training seed would change).",
     "curves": "Return (success rate, where that is what tasks are judged by) while training, averaged over a "
-    "method's policies and tasks, over all the steps that the method has used. Methods with another total of "
-    "steps are left out.",
+    "method's policies and tasks, over all the steps that the method has used; what goes on from the "
+    "meta-policy begins with its training. Methods with another total of steps are left out.",
     "curves_by_task": "The same of every task, ordered by group, each name in its group's colour, with lines "
-    "between the groups: dark is no success, bright is success in all episodes. Ours begins when its groups "
-    "do.",
+    "between the groups: dark is no success, bright is success in all episodes. Ours begins with the "
+    "meta-policy.",
 }
 """What the page says below each figure, by the figure's name."""
 
@@ -76,6 +76,13 @@ SEEDS_CAPTIONS = {
     "closest to all, which are outlined.",
 }
 """The same of the page of several training seeds."""
+
+RUNS_CAPTIONS = {
+    "runs": "Mean of every method over all tasks with its 95% interval, on every side; ticks are single "
+    "seeds, hollow circles had another total of environment steps. Sides are told apart better by the paired "
+    "differences of the table.",
+}
+"""The same of the page of runs beside each other."""
 
 BUDGET_CAPTIONS = {
     "by_budget": "What every method earns by environment steps a task, at the same total for all; faint dots "

@@ -28,15 +28,18 @@ def assemble(run: Records) -> results.Results:
     pool = run.trained().joined(run.comparisons) if others else run.policies
     family, found = run.family, run.grouping
     multitask = others.get("multitask_continued", others.get("multitask"))
+    tell = run.listener.doing
+    tell(f"{run.config.episodes} episodes of every policy and task")
     played = judging.play(pool, run.policies_by_name, run.learners, family, run.config)
     entries = {OURS: judging.method_result([mine], played, family)}
     entries |= {name: judging.method_result(m, played, family, mine) for name, m in others.items()}
     predicted, labels = pipeline.predicted_gain(found), run.labels
-    by_task = results.BY_TASK if family.metric == "success" else ()
+    by_task, before = results.BY_TASK if family.metric == "success" else (), meta_curve(run)
     curves = {
-        name: summaries.learning_curve(distinct(m), pool, by_task=name in by_task)
+        name: summaries.learning_curve(distinct(m), pool, by_task=name in by_task, before=before)
         for name, m in ({OURS: [mine]} | others).items()
     }
+    tell("trials on unseen tasks, and what the estimate is to be judged by")
     truth = None if family.true_groups is None else grouping.canonical(np.asarray(family.true_groups))
     whole = results.Results(
         family=family.name,
@@ -68,6 +71,16 @@ def assemble(run: Records) -> results.Results:
         schema_version=results.SCHEMA_VERSION,
     )  # fmt: skip
     return results.finite(whole)
+
+
+def meta_curve(run: Records) -> summaries.Before | None:
+    """How theta* was trained, over all looks at it; None where it was given."""
+    if run.own_meta is not None:
+        return None
+    parts = [run.at_look(look, "meta") for look in range(1, run.budget.look + 1)]
+    returns = np.concatenate([part.returns[0] for part in parts])
+    steps = run.budget.demonstrated + np.linspace(0, run.budget.meta, len(returns) + 1)[1:]
+    return summaries.Before(steps, returns)
 
 
 def evidence_result(found: Grouping) -> results.Evidence | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin
 from pgx_jax.runs.saved import load
 from pgx_jax.runs.seeds import Listeners, finish, told
+from pgx_jax.runs.watching.listener import Listener
 from pgx_jax.tasks import TaskFamily
 
 PARTS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 8 / 3, 16 / 3)

@@ -25,6 +25,7 @@ from pgx_jax.learn import PPO, Cloned, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.store import RunStore
+from pgx_jax.runs.watching.listener import Listener
 from pgx_jax.show import Player
 from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
@@ -38,31 +39,6 @@ ASKED = ("meta", "transitions", "features", "scores", "affinity", "grouping")
 def numbered(stage: str, look: int) -> str:
     """The name of a stage at one of several looks: "meta", "meta-2", and so on."""
     return stage if look == 1 or stage not in ASKED else f"{stage}-{look}"
-
-
-class Listener:
-    """Hears what a run is doing; this one keeps silent.
-
-    Attributes:
-        metric: what the family is judged by, as the run says when it begins.
-    """
-
-    metric = "return"
-
-    def start(self, stage: str) -> None:
-        """A stage begins."""
-
-    def expect(self, steps: int) -> None:
-        """The first training begins: environment steps that the run trains in all, at most."""
-
-    def progress(self, done: int, total: int, recent: float) -> None:
-        """Training goes on: environment steps done and in all, recent mean return (or success)."""
-
-    def finish(self, stage: str, seconds: float, text: str) -> None:
-        """A stage has ended, with its result in one line."""
-
-    def loaded(self, stage: str, text: str) -> None:
-        """A stage was done in an earlier sitting and has been read from the run's folder."""
 
 
 class Records:
@@ -176,13 +152,17 @@ class Records:
 
     def _most_steps(self) -> int:
         """Environment steps that all training takes, at most (`methods.most_steps`)."""
-        labels = np.arange(self.family.n) % 2
-        some = Contest(
+        return methods.most_steps(self.assumed(np.arange(self.family.n) % 2))
+
+    def assumed(self, labels: np.ndarray) -> Contest:
+        """What methods are made from, were these int [n] the groups that the first look and all similarities
+        find."""
+        return Contest(
             self.config, self.spends, self.learners, labels, true_groups=self.family.true_groups,
             similar={f"{kind}{own}": labels for kind in self.config.similarities for own in ("", "_our_k")},
             parameters=self.family.parameters(), told=self.policy.conditioned_actor,
+            can_be_told=learn.can_be_told(self.policy, self.family),
         )  # fmt: skip
-        return methods.most_steps(some)
 
     def _last_look(self) -> int:
         """The last look at the meta-policy that is computed or saved whole; 1 if there is none."""
@@ -399,9 +379,10 @@ class Records:
         )
 
     def reporting(self, stage: str) -> dict[str, Any]:
-        """What the training of a stage is given besides: where it reports, and its checkpoint."""
+        """What the training of a stage is given besides: who hears of it, and its checkpoint."""
         checkpoint = self._checkpoint(numbered(stage, self.look))
-        return {"progress": self.listener.progress, "checkpoint": checkpoint}
+        heard = {"progress": self.listener.progress, "metrics": self.listener.metrics}
+        return heard | {"checkpoint": checkpoint}
 
     def _checkpoint(self, stage: str) -> StageCheckpoint | None:
         """Where the training of a stage keeps what it has reached; None without a folder."""

@@ -24,10 +24,12 @@ from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.drawing import draw_groups, drawn
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import environment, identity, versions
-from pgx_jax.runs.records import ASKED, Listener, Records, numbered
+from pgx_jax.runs.records import ASKED, Records, numbered
 from pgx_jax.runs.reproducing import command
 from pgx_jax.runs.stages import STAGES, needed, stage_of
 from pgx_jax.runs.store import CONFIG_FORMAT, RunStore
+from pgx_jax.runs.watching import hearing
+from pgx_jax.runs.watching.listener import Listener
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
@@ -133,9 +135,11 @@ class Run(Records):
         store = self.store
         if store is None:
             return None
-        store.write_json("results.json", results.to_plain(self.results))
+        found = self.results
+        store.write_json("results.json", results.to_plain(found))
+        self.listener.doing("drawing the report")
         draw_groups(self, store)
-        in_first(lambda: write_report(store, self.results))
+        in_first(lambda: write_report(store, found))
         return store.path / "report.html"
 
     # How stages are kept
@@ -232,6 +236,8 @@ def run(
     policies: Mapping[str, Policy] | None = None,
     learners: Mapping[str, Learner] | None = None,
     listener: Listener | None = None,
+    log: Sequence[str] = (),
+    progress: bool = True,
     overwrite: bool = False,
 ) -> Run:
     """Run the whole method, and return its records.
@@ -243,19 +249,26 @@ def run(
         policy: networks of one's own.
         meta: a meta-policy of one's own.
         policies, learners: further ones by name, for ``config.learner`` and ``config.baselines``.
-        listener: hears about progress.
+        listener: hears about progress, instead of what shows it.
+        log: names of `runs.watching.LOGS` ("tensorboard", "wandb"), which write what is measured of every
+            update into a folder of that name in ``out``.
+        progress: show it, on standard error: a bar in a terminal or notebook, elsewhere a line now and then.
         overwrite: replace an earlier run in ``out``.
 
     Raises:
-        ConfigError: settings or a folder that cannot work, before any long work.
+        ConfigError: settings or a folder that cannot work, or a log whose library is missing, before any long
+            work.
         DataError, SolverError: what a stage could not use; earlier stages stay on disk.
     """
-    this = begin(
-        make_family(family) if isinstance(family, str) else family, config,
-        out=out, policy=policy, meta=meta, policies=policies, learners=learners, listener=listener,
-        overwrite=overwrite,
-    )  # fmt: skip
-    return this.finish()
+    with hearing(listener, log, None if out is None else Path(out), progress) as hears:
+        this = begin(
+            make_family(family) if isinstance(family, str) else family, config,
+            out=out, policy=policy, meta=meta, policies=policies, learners=learners, listener=hears,
+            overwrite=overwrite,
+        )  # fmt: skip
+        this.finish()
+        this.listener = listener or Listener()
+    return this
 
 
 def begin(

@@ -33,8 +33,10 @@ from pgx_jax.mesh import check_equal
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result, stability_result
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.provenance import check_identity, identity, versions
-from pgx_jax.runs.run import Listener, Run
+from pgx_jax.runs.run import Run
 from pgx_jax.runs.store import DAMAGED, RunStore, written_by
+from pgx_jax.runs.watching import hearing
+from pgx_jax.runs.watching.listener import Listener
 from pgx_jax.stability import Stability
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import families, make_family
@@ -185,9 +187,26 @@ def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
     return make_family(saved["family"], **settings)
 
 
-def resume(path: str | Path, **kw: Any) -> Run:
-    """Finish a run from its last whole stage and write its report (arguments as of `load`)."""
-    return load(path, **kw).finish()
+def resume(
+    path: str | Path,
+    family: TaskFamily | None = None,
+    *,
+    listener: Listener | None = None,
+    log: Sequence[str] = (),
+    progress: bool = True,
+    **own: Any,
+) -> Run:
+    """Finish a run from its last whole stage and write its report.
+
+    Args:
+        path, family: as of `load`.
+        listener, log, progress: who hears of it, as of `run`.
+        own: ``policy``, ``policies``, ``learners``, as of `load`.
+    """
+    with hearing(listener, log, Path(path), progress) as hears:
+        run = load(path, family, listener=hears, **own).finish()
+        run.listener = listener or Listener()
+    return run
 
 
 class Regrouped(Struct, frozen=True, kw_only=True):

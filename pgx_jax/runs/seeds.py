@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,19 +27,17 @@ from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, FolderError, PgxError
 from pgx_jax.mesh import in_first
 from pgx_jax.report.seeds import advice
-from pgx_jax.runs.records import Listener
 from pgx_jax.runs.run import Run, begin, write_files
 from pgx_jax.runs.saved import load
 from pgx_jax.runs.store import RunStore, is_taken
+from pgx_jax.runs.watching import check_logs, hearing_seeds
+from pgx_jax.runs.watching.listener import Listeners
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 
 SUMMARY = "seeds.json"
 _FOLDER = re.compile(r"seed-(-?\d+)")
-
-Listeners = Callable[[int], Listener]
-"""Makes what listens to the run of a seed."""
 
 
 class SeedRuns(NamedTuple):
@@ -65,6 +63,8 @@ def run_seeds(
     *,
     out: str | Path | None = None,
     listener: Listeners | None = None,
+    log: Sequence[str] = (),
+    progress: bool = True,
     overwrite: bool = False,
     **own: Any,
 ) -> SeedRuns:
@@ -80,6 +80,7 @@ def run_seeds(
         out: folder to be made: in it a run folder a seed (``seed-0``, ...), ``seeds.json`` and a report; None
             keeps everything in memory.
         listener: makes what hears about the progress of a seed.
+        log, progress: what is logged, and whether progress is shown, as of `run`.
         overwrite: replace earlier runs of several seeds in ``out``.
         own: ``policy``, ``meta``, ``policies``, ``learners``, as of `run`.
 
@@ -92,33 +93,44 @@ def run_seeds(
     family = make_family(family) if isinstance(family, str) else family
     config = config_for(family) if config is None else config
     Run(family, config, **own)  # refuses what cannot work before the folder is touched
+    check_logs(log, out)
     out = None if out is None else Path(out)
     if out is not None:
         in_first(partial(_prepare, out, overwrite))
-    runs = [
-        begin(
-            family, replace(config, seed=seed), out=None if out is None else folder(out, seed),
-            listener=listener and listener(seed), **own,
-        )
-        for seed in range(config.seed, config.seed + seeds)
-    ]  # fmt: skip
-    return _finished(runs, out)
+    with hearing_seeds(listener, log, None if out is None else partial(folder, out), progress) as hears:
+        runs = [
+            begin(
+                family, replace(config, seed=seed), out=None if out is None else folder(out, seed),
+                listener=hears(seed), **own,
+            )
+            for seed in range(config.seed, config.seed + seeds)
+        ]  # fmt: skip
+        return _finished(runs, out)
 
 
-def resume_seeds(path: str | Path, *, listener: Listeners | None = None, **own: Any) -> SeedRuns:
+def resume_seeds(
+    path: str | Path,
+    *,
+    listener: Listeners | None = None,
+    log: Sequence[str] = (),
+    progress: bool = True,
+    **own: Any,
+) -> SeedRuns:
     """Finish the runs of all seeds in a folder, side by side, and put their results together.
 
     Args:
         path: the folder that `run_seeds` has made.
         listener: makes what hears about the progress of a seed.
+        log, progress: what is logged, and whether progress is shown, as of `run`.
         own: ``family``, ``policy``, ``policies``, ``learners``, as of `load`.
     """
     path = Path(path)
     runs: list[Run] = []
-    for seed, place in folders(path).items():
-        runs.append(load(place, **own, listener=listener and listener(seed)))
-        own = {**own, "family": runs[0].family}
-    return _finished(runs, path)
+    with hearing_seeds(listener, log, partial(folder, path), progress) as hears:
+        for seed, place in folders(path).items():
+            runs.append(load(place, **own, listener=hears(seed)))
+            own = {**own, "family": runs[0].family}
+        return _finished(runs, path)
 
 
 def finish(runs: Sequence[Run]) -> dict[int, Exception]:

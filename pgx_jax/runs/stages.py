@@ -168,7 +168,8 @@ def _clustering(run: Records) -> dict[str, Clustered]:
     if truth is not None:
         wanted.setdefault(len(grouping.group_sizes(truth)), "em_true_k")
     known = (run.policy, run.learner, run.family, run.config, run.budget)
-    made = {name: cluster(*known, k, run.listener.progress) for k, name in wanted.items() if k > 1}
+    heard = run.listener.progress, run.listener.metrics
+    made = {name: cluster(*known, k, *heard) for k, name in wanted.items() if k > 1}
     return {name: found for name, found in made.items() if found is not None}
 
 

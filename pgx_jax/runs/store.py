@@ -9,6 +9,7 @@
       stages/<stage>/arrays-*.npz     ... and its arrays (numpy, no pickle)
       metrics.jsonl                   one JSON object a line, appended while it runs
       results.json  report.html  figures/*.png
+      tensorboard/  wandb/            where the run was asked for these logs (`runs.watching`)
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ CHECKED = ("config.json", "results.json")
 CHECKSUMS = "checksums.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported")
+_OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported", "tensorboard", "wandb")
 _OWN_FILES = (
     "metrics.jsonl", "results.json", "results.csv", "report.html", "regroup.json", "regroup-*=*.json",
     "adapted-*.json", "checksums.json", "config.json",

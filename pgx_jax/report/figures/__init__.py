@@ -16,11 +16,13 @@ from pgx_jax.report.figures.budgets import by_budget
 from pgx_jax.report.figures.canvas import RC, png, svg
 from pgx_jax.report.figures.comparison import curves, curves_by_task, methods, per_task
 from pgx_jax.report.figures.method import affinity, affinity_of, path, pipeline, stability
+from pgx_jax.report.figures.runs import DRAWERS as OF_RUNS
 from pgx_jax.report.figures.seeds import DRAWERS as OF_SEEDS
 from pgx_jax.report.figures.tree import looks
 
 __all__ = [
     "DRAWERS",
+    "OF_RUNS",
     "OF_SEEDS",
     "affinity",
     "affinity_of",
