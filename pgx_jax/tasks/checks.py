@@ -71,7 +71,7 @@ def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
     except Exception as error:
         raise ConfigError(
             f"family {family.name!r}: its environment {raised(name, error)}; all of its tasks "
-            f"({called(family.task_names)}) go through this code, and nothing was trained: mend the "
+            f"({listed(family.task_names)}) go through this code, and nothing was trained: mend the "
             f"environment, or take another version of the library that it comes from"
         ) from error
 
@@ -86,7 +86,7 @@ def raised(what: str, error: Exception) -> str:
     return f"raised {type(error).__name__} in {what}{where}: {_line(error)}"
 
 
-def called(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a sentence, of many the first."""
     more = len(names) - 3
     return ", ".join(map(repr, names[:3])) + (f" and {more} more" if more > 0 else "")
