@@ -4,12 +4,13 @@ import json
 from importlib import resources
 
 import jsonschema
+import numpy as np
 import pytest
 from msgspec import structs
 from small import copy_of
 
 from pgx_jax import resume
-from pgx_jax.compare import judging, results
+from pgx_jax.compare import judging, results, summaries
 from pgx_jax.errors import DataError
 
 
@@ -81,3 +82,12 @@ def test_a_run_tells_of_numbers_that_are_not_finite_what_its_file_tells(small_ru
     assert run.results.gain.realised.mean is None and run.results.gain.realised.lo is None
     assert "the realised gain was not measured" in run.results.advice
     assert results.from_plain(json.loads((folder / "results.json").read_text())) == run.results
+
+
+def test_intervals_of_tasks_make_that_of_their_mean():
+    episodes = np.random.default_rng(0).normal([[1.0], [5.0], [-2.0]], [[1.0], [3.0], [0.1]], (3, 400))
+    bounds, whole = np.array(summaries.by_task(episodes)), summaries.stratified(episodes)
+    np.testing.assert_allclose(bounds.mean(1), episodes.mean(1))
+    half = (bounds[:, 1] - bounds[:, 0]) / 2
+    np.testing.assert_allclose(half, 1.96 * episodes.std(1, ddof=1) / 20)
+    np.testing.assert_allclose(np.sqrt((half**2).sum()) / 3, whole.hi - whole.mean)

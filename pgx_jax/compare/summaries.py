@@ -28,7 +28,7 @@ def stratified(episodes: Float[np.ndarray, "n E"]) -> Interval:
     return Interval(mean, (mean - 1.96 * error, mean + 1.96 * error))
 
 
-def by_task(episodes: Float[np.ndarray, "n E"]) -> list[tuple[float, float]]:
+def by_task(episodes: Float[np.ndarray, "n E"]) -> list[tuple[float | None, float | None]]:
     """The normal 95% interval of every task's mean, from the spread of its episodes [n, E], E > 1."""
     mean, half = episodes.mean(1), 1.96 * np.sqrt(episodes.var(1, ddof=1) / episodes.shape[1])
     return list(zip((mean - half).tolist(), (mean + half).tolist(), strict=True))

@@ -151,9 +151,9 @@ def per_task(results: Results) -> Figure | None:
         left = np.arange(n) + (i - (len(shown) - 1) / 2) * width
         label = wording.method_label(results.methods, name)
         axes.bar(left, means[order], 0.9 * width, color=method_style(name)[0], label=label)
-        known = results.methods[name].per_task_ci95
-        if known is not UNSET and len(known) == n:
-            bounds = np.array(known, float)[order]
+        told = results.methods[name].per_task_ci95
+        if told is not UNSET and len(told) == n:
+            bounds = np.array(told, float)[order]
             reach = np.abs(bounds.T - means[order])
             axes.errorbar(left, means[order], reach, fmt="none", ecolor=FAINT, elinewidth=1.2, capsize=1.5)
     edges = np.flatnonzero(np.diff(found[order])) + 0.5

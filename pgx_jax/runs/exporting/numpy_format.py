@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def files(subject: Subject) -> dict[str, bytes]:
     them."""
     params, about = subject.params["params"], subject.about()
     layers = params["MLP_0"]
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{part}_{i}": np.asarray(layers[f"Dense_{i}"][part])
         for i in range(len(layers))
         for part in ("kernel", "bias")
@@ -44,5 +45,6 @@ def files(subject: Subject) -> dict[str, bytes]:
         arrays["log_std"] = np.asarray(params["log_std"])
         about["log_std_bounds"] = list(subject.policy.actor.bounds)
     buffer = io.BytesIO()
-    np.savez(buffer, about=np.array(json.dumps(about)), **arrays, **subject.moments())
+    arrays |= {"about": np.array(json.dumps(about)), **subject.moments()}
+    np.savez(buffer, **arrays)
     return {".npz": buffer.getvalue(), ".py": Path(standalone.__file__).read_bytes()}
