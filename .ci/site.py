@@ -9,6 +9,7 @@ to what the site says of that name.
 from __future__ import annotations
 
 import html
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ from nbconvert import MarkdownExporter
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?!https?:|#|<|data:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 NAME = re.compile(r"`(pgx_jax(?:\.\w+)+)`")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">(\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.DOTALL)
+LOG = logging.getLogger("mkdocs.plugins.site")
 HOME = {"index.md": "README.md"}
 """Pages that are made from files outside of docs/, by their places in the site."""
 
@@ -89,6 +91,9 @@ def on_page_content(html_: str, page: Page, config: MkDocsConfig, files: Files) 
     """Equations as MathML, which browsers draw without a script."""
 
     def drawn(found: re.Match) -> str:
-        return convert(html.unescape(found[3]), display="inline" if found[1] == "span" else "block")
+        drawn = convert(html.unescape(found[3]), display="inline" if found[1] == "span" else "block")
+        if "\\" in drawn or "&#x0005C" in drawn:
+            LOG.warning("%s: an equation with a word that is not known: %s", page.file.src_uri, found[3])
+        return drawn
 
     return EQUATION.sub(drawn, html_)

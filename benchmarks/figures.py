@@ -296,7 +296,10 @@ def results_text(folder: Path) -> str:
 def output_text(folder: Path) -> str:
     """What the command of the quick start tells at its end."""
     path = folder / "quick_start.json"
-    return f"```text\n{read(path)['cells'][0]['told']}\n```" if path.exists() else "Not made yet."
+    if not path.exists():
+        return "Not made yet."
+    lines = (line.rstrip() for line in read(path)["cells"][0]["told"].splitlines())
+    return "\n".join(["```text", *lines, "```"])
 
 
 PARTS: dict[str, Callable[[Path], str]] = {"output": output_text, "results": results_text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +23,8 @@ class CompletionCommand:
 
     def __call__(self, console: Console) -> None:
         """Print it, as it is, for a file or an evaluation."""
-        commands = {name: entry.load() for name, entry in COMMANDS.items()} | {"study": STUDIES["budget"]}
+        commands: dict[str, Callable[..., object]] = {name: entry.load() for name, entry in COMMANDS.items()}
+        commands["study"] = STUDIES["budget"]
         with suppress(SystemExit):  # by which the parser ends once it has printed
             tyro.extras.subcommand_cli_from_dict(
                 commands, prog="pgx-jax", args=["--tyro-print-completion", self.shell]
