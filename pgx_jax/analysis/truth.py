@@ -373,7 +373,9 @@ def _agreement(
     k: int,
 ) -> EstimateAgreement:
     """The record of an estimate at a horizon."""
-    draws, labels, against = [], {kind: [] for kind in AFFINITIES}, {kind: [] for kind in AFFINITIES}
+    draws = []
+    labels: dict[str, list[list[int]]] = {kind: [] for kind in AFFINITIES}
+    against: dict[str, list[np.ndarray]] = {kind: [] for kind in AFFINITIES}
     for values, repeat, trained in zip(known.values, known.repeats, known.trained, strict=True):
         target = (truth if repeat is None else np.delete(truth, repeat, 0)).mean(0)
         x, y, read = values[~trained], target[~trained], member[~trained]

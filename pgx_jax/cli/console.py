@@ -49,6 +49,7 @@ DOING = {
     "evaluation": "evaluating all policies",
     "approximation": "measuring the first order",
     "generalisation": "measuring curvature and fresh data",
+    "truth": "training subsets of the tasks",
 }
 """What a stage is doing, by its name."""
 
