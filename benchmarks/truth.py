@@ -32,9 +32,16 @@ FAMILIES = {
 }
 """Names in tables -> settings of the families."""
 
-FULL = TruthConfig(subsets=60, repeats=2, updates=4, episodes=64, more_transitions=8192)
+FULL = TruthConfig(subsets=60, repeats=2, updates=4, episodes=64)
 SMALL = replace(
-    FULL, subsets=4, updates=1, episodes=2, steps_per_task=256, more_transitions=512, kernel=(2,), draws=2
+    FULL,
+    updates=1,
+    episodes=2,
+    steps_per_task=256,
+    estimates=("dot",),
+    more_transitions=0,
+    kernel=(2,),
+    draws=2,
 )
 GROUPS = 3
 """k where no groups are planted."""

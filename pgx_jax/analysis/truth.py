@@ -48,7 +48,7 @@ from pgx_jax.compare.results import Number, Record
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import kernel_surrogate
 from pgx_jax.learn import Learner, Progress
-from pgx_jax.types import Agent, Key, Rows, Scores
+from pgx_jax.types import Agent, Key, Named, Rows, Scores
 
 HORIZONS = ("short", "long")
 
@@ -77,7 +77,9 @@ class TruthConfig:
     """Environment steps of the long horizon, for each task of a subset; what a group has if not given."""
     episodes: int = 64
     """Episodes of every policy and task that tell what came of it."""
-    more_transitions: int = 16_384
+    estimates: tuple[Named[str, ESTIMATES], ...] = tuple(ESTIMATES)
+    """Names of the estimates without training that are asked; f-hat always is."""
+    more_transitions: int = 8192
     """Transitions of each task that theta* collects once more, for estimates that get better with them; 0
     leaves that out."""
     kernel: tuple[int, ...] = (10, 20, 40)
@@ -224,15 +226,16 @@ class Known(NamedTuple):
 
 
 def without_training(
-    run: Subject, member: Bool[np.ndarray, "m n"], k: int, more: int = 0
+    run: Subject, member: Bool[np.ndarray, "m n"], k: int, settings: TruthConfig
 ) -> dict[str, Known]:
     """What the estimates say that train nothing, of the run's own transitions and (with the number behind
-    their names) of ``more`` of each task; and f-hat with the groups that the method chooses, of all that
-    affinity and similarities propose, on held-out data ("chosen")."""
-    none, asked = np.zeros((1, len(member)), bool), {}
+    their names) of ``more_transitions`` of each task; and f-hat with the groups that the method chooses, of
+    all that affinity and similarities propose, on held-out data ("chosen")."""
+    none, asked, more = np.zeros((1, len(member)), bool), {}, settings.more_transitions
+    ways = {name: ESTIMATES[name] for name in dict.fromkeys(("surrogate", *settings.estimates))}
     for count in (0, more) if more else (0,):
         known, suffix = (Collected.more(run, count), f"_{count}") if count else (Collected.own(run), "")
-        for name, way in ESTIMATES.items():
+        for name, way in ways.items():
             if not count or way.by_transitions:
                 told = way.function(run, known, member)
                 asked[name + suffix] = Known(told.values[None], told.steps, [None], none)
@@ -286,9 +289,8 @@ class EstimateAgreement(Record, frozen=True, kw_only=True):
     """{"subsets", "pairs" or "within": {"pearson" or "spearman": …}}, over a subset's own tasks."""
     spearman_by_task: list[Number]
     """Of each task, over the subsets with it."""
-    spearman_of_all: Number
-    """Mean over tasks of the same over all subsets, with the task or not; None where it says nothing of the
-    latter."""
+    spearman_of_all: list[Number]
+    """The same over all subsets, with the task or not; None where it says nothing of the latter."""
     same_sign: Number
     """Part of the pairs that it tells right of whether the task gains."""
     labels: dict[str, list[list[int]]]
@@ -311,7 +313,7 @@ class HorizonTruth(Record, frozen=True, kw_only=True):
     reliability: dict[str, dict[str, Number]]
     """Of the mean over repeats, as ``EstimateAgreement.correlations`` has it."""
     reliability_of_all: Number
-    """As ``EstimateAgreement.spearman_of_all``."""
+    """Of Spearman's correlation within tasks over all subsets, with the task or not."""
     commoner_sign: Number
     """Part of the pairs with the commoner sign."""
     labels: dict[str, list[int]]
@@ -381,8 +383,9 @@ def _agreement(
         x, y, read = values[~trained], target[~trained], member[~trained]
         draws.append(
             [correlation(kind, scope, x, y, read) for scope in SCOPES for kind in CORRELATIONS]
-            + [same_sign(x, y, read), _of_all(x, y)]
+            + [same_sign(x, y, read)]
             + by_task("spearman", x, y, read).tolist()
+            + _of_all(x, y).tolist()
         )
         for kind in AFFINITIES:
             own = groups_from(values, member, k, kind) if known.labels is None else known.labels
@@ -392,7 +395,8 @@ def _agreement(
         mean = [finite(float(x)) for x in _nanmean(np.array(draws, float))]
     count = len(CORRELATIONS)
     by_scope = [mean[i * count : (i + 1) * count] for i in range(len(SCOPES))]
-    sign, of_all, *by = mean[len(SCOPES) * count :]
+    sign, *by = mean[len(SCOPES) * count :]
+    own, of_all = by[: member.shape[1]], by[member.shape[1] :]
     pairs = {kind: list(zip(labels[kind], against[kind], strict=True)) for kind in AFFINITIES}
     told = [dict(zip(CORRELATIONS, found, strict=True)) for found in by_scope]
     return EstimateAgreement(
@@ -400,7 +404,7 @@ def _agreement(
         horizon=horizon,
         steps=known.steps,
         correlations=dict(zip(SCOPES, told, strict=True)),
-        spearman_by_task=by,
+        spearman_by_task=own,
         spearman_of_all=of_all,
         same_sign=sign,
         labels=labels,
@@ -415,10 +419,10 @@ def _nanmean(rows: Float[np.ndarray, "D q"]) -> Float[np.ndarray, "q"]:
     return np.where(known, rows, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
 
 
-def _of_all(x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "m n"]) -> float:
-    """Mean over tasks of Spearman over all subsets; NaN where something is not told."""
+def _of_all(x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "n"]:
+    """Spearman of each task over all subsets; NaN where something is not told."""
     everything = np.ones(x.shape, bool)
-    return correlation("spearman", "within", x, y, everything) if np.isfinite(x).all() else math.nan
+    return by_task("spearman", x, y, everything) if np.isfinite(x).all() else np.full(x.shape[1], np.nan)
 
 
 def _horizon(
@@ -498,7 +502,7 @@ def estimated_against_true(
     names, k = run.family.task_names, _k(run, settings)
     member = checked_members(subsets_of(run, settings) if member is None else member, names)
     estimate.check_coverage(member, names)
-    known = without_training(run, member, k, settings.more_transitions)
+    known = without_training(run, member, k, settings)
     ways, agents = horizons(run, member, settings), train_subsets(run, member, settings, progress)
     found, agreements = [], []
     for name in HORIZONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -103,9 +104,15 @@ def table(found: TruthResult) -> Table:
     return shown
 
 
+def mean_of(values: Sequence[Number]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = [x for x in values if x is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
 def _cells(found: EstimateAgreement | None) -> list[str]:
     """What a table shows of an estimate at a horizon."""
     if found is None:
         return ["–"] * 4
-    told = [found.correlations["within"]["spearman"], found.spearman_of_all, found.same_sign]
+    told = [found.correlations["within"]["spearman"], mean_of(found.spearman_of_all), found.same_sign]
     return [number(x, 2) for x in [*told, found.nmi["per_task"]]]
