@@ -27,6 +27,7 @@ import metaworld_drawings
 import metaworld_tables
 import scale_tables
 import tables
+import truth_tables
 import tyro
 from common import RESULTS, ROOT, plain, read
 from tables import Section
@@ -145,10 +146,12 @@ PAGES = {
     ),
     "results_estimate.md": Page(
         "How good the estimate is, and what it costs",
-        "calibration, certainty of groups, errors of first order, many tasks, projections",
+        "calibration, certainty of groups, estimates against true training, errors of first order, many "
+        "tasks, projections",
         (
             by_script("Calibration", "calibration", calibration_tables.calibration),
             by_script("How certain groups are", "stability", calibration_tables.stability),
+            by_script("Estimated against true", "truth", truth_tables.truth),
             by_script("First order", "approximation", approximation_tables.first_order),
             by_script("Cost of the estimate", "estimation", cost_tables.estimation),
             by_script("All surrogates at once", "surrogates", cost_tables.surrogates),
