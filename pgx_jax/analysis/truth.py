@@ -21,9 +21,9 @@ through the same relaxation and rounding, at one k.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -375,54 +375,52 @@ def _agreement(
     k: int,
 ) -> EstimateAgreement:
     """The record of an estimate at a horizon."""
-    draws = []
-    labels: dict[str, list[list[int]]] = {kind: [] for kind in AFFINITIES}
-    against: dict[str, list[np.ndarray]] = {kind: [] for kind in AFFINITIES}
+    draws, groups = [], []
     for values, repeat, trained in zip(known.values, known.repeats, known.trained, strict=True):
         target = (truth if repeat is None else np.delete(truth, repeat, 0)).mean(0)
-        x, y, read = values[~trained], target[~trained], member[~trained]
-        draws.append(
-            [correlation(kind, scope, x, y, read) for scope in SCOPES for kind in CORRELATIONS]
-            + [same_sign(x, y, read)]
-            + by_task("spearman", x, y, read).tolist()
-            + _of_all(x, y).tolist()
-        )
-        for kind in AFFINITIES:
-            own = groups_from(values, member, k, kind) if known.labels is None else known.labels
-            labels[kind].append(own.tolist())
-            against[kind].append(groups_from(target, member, k, kind))
-    with np.errstate(invalid="ignore"):
-        mean = [finite(float(x)) for x in _nanmean(np.array(draws, float))]
-    count = len(CORRELATIONS)
-    by_scope = [mean[i * count : (i + 1) * count] for i in range(len(SCOPES))]
-    sign, *by = mean[len(SCOPES) * count :]
-    own, of_all = by[: member.shape[1]], by[member.shape[1] :]
-    pairs = {kind: list(zip(labels[kind], against[kind], strict=True)) for kind in AFFINITIES}
-    told = [dict(zip(CORRELATIONS, found, strict=True)) for found in by_scope]
+        draws.append(_compared(values[~trained], target[~trained], member[~trained]))
+        groups.append({
+            kind: (
+                groups_from(values, member, k, kind) if known.labels is None else known.labels,
+                groups_from(target, member, k, kind),
+            )
+            for kind in AFFINITIES
+        })  # fmt: skip
+
+    def mean(function: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Number]:
+        return {kind: float(np.mean([function(*each[kind]) for each in groups])) for kind in AFFINITIES}
+
     return EstimateAgreement(
         estimate=name,
         horizon=horizon,
         steps=known.steps,
-        correlations=dict(zip(SCOPES, told, strict=True)),
-        spearman_by_task=own,
-        spearman_of_all=of_all,
-        same_sign=sign,
-        labels=labels,
-        nmi={kind: float(np.mean([grouping.nmi(*pair) for pair in pairs[kind]])) for kind in AFFINITIES},
-        ari={kind: float(np.mean([grouping.ari(*pair) for pair in pairs[kind]])) for kind in AFFINITIES},
+        labels={kind: [each[kind][0].tolist() for each in groups] for kind in AFFINITIES},
+        nmi=mean(grouping.nmi),
+        ari=mean(grouping.ari),
+        **jax.tree.map(lambda *values: finite(_mean_of_known(values)), *draws),
     )
 
 
-def _nanmean(rows: Float[np.ndarray, "D q"]) -> Float[np.ndarray, "q"]:
+def _compared(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "m n"], member: Bool[np.ndarray, "m n"]
+) -> dict[str, Any]:
+    """Fields of `EstimateAgreement` that compare values with the truth, of one draw."""
+    n, everything = x.shape[1], np.ones(x.shape, bool)
+    of_all = by_task("spearman", x, y, everything) if np.isfinite(x).all() else np.full(n, np.nan)
+    return {
+        "correlations": {
+            scope: {kind: correlation(kind, scope, x, y, member) for kind in CORRELATIONS} for scope in SCOPES
+        },
+        "spearman_by_task": by_task("spearman", x, y, member).tolist(),
+        "spearman_of_all": of_all.tolist(),
+        "same_sign": same_sign(x, y, member),
+    }
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
     """Mean over draws of what is known; NaN where nothing is."""
-    known = np.isfinite(rows)
-    return np.where(known, rows, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
-
-
-def _of_all(x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "n"]:
-    """Spearman of each task over all subsets; NaN where something is not told."""
-    everything = np.ones(x.shape, bool)
-    return by_task("spearman", x, y, everything) if np.isfinite(x).all() else np.full(x.shape[1], np.nan)
+    known = [x for x in values if math.isfinite(x)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _horizon(

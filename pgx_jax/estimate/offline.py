@@ -141,6 +141,9 @@ def offline(
     tasks = np.argsort(~member, axis=1, kind="stable")[:, : member.sum(1).max()]
     inside = np.take_along_axis(member, tasks, 1)
     parts = [_part(log_prob, params, transitions, part) for part in (FIT, SCORE)]
-    known = updates, np.float32(rate), np.float32(clip)
-    found = [_fitted(log_prob, params, tasks, inside, *way, *known) for way in (parts, parts[::-1])]
+    sizes = jnp.float32(rate), jnp.float32(clip)
+    found = [
+        _fitted(log_prob, params, tasks, inside, fitted, judge, updates, *sizes)
+        for fitted, judge in (parts, parts[::-1])
+    ]
     return cross_fitted([Scores(member, values) for values in found])
