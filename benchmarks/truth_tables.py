@@ -15,6 +15,7 @@ from pgx_jax.analysis import TruthResult
 from pgx_jax.analysis.correlation import correlation
 from pgx_jax.analysis.truth import EstimateAgreement
 from pgx_jax.compare.results import Interval
+from pgx_jax.grouping import nmi
 from pgx_jax.report.figures.canvas import RC, canvas, png
 from pgx_jax.report.figures.truth import (
     PREDICTED,
@@ -67,6 +68,7 @@ def truth(data: Mapping) -> str:
         correlations(known, "short"),
         "At the long horizon:",
         correlations(known, "long"),
+        short_for_long(known),
         "Groups from every estimate, and from long training:",
         groups(known),
         verdict(known),
@@ -158,6 +160,22 @@ def correlations(known: Sequence[Family], horizon: str) -> str:
     head += ["f(S), tasks levelled: Spearman"]
     head += ["within tasks: Pearson", "within tasks: Spearman", "the same, all subsets", "sign right"]
     return table(head, rows)
+
+
+def short_for_long(known: Sequence[Family]) -> str:
+    """How well true short training tells long training: no estimate at θ* can be asked for much more."""
+    told = []
+    for family in known:
+        pairs = [(r.truth("short").mean(0), r.truth("long").mean(0), r.member) for r in family.records]
+        within = _mean(correlation("spearman", "within", *pair) for pair in pairs)
+        of_all = _mean(correlation("spearman", "within", x, y, np.ones_like(m)) for x, y, m in pairs)
+        both = [(r.horizons[0].labels["per_task"], r.horizons[-1].labels["per_task"]) for r in family.records]
+        told.append(f"`{family.name}` {within} ({of_all}), NMI {_mean(nmi(*pair) for pair in both)}")
+    return (
+        f"True short training (the mean of its repeats) tells long training so well, Spearman within tasks "
+        f"(over all subsets) and groups by the per-task affinity: {'; '.join(told)}. An estimate of first "
+        f"steps from θ* can hardly be expected to tell more of long training than those steps themselves."
+    )
 
 
 def groups(known: Sequence[Family]) -> str:

@@ -40,12 +40,11 @@ class Collected(NamedTuple):
 
     @classmethod
     def more(cls, run: Subject, steps: int) -> Collected:
-        """Another collection, of so many transitions of each source, whatever part of the total that is."""
+        """Another collection, of about so many transitions of each source, at whatever part of the total."""
         config, names = run.config, run.family.task_names
-        e = replace(config.estimate, steps=steps)
-        free = replace(
-            config, estimate=e, steps_per_task=2 * steps * run.family.n, collect_fraction=0.9, looks=1
-        )
+        envs = config.estimate.num_envs
+        e, total = replace(config.estimate, steps=max(4, steps // envs) * envs), 2 * steps * run.family.n
+        free = replace(config, estimate=e, steps_per_task=total, collect_fraction=0.9, looks=1)
         known = pipeline.collect(run.policy, run.learner, run.family, free, run.meta)
         params, log_prob = learn.policy_params(run.meta), run.policy.log_prob
         feats = pipeline.features(log_prob, params, known, config, names)

@@ -45,7 +45,7 @@ from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import places, row_keys
 from pgx_jax.compare.results import Number, Record
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import kernel_surrogate
 from pgx_jax.learn import Learner, Progress
 from pgx_jax.types import Agent, Key, Named, Rows, Scores
@@ -102,6 +102,8 @@ class TruthConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}")
         if any(count < 2 for count in self.kernel):
             raise ConfigError(f"kernel = {self.kernel}: a kernel surrogate needs at least 2 trainings")
+        for name in self.estimates:
+            pick(ESTIMATES, name, "estimates")
         if self.more_transitions < 0:
             raise ConfigError(f"more_transitions = {self.more_transitions} must be 0 or more")
         for name in ("steps_per_task", "k"):
