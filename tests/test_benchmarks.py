@@ -369,7 +369,7 @@ def test_truth_small_preset(tmp_path):
     assert len(cell["found"]["subsets"]) == 9 and cell["planted"]
     shown = truth_tables.truth(data)
     assert "| points | **surrogates (f-hat)** |" in shown and "| kernel surrogate, 4 trainings |" in shown
-    assert "`points`: within tasks" in shown and "random groups" in shown
+    assert "| points | of a default look |" in shown and "random groups" in shown
     for name in drawings.of_source("truth", data):
         assert drawings.DRAWERS[name](data).startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="no settings for"):
