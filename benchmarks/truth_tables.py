@@ -202,8 +202,9 @@ def groups(known: Sequence[Family]) -> str:
 def verdict(known: Sequence[Family]) -> str:
     """What was to be reached, where it was not, and how f-hat stands beside the others."""
     says = (
-        f"To be reached by f-hat: a Spearman correlation of {SPEARMAN} within tasks at the short horizon, and "
-        f"an NMI of {NMI} with the groups from long training where tasks conflict (the paper has {PUBLISHED})."
+        f"To be reached by f-hat: a Spearman correlation of {SPEARMAN} within tasks at the short horizon, "
+        f"and an NMI of {NMI} with the groups from long training where tasks conflict (the paper has "
+        f"{PUBLISHED})."
     )
     rows = [
         [family.name, "of a default look" if suffix == "" else f"{int(suffix[1:]):,} a task", *cells]
