@@ -12,6 +12,7 @@ import main_tables
 import matplotlib
 import meta_tables
 import numpy as np
+import truth_tables
 from learning_tables import by_environment
 from tables import best_similarity, budget_points, has, means, methods_of, over_runs, paired
 
@@ -41,6 +42,8 @@ TITLES = {
     "meta_rl": "Return on unseen tasks by steps of adaptation",
     "approximation": "Relative error of first order by distance from θ*, kinds of directions and depth",
     "generalisation": "Losses of fitted policies on old and fresh data, and their bounds, by depth",
+    "truth": "What every estimate of true training comes to, at its cost in environment steps",
+    "truth_calibration": "True gains against those that the surrogates predict, by family and horizon",
     "language": "Held-out preference accuracy of every method, with intervals over seeds",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
 
@@ -49,6 +52,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
     """Names of the figures that a result file has the numbers for."""
     if source == "study_goals":
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
+    if source == "truth":
+        return ["truth", "truth_calibration"]
     if source == "main_table":
         return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
     own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
@@ -247,5 +252,7 @@ DRAWERS = {
     "approximation": approximation_tables.draw,
     "generalisation": generalisation_tables.draw,
     "language": language,
+    "truth": truth_tables.draw,
+    "truth_calibration": truth_tables.draw_calibration,
 } | dict.fromkeys(BUDGETS, by_budget)
 """Name of the figure -> drawing function."""

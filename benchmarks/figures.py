@@ -29,6 +29,7 @@ import metaworld_tables
 import paper_tables
 import scale_tables
 import tables
+import truth_tables
 import tyro
 from common import CHANGES_NOTHING, RESULTS, ROOT, plain, read
 from tables import Section
@@ -148,10 +149,12 @@ PAGES = {
     ),
     "results_estimate.md": Page(
         "How good the estimate is, and what it costs",
-        "calibration, certainty of groups, errors of first order, generalisation, many tasks, projections",
+        "calibration, certainty of groups, estimates against true training, errors of first order, "
+        "generalisation, many tasks, projections",
         (
             by_script("Calibration", "calibration", calibration_tables.calibration),
             by_script("How certain groups are", "stability", calibration_tables.stability),
+            by_script("Estimated against true", "truth", truth_tables.truth),
             by_script("First order", "approximation", approximation_tables.first_order),
             by_script("Generalisation", "generalisation", generalisation_tables.generalisation),
             by_script("Cost of the estimate", "estimation", cost_tables.estimation),

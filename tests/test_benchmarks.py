@@ -55,6 +55,8 @@ import stability  # noqa: E402
 import startup  # noqa: E402
 import study  # noqa: E402
 import surrogates  # noqa: E402
+import truth  # noqa: E402
+import truth_tables  # noqa: E402
 from operations import operations  # noqa: E402
 
 
@@ -382,6 +384,24 @@ def test_generalisation_small_preset(tmp_path):
     shown = generalisation_tables.generalisation(common.read(out))
     assert shown.count("| cartpole-goals, 2 |") == 3
     assert generalisation_tables.draw(common.read(out)).startswith(b"\x89PNG")
+
+
+def test_truth_small_preset(tmp_path):
+    out = tmp_path / "truth.json"
+    for _ in range(2):  # the second time there is nothing to do
+        assert truth.main(["--preset", "small", "--out", str(out)]) == 0
+    data = common.read(out)
+    (cell,) = data["cells"]
+    assert len(cell["found"]["subsets"]) == 9 and cell["planted"]
+    shown = truth_tables.truth(data)
+    assert "| points | **surrogates (f-hat)** |" in shown and "| kernel surrogate, 4 trainings |" in shown
+    assert "| points | of a default look |" in shown and "random groups" in shown
+    for name in drawings.of_source("truth", data):
+        assert drawings.DRAWERS[name](data).startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="no settings for"):
+        truth.check_known(["ponts"], truth.FAMILIES)
+    met, missed = truth_tables._met(0.9, 0.85), truth_tables._met(0.8, 0.85)
+    assert met == "0.90" and "not reached" in missed
 
 
 def test_features_small_preset(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from pgx_jax.analysis.generalisation import (
     GeneralisationResult,
     generalisation_bound,
 )
+from pgx_jax.analysis.truth import TruthConfig, TruthResult, estimated_against_true
 from pgx_jax.errors import ConfigError, pick
 
 __all__ = [
@@ -25,7 +26,11 @@ __all__ = [
     "ApproximationResult",
     "GeneralisationConfig",
     "GeneralisationResult",
+    "TruthConfig",
+    "TruthResult",
     "analysis_of",
+    "by_default",
+    "estimated_against_true",
     "extreme_eigenvalues",
     "first_order_error",
     "generalisation_bound",
@@ -45,11 +50,14 @@ class Analysis(NamedTuple):
     """Class of what it returns."""
     needs: Callable[[], object] | None = None
     """Raises ConfigError where a library that it needs is not installed."""
+    trains_much: bool = False
+    """Whether it takes many times the steps of the run: it is made where it is named, and not by default."""
 
 
 ANALYSES: dict[str, Analysis] = {
     "approximation": Analysis(first_order_error, ApproximationConfig, ApproximationResult),
     "generalisation": Analysis(generalisation_bound, GeneralisationConfig, GeneralisationResult, matfree),
+    "truth": Analysis(estimated_against_true, TruthConfig, TruthResult, trains_much=True),
 }
 """Analyses by name."""
 
@@ -64,6 +72,12 @@ def analysis_of(name: str) -> Analysis:
     if found.needs is not None:
         found.needs()
     return found
+
+
+def by_default() -> list[str]:
+    """Names of the analyses that are made where none is named: whose libraries are installed, and that don't
+    train much."""
+    return [name for name, found in ANALYSES.items() if not found.trains_much and is_installed(name)]
 
 
 def is_installed(name: str) -> bool:

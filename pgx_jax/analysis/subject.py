@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pgx_jax.compare.budget import Budget
 from pgx_jax.compare.results import Number
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
+from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Features, Grouping, Transitions
@@ -38,6 +40,16 @@ class Subject(Protocol):
     @property
     def features(self) -> Features:
         """Their projected gradients."""
+        ...
+
+    @property
+    def held_out(self) -> HeldOut:
+        """Judges partitions on held-out trajectories."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """What its total is spent on."""
         ...
 
     @property

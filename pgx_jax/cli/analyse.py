@@ -12,8 +12,9 @@ from pgx_jax.analysis import (
     ANALYSES,
     ApproximationConfig,
     GeneralisationConfig,
+    TruthConfig,
     analysis_of,
-    is_installed,
+    by_default,
 )
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
@@ -25,20 +26,24 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: how linear the log-ratio of policies is, and how it generalises."""
+    """Measure what the method rests on: how linear the log-ratio of policies is, how it generalises, and how
+    well estimates tell what training comes to."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
-    """Which analyses; by default all whose libraries are installed. "approximation": the relative error of
-    the log-ratio's first order, by distance from theta*. "generalisation": curvature, a bound from it, and
-    what policies that are fitted to transitions lose on fresh ones (needs the extra `analysis`)."""
+    """Which analyses; by default the first two, if their libraries are installed. "approximation": the
+    relative error of the log-ratio's first order, by distance from theta*. "generalisation": curvature, a
+    bound from it, and what policies that are fitted to transitions lose on fresh ones (needs the extra
+    `analysis`). "truth": subsets of the tasks are trained, with several times the steps of the run, and every
+    estimate is compared with what came of it."""
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
+    truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __call__(self, console: Console) -> None:
         """Make them, one after the other."""
-        names = dict.fromkeys(self.names or filter(is_installed, ANALYSES))
+        names = dict.fromkeys(self.names or by_default())
         for name in names:
             analysis_of(name)
             try:

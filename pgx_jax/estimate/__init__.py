@@ -13,6 +13,7 @@ from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.crossfit import OUTER, PARTS, CrossFit, Way, inner, other_parts
 from pgx_jax.estimate.features import gradient_features
 from pgx_jax.estimate.gradients import LogProb
+from pgx_jax.estimate.kernels import kernel_surrogate
 from pgx_jax.estimate.lifting import (
     LIFTS,
     Lift,
@@ -23,6 +24,7 @@ from pgx_jax.estimate.lifting import (
     relative_distance,
     rescale,
 )
+from pgx_jax.estimate.offline import offline
 from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
@@ -92,12 +94,14 @@ __all__ = [
     "heldout",
     "importance",
     "inner",
+    "kernel_surrogate",
     "lift",
     "lift_dual",
     "lift_projection",
     "lookahead",
     "loss_change",
     "make_subsets",
+    "offline",
     "other_parts",
     "private_parameters",
     "relative_distance",

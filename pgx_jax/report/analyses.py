@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgx_jax.analysis.approximation import KINDS, ApproximationResult
 from pgx_jax.analysis.generalisation import GeneralisationResult
+from pgx_jax.analysis.truth import TruthResult
 from pgx_jax.errors import pick
+from pgx_jax.report import truth
 from pgx_jax.report.wording import number
 
 if TYPE_CHECKING:
@@ -140,6 +142,12 @@ def _draw_generalisation(found: GeneralisationResult) -> Figure:
     return analyses.generalisation(found)
 
 
+def _draw_truth(found: TruthResult) -> Figure:
+    from pgx_jax.report.figures import truth
+
+    return truth.truth(found)
+
+
 def _draw_approximation(found: ApproximationResult) -> Figure:
     from pgx_jax.report.figures import analyses  # matplotlib takes a second to import
 
@@ -149,6 +157,7 @@ def _draw_approximation(found: ApproximationResult) -> Figure:
 SHOWN = {
     "approximation": Shown(approximation_sentence, approximation_table, _draw_approximation),
     "generalisation": Shown(generalisation_sentence, generalisation_table, _draw_generalisation),
+    "truth": Shown(truth.sentence, truth.table, _draw_truth),
 }
 """How every analysis is shown, by its name."""
 

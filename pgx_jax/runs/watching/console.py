@@ -44,6 +44,7 @@ DOING = {
     "evaluation": "evaluating all policies",
     "approximation": "measuring the first order",
     "generalisation": "measuring curvature and fresh data",
+    "truth": "training subsets of the tasks",
     "timing": "timing updates",
 }
 """What a stage is doing, by its name."""

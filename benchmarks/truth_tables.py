@@ -1,0 +1,382 @@
+"""The docs' tables and figures of estimates against true training, made from the result file alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import msgspec
+import numpy as np
+from tables import over_runs, plural, table
+
+from pgx_jax.analysis import TruthResult
+from pgx_jax.analysis.correlation import correlation
+from pgx_jax.analysis.truth import EstimateAgreement
+from pgx_jax.compare.results import Interval
+from pgx_jax.grouping import nmi
+from pgx_jax.report.figures.canvas import RC, canvas, png
+from pgx_jax.report.figures.truth import (
+    PREDICTED,
+    TRUE,
+    Point,
+    by_steps,
+    calibrated,
+    mark,
+    pairs_of,
+    within_tasks,
+)
+from pgx_jax.report.truth import ceiling, kind_of, label_of, mean_of
+from pgx_jax.report.wording import number, steps
+
+SPEARMAN, NMI = 0.75, 0.85
+"""What is to be reached: within tasks at the short horizon, and with the groups from long training."""
+PUBLISHED = "0.76 (Meta-World MT10) and 0.73 (LunarLander), random groups about 0.2"
+"""NMI in the paper (arXiv 2511.12779)."""
+NOT_PLANTED = 3
+"""k of families without planted groups."""
+OURS = ("surrogate", "surrogate_8192")
+AFFINITIES = {"per_task": "per-task affinity", "aggregate": "the paper's affinity"}
+
+
+class Family(NamedTuple):
+    """The records of one family."""
+
+    name: str
+    records: list[TruthResult]
+    planted: bool
+
+
+def by_family(data: Mapping) -> list[Family]:
+    """Records of all seeds, in the order in which families were measured."""
+    found: dict[str, Family] = {}
+    for cell in data["cells"]:
+        name = cell["cell"]["family"]
+        record = msgspec.convert(cell["found"], TruthResult)
+        found.setdefault(name, Family(name, [], cell["planted"] is not None)).records.append(record)
+    return list(found.values())
+
+
+def truth(data: Mapping) -> str:
+    """How far the truth is known, every estimate at both horizons, the groups, and what to conclude."""
+    known = by_family(data)
+    parts = [
+        what(known),
+        known_truth(known),
+        "At the short horizon:",
+        correlations(known, "short"),
+        "At the long horizon:",
+        correlations(known, "long"),
+        short_for_long(known),
+        "Groups from every estimate, and from long training:",
+        groups(known),
+        verdict(known),
+        conclusion(known),
+        legend(known),
+    ]
+    return "\n\n".join(parts)
+
+
+def what(known: Sequence[Family]) -> str:
+    """What was done, in words."""
+    counts = sorted({len(record.subsets) for family in known for record in family.records})
+    first = known[0].records[0]
+    return (
+        f"Subsets of the tasks ({' or '.join(map(str, counts))} of each family; all that there are of six "
+        f"tasks) were trained from θ* at its first look, {first.repeats} times each, side by side. f_i(S): "
+        f"what task i gains over θ* by training on subset S, over {first.episodes} episodes on the same "
+        f"initial states, in units of the task's reward scale. Short: a few updates of PPO, as θ* is. Long: "
+        f"what a group of so many tasks trains for with the default settings. Most estimates see θ* and what "
+        f"it collected; roll-outs play episodes more, kernel surrogates and single trainings train policies."
+    )
+
+
+def known_truth(known: Sequence[Family]) -> str:
+    """How far the truth itself is known, and how far training moves."""
+    rows = []
+    for family in known:
+        for i, name in enumerate(("short", "long")):
+            own = [record.horizons[i] for record in family.records]
+            within = [h.reliability["within"]["spearman"] for h in own]
+            rows.append([
+                family.name, name, len(own), f"{steps(np.mean([h.steps for h in own]))}",
+                f"{100 * np.mean([h.distance for h in own]):.1f}%",
+                _mean(map(ceiling, within)), _mean(ceiling(h.reliability_of_all) for h in own),
+                _mean(h.commoner_sign for h in own),
+                *(_mean(h.planted_nmi.get(kind) for h in own) for kind in AFFINITIES),
+            ])  # fmt: skip
+    head = ["family", "horizon", "runs", "steps of all subsets, once", "distance from θ*"]
+    head += ["ceiling, within tasks", "ceiling, all subsets", "commoner sign"]
+    head += [f"planted groups in the truth: NMI, {words}" for words in AFFINITIES.values()]
+    return table(head, rows)
+
+
+def estimates_of(family: Family) -> list[str]:
+    """Names of its estimates, by their steps at the short horizon."""
+    known = [x for record in family.records for x in record.agreements if x.horizon == "short"]
+    spent = {x.estimate: float(x.steps or 0) for x in known}
+    return sorted(spent, key=lambda name: spent[name])
+
+
+def agreements(family: Family, name: str, horizon: str) -> list[EstimateAgreement]:
+    """Those of an estimate in all runs that asked it."""
+    return [x for record in family.records if (x := record.agreement(name, horizon)) is not None]
+
+
+def levelled(values: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """f_i(S) less its mean over the subsets with task i, in units of its deviation over them: [m, n]."""
+    known = np.where(member & np.isfinite(values), values, np.nan)
+    return (known - np.nanmean(known, 0)) / np.nanstd(known, 0)
+
+
+def of_levelled(record: TruthResult, name: str, horizon: str) -> float | None:
+    """Spearman of f(S) where every task is levelled; None of what trains, whose values are not kept."""
+    if name not in record.estimates:
+        return None
+    x, y = np.array(record.estimates[name], float), record.truth(horizon).mean(0)
+    both = (np.nan_to_num(levelled(values, record.member)) for values in (x, y))
+    return correlation("spearman", "subsets", *both, record.member)
+
+
+def correlations(known: Sequence[Family], horizon: str) -> str:
+    """Every estimate of every family at one horizon, by its cost."""
+    rows = []
+    for family in known:
+        for name in estimates_of(family):
+            if kind_of(name).kind == "chosen":
+                continue
+            own, label = agreements(family, name, horizon), label_of(name)
+            label = f"**{label}**" if name in OURS else label
+            within = [v for x in own for v in x.spearman_by_task if v is not None]
+            of_all = [v for x in own for v in x.spearman_of_all if v is not None]
+            rows.append([
+                family.name, label, steps(np.mean([x.steps for x in own])),
+                *(_mean(x.correlations["subsets"][kind] for x in own) for kind in ("pearson", "spearman")),
+                _mean(of_levelled(record, name, horizon) for record in family.records),
+                _mean(x.correlations["within"]["pearson"] for x in own), _interval(within), _interval(of_all),
+                _mean(x.same_sign for x in own),
+            ])  # fmt: skip
+    head = ["family", "estimate", "environment steps", "f(S): Pearson", "f(S): Spearman"]
+    head += ["f(S), tasks levelled: Spearman"]
+    head += ["within tasks: Pearson", "within tasks: Spearman", "the same, all subsets", "sign right"]
+    return table(head, rows)
+
+
+def short_for_long(known: Sequence[Family]) -> str:
+    """How well true short training tells long training: no estimate at θ* can be asked for much more."""
+    told = []
+    for family in known:
+        pairs = [(r.truth("short").mean(0), r.truth("long").mean(0), r.member) for r in family.records]
+        within = _mean(correlation("spearman", "within", *pair) for pair in pairs)
+        of_all = _mean(correlation("spearman", "within", x, y, np.ones_like(m)) for x, y, m in pairs)
+        both = [(r.horizons[0].labels["per_task"], r.horizons[-1].labels["per_task"]) for r in family.records]
+        told.append(f"`{family.name}` {within} ({of_all}), NMI {_mean(nmi(*pair) for pair in both)}")
+    return (
+        f"True short training (the mean of its repeats) tells long training so well, Spearman within tasks "
+        f"(over all subsets) and groups by the per-task affinity: {'; '.join(told)}. An estimate of first "
+        f"steps from θ* can hardly be expected to tell more of long training than those steps themselves."
+    )
+
+
+def groups(known: Sequence[Family]) -> str:
+    """NMI and ARI of every estimate's groups with those of long training, by both affinities."""
+    names = list(dict.fromkeys(name for family in known for name in estimates_of(family)))
+    rows = []
+    for name in names:
+        row = [label_of(name)]
+        for family in known:
+            own = agreements(family, name, "long")
+            row += [
+                f"{_mean(x.nmi[kind] for x in own)} ({_mean(x.ari[kind] for x in own)})"
+                for kind in AFFINITIES
+            ]
+        rows.append(row)
+    chance = ["*random groups of these sizes*"]
+    for family in known:
+        last = [record.horizons[-1] for record in family.records]
+        chance += [_mean(h.random_nmi[kind] for h in last) for kind in AFFINITIES]
+    head = [f"{family.name}, {words}" for family in known for words in AFFINITIES.values()]
+    return table(["NMI (ARI)", *head], [*rows, chance])
+
+
+def verdict(known: Sequence[Family]) -> str:
+    """What was to be reached, where it was not, and how f-hat stands beside the others."""
+    says = (
+        f"To be reached by f-hat: a Spearman correlation of {SPEARMAN} within tasks at the short horizon, "
+        f"and an NMI of {NMI} with the groups from long training where tasks conflict (the paper has "
+        f"{PUBLISHED})."
+    )
+    rows = [
+        [family.name, "of a default look" if suffix == "" else f"{int(suffix[1:]):,} a task", *cells]
+        for family in known
+        for suffix in sorted({name.removeprefix("surrogate") for name in surrogates_of(family)})
+        for cells in [_reached(family, suffix)]
+    ]
+    head = ["family", "transitions", "within tasks", "the same, all subsets"]
+    head += [f"NMI, {words}" for words in AFFINITIES.values()]
+    return "\n\n".join([says, table([*head, "NMI, the method's choice held out"], rows), beside(known)])
+
+
+def surrogates_of(family: Family) -> list[str]:
+    """The names of f-hat, by the transitions that it reads."""
+    return [name for name in estimates_of(family) if kind_of(name).kind == "surrogate"]
+
+
+def _reached(family: Family, suffix: str) -> list[str]:
+    """How f-hat of a family stands to the targets."""
+    short, long, chosen = (
+        agreements(family, name + suffix, horizon)
+        for name, horizon in (("surrogate", "short"), ("surrogate", "long"), ("chosen", "long"))
+    )
+    within = [mean_of([v for x in short for v in x.spearman_by_task])]
+    within.append(mean_of([v for x in short for v in x.spearman_of_all]))
+    nmi = [mean_of([x.nmi[kind] for x in long]) for kind in AFFINITIES]
+    nmi.append(mean_of([x.nmi["per_task"] for x in chosen]))
+    told = [_met(value, NMI) if family.planted else f"{value:.2f} (no conflict)" for value in nmi]
+    return [*(_met(value, SPEARMAN) for value in within), *told]
+
+
+def beside(known: Sequence[Family]) -> str:
+    """In how many runs other estimates rank the company of tasks better than f-hat does, short training."""
+    better: dict[str, list[bool]] = {}
+    cost: dict[str, list[float]] = {}
+    for record in (record for family in known for record in family.records):
+        ours = record.agreement("surrogate", "short")
+        for x in record.agreements:
+            if x.horizon == "short" and kind_of(x.estimate).kind not in ("surrogate", "chosen"):
+                pair = (v.correlations["within"]["spearman"] for v in (x, ours))
+                ahead = next(pair) or -1.0, next(pair) or -1.0
+                better.setdefault(x.estimate, []).append(ahead[0] > ahead[1])
+                cost.setdefault(x.estimate, []).append(float(x.steps or 0) / float(ours.steps or 1))
+    order = sorted(better, key=lambda name: np.mean(cost[name]))
+    told = [f"{label_of(name)} {sum(better[name])} ({np.mean(cost[name]):.0f}×)" for name in order]
+    return (
+        f"Of {len(better['training'])} runs, others rank the company of tasks better than f-hat in so many "
+        f"(Spearman within tasks, short; times its steps): {'; '.join(told)}."
+    )
+
+
+def _met(value: float, target: float) -> str:
+    return f"{value:.2f}" if value >= target else f"{value:.2f}, **not reached**"
+
+
+def conclusion(known: Sequence[Family]) -> str:
+    """What a user should take from it."""
+    runs = [(family, suffix) for family in known if family.planted for suffix in ("", "_8192")]
+    told = {
+        (name, suffix): mean_of([
+            x.nmi["per_task"]
+            for family, own in runs if own == suffix for x in agreements(family, name + suffix, "long")
+        ])
+        for name in ("surrogate", "chosen") for suffix in ("", "_8192")
+    }  # fmt: skip
+    nmi = {where: number(value, 2) for where, value in told.items()}
+    return (
+        f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, take "
+        f"the choice on held-out data, which is the default, rather than rounding alone, and more transitions "
+        f"where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
+        f"{nmi['chosen', '']} by choice from a default look, {nmi['surrogate', '_8192']} and "
+        f"{nmi['chosen', '_8192']} from 8,192 transitions a task. f-hat does not say what a return will be, "
+        f"nor which tasks gain most whoever comes along (f(S)): it is in standardised advantages."
+    )
+
+
+def legend(known: Sequence[Family]) -> str:
+    """What columns mean, and what a user should conclude."""
+    first = known[0].records[0]
+    return (
+        f"Within tasks: over the subsets with a task, task by task, so that what a task gains anyway does "
+        f"not count (this is what the affinity reads); all subsets: over those without the task, too. "
+        f"Brackets: 95% t-intervals over the tasks of all runs. f(S): the mean over a subset's tasks; "
+        f"levelled: less each task's mean, in units of its deviation. Ceiling: what an estimate without "
+        f"error would reach, since the truth is the mean of {first.repeats} trainings; what has seen one "
+        f"training is judged by the other, and reaches less. Steps are beside those of θ*; the episodes that "
+        f"tell what came of trainings (kernel surrogates, single trainings) are not counted. Groups are the "
+        f"same relaxation and rounding at the planted number ({NOT_PLANTED} where none are planted); chosen "
+        f"held out is what the method does: partitions of several matrices compete on held-out data. Kernel "
+        f"surrogates are ridge regressions of the trainings of some subsets, with Gaussian kernels of who "
+        f"was in them (KernelSM, arXiv 2602.03783), and are asked of the others; means over {_draws(known)} "
+        f"draws. Family seeds are those of other tables' results; the updates of the short horizon were set "
+        f"on family seed 100."
+    )
+
+
+def _draws(known: Sequence[Family]) -> str:
+    counts = {
+        len(x.labels["per_task"])
+        for family in known
+        for record in family.records
+        for x in record.agreements
+        if kind_of(x.estimate).kind == "kernel"
+    }
+    return " or ".join(map(str, sorted(counts)))
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    return number(mean_of([x for x in values if x is not None and math.isfinite(x)]), 2)
+
+
+def _interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "–"
+    found: Interval = over_runs(values)
+    return f"{found.mean:.2f} [{found.lo:.2f}, {found.hi:.2f}]"
+
+
+def draw(data: Mapping) -> bytes:
+    """What every estimate comes to at its cost, a column a family. Top: Spearman within tasks at the short
+    horizon; bottom: NMI with the groups from long training."""
+    known = by_family(data)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(max(2.75 * len(known) + 0.3, 7.5), 6.4, columns=len(known), rows=2)
+        for column, family in enumerate(known):
+            top, bottom = panels[column], panels[len(known) + column]
+            by_steps(top, within_tasks(family.records, "short"))
+            most = [r.horizons[0].reliability["within"]["spearman"] for r in family.records]
+            mark(top, float(np.mean([ceiling(x) for x in most])), "ceiling", ":")
+            mark(top, SPEARMAN, f"{SPEARMAN:g}")
+            top.set_title(f"{family.name} ({plural(len(family.records), 'run')})", fontsize=9)
+            by_steps(bottom, nmi_points(family))
+            mark(
+                bottom,
+                float(np.mean([r.horizons[-1].random_nmi["per_task"] for r in family.records])),
+                "random",
+                ":",
+            )
+            if family.planted:
+                mark(bottom, NMI, f"{NMI:g}")
+            bottom.set_xlabel("environment steps beside θ*", fontsize=8.5)
+        panels[0].set_ylabel("Spearman within tasks, short", fontsize=8.5)
+        panels[len(known)].set_ylabel("NMI with groups from long", fontsize=8.5)
+        lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+        handles = [line for label, line in lines.items() if not label.startswith("_")]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+        return png(figure)
+
+
+def nmi_points(family: Family) -> dict[str, Point]:
+    """Mean NMI over runs with its range, by the per-task affinity."""
+    found = {}
+    for name in estimates_of(family):
+        own = agreements(family, name, "long")
+        values = [x.nmi["per_task"] for x in own]
+        spent = float(np.mean([x.steps for x in own]))
+        found[name] = Point(spent, float(np.mean(values)), min(values), max(values))
+    return found
+
+
+def draw_calibration(data: Mapping) -> bytes:
+    """True against predicted gains of all pairs of a subset and its tasks; a row a horizon."""
+    known = by_family(data)
+    with matplotlib.rc_context(RC):
+        figure, panels = canvas(2.75 * len(known) + 0.3, 5.4, columns=len(known), rows=2)
+        for row, horizon in enumerate(("short", "long")):
+            for column, family in enumerate(known):
+                axes = panels[row * len(known) + column]
+                both = [pairs_of(record, horizon) for record in family.records]
+                calibrated(axes, *(np.concatenate(values) for values in zip(*both, strict=True)))
+                axes.set_title(family.name if row == 0 else "", fontsize=9)
+            panels[row * len(known)].set_ylabel(f"{horizon}: {TRUE}", fontsize=8.5)
+        figure.supxlabel(PREDICTED, fontsize=9)
+        return png(figure)
