@@ -70,9 +70,6 @@ LOOKS = pipeline.look_count(Config())
 class Axis(NamedTuple):
     """Values of a setting, with changes to the settings for each."""
 
-    title: str
-    setting: str
-    """What the user sets."""
     default: str
     """The value that the defaults have."""
     values: Mapping[str, Mapping]
@@ -99,20 +96,15 @@ SCALED, UNSCALED = {"family": {"reward_scales": [1.0, 0.01, 100.0]}}, {"ppo.scal
 EQUAL = {"family": {"reward_scales": [1.0]}}
 
 AXES = {
-    "dim": Axis(
-        "projected dimension d", "estimate.dim", "400", of("estimate.dim", 50, 100, 200, 400, 1000)
-    ),
+    "dim": Axis("400", of("estimate.dim", 50, 100, 200, 400, 1000)),
     "subsets": Axis(
-        "number and size of subsets", "estimate.subsets and estimate.subset_size", "120 of 3",
+        "120 of 3",
         {f"{m} of {size}": subsets(size, m)
          for m, size in ((45, 2), (24, 3), (60, 3), (120, 3), (252, 5), (120, 7))},
     ),
-    "score": Axis(
-        "score of a subset", "estimate.score", "surrogate",
-        of("estimate.score", "surrogate", "importance", "rollouts"),
-    ),
+    "score": Axis("surrogate", of("estimate.score", "surrogate", "importance", "rollouts")),
     "affinity": Axis(
-        "kind of affinity", "estimate.affinity", "per task",
+        "per task",
         {
             "per task": {}, "per task, alone": {"estimate.beside": []},
             "aggregate (the paper's)": {"estimate.affinity": "aggregate"},
@@ -121,44 +113,35 @@ AXES = {
         },
     ),
     "ridge": Axis(
-        "ridge of the surrogates", "estimate.l2 and estimate.ridge", "1",
-        of("estimate.l2", 0.01, 0.1, 1.0, 10.0, 100.0) | {"1, of the mean": {"estimate.ridge": "mean"}},
+        "1", of("estimate.l2", 0.01, 0.1, 1.0, 10.0, 100.0) | {"1, of the mean": {"estimate.ridge": "mean"}}
     ),
     "transitions": Axis(
-        "transitions a task", "collect_fraction and estimate.steps", "2304",
+        "2304",
         {str(steps): {"estimate.steps": steps, "collect_fraction": 0.9}
          for steps in (256, 1024, 2304, 4096, 8192)},
     ),
-    "lambda": Axis(
-        "lambda of the advantages", "estimate.gae_lambda", "0.95",
-        of("estimate.gae_lambda", 0.0, 0.5, 0.8, 0.95, 1.0),
-    ),
+    "lambda": Axis("0.95", of("estimate.gae_lambda", 0.0, 0.5, 0.8, 0.95, 1.0)),
     "cross_fitting": Axis(
-        "cross-fitting", "nothing: it cannot be turned off", "cross-fitted, nested test",
+        "cross-fitted, nested test",
         {name: {"cross_fitting": name}
          for name in ("cross-fitted, nested test", "cross-fitted, no test", "one way, no test",
                       "in sample, no test")},
     ),
     "length": Axis(
-        "length of meta-training", "meta_fraction", "25%",
+        "25%",
         {f"{100 * part:.3g}%": {"meta_fraction": part} for part in (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75)},
         trains=True,
     ),
-    "entropy": Axis(
-        "entropy bonus of meta-training", "meta_entropy", "0.15",
-        of("meta_entropy", 0.0, 0.01, 0.05, 0.15, 0.5), trains=True,
-    ),
+    "entropy": Axis("0.15", of("meta_entropy", 0.0, 0.01, 0.05, 0.15, 0.5), trains=True),
     "scales": Axis(
-        "reward scales", "ppo.scale_rewards", "equal",
+        "equal",
         {"equal": EQUAL, "1 : .01 : 100": SCALED, "equal, not scaled": EQUAL | UNSCALED,
          "1 : .01 : 100, not scaled": SCALED | UNSCALED},
         trains=True, without=("points-objectives, own weight .5 to .7",),
     ),
-    "k": Axis(
-        "number of groups k", "k", "chosen", {"chosen": {}} | of("k", 1, 2, 3, 5, 10), whole=True
-    ),
+    "k": Axis("chosen", {"chosen": {}} | of("k", 1, 2, 3, 5, 10), whole=True),
     "looks": Axis(
-        "looks at the meta-policy", "looks and meta_fraction", "two, from 25%",
+        "two, from 25%",
         {
             "one, at 25%": {"looks": 1}, "one, at 50%": {"looks": 1, "meta_fraction": 0.5},
             "two, from 25%": {},
@@ -343,7 +326,7 @@ class Study:
         """All values of an axis on one family and seed."""
         began = time.process_time()
         axis, which = AXES[cell["axis"]], (cell["family"], cell["family_seed"])
-        names = list(axis.values)[:2] if self.small and axis.title != "cross-fitting" else axis.values
+        names = list(axis.values)[:2] if self.small and cell["axis"] != "cross_fitting" else axis.values
         truth = self.made(*which)[0].true_groups
         values = {name: self.value(axis, which, axis.values[name]) for name in names}
         spent = {"cpu_seconds": time.process_time() - began}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import ablation_tables
 import approximation_tables
 import language_tables
 import main_tables
@@ -41,6 +42,10 @@ TITLES = {
     "approximation": "Relative error of first order by distance from θ*, kinds of directions and depth",
     "language": "Held-out preference accuracy of every method, with intervals over seeds",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
+TITLES |= {
+    f"ablation_{axis}": f"What the groups owe to: {words.title}"
+    for axis, words in ablation_tables.WORDS.items()
+}
 
 
 def of_source(source: str, data: Mapping) -> list[str]:
@@ -49,6 +54,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
         return ["goals_affinity", "goals_methods"] if has(data["cells"], "multitask") else ["goals_affinity"]
     if source == "main_table":
         return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
+    if source == "ablations":
+        return [f"ablation_{axis}" for axis in ablation_tables.known(data)]
     own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
@@ -245,4 +252,5 @@ DRAWERS = {
     "approximation": approximation_tables.draw,
     "language": language,
 } | dict.fromkeys(BUDGETS, by_budget)
+DRAWERS |= {f"ablation_{axis}": partial(ablation_tables.draw, axis=axis) for axis in ablation_tables.WORDS}
 """Name of the figure -> drawing function."""
