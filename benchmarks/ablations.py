@@ -96,13 +96,16 @@ SCALED, UNSCALED = {"family": {"reward_scales": [1.0, 0.01, 100.0]}}, {"ppo.scal
 EQUAL = {"family": {"reward_scales": [1.0]}}
 
 AXES = {
-    "dim": Axis("400", of("estimate.dim", 50, 100, 200, 400, 1000)),
-    "subsets": Axis(
-        "120 of 3",
-        {f"{m} of {size}": subsets(size, m)
-         for m, size in ((45, 2), (24, 3), (60, 3), (120, 3), (252, 5), (120, 7))},
+    "cross_fitting": Axis(
+        "cross-fitted, nested test",
+        {name: {"cross_fitting": name}
+         for name in ("cross-fitted, nested test", "cross-fitted, no test", "one way, no test",
+                      "in sample, no test")},
     ),
-    "score": Axis("surrogate", of("estimate.score", "surrogate", "importance", "rollouts")),
+    "ridge": Axis(
+        "1", of("estimate.l2", 0.01, 0.1, 1.0, 10.0, 100.0) | {"1, of the mean": {"estimate.ridge": "mean"}}
+    ),
+    "lambda": Axis("0.95", of("estimate.gae_lambda", 0.0, 0.5, 0.8, 0.95, 1.0)),
     "affinity": Axis(
         "per task",
         {
@@ -112,21 +115,12 @@ AXES = {
             "closed form": {"estimate.affinity": "closed_form"},
         },
     ),
-    "ridge": Axis(
-        "1", of("estimate.l2", 0.01, 0.1, 1.0, 10.0, 100.0) | {"1, of the mean": {"estimate.ridge": "mean"}}
+    "subsets": Axis(
+        "120 of 3",
+        {f"{m} of {size}": subsets(size, m)
+         for m, size in ((45, 2), (24, 3), (60, 3), (120, 3), (252, 5), (120, 7))},
     ),
-    "transitions": Axis(
-        "2304",
-        {str(steps): {"estimate.steps": steps, "collect_fraction": 0.9}
-         for steps in (256, 1024, 2304, 4096, 8192)},
-    ),
-    "lambda": Axis("0.95", of("estimate.gae_lambda", 0.0, 0.5, 0.8, 0.95, 1.0)),
-    "cross_fitting": Axis(
-        "cross-fitted, nested test",
-        {name: {"cross_fitting": name}
-         for name in ("cross-fitted, nested test", "cross-fitted, no test", "one way, no test",
-                      "in sample, no test")},
-    ),
+    "score": Axis("surrogate", of("estimate.score", "surrogate", "importance", "rollouts")),
     "length": Axis(
         "25%",
         {f"{100 * part:.3g}%": {"meta_fraction": part} for part in (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75)},
@@ -148,8 +142,14 @@ AXES = {
             "three, from 12.5%": {"looks": 3, "meta_fraction": 0.125},
         }, whole=True,
     ),
+    "transitions": Axis(
+        "2304",
+        {str(steps): {"estimate.steps": steps, "collect_fraction": 0.9}
+         for steps in (256, 1024, 2304, 4096, 8192)},
+    ),
+    "dim": Axis("400", of("estimate.dim", 50, 100, 200, 400, 1000)),
 }  # fmt: skip
-"""By their names in the result file."""
+"""By their names in the result file, in the order in which they are run: the last compile most."""
 
 
 class CrossFitting(NamedTuple):
