@@ -322,12 +322,13 @@ def draw(data: Mapping, axis: str) -> bytes:
     runs, whole = runs_of(data, axis), _axis(axis).whole
     rows = ("return", "found") if whole else ("found", "gain")
     with matplotlib.rc_context(RC):
-        figure, panels = canvas(2.5 * len(runs) + 0.6, 4.6, columns=len(runs), rows=2)
+        figure, panels = canvas(max(8.0, 2.5 * len(runs) + 0.6), 4.6, columns=len(runs), rows=2)
         for j, (family, r) in enumerate(runs.items()):
             for i, row in enumerate(rows):
                 axes = panels[i * len(runs) + j]
                 _shade(axes, [*r.values], _axis(axis).default)
-                _PANELS[row](axes, r, whole)
+                label = _PANELS[row](axes, r, whole)
+                axes.set_ylabel(label if j == 0 or not r.conflict and row == "found" else "", fontsize=8.5)
                 _ticks(axes, [*r.values], bottom=i == 1)
             panels[j].set_title(family.replace(", ", ",\n"), fontsize=9)
         figure.supxlabel(WORDS[axis].title, fontsize=9.5)
@@ -363,36 +364,35 @@ def _points(axes, runs: Runs, measure: str, shift: float = 0.0, **style) -> None
         axes.plot(at + shift, told.mean, ls="", **style)
 
 
-def _found(axes, runs: Runs, whole: bool) -> None:
+def _found(axes, runs: Runs, whole: bool) -> str:
     if not runs.conflict:
         _points(axes, runs, "k", **CHOSEN)
-        axes.set_ylabel("groups found", fontsize=8.5)
         axes.set_ylim(0.5, max(3.5, axes.get_ylim()[1]))
-        return
+        return "groups found"
     _points(axes, runs, "ari", -0.15 if not whole else 0.0, **CHOSEN)
     if not whole:
         _points(axes, runs, "ari_at_k", 0.15, **AT_K)
         _points(axes, runs, "auc", 0.0, **AUC)
     axes.set_ylim(-0.25, 1.1)
-    axes.set_ylabel("agreement" if not whole else "ARI of the groups", fontsize=8.5)
+    return "agreement with planted groups"
 
 
-def _gain(axes, runs: Runs, whole: bool) -> None:
+def _gain(axes, runs: Runs, whole: bool) -> str:
     _points(axes, runs, "gain", **CHOSEN)
     axes.axhline(0, color=FAINT, lw=0.8)
-    axes.set_ylabel("predicted gain", fontsize=8.5)
+    return "predicted gain\n(advantage a step)"
 
 
-def _return(axes, runs: Runs, whole: bool) -> None:
+def _return(axes, runs: Runs, whole: bool) -> str:
     for at, value in enumerate(runs.values):
         known = runs.measured(value, "return")
         jitter = np.linspace(-0.18, 0.18, len(known)) if len(known) > 1 else np.zeros(len(known))
         axes.plot(at + jitter, known, "o", ms=2.5, color=INK, alpha=0.4, mew=0)
     _points(axes, runs, "return", **CHOSEN)
-    axes.set_ylabel("mean return", fontsize=8.5)
+    return "mean return"
 
 
-_PANELS = {"found": _found, "gain": _gain, "return": _return}
+_PANELS: dict[str, Callable] = {"found": _found, "gain": _gain, "return": _return}
 CHOSEN = {"marker": "o", "ms": 5, "color": BLUE}
 AT_K = {"marker": "s", "ms": 4.5, "color": ORANGE, "mfc": "white", "mew": 1.2}
 AUC = {"marker": "x", "ms": 5, "color": INK, "mew": 1.2}

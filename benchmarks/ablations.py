@@ -346,7 +346,7 @@ class Study:
             return {"refused": str(error)}
 
 
-SMALL_FAMILIES = {"points": Family("points", SMALL_FAMILY)}
+SMALL_FAMILIES = {"cartpole-goals": Family("cartpole-goals", SMALL_FAMILY)}
 
 
 def cells(preset: Preset) -> list[dict]:

@@ -61,10 +61,10 @@ def _estimation(data: Mapping, cells: list[Mapping]) -> str:
 
 def _speed_ups(cell: Mapping, projection: str, updates: Sequence[int]) -> list:
     """A row: costs of the estimate and of training all triples, and their ratios."""
-    from estimation import estimate_cost, meta_cost, side_by_side, training_cost
+    from estimation import estimate_cost, meta_cost, training_cost
 
     own, meta = estimate_cost(cell, projection), meta_cost(cell, updates)
-    together, apart = side_by_side(cell, updates), training_cost(cell, "one after another", updates)
+    together, apart = (training_cost(cell, x, updates) for x in ("side by side", "one after another"))
     ratios = [
         together.operations / own.operations, together.operations / (own.operations + meta.operations),
         together.seconds / own.seconds, together.seconds / (own.seconds + meta.seconds),
@@ -80,15 +80,14 @@ def _speed_ups(cell: Mapping, projection: str, updates: Sequence[int]) -> list:
 
 def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
     """The table's caption."""
-    from estimation import estimate_cost, side_by_side
+    from estimation import estimate_cost, training_cost
 
     short, long = data["settings"]["updates"]
     timed = [way["seconds"] for cell in cells for way in cell["timings"]["training"].values()]
     lengths = [np.median(b) / np.median(a) for a, b in timed]
-    chosen = [
-        side_by_side(cell, (short, long)).seconds / estimate_cost(cell, "gaussian", selecting=True).seconds
-        for cell in cells
-    ]
+    every = [training_cost(cell, "side by side", (short, long)).seconds for cell in cells]
+    own = [estimate_cost(cell, "gaussian", selecting=True).seconds for cell in cells]
+    chosen = np.divide(every, own)
     updates = sorted({cell["training"]["triples"]["updates"] for cell in cells})
     first = cells[0]
     return (
@@ -99,11 +98,10 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
         f"one run (processor time, which other work does not lengthen). Training is scaled up: some policies "
         f"were trained for {short} and for {long} updates, the difference is the time of an update, and "
         f"{long} take {min(lengths):.2f} to {max(lengths):.2f} times as long as {short}. Side by side: in "
-        f"one call, in the faster of programs of one policy and of several (on one core they take turns, so "
-        f"it gains little); one after another: in a call each. Operations are counted from the traced "
-        f"programs. With the features and the grouping by which the groups are selected added to the "
-        f"estimate, side by side is {min(chosen):.0f} to {max(chosen):.0f} times as long "
-        f"(`gaussian`, meta-training not counted)."
+        f"one call (on one core policies take turns, as programs of several are slower there); one after "
+        f"another: in a call each. Operations are counted from the traced programs. With the features and "
+        f"the grouping by which the groups are selected added to the estimate, side by side takes "
+        f"{min(chosen):.0f} to {max(chosen):.0f} times as long (`gaussian`, meta-training not counted)."
     )
 
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -235,38 +236,32 @@ def trainings(run: Run) -> dict[str, Training]:
     }
 
 
-def train(run: Run, training: Training, updates: int, rows_per_call: int | None = None) -> None:
+def train(run: Run, training: Training, updates: int) -> None:
     """Train rows from theta* and its critic for so many updates."""
     member = training.member
     keys = row_keys(run.config.stream("rows"), member)
     init = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(member), 0), run.meta)
     steps = np.full(len(member), updates * training.learner.steps_per_update)
     rows = Rows(member, steps, keys, init)
-    learn.train(run.policy, training.learner, run.family, rows, rows_per_call=rows_per_call)
+    learn.train(run.policy, training.learner, run.family, rows)
 
 
-def time_training(run: Run, updates: tuple[int, int], repeats: int, small: bool) -> dict[str, dict]:
-    """Seconds of so many updates of a row: of rows side by side (in programs of one row, and of all), in a
-    call of their own each, and of the meta-policy."""
+def time_training(run: Run, updates: tuple[int, int], repeats: int) -> dict[str, dict]:
+    """Seconds of so many updates of a row: of rows side by side (on one core they take turns, as programs of
+    several are slower there), in a call of their own each, and of the meta-policy."""
     known = trainings(run)
     triples = known["triples"]
     some = triples._replace(member=triples.member[:ROWS])
     alone = [triples._replace(member=row[None]) for row in triples.member[:ALONE]]
     ways: dict[str, tuple[int, Callable[[int], object]]] = {
-        "side by side": (len(some.member), lambda count: train(run, some, count, 1)),
-        "side by side, in one program": (
-            len(some.member), lambda count: train(run, some, count, len(some.member))
-        ),
+        "side by side": (len(some.member), lambda count: train(run, some, count)),
         "one after another": (len(alone), lambda count: [train(run, one, count) for one in alone]),
         "meta": (1, lambda count: train(run, known["meta"], count)),
-    }  # fmt: skip
+    }
     found = {}
-    if small:  # a program more to be compiled
-        del ways["side by side, in one program"]
     for name, (rows, call) in ways.items():
         call(1)  # compiles
-        timed = [Timed.calls(lambda count=count, call=call: call(count), repeats, warm=True).seconds
-                 for count in updates]  # fmt: skip
+        timed = [Timed.calls(partial(call, count), repeats, warm=True).seconds for count in updates]
         found[name] = {"rows": rows, "seconds": timed}
     return found
 
@@ -285,7 +280,7 @@ def count_update(run: Run, training: Training) -> float:
     return operations(update, problem, member, state)
 
 
-def compute(run: Run, updates: tuple[int, int], repeats: int, small: bool) -> dict:
+def compute(run: Run, updates: tuple[int, int], repeats: int) -> dict:
     """Everything of one network and total."""
     known, budget, e = trainings(run), run.budget, run.config.estimate
     meta = known["meta"].learner.steps_per_update
@@ -306,8 +301,7 @@ def compute(run: Run, updates: tuple[int, int], repeats: int, small: bool) -> di
         },
         "collecting_updates": budget.collect_once / meta,
         "timings": {
-            "estimate": time_estimation(run, repeats),
-            "training": time_training(run, updates, repeats, small),
+            "estimate": time_estimation(run, repeats), "training": time_training(run, updates, repeats),
         },
     }  # fmt: skip
 
@@ -355,12 +349,6 @@ def training_cost(cell: Mapping, way: str, updates: Sequence[int]) -> Cost:
     return Cost(total * triples["operations_per_update"], total * update_seconds(cell, way, updates))
 
 
-def side_by_side(cell: Mapping, updates: Sequence[int]) -> Cost:
-    """Of training all triples side by side, in the fastest of the ways that were timed."""
-    ways = [way for way in cell["timings"]["training"] if way.startswith("side by side")]
-    return min((training_cost(cell, way, updates) for way in ways), key=lambda cost: cost.seconds)
-
-
 def main(args: list[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     settings = tyro.cli(Settings, args=args, description=__doc__)
@@ -379,7 +367,7 @@ def main(args: list[str] | None = None) -> int:
     results = ResultFile(path, name="estimation", command="python benchmarks/estimation.py", settings=about)
     here = {"platform": jax.default_backend()}
     todo = [here | {"layers": depth, "steps_per_task": total} for total in totals for depth in layers]
-    results.run(todo, lambda cell: compute(make_run(cell, settings.seed, small), updates, repeats, small))
+    results.run(todo, lambda cell: compute(make_run(cell, settings.seed, small), updates, repeats))
     return 0
 
 
