@@ -198,7 +198,7 @@ class Against(NamedTuple):
     @property
     def told(self) -> str:
         """In words."""
-        return f"{self.value} by {with_interval(self.difference, signed=True)}"
+        return f"“{self.value}” by {with_interval(self.difference, signed=True)}"
 
 
 def against_default(runs: Mapping[str, Runs], axis: str) -> list[Against]:
@@ -239,14 +239,14 @@ def caption(runs: Mapping[str, Runs], axis: str) -> str:
     pieces = [f"**{_advice(words, better, safe)}.** {words.says}".strip()]
     counts = sum(len(r.truths) for r in runs.values() if r.conflict)
     pieces.append(
-        f"Against the default ({default}), in {measure}, paired over {plural(counts, 'run')} with conflict: "
-        f"better {_listed(better)}; worse {_listed(worse)}."
+        f"Against the default (“{default}”), in {measure}, paired over {plural(counts, 'run')} with "
+        f"conflict: better {_listed(better)}; worse {_listed(worse)}."
     )
-    split = [f"{x.value} {x.splits}" for x in compared if x.splits]
+    split = [f"“{x.value}” in {x.splits}" for x in compared if x.splits]
     if of:
         pieces.append(
             f"Tasks without conflict are split in {own_splits} of {plural(of, 'run')} by the default"
-            + (f", and by {', '.join(split)}." if split else ", and by no other value.")
+            + (f", by {', by '.join(split)}." if split else " and by no other value.")
         )
     return " ".join(pieces)
 
@@ -254,7 +254,7 @@ def caption(runs: Mapping[str, Runs], axis: str) -> str:
 def _advice(words: Words, better: list[Against], safe: list[Against]) -> str:
     if safe:
         best = max(safe, key=lambda x: x.difference.mean)
-        return f"Here another value than the default is better: {words.setting}, {best.value}"
+        return f"Here another value than the default is better: {words.setting}, “{best.value}”"
     if better:
         return f"{words.keep}: what is better with conflict splits tasks without it more often"
     return words.keep
@@ -322,7 +322,8 @@ def draw(data: Mapping, axis: str) -> bytes:
     runs, whole = runs_of(data, axis), _axis(axis).whole
     rows = ("return", "found") if whole else ("found", "gain")
     with matplotlib.rc_context(RC):
-        figure, panels = canvas(max(8.0, 2.5 * len(runs) + 0.6), 4.6, columns=len(runs), rows=2)
+        width, height = max(8.0, 2.5 * len(runs) + 0.6), 5.4 if _long(_values(runs)) else 4.6
+        figure, panels = canvas(width, height, columns=len(runs), rows=2)
         for j, (family, r) in enumerate(runs.items()):
             for i, row in enumerate(rows):
                 axes = panels[i * len(runs) + j]
@@ -343,12 +344,17 @@ def _shade(axes, values: list[str], default: str) -> None:
 
 
 def _ticks(axes, values: list[str], bottom: bool) -> None:
-    long = max(map(len, values)) > 6
-    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
-    axes.set_xticks(range(len(values)), values if bottom else [""] * len(values), fontsize=8, **turn)
+    labels = [value.replace(", ", ",\n") for value in values]
+    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if _long(values) else {}
+    axes.set_xticks(range(len(values)), labels if bottom else [""] * len(values), fontsize=8, **turn)
     axes.set_xlim(-0.6, len(values) - 0.4)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
+
+
+def _long(values: list[str]) -> bool:
+    """Whether there is no room for the values side by side."""
+    return max(map(len, values)) > 6
 
 
 def _points(axes, runs: Runs, measure: str, shift: float = 0.0, **style) -> None:
@@ -374,7 +380,7 @@ def _found(axes, runs: Runs, whole: bool) -> str:
         _points(axes, runs, "ari_at_k", 0.15, **AT_K)
         _points(axes, runs, "auc", 0.0, **AUC)
     axes.set_ylim(-0.25, 1.1)
-    return "agreement with planted groups"
+    return "agreement with\nplanted groups"
 
 
 def _gain(axes, runs: Runs, whole: bool) -> str:

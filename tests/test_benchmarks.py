@@ -359,13 +359,13 @@ def test_what_a_user_should_set_follows_from_the_runs():
     cells = [ablated({"1": whole, "10": right, "100": wrong, "0.1": whole}) for _ in range(3)]
     physics = {"family": "cartpole-physics", "truth": None}
     text = ablation_tables.ablation({"cells": cells}, "ridge")
-    assert "better than the default is" not in text and "`estimate.l2` or `estimate.ridge`, 10.**" in text
-    assert "better 10 by +1" in text and "worse 100 by -0.5" in text
+    assert "better than the default is" not in text and "`estimate.l2` or `estimate.ridge`, “10”.**" in text
+    assert "better “10” by +1" in text and "worse “100” by -0.5" in text
     assert "| **1** | 0.00, 0.00 (0.00); k 1 |" in text and "| 10 | 1.00, 1.00 (1.00); k 2 |" in text
     calm = [ablated({"1": whole, "10": right, "100": whole, "0.1": whole}, **physics) for _ in range(3)]
     text = ablation_tables.ablation({"cells": cells + calm}, "ridge")
     assert "**Leave `estimate.l2` at 1: what is better with conflict splits tasks without it" in text
-    assert "in 0 of 3 runs by the default, and by 10 3." in text
+    assert "in 0 of 3 runs by the default, by “10” in 3." in text
 
 
 def test_a_value_that_was_refused_finds_no_groups():
