@@ -297,8 +297,9 @@ def introduction(data: Mapping) -> str:
         value["refused"] for cell in data["cells"] for value in cell["values"].values() if "refused" in value
     })  # fmt: skip
     told = f" Refused: {' '.join(refused)}" if refused else ""
+    compared = sum(len(_values(runs_of(data, axis))) - 1 for axis in known(data))
     return (
-        f"One setting is varied at a time, at 30,720 steps a task; all others are the defaults. Family seeds "
+        f"One setting is varied at a time, at 30,720 steps a task; all others are the defaults. Family seeds: "
         f"{', '.join(map(str, seeds))}, on which nothing was tuned; means and 95% t-intervals over them. "
         f"Where training is not what is varied, one θ* for each family and seed, at the defaults' first look "
         f"(a quarter of the steps), is asked with every value, so that values are paired. The default is "
@@ -308,9 +309,9 @@ def introduction(data: Mapping) -> str:
         f"of groups found, which should be 1. Second row: what splitting is predicted to gain, in "
         f"standardised advantage a step. Of whole runs: mean return, and agreement or number of groups. "
         f"Tables: normalised mutual information and adjusted Rand index of the chosen groups, (the latter at "
-        f"the planted k), k as found, and θ*'s mean return while training where it differs. Five seeds tell "
-        f"large differences alone; of some sixty comparisons with the default a few would look different by "
-        f"chance.{told}"
+        f"the planted k), k as found, and θ*'s mean return while training where it differs. So few seeds tell "
+        f"large differences alone, and of {compared} comparisons with the default one in twenty would look "
+        f"different by chance.{told}"
     )
 
 

@@ -101,8 +101,13 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
         f"one call (on one core policies take turns, as programs of several are slower there); one after "
         f"another: in a call each. Operations are counted from the traced programs. With the features and "
         f"the grouping by which the groups are selected added to the estimate, side by side takes "
-        f"{min(chosen):.0f} to {max(chosen):.0f} times as long (`gaussian`, meta-training not counted)."
+        f"{_range(chosen)} times as long (`gaussian`, meta-training not counted)."
     )
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """The least and the largest in whole numbers, or the one that both are."""
+    return " to ".join(dict.fromkeys(f"{number:.0f}" for number in (min(numbers), max(numbers))))
 
 
 def surrogates(data: Mapping) -> str:
