@@ -15,6 +15,8 @@ from pgx_jax.report.figures.canvas import BLUE, FAINT, INK, RC, canvas, png
 from pgx_jax.report.wording import with_interval
 
 ORANGE = "#d9822b"
+ENOUGH = 5
+"""Runs with conflict that advice needs."""
 
 
 class Words(NamedTuple):
@@ -236,8 +238,9 @@ def caption(runs: Mapping[str, Runs], axis: str) -> str:
     own_splits, of = sum(r.splits(default) for r in free), sum(len(r.truths) for r in free)
     safe = [x for x in better if x.splits <= own_splits]
     measure = "return, in % of the default's" if whole else "the adjusted Rand index of the chosen groups"
-    pieces = [f"**{_advice(words, better, safe)}.** {words.says}".strip()]
     counts = sum(len(r.truths) for r in runs.values() if r.conflict)
+    advice = _advice(words, better, safe) if counts >= ENOUGH else "Too few runs yet to say what to set"
+    pieces = [f"**{advice}.** {words.says}".strip()]
     pieces.append(
         f"Against the default (“{default}”), in {measure}, paired over {plural(counts, 'run')} with "
         f"conflict: better {_listed(better)}; worse {_listed(worse)}."
@@ -299,19 +302,19 @@ def introduction(data: Mapping) -> str:
     told = f" Refused: {' '.join(refused)}" if refused else ""
     compared = sum(len(_values(runs_of(data, axis))) - 1 for axis in known(data))
     return (
-        f"One setting is varied at a time, at 30,720 steps a task; all others are the defaults. Family seeds: "
-        f"{', '.join(map(str, seeds))}, on which nothing was tuned; means and 95% t-intervals over them. "
-        f"Where training is not what is varied, one θ* for each family and seed, at the defaults' first look "
-        f"(a quarter of the steps), is asked with every value, so that values are paired. The default is "
+        f"One setting is varied at a time, at 30,720 steps a task; all others are the defaults. Family "
+        f"seeds: {', '.join(map(str, seeds))}, on which nothing was tuned; means and 95% t-intervals over "
+        f"them. Where training is not what is varied, one θ* for each family and seed, at the defaults' first "
+        f"look (a quarter of the steps), is asked with every value, so that values are paired. The default is "
         f"shaded in the figures. First row: adjusted Rand index of the chosen groups with the planted ones "
         f"(filled) and at the planted number of groups (hollow), and how well the affinity tells pairs that "
         f"are planted together from others (area under the curve, ×); where there is no conflict, the number "
         f"of groups found, which should be 1. Second row: what splitting is predicted to gain, in "
         f"standardised advantage a step. Of whole runs: mean return, and agreement or number of groups. "
-        f"Tables: normalised mutual information and adjusted Rand index of the chosen groups, (the latter at "
-        f"the planted k), k as found, and θ*'s mean return while training where it differs. So few seeds tell "
-        f"large differences alone, and of {compared} comparisons with the default one in twenty would look "
-        f"different by chance.{told}"
+        f"Tables: normalised mutual information and adjusted Rand index of the chosen groups (the latter at "
+        f"the planted k), k as found, and θ*'s mean return while training where it differs. So few seeds "
+        f"tell large differences alone, and of {compared} comparisons with the default one in twenty would "
+        f"look different by chance.{told}"
     )
 
 

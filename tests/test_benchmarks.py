@@ -356,7 +356,8 @@ def ablated(labels, family="points-hard", truth=(0, 0, 1, 1)):
 
 def test_what_a_user_should_set_follows_from_the_runs():
     right, whole, wrong = [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]
-    cells = [ablated({"1": whole, "10": right, "100": wrong, "0.1": whole}) for _ in range(3)]
+    cells = [ablated({"1": whole, "10": right, "100": wrong, "0.1": whole}) for _ in range(5)]
+    assert "**Too few runs yet" in ablation_tables.ablation({"cells": cells[:4]}, "ridge")
     physics = {"family": "cartpole-physics", "truth": None}
     text = ablation_tables.ablation({"cells": cells}, "ridge")
     assert "better than the default is" not in text and "`estimate.l2` or `estimate.ridge`, “10”.**" in text
