@@ -304,9 +304,9 @@ def introduction(data: Mapping) -> str:
     return (
         f"One setting is varied at a time, at 30,720 steps a task; all others are the defaults. Family "
         f"seeds: {', '.join(map(str, seeds))}, on which nothing was tuned; means and 95% t-intervals over "
-        f"them. Where training is not what is varied, one θ* for each family and seed, at the defaults' first "
-        f"look (a quarter of the steps), is asked with every value, so that values are paired. The default is "
-        f"shaded in the figures. First row: adjusted Rand index of the chosen groups with the planted ones "
+        f"them. Where training is not what is varied, one θ* for each family and seed, at the defaults' "
+        f"first look (a quarter of the steps), is asked with every value, so that values are paired. The "
+        f"default is shaded in the figures. First row: adjusted Rand index of the chosen groups with the planted ones "
         f"(filled) and at the planted number of groups (hollow), and how well the affinity tells pairs that "
         f"are planted together from others (area under the curve, ×); where there is no conflict, the number "
         f"of groups found, which should be 1. Second row: what splitting is predicted to gain, in "
