@@ -307,14 +307,14 @@ def introduction(data: Mapping) -> str:
         f"them. Where training is not what is varied, one θ* for each family and seed, at the defaults' "
         f"first look (a quarter of the steps), is asked with every value, so that values are paired. The "
         f"default is shaded in the figures. First row: adjusted Rand index of the chosen groups with the "
-        f"planted ones (filled) and at the planted number of groups (hollow), and how well the affinity tells pairs that "
-        f"are planted together from others (area under the curve, ×); where there is no conflict, the number "
-        f"of groups found, which should be 1. Second row: what splitting is predicted to gain, in "
-        f"standardised advantage a step. Of whole runs: mean return, and agreement or number of groups. "
-        f"Tables: normalised mutual information and adjusted Rand index of the chosen groups (the latter at "
-        f"the planted k), k as found, and θ*'s mean return while training where it differs. So few seeds "
-        f"tell large differences alone, and of {compared} comparisons with the default one in twenty would "
-        f"look different by chance.{told}"
+        f"planted ones (filled) and at the planted number of groups (hollow), and how well the affinity "
+        f"tells pairs that are planted together from others (area under the curve, ×); where there is no "
+        f"conflict, the number of groups found, which should be 1. Second row: what splitting is predicted "
+        f"to gain, in standardised advantage a step. Of whole runs: mean return, and agreement or number of "
+        f"groups. Tables: normalised mutual information and adjusted Rand index of the chosen groups (the "
+        f"latter at the planted k), k as found, and θ*'s mean return while training where it differs. So few "
+        f"seeds tell large differences alone, and of {compared} comparisons with the default one in twenty "
+        f"would look different by chance.{told}"
     )
 
 
