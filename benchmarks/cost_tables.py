@@ -37,40 +37,77 @@ def ppo(data: Mapping) -> str:
     return table(head, rows)
 
 
+PUBLISHED_SPEED_UPS = {2: 21, 4: 24, 8: 26}
+"""The paper's, by hidden layers, over fully training the subsets (arXiv 2511.12779)."""
+
+
 def estimation(data: Mapping) -> str:
-    """Estimating all triples against fine-tuning them, on every platform."""
+    """Estimating all triples against training them, on every platform."""
     return "\n\n".join(_estimation(data, cells) for cells in by_platform(data["cells"]).values())
 
 
 def _estimation(data: Mapping, cells: list[Mapping]) -> str:
-    from estimation import ratios
+    from estimation import PROJECTIONS as MEASURED
 
-    found = ratios(cells)
-    first = next(c for c in cells if c["cell"]["part"] == "estimate")
-    if found is None:
-        return "_Fine-tuning has not finished._"
-    own, times = first["operations"], first["timings"]
-    count, updates, on = first["subsets"], data["settings"]["updates"], first["cell"]["platform"]
-    rows = [
-        ["estimation, features included", duration(times["with_features"]), f"{own['total']:.2e}"],
-        ["estimation, features excluded", duration(times["without_features"]),
-         f"{own['total'] - own['features']:.2e}"],
-        ["features to select the groups by", duration(times["median"]["features_to_select"]),
-         f"{own['features_to_select']:.2e}"],
-        [f"fine-tuning, {updates} updates each", duration(found["timings"]["fine_tune_seconds"]),
-         f"{found['fine_tune_operations']:.2e}"],
+    rows = [_speed_ups(cell, x, data["settings"]["updates"]) for x in MEASURED for cell in cells]
+    first = cells[0]
+    head = [
+        f"{first['cell']['platform']}: steps a task of a run, hidden layers", "p", "`estimate.projection`",
+        "estimate", "meta-training, collecting", "training all, side by side", "operations", "with meta",
+        "side by side", "with meta", "one after another", "with meta", "the paper",
     ]  # fmt: skip
-    facts = (
-        f"On the {on.upper()}, fine-tuning takes {found['operations']:.0f} times the operations and "
-        f"{found['timings']['time']:.0f} times the time of estimation with its features "
-        f"({found['operations_without_features']:.0f} and {found['timings']['time_without_features']:.0f} "
-        f"times without; {found['operations_with_selection']:.0f} and "
-        f"{found['timings']['time_with_selection']:.0f} times with the features and the selection of the "
-        f"groups added). p = {first['parameters']:,}, d = {first['dim']}, "
-        f"{first['transitions']:,} transitions; warm, operations counted from the traced programs."
+    return table(head, rows) + "\n\n" + _how_estimation_was_timed(data, cells)
+
+
+def _speed_ups(cell: Mapping, projection: str, updates: Sequence[int]) -> list:
+    """A row: costs of the estimate and of training all triples, and their ratios."""
+    from estimation import estimate_cost, meta_cost, training_cost
+
+    own, meta = estimate_cost(cell, projection), meta_cost(cell, updates)
+    together, apart = (training_cost(cell, x, updates) for x in ("side by side", "one after another"))
+    ratios = [
+        together.operations / own.operations, together.operations / (own.operations + meta.operations),
+        together.seconds / own.seconds, together.seconds / (own.seconds + meta.seconds),
+        apart.seconds / own.seconds, apart.seconds / (own.seconds + meta.seconds),
+    ]  # fmt: skip
+    depth, published = cell["cell"]["layers"], PUBLISHED_SPEED_UPS.get(cell["cell"]["layers"])
+    return [
+        f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{cell['parameters']:,}", f"`{projection}`",
+        duration(own.seconds), duration(meta.seconds), duration(together.seconds),
+        *(f"{ratio:.0f}×" for ratio in ratios), f"{published}×" if published else "–",
+    ]  # fmt: skip
+
+
+def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
+    """The table's caption."""
+    from estimation import estimate_cost, training_cost
+
+    short, long = data["settings"]["updates"]
+    timed = [way["seconds"] for cell in cells for way in cell["timings"]["training"].values()]
+    lengths = [np.median(b) / np.median(a) for a, b in timed]
+    every = [training_cost(cell, "side by side", (short, long)).seconds for cell in cells]
+    own = [estimate_cost(cell, "gaussian", selecting=True).seconds for cell in cells]
+    chosen = np.divide(every, own)
+    updates = sorted({cell["training"]["triples"]["updates"] for cell in cells})
+    first = cells[0]
+    return (
+        f"Speed-ups of estimating all {first['subsets']} subsets of {first['subset_size']} of "
+        f"{data['settings']['family']} over training a policy for each, in operations and in time, with "
+        f"meta-training and collecting not counted and counted. Each policy gets what a group of as many "
+        f"tasks gets in a run ({' or '.join(map(str, updates))} updates). Times are of one core, warm and in "
+        f"one run (processor time, which other work does not lengthen). Training is scaled up: some policies "
+        f"were trained for {short} and for {long} updates, the difference is the time of an update, and "
+        f"{long} take {min(lengths):.2f} to {max(lengths):.2f} times as long as {short}. Side by side: in "
+        f"one call (on one core policies take turns, as programs of several are slower there); one after "
+        f"another: in a call each. Operations are counted from the traced programs. With the features and "
+        f"the grouping by which the groups are selected added to the estimate, side by side takes "
+        f"{_range(chosen)} times as long (`gaussian`, meta-training not counted)."
     )
-    head = [f"{on}: all {count} subsets of {first['subset_size']}", "time", "operations"]
-    return table(head, rows) + "\n\n" + facts
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """The least and the largest in whole numbers, or the one that both are."""
+    return " to ".join(dict.fromkeys(f"{number:.0f}" for number in (min(numbers), max(numbers))))
 
 
 def surrogates(data: Mapping) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import ablation_tables
 import approximation_tables
 import generalisation_tables
 import language_tables
@@ -46,6 +47,10 @@ TITLES = {
     "truth_calibration": "True gains against those that the surrogates predict, by family and horizon",
     "language": "Held-out preference accuracy of every method, with intervals over seeds",
 } | {name: f"What every method earns on {family}, by steps a task" for name, family in BUDGETS.items()}
+TITLES |= {
+    f"ablation_{axis}": f"What the groups owe to: {words.title}"
+    for axis, words in ablation_tables.WORDS.items()
+}
 
 
 def of_source(source: str, data: Mapping) -> list[str]:
@@ -56,6 +61,8 @@ def of_source(source: str, data: Mapping) -> list[str]:
         return ["truth", "truth_calibration"]
     if source == "main_table":
         return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
+    if source == "ablations":
+        return [f"ablation_{axis}" for axis in ablation_tables.known(data)]
     own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
     return [own] if own in DRAWERS else []
 
@@ -255,4 +262,5 @@ DRAWERS = {
     "truth": truth_tables.draw,
     "truth_calibration": truth_tables.draw_calibration,
 } | dict.fromkeys(BUDGETS, by_budget)
+DRAWERS |= {f"ablation_{axis}": partial(ablation_tables.draw, axis=axis) for axis in ablation_tables.WORDS}
 """Name of the figure -> drawing function."""

@@ -11,9 +11,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import ablation_tables
 import approximation_tables
 import calibration_tables
 import cost_tables
@@ -60,6 +62,7 @@ BUDGETS = {
     "budget_reacher": "reacher-targets",
     "budget_highway_objectives": "highway-objectives",
 }
+ABLATIONS = {"ablations": "python benchmarks/ablations.py"}
 
 
 class Page(NamedTuple):
@@ -165,6 +168,23 @@ PAGES = {
             by_script("Other projections than the Gaussian", "projections", cost_tables.projections),
         ),
     ),
+    "results_ablations.md": Page(
+        "What every setting does",
+        "one setting at a time, with what to set",
+        (
+            Section("How to read this page", ABLATIONS, ablation_tables.introduction, waits=True, figures=()),
+            *(
+                Section(
+                    words.title,
+                    ABLATIONS,
+                    partial(ablation_tables.ablation, axis=axis),
+                    waits=True,
+                    figures=(f"ablation_{axis}",),
+                )
+                for axis, words in ablation_tables.WORDS.items()
+            ),
+        ),
+    ),
     "results_training.md": Page(
         "Training and environments",
         "PPO beside its peers and option by option, MT10, speed of everything",
@@ -254,12 +274,18 @@ def _place(environment: Mapping) -> str:
     )
 
 
+def figures_of(section: Section, source_name: str, data: Mapping) -> list[str]:
+    """Names of the figures that a section shows of one of its sources."""
+    names = drawings.of_source(source_name, data)
+    return [name for name in names if section.figures is None or name in section.figures]
+
+
 def render(section: Section, folder: Path) -> str:
     """A section, with links as of the README; a note where a result file is missing."""
     found = load(section, folder)
     pieces = [f"### {section.title}"]
     for name, data in found.items():
-        for figure in drawings.of_source(name, data):
+        for figure in figures_of(section, name, data):
             pieces.append(f"![{drawings.TITLES[figure]}](benchmarks/results/figures/{figure}.png)")
     if len(section.sources) > 1 and found:
         pieces.append(
@@ -355,7 +381,7 @@ def draw(folder: Path) -> dict[str, bytes]:
     found = {}
     for section in SECTIONS:
         for source_name, data in load(section, folder).items():
-            for name in drawings.of_source(source_name, data):
+            for name in figures_of(section, source_name, data):
                 found[name] = drawings.DRAWERS[name](data)
             if source_name == "mt10":
                 found |= metaworld_drawings.draw(data)

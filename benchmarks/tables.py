@@ -34,6 +34,8 @@ class Section(NamedTuple):
     """Contents of the result file -> Markdown; of several, {name: contents or None} -> Markdown."""
     waits: bool = False
     """Left out as long as nothing is measured."""
+    figures: tuple[str, ...] | None = None
+    """Names of its figures, where others of its sources stand in other sections; all of them by default."""
 
 
 def over_runs(values: Sequence[float]) -> Interval:

@@ -28,6 +28,8 @@ if not BENCHMARKS.is_dir():
     pytest.skip("no checkout around the tests", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import ablation_tables  # noqa: E402
+import ablations  # noqa: E402
 import against  # noqa: E402
 import approximation  # noqa: E402
 import approximation_tables  # noqa: E402
@@ -287,21 +289,104 @@ def test_rows_small_preset(tmp_path):
 
 def test_estimation_small_preset(tmp_path):
     out = tmp_path / "estimation.json"
-    estimation.main(["--preset", "small", "--chunk", "3", "--out", str(out)])
+    assert estimation.main(["--preset", "small", "--out", str(out)]) == 0
     data = common.read(out)
-    first, *tuned = data["cells"]
-    assert [c["rows"] for c in tuned] == [3, 1] and first["subsets"] == 4
-    own = first["operations"]
-    every = own["features"] + own["features_to_select"]
-    assert every >= 2 * first["transitions"] * first["parameters"] * first["dim"] > own["features_to_select"]
-    assert own["total"] == own["features"] + own["statistics"] + own["solve"] + own["scores"]
-    assert min(own["solver_iterations"]) >= 1
-    found = estimation.ratios(data["cells"])
-    assert found["operations"] == pytest.approx(4 * first["operations_per_update"] / own["total"])
-    spent = sum(c["timings"]["train"] for c in tuned)
-    assert found["timings"]["time"] == pytest.approx(spent / first["timings"]["with_features"])
-    assert estimation.ratios(data["cells"][:2]) is None
-    assert "times the operations" in cost_tables.estimation(data)
+    (cell,) = data["cells"]
+    own, triples = cell["operations"], cell["training"]["triples"]
+    every = own["features"]["gaussian"] + own["features_to_select"]["gaussian"]
+    assert every >= 2 * cell["transitions"] * cell["parameters"] * cell["dim"]
+    assert min(own["solver_iterations"]) >= 1 and cell["subsets"] == 4
+    cost = estimation.estimate_cost(cell, "gaussian")
+    assert cost.operations == own["features"]["gaussian"] + own["statistics"] + own["solve"] + own["scores"]
+    assert estimation.training_cost(cell, "side by side", (1, 2)).operations == pytest.approx(
+        4 * triples["updates"] * triples["operations_per_update"]
+    )
+    assert "Speed-ups of estimating all 4 subsets of 3" in cost_tables.estimation(data)
+
+
+def test_the_cost_of_training_is_scaled_from_what_an_update_takes():
+    """Two rows were trained for 10 and 20 updates; all 120 have 100."""
+    way = {"rows": 2, "seconds": [[1.5, 1.0, 1.4], [2.0, 1.9, 2.4]]}  # medians 1.4 and 2.0
+    times = {"features, gaussian": [3.0], "affinity": [0.25], "surrogates and scores": [0.5, 0.75, 9.0]}
+    times |= {"features_to_select, gaussian": [1.0], "grouping": [2.0], "collecting": [0.5]}
+    cell = {
+        "subsets": 120, "collecting_updates": 5,
+        "operations": {"features": {"gaussian": 30.0}, "statistics": 1.0, "solve": 2.0, "scores": 3.0},
+        "training": {"triples": {"updates": 100, "operations_per_update": 7.0},
+                     "meta": {"updates": 40, "operations_per_update": 8.0}},
+        "timings": {"estimate": times, "training": {"side by side": way, "meta": way | {"rows": 1}}},
+    }  # fmt: skip
+    cell["operations"]["features_to_select"] = {"gaussian": 10.0}
+    together = estimation.training_cost(cell, "side by side", (10, 20))
+    assert together == pytest.approx((120 * 100 * 7.0, 120 * 100 * 0.03))
+    assert estimation.estimate_cost(cell, "gaussian") == pytest.approx((36.0, 4.0))
+    assert estimation.estimate_cost(cell, "gaussian", selecting=True) == pytest.approx((46.0, 7.0))
+    assert estimation.meta_cost(cell, (10, 20)) == pytest.approx((45 * 8.0, 40 * 0.06 + 0.5))
+
+
+def test_definitions_of_projections_keep_inner_products():
+    x = jax.random.normal(jax.random.PRNGKey(0), (1, 1500))
+    keys = jax.random.split(jax.random.PRNGKey(2), 100)
+    for project in estimation.PROJECTIONS.values():
+        found = jax.jit(jax.vmap(lambda key, project=project: project(x, key, 30)))(keys)
+        assert found.shape == (100, 1, 30)
+        assert float((found**2).sum(-1).mean()) == pytest.approx(float((x**2).sum()), rel=0.15)
+
+
+def test_ablations_small_preset(tmp_path):
+    out = tmp_path / "ablations.json"
+    for _ in range(2):  # the second time there is nothing to do
+        assert ablations.main(["--preset", "small", "--out", str(out)]) == 0
+    data = common.read(out)
+    found = {cell["cell"]["axis"]: cell for cell in data["cells"]}
+    assert len(found) == len(data["cells"]) == 4
+    for axis, cell in found.items():
+        for value in cell["values"].values():
+            assert len(value["labels"]) == len(cell["truth"]) == 4
+            assert np.isfinite(value["return"]) if axis == "looks" else 0 <= value["auc"] <= 1
+        assert ablation_tables.draw(data, axis).startswith(b"\x89PNG")
+        assert "paired over 1 run with conflict" in ablation_tables.ablation(data, axis)
+    assert all("theta" in value for value in found["length"]["values"].values())
+    assert set(found["cross_fitting"]["values"]) == set(ablations.AXES["cross_fitting"].values)
+
+
+def test_every_value_of_an_ablation_can_run():
+    made = ablations.Study("full")
+    for name, axis in ablations.AXES.items():
+        assert axis.default in axis.values and name in ablation_tables.WORDS
+        for changes in axis.values.values():
+            family, config = made.made("cartpole-goals, 5 groups", 7, changes)
+            check(config, family)
+
+
+def ablated(labels, family="points-hard", truth=(0, 0, 1, 1)):
+    values = {name: {"labels": of, "gain": 0.1, "at_k": of, "auc": 0.5} for name, of in labels.items()}
+    if truth is None:
+        values = {name: {"labels": v["labels"], "gain": 0.0} for name, v in values.items()}
+    truth = None if truth is None else list(truth)
+    return {"cell": {"axis": "ridge", "family": family, "family_seed": 7}, "truth": truth, "values": values}
+
+
+def test_what_a_user_should_set_follows_from_the_runs():
+    right, whole, wrong = [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]
+    cells = [ablated({"1": whole, "10": right, "100": wrong, "0.1": whole}) for _ in range(5)]
+    assert "**Too few runs yet" in ablation_tables.ablation({"cells": cells[:4]}, "ridge")
+    physics = {"family": "cartpole-physics", "truth": None}
+    text = ablation_tables.ablation({"cells": cells}, "ridge")
+    assert "better than the default is" not in text and "`estimate.l2` or `estimate.ridge`, “10”.**" in text
+    assert "better “10” by +1" in text and "worse “100” by -0.5" in text
+    assert "| **1** | 0.00, 0.00 (0.00); k 1 |" in text and "| 10 | 1.00, 1.00 (1.00); k 2 |" in text
+    calm = [ablated({"1": whole, "10": right, "100": whole, "0.1": whole}, **physics) for _ in range(3)]
+    text = ablation_tables.ablation({"cells": cells + calm}, "ridge")
+    assert "**Leave `estimate.l2` at 1: what is better with conflict splits tasks without it" in text
+    assert "in 0 of 3 runs by the default, by “10” in 3." in text
+
+
+def test_a_value_that_was_refused_finds_no_groups():
+    cell = ablated({"1": [0, 0, 1, 1]})
+    cell["values"]["10"] = {"refused": "no reward but 0"}
+    text = ablation_tables.ablation({"cells": [cell, cell]}, "ridge")
+    assert "| 10 | 0.00, 0.00 (0.00); k 1; refused 2 |" in text
 
 
 def test_surrogates_small_preset(tmp_path):

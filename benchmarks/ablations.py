@@ -1,0 +1,377 @@
+"""What every setting of the method does to the groups: `python benchmarks/ablations.py`.
+
+One axis of the settings is varied at a time, on families of which the groups are planted and on one without
+conflict. Most axes need no training of their own: the meta-policy of the default settings is trained up to
+its first look, and asked again with other settings (and, where these change them, other transitions). A cell
+is an axis of a family with one seed, with all of its values; started again it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+from common import Preset, ResultFile, merge, plain, result_path, tuples
+from sklearn.metrics import roc_auc_score
+from study import SMALL_CONFIG, SMALL_FAMILY
+
+from pgx_jax import estimate, grouping, learn, pipeline
+from pgx_jax.compare.results import OURS
+from pgx_jax.config import Config, config_for, override
+from pgx_jax.errors import PgxError
+from pgx_jax.estimate.crossfit import PARTS, Way
+from pgx_jax.held_out import HeldOut
+from pgx_jax.runs.programs import keep_programs
+from pgx_jax.runs.run import Run
+from pgx_jax.runs.run import run as run_whole
+from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.registry import make_family
+from pgx_jax.types import FIT, SCORE, SELECT, Affinity, Features, Grouping, Scores, Transitions
+
+
+class Family(NamedTuple):
+    """A family as it is studied here."""
+
+    name: str
+    settings: Mapping = {}
+    config: Mapping = {}
+    """Changes to its defaults."""
+
+
+FAMILIES = {
+    "cartpole-goals, 5 groups": Family("cartpole-goals", {"n_groups": 5}),
+    "points-hard": Family("points-hard"),
+    "points-objectives, own weight .5 to .7": Family(
+        "points-objectives", {"share": [0.5, 0.7]}, {"estimate": {"source_multiple": 1}}
+    ),
+    "cartpole-physics": Family("cartpole-physics"),
+}
+"""With the settings that make the planted groups hard enough to find that an axis shows; the last is without
+conflict. (The objectives share one source, which here is no longer than that of a task elsewhere.)"""
+SEEDS = (7, 8, 9, 10, 11)
+"""Of the families: nothing was tuned on these. Training seeds are 0."""
+
+WHOLE = {"compare": "none", "test_tasks": 0}
+BASE = {**WHOLE, "estimate": {"steps": 2304}}
+"""The defaults' first look: as many transitions as they collect with their two looks."""
+LOOKS = pipeline.look_count(Config())
+"""That share the level of the test, on all axes but those of whole runs."""
+
+
+class Axis(NamedTuple):
+    """Values of a setting, with changes to the settings for each."""
+
+    default: str
+    """The value that the defaults have."""
+    values: Mapping[str, Mapping]
+    trains: bool = False
+    """Whether every value has a meta-policy of its own."""
+    whole: bool = False
+    """Whether it is judged by the return of whole runs."""
+    without: tuple[str, ...] = ()
+    """Families without this setting."""
+
+
+def of(name: str, *values: float | str) -> dict[str, Mapping]:
+    """Values of one setting by its dotted name, labelled by themselves."""
+    labels = [value if isinstance(value, str) else f"{value:g}" for value in values]
+    return {label: {name: value} for label, value in zip(labels, values, strict=True)}
+
+
+def subsets(size: int, count: int) -> dict[str, int]:
+    """So many subsets of one size."""
+    return {"estimate.subset_size": size, "estimate.subsets": count}
+
+
+SCALED, UNSCALED = {"family": {"reward_scales": [1.0, 0.01, 100.0]}}, {"ppo.scale_rewards": False}
+EQUAL = {"family": {"reward_scales": [1.0]}}
+
+AXES = {
+    "cross_fitting": Axis(
+        "cross-fitted, nested test",
+        {name: {"cross_fitting": name}
+         for name in ("cross-fitted, nested test", "cross-fitted, no test", "one way, no test",
+                      "in sample, no test")},
+    ),
+    "ridge": Axis(
+        "1", of("estimate.l2", 0.01, 0.1, 1.0, 10.0, 100.0) | {"1, of the mean": {"estimate.ridge": "mean"}}
+    ),
+    "lambda": Axis("0.95", of("estimate.gae_lambda", 0.0, 0.5, 0.8, 0.95, 1.0)),
+    "affinity": Axis(
+        "per task",
+        {
+            "per task": {}, "per task, alone": {"estimate.beside": []},
+            "aggregate (the paper's)": {"estimate.affinity": "aggregate"},
+            "datamodel": {"estimate.affinity": "datamodel"},
+            "closed form": {"estimate.affinity": "closed_form"},
+        },
+    ),
+    "subsets": Axis(
+        "120 of 3",
+        {f"{m} of {size}": subsets(size, m)
+         for m, size in ((45, 2), (24, 3), (60, 3), (120, 3), (252, 5), (120, 7))},
+    ),
+    "score": Axis("surrogate", of("estimate.score", "surrogate", "importance", "rollouts")),
+    "length": Axis(
+        "25%",
+        {f"{100 * part:.3g}%": {"meta_fraction": part} for part in (0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75)},
+        trains=True,
+    ),
+    "entropy": Axis("0.15", of("meta_entropy", 0.0, 0.01, 0.05, 0.15, 0.5), trains=True),
+    "scales": Axis(
+        "equal",
+        {"equal": EQUAL, "1 : .01 : 100": SCALED, "equal, not scaled": EQUAL | UNSCALED,
+         "1 : .01 : 100, not scaled": SCALED | UNSCALED},
+        trains=True, without=("points-objectives, own weight .5 to .7",),
+    ),
+    "k": Axis("chosen", {"chosen": {}} | of("k", 1, 2, 3, 5, 10), whole=True),
+    "looks": Axis(
+        "two, from 25%",
+        {
+            "one, at 25%": {"looks": 1}, "one, at 50%": {"looks": 1, "meta_fraction": 0.5},
+            "two, from 25%": {},
+            "three, from 12.5%": {"looks": 3, "meta_fraction": 0.125},
+        }, whole=True,
+    ),
+    "transitions": Axis(
+        "2304",
+        {str(steps): {"estimate.steps": steps, "collect_fraction": 0.9}
+         for steps in (256, 1024, 2304, 4096, 8192)},
+    ),
+    "dim": Axis("400", of("estimate.dim", 50, 100, 200, 400, 1000)),
+}  # fmt: skip
+"""By their names in the result file, in the order in which they are run: the last compile most."""
+
+
+class CrossFitting(NamedTuple):
+    """On which parts of the data groups are fitted, and on which they are judged."""
+
+    scores: tuple[tuple[int, int], ...]
+    """Of subsets: (part that is fitted, part that scores)."""
+    ways: tuple[Way, ...]
+    """Of the candidates."""
+
+
+BOTH = ((FIT, SCORE), (SCORE, FIT))
+CROSS_FITTING = {
+    "cross-fitted, no test": CrossFitting(BOTH, estimate.OUTER),
+    "one way, no test": CrossFitting(BOTH[:1], (Way((FIT, SCORE), SELECT),)),
+    "in sample, no test": CrossFitting(
+        ((FIT, FIT), (SCORE, SCORE)), tuple(Way(PARTS, part) for part in PARTS)
+    ),
+}
+"""Other ways than the method's, by the values of their axis; none of them tests whether a split pays."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Vary the settings of the method one at a time."""
+
+    preset: Preset = "full"
+    """full: what the docs show; small: seconds, for tests."""
+    only: str = ""
+    """Only cells whose description contains this."""
+    out: Path | None = None
+    """File of the results."""
+
+
+class Theta:
+    """A meta-policy at its first look, and what it experiences."""
+
+    def __init__(self, family: TaskFamily, config: Config):
+        """Train it."""
+        self.run, self.config = Run(family, config).compute("meta"), config
+
+    @functools.cached_property
+    def transitions(self) -> Transitions:
+        """With its own settings."""
+        return self.collect(self.config)
+
+    @functools.cached_property
+    def features(self) -> Features:
+        """Of these."""
+        return self.project(self.transitions, self.config)
+
+    def collect(self, config: Config) -> Transitions:
+        """What it experiences."""
+        run = self.run
+        return pipeline.collect(run.policy, run.learner, run.family, config, run.meta, look=1)
+
+    def project(self, transitions: Transitions, config: Config) -> Features:
+        """Features of transitions."""
+        run = self.run
+        return pipeline.features(
+            run.policy.log_prob, learn.policy_params(run.meta), transitions, config, run.family.task_names
+        )
+
+    def data(self, config: Config) -> tuple[Transitions, Features]:
+        """Transitions and features with other settings; what these leave as it is, is not computed anew."""
+        now, own = config.estimate, self.config.estimate
+        same_steps, same_dim = now.steps == own.steps, now.dim == own.dim
+        recollect = not same_steps or now.gae_lambda != own.gae_lambda
+        transitions = self.collect(config) if recollect else self.transitions
+        same = same_steps and same_dim  # lambda does not change what was seen and done
+        return transitions, self.features if same else self.project(transitions, config)
+
+    @property
+    def mean_return(self) -> float:
+        """Over its last five updates, exploring."""
+        return float(np.nanmean(self.run.meta_training.returns[0, -5:]))
+
+
+def asked(theta: Theta, config: Config, cross_fitting: str | None = None) -> dict:
+    """The groups of a meta-policy's tasks with these settings: as chosen, and at the planted k."""
+    run, e = theta.run, config.estimate
+    transitions, feats = theta.data(config)
+    names, policy = run.family.task_names, run.policy.log_prob
+    known = {"log_prob": policy, "params": learn.policy_params(run.meta)}
+    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **known)
+    member, way = pipeline.subsets(config, run.family.n), CROSS_FITTING.get(cross_fitting or "")
+    if way is None:
+        roll_out = pipeline.make_roll_out(run.policy, run.family, run.meta, config)
+        scored = pipeline.score_subsets(
+            feats, transitions, member, e, names=names, roll_out=roll_out, **known
+        )
+        affinity = pipeline.affinity(scored.scores, held_out, e)
+        choose = functools.partial(pipeline.choose_groups, affinity, held_out, config, names=names)
+        found = choose(looks=LOOKS)
+        at_k: Callable[[int], Grouping] = lambda k: choose(k=k, kind=None)  # noqa: E731
+    else:
+        scores = scores_of(feats, transitions, member, config, way.scores)
+        affinity = pipeline.affinity(scores, held_out, e)
+        at_k = functools.partial(competing, affinity, held_out, config, way.ways)
+        found = at_k(None)
+    return record(found, affinity, at_k, run.family.true_groups)
+
+
+def scores_of(
+    feats: Features, transitions: Transitions, member: np.ndarray, config: Config, ways: Sequence
+) -> Scores:
+    """Scores of subsets that are fitted on one part of the data and scored on another (or the same)."""
+    e = config.estimate
+    score = estimate.SCORES[e.score].function
+    return estimate.cross_fitted([
+        score(feats, transitions, pipeline.fit_subsets(feats, transitions, member, e, parts=(fitted,)), judge)
+        for fitted, judge in ways
+    ])  # fmt: skip
+
+
+def competing(
+    affinity: Affinity, held_out: HeldOut, config: Config, ways: Sequence[Way], k: int | None = None
+) -> Grouping:
+    """The candidate that gains most in these ways, by the method's rule but without its test of a split."""
+    others = np.concatenate([x for x in (affinity.folds, affinity.beside) if x is not None])
+    candidates = grouping.propose(affinity.matrix, others, k=k, config=config.grouping)
+    apart = all(way.judge not in way.fitted for way in ways)
+    held_out.data.solve(grouping.distinct_groups(candidates.labels)[0], ways, noise=apart)
+    gains = functools.partial(held_out.data.gains, ways=ways)
+    return grouping.select(candidates, gains, **config.grouping.rule(k))
+
+
+def record(
+    found: Grouping, affinity: Affinity, at_k: Callable[[int], Grouping], truth: np.ndarray | None
+) -> dict:
+    """What is saved of a value: groups, how far the affinity tells the planted pairs, predicted gain."""
+    path, told = found.path or {}, pipeline.gain_of_splitting(found)
+    score, k = path["score"], path["k"]
+    out = {
+        "labels": found.labels.tolist(),
+        "gain": told["mean"] if told else float(score[path["chosen"]] - score[k == 1].max()),
+    }
+    if truth is None:
+        return out
+    pairs = np.triu_indices(len(truth), 1)
+    together = np.equal.outer(truth, truth)[pairs]
+    return out | {
+        "at_k": at_k(len(np.unique(truth))).labels.tolist(),
+        "auc": float(roc_auc_score(together, np.asarray(affinity.matrix)[pairs])),
+    }
+
+
+def earned(family: TaskFamily, config: Config) -> dict:
+    """What a whole run finds and earns."""
+    run = run_whole(family, config)
+    return {"labels": run.labels.tolist(), "return": float(run.results.methods[OURS].mean)}
+
+
+class Study:
+    """Computes cells; meta-policies of the base are trained once a family and seed."""
+
+    def __init__(self, preset: Preset):
+        """Of a preset."""
+        self.small = preset == "small"
+        self.base = functools.lru_cache(maxsize=len(FAMILIES))(lambda *which: Theta(*self.made(*which)))
+
+    def made(
+        self, name: str, seed: int, changes: Mapping = {}, base: Mapping = BASE
+    ) -> tuple[TaskFamily, Config]:
+        """The family and the settings of a value."""
+        known = SMALL_FAMILIES[name] if self.small else FAMILIES[name]
+        others = {key: value for key, value in changes.items() if key not in ("family", "cross_fitting")}
+        given = tuples({**known.settings, **changes.get("family", {})})
+        family = make_family(known.name, seed=seed, **given)
+        smaller = merge(base, SMALL_CONFIG) if self.small else merge(base, known.config)
+        return family, override(override(config_for(family), smaller), others)
+
+    def compute(self, cell: Mapping) -> dict:
+        """All values of an axis on one family and seed."""
+        began = time.process_time()
+        axis, which = AXES[cell["axis"]], (cell["family"], cell["family_seed"])
+        names = list(axis.values)[:2] if self.small and cell["axis"] != "cross_fitting" else axis.values
+        truth = self.made(*which)[0].true_groups
+        values = {name: self.value(axis, which, axis.values[name]) for name in names}
+        spent = {"cpu_seconds": time.process_time() - began}
+        return {"truth": None if truth is None else np.asarray(truth).tolist(), "values": values} | {
+            "timings": spent
+        }
+
+    def value(self, axis: Axis, which: tuple[str, int], changes: Mapping) -> dict:
+        """What one value finds, or how it is refused."""
+        try:
+            if axis.whole:
+                return earned(*self.made(*which, changes, WHOLE))
+            theta = Theta(*self.made(*which, changes)) if axis.trains else self.base(*which)
+            found = asked(theta, self.made(*which, changes)[1], changes.get("cross_fitting"))
+            return found | ({"theta": theta.mean_return} if axis.trains else {})
+        except PgxError as error:
+            return {"refused": str(error)}
+
+
+SMALL_FAMILIES = {"cartpole-goals": Family("cartpole-goals", SMALL_FAMILY)}
+
+
+def cells(preset: Preset) -> list[dict]:
+    """What is computed: a seed of all axes and families first."""
+    small = preset == "small"
+    families, seeds = (SMALL_FAMILIES, SEEDS[:1]) if small else (FAMILIES, SEEDS)
+    axes = ("lambda", "cross_fitting", "length", "looks") if small else AXES
+    return [
+        {"axis": axis, "family": family, "family_seed": seed}
+        for seed, axis, family in itertools.product(seeds, axes, families)
+        if family not in AXES[axis].without
+    ]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    settings = tyro.cli(Settings, args=args, description=__doc__)
+    keep_programs()
+    path = result_path("ablations", settings.preset, settings.out)
+    about = {"defaults": dataclasses.replace(Config(), seed=0), "base": plain(BASE)}
+    results = ResultFile(path, name="ablations", command="python benchmarks/ablations.py", settings=about)
+    study = Study(settings.preset)
+    results.run([c for c in cells(settings.preset) if settings.only in str(c)], study.compute)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
