@@ -274,8 +274,8 @@ def conclusion(known: Sequence[Family]) -> str:
     nmi = {where: number(value, 2) for where, value in told.items()}
     return (
         f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, take "
-        f"the choice on held-out data, which is the default, rather than rounding alone, and more transitions "
-        f"where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
+        f"the choice on held-out data, which is the default, rather than rounding alone, and more "
+        f"transitions where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
         f"{nmi['chosen', '']} by choice from a default look, {nmi['surrogate', '_8192']} and "
         f"{nmi['chosen', '_8192']} from 8,192 transitions a task. f-hat does not say what a return will be, "
         f"nor which tasks gain most whoever comes along (f(S)): it is in standardised advantages."
