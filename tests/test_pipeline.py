@@ -13,7 +13,7 @@ import pytest
 from small import STAGES, Ears, small, told
 
 import pgx_jax
-from pgx_jax import PPO, ConfigError, Run, estimate, load, pipeline
+from pgx_jax import PPO, ConfigError, Run, estimate, learn, load, pipeline
 from pgx_jax.compare.groups import train_groups
 from pgx_jax.compare.pool import of_tasks, train_pool
 from pgx_jax.held_out import HeldOut
@@ -369,3 +369,36 @@ def test_scoring_by_roll_outs_is_paid_for(small_run, small_settings):
     assert run.ours().spent == run.budget.meta + run.budget.collect + scoring
     assert not run.looked.found  # roll-outs score once
     assert run.ours().env_steps <= run.budget.total
+
+
+def test_rounding_otherwise_finds_the_same(small_run):
+    """Another device adds in another order, which is here a policy and features that are off by ten times the
+    rounding of float32 (docs/determinism.md has these bounds)."""
+    run, rng = small_run, np.random.default_rng(0)
+    config, names, e = run.config, run.family.task_names, run.config.estimate
+
+    def rounded(tree):
+        return jax.tree.map(lambda x: x * (1 + 1e-6 * rng.normal(size=np.shape(x))).astype(x.dtype), tree)
+
+    params = rounded(jax.tree.map(np.asarray, learn.policy_params(run.meta)))
+    features = pipeline.features(run.policy.log_prob, params, run.transitions, config, names)
+    size = np.sqrt((run.features.values**2).mean())
+    assert 0 < np.abs(features.values - run.features.values).max() < 1e-4 * size
+    features = features._replace(values=rounded(np.asarray(features.values)))
+    member = pipeline.subsets(config, run.family.n)
+    scored = pipeline.score_subsets(features, run.transitions, member, e, names=names)
+    judge = HeldOut(
+        features,
+        run.transitions,
+        e,
+        config.stream("deal"),
+        names,
+        log_prob=run.policy.log_prob,
+        params=params,
+    )
+    affinity = pipeline.affinity(scored.scores, judge, e)
+    assert np.abs(affinity.matrix - run.affinity.matrix).max() < 1e-3 * np.std(run.affinity.matrix)
+    found = pipeline.choose_groups(
+        affinity, judge, config, k=None, looks=pipeline.look_count(config), names=names
+    )
+    np.testing.assert_array_equal(found.labels, run.grouping.labels)
