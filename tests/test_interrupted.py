@@ -280,12 +280,15 @@ def test_training_goes_on_from_a_checkpoint():
 
 
 def test_every_record_of_host_rows_is_of_one_moment():
-    memory = Memory()
-    whole = train(HOST_POLICY, CONFIG, HOST, HOST_ROWS, rows_per_call=2, checkpoint=memory)
+    """Those of trainings that had been stopped before, too; episodes last for several updates."""
+    memory, known = Memory(), (HOST_POLICY, CONFIG, dataclasses.replace(HOST, horizon=13), HOST_ROWS)
+    whole = train(*known, rows_per_call=2, checkpoint=memory)
     assert len(memory.history) >= 4
     for name, record in memory.history[::2]:
-        checkpoint = Memory.of(name, record)
-        same(train(HOST_POLICY, CONFIG, HOST, HOST_ROWS, rows_per_call=2, checkpoint=checkpoint), whole)
+        again = Memory.of(name, record)
+        same(train(*known, rows_per_call=2, checkpoint=again), whole)
+        for name, later in again.history[:2]:
+            same(train(*known, rows_per_call=2, checkpoint=Memory.of(name, later)), whole)
 
 
 class Forgetful(HostPoints):

@@ -3,7 +3,8 @@ they need, and computed nothing.
 
     python zygote.py            reads lines "ENGINE FOLDER SECONDS", and answers each with "killed" or "done"
 
-A run of the folder begins or goes on, and is killed after so many seconds of its processor's time.
+A run of the folder begins or goes on, and is killed after so many seconds of its processor's time, counted
+from when it has something to lose.
 """
 
 import os
@@ -37,12 +38,19 @@ FAMILIES = {
 
 
 class Fuse(pgx_jax.Listener):
-    """Kills this process some time after its first stage has begun."""
+    """Kills this process some time after it has trained for the first time, or finished a stage (before that
+    it compiles, and has nothing to lose)."""
 
     def __init__(self, seconds):
         self.seconds, self.lit = seconds, False
 
-    def start(self, stage):
+    def progress(self, done, total, recent):
+        self.light()
+
+    def finish(self, stage, seconds, text):
+        self.light()
+
+    def light(self):
         if not self.lit:
             self.lit = True
             threading.Thread(target=self.burn, daemon=True).start()

@@ -196,6 +196,7 @@ class Acting:
         if not np.array_equal(obs[slots], episodes.obs):
             return False
         self.obs = obs
+        self._recall(slots, episodes)
         self.age, self.total, self.discounted, self.solved = (
             np.where(np.isin(np.arange(len(obs)), slots), spread(own, slots, len(obs)), now)
             for own, now in (
@@ -204,6 +205,18 @@ class Acting:
             )
         )  # fmt: skip
         return True
+
+    def _recall(self, slots: np.ndarray, episodes: Episodes) -> None:
+        """Put what was done in repeated episodes among the actions of the last steps."""
+        longest = len(episodes.actions)
+        if not longest:
+            return
+        blank = spread(episodes.actions[0], slots, len(self.age))
+        taken = [blank] * max(0, longest - len(self.taken)) + list(self.taken)
+        recent = np.stack(taken[-longest:])
+        turns = np.maximum(np.arange(longest)[:, None] - longest + episodes.age, 0)
+        recent[:, slots] = episodes.actions[turns, np.arange(len(slots))]
+        self.taken = deque([*taken[:-longest], *recent], maxlen=self.taken.maxlen)
 
     def _slots(self, place: int) -> np.ndarray:
         return np.arange(place * self.width, (place + 1) * self.width)
