@@ -273,8 +273,8 @@ def conclusion(known: Sequence[Family]) -> str:
     }  # fmt: skip
     nmi = {where: number(value, 2) for where, value in told.items()}
     return (
-        f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, take "
-        f"the choice on held-out data, which is the default, rather than rounding alone, and more transitions "
+        f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, "
+        f"take the choice on held-out data, the default, rather than rounding alone, and more transitions "
         f"where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
         f"{nmi['chosen', '']} by choice from a default look, {nmi['surrogate', '_8192']} and "
         f"{nmi['chosen', '_8192']} from 8,192 transitions a task. f-hat does not say what a return will be, "
