@@ -13,7 +13,7 @@ from tables import over_runs, plural, table
 
 from pgx_jax.analysis import TruthResult
 from pgx_jax.analysis.correlation import correlation
-from pgx_jax.analysis.truth import EstimateAgreement
+from pgx_jax.analysis.truth import FEW_TASKS, EstimateAgreement
 from pgx_jax.compare.results import Interval
 from pgx_jax.grouping import nmi
 from pgx_jax.report.figures.canvas import RC, canvas, png
@@ -82,9 +82,11 @@ def what(known: Sequence[Family]) -> str:
     """What was done, in words."""
     counts = sorted({len(record.subsets) for family in known for record in family.records})
     first = known[0].records[0]
+    small = any(len(record.task_names) <= FEW_TASKS for family in known for record in family.records)
+    few = f"; all that there are of {FEW_TASKS} tasks" if small else ""
     return (
-        f"Subsets of the tasks ({' or '.join(map(str, counts))} of each family; all that there are of six "
-        f"tasks) were trained from θ* at its first look, {first.repeats} times each, side by side. f_i(S): "
+        f"Subsets of the tasks ({' or '.join(map(str, counts))} of each family{few}) were trained from θ* at "
+        f"its first look, {first.repeats} times each, side by side. f_i(S): "
         f"what task i gains over θ* by training on subset S, over {first.episodes} episodes on the same "
         f"initial states, in units of the task's reward scale. Short: a few updates of PPO, as θ* is. Long: "
         f"what a group of so many tasks trains for with the default settings. Most estimates see θ* and what "
@@ -273,9 +275,9 @@ def conclusion(known: Sequence[Family]) -> str:
     }  # fmt: skip
     nmi = {where: number(value, 2) for where, value in told.items()}
     return (
-        f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, take "
-        f"the choice on held-out data, which is the default, rather than rounding alone, and more "
-        f"transitions where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
+        f"So f-hat ranks who suits a task for a fraction of the steps of whatever trains. For groups, "
+        f"take the choice on held-out data, the default, rather than rounding alone, and more transitions "
+        f"where they are cheap: with conflict, NMI {nmi['surrogate', '']} by rounding and "
         f"{nmi['chosen', '']} by choice from a default look, {nmi['surrogate', '_8192']} and "
         f"{nmi['chosen', '_8192']} from 8,192 transitions a task. f-hat does not say what a return will be, "
         f"nor which tasks gain most whoever comes along (f(S)): it is in standardised advantages."
@@ -293,7 +295,8 @@ def legend(known: Sequence[Family]) -> str:
         f"error would reach, since the truth is the mean of {first.repeats} trainings; what has seen one "
         f"training is judged by the other, and reaches less. Steps are beside those of θ*; the episodes that "
         f"tell what came of trainings (kernel surrogates, single trainings) are not counted. Groups are the "
-        f"same relaxation and rounding at the planted number ({NOT_PLANTED} where none are planted); chosen "
+        f"same relaxation and rounding at the planted number ({NOT_PLANTED} where none are planted), of the "
+        f"subsets that were trained (the method itself takes all triples of up to 16 tasks); chosen "
         f"held out is what the method does: partitions of several matrices compete on held-out data. Kernel "
         f"surrogates are ridge regressions of the trainings of some subsets, with Gaussian kernels of who "
         f"was in them (KernelSM, arXiv 2602.03783), and are asked of the others; means over {_draws(known)} "
