@@ -203,24 +203,27 @@ class Against(NamedTuple):
         return f"“{self.value}” by {with_interval(self.difference, signed=True)}"
 
 
-def against_default(runs: Mapping[str, Runs], axis: str) -> list[Against]:
-    """Every value minus the default, paired by run, over all runs with conflict: adjusted Rand index of the
-    chosen groups, or return in per cent of the default's mean on a family."""
-    default, whole = _axis(axis).default, _axis(axis).whole
+def against_default(runs: Mapping[str, Runs], axis: str, measure: str) -> list[Against]:
+    """Every value minus the default, paired by run, over all runs with conflict; returns in per cent of the
+    default's mean on a family."""
+    default = _axis(axis).default
     planted, free = ([r for r in runs.values() if r.conflict is which] for which in (True, False))
     found = []
     for value in _values(runs):
-        if value == default:
-            continue
         differences = []
-        for r in planted:
-            own, base = (r.measured(x, "return" if whole else "ari") for x in (value, default))
-            differences.append(100 * (own - base) / abs(base.mean()) if whole else own - base)
-        known = np.concatenate(differences) if differences else np.zeros(0)
-        known = known[np.isfinite(known)]
-        if len(known):
+        for r in planted if value != default else ():
+            own, base = (r.measured(x, measure) for x in (value, default))
+            unit = abs(np.nanmean(base)) / 100 if measure == "return" else 1.0
+            differences += ((own - base) / unit).tolist()
+        if known := [x for x in differences if np.isfinite(x)]:
             found.append(Against(value, over_runs(known), sum(r.splits(value) for r in free)))
     return found
+
+
+def better_and_worse(compared: list[Against]) -> tuple[list[Against], list[Against]]:
+    """Values whose interval lies above that of the default, and below it."""
+    better = [x for x in compared if x.difference.lo is not None and x.difference.lo > 0]
+    return better, [x for x in compared if x.difference.hi is not None and x.difference.hi < 0]
 
 
 def _values(runs: Mapping[str, Runs]) -> list[str]:
@@ -231,27 +234,45 @@ def _values(runs: Mapping[str, Runs]) -> list[str]:
 def caption(runs: Mapping[str, Runs], axis: str) -> str:
     """What to set, what tells so, and what the values are."""
     words, default, whole = WORDS[axis], _axis(axis).default, _axis(axis).whole
-    compared = against_default(runs, axis)
-    better = [x for x in compared if x.difference.lo is not None and x.difference.lo > 0]
-    worse = [x for x in compared if x.difference.hi is not None and x.difference.hi < 0]
-    free = [r for r in runs.values() if not r.conflict]
-    own_splits, of = sum(r.splits(default) for r in free), sum(len(r.truths) for r in free)
-    safe = [x for x in better if x.splits <= own_splits]
-    measure = "return, in % of the default's" if whole else "the adjusted Rand index of the chosen groups"
     counts = sum(len(r.truths) for r in runs.values() if r.conflict)
+    measures = ("return",) if whole else ("ari", "auc")
+    compared = {name: against_default(runs, axis, name) for name in measures}
+    better, _ = better_and_worse(compared[measures[0]])
+    own, of, split = _splits(runs, default)
+    safe = [x for x in better if x.splits <= own]
     advice = _advice(words, better, safe) if counts >= ENOUGH else "Too few runs yet to say what to set"
     pieces = [f"**{advice}.** {words.says}".strip()]
     pieces.append(
-        f"Against the default (“{default}”), in {measure}, paired over {plural(counts, 'run')} with "
-        f"conflict: better {_listed(better)}; worse {_listed(worse)}."
+        f"Against the default (“{default}”), paired over {plural(counts, 'run')} with conflict: "
+        + "; ".join(_compared(name, several) for name, several in compared.items())
+        + "."
     )
-    split = [f"“{x.value}” in {x.splits}" for x in compared if x.splits]
     if of:
+        others = f", by {', by '.join(split)}." if split else " and by no other value."
         pieces.append(
-            f"Tasks without conflict are split in {own_splits} of {plural(of, 'run')} by the default"
-            + (f", by {', by '.join(split)}." if split else " and by no other value.")
+            f"Tasks without conflict are split in {own} of {plural(of, 'run')} by the default{others}"
         )
     return " ".join(pieces)
+
+
+COMPARED = {
+    "ari": "in the adjusted Rand index of the chosen groups",
+    "auc": "in the area under the curve of the affinity",
+    "return": "in return, in % of the default's",
+}
+
+
+def _compared(measure: str, compared: list[Against]) -> str:
+    listed = [", ".join(x.told for x in some) or "none" for some in better_and_worse(compared)]
+    return f"{COMPARED[measure]} better {listed[0]}, worse {listed[1]}"
+
+
+def _splits(runs: Mapping[str, Runs], default: str) -> tuple[int, int, list[str]]:
+    """Runs without conflict that the default splits, of how many, and in how many each other value does."""
+    free = [r for r in runs.values() if not r.conflict]
+    count = {value: sum(r.splits(value) for r in free) for value in (_values(runs) if free else ())}
+    own = count.pop(default, 0)
+    return own, sum(len(r.truths) for r in free), [f"“{v}” in {c}" for v, c in count.items() if c]
 
 
 def _advice(words: Words, better: list[Against], safe: list[Against]) -> str:
@@ -261,10 +282,6 @@ def _advice(words: Words, better: list[Against], safe: list[Against]) -> str:
     if better:
         return f"{words.keep}: what is better with conflict splits tasks without it more often"
     return words.keep
-
-
-def _listed(several: list[Against]) -> str:
-    return ", ".join(x.told for x in several) or "none"
 
 
 def _table(runs: Mapping[str, Runs], axis: str) -> str:
@@ -336,9 +353,18 @@ def draw(data: Mapping, axis: str) -> bytes:
                 axes.set_ylabel(label if j == 0 or not r.conflict and row == "found" else "", fontsize=8.5)
                 _ticks(axes, [*r.values], bottom=i == 1)
             panels[j].set_title(family.replace(", ", ",\n"), fontsize=9)
+        if not whole:
+            _share(panels[len(runs) :])
         figure.supxlabel(WORDS[axis].title, fontsize=9.5)
         figure.legend(handles=_legend(whole), loc="outside upper left", ncols=4, fontsize=8)
         return png(figure)
+
+
+def _share(panels) -> None:
+    """One scale for all of a row."""
+    low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
+    for axes in panels:
+        axes.set_ylim(min(low), max(high))
 
 
 def _shade(axes, values: list[str], default: str) -> None:
@@ -348,7 +374,7 @@ def _shade(axes, values: list[str], default: str) -> None:
 
 
 def _ticks(axes, values: list[str], bottom: bool) -> None:
-    labels = [value.replace(", ", ",\n") for value in values]
+    labels = [value.replace(", ", ",\n").replace(" (", "\n(") for value in values]
     turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if _long(values) else {}
     axes.set_xticks(range(len(values)), labels if bottom else [""] * len(values), fontsize=8, **turn)
     axes.set_xlim(-0.6, len(values) - 0.4)
