@@ -32,12 +32,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = ROOT / "runs" / "benchmarks"
 Preset = Literal["full", "small"]
-CHANGES_NOTHING = (
-    "ppo.final_entropy", "policy.initial_log_std", "policy.bonus_up_to", "estimate.thin",
-    "estimate.whole_episodes", "ppo.limits_end", "ppo.desired_kl", "demonstrations",
-    "grouping.resamples", "estimate.projection",
-)  # fmt: skip
-"""Settings that came later, with which by default all is as before."""
+CHANGES_NOTHING = {
+    "ppo.final_entropy": 1.0, "policy.initial_log_std": -0.5, "policy.bonus_up_to": -0.5, "estimate.thin": 1,
+    "estimate.whole_episodes": False, "ppo.limits_end": False, "ppo.desired_kl": None, "demonstrations": 0,
+    "grouping.resamples": 200, "estimate.projection": "gaussian",
+}  # fmt: skip
+"""Settings that came later -> the value with which all is as before."""
 EQUAL = {"estimate.affinity": ("per_task", None)}
 """Values of settings that mean the same for the families of the benchmarks (up to 30 tasks)."""
 
@@ -118,7 +118,7 @@ def changed(before: Mapping, now: Mapping) -> list[str]:
     found = []
     for name in sorted(old.keys() | new):
         values, known = [each.get(name, missing) for each in (old, new)], name.removeprefix("defaults.")
-        came = values[0] is missing and known in CHANGES_NOTHING
+        came = values[0] is missing and known in CHANGES_NOTHING and values[1] == CHANGES_NOTHING[known]
         if values[0] != values[1] and not came and not all(v in EQUAL.get(known, ()) for v in values):
             found.append(name)
     return found

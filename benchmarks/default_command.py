@@ -4,8 +4,7 @@ Runs `pgx-jax run cartpole-goals` in processes of their own, and takes wall and 
 compile all their programs, and one that finds those of an earlier run. With the same seed, their
 results.json must be the same apart from "timings".
 
-What the command tells at its end stands in the README, from `quick_start.json`, which
-`python benchmarks/default_command.py --repeats 1 --out benchmarks/results/quick_start.json` makes.
+What the command tells at its end stands in the README.
 """
 
 from __future__ import annotations

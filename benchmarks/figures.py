@@ -37,7 +37,7 @@ from common import CHANGES_NOTHING, RESULTS, ROOT, plain, read
 from tables import Section
 
 from pgx_jax.config import Config
-from pgx_jax.report.wording import flatten
+from pgx_jax.report.wording import duration, flatten
 from pgx_jax.runs.serial import write_atomically
 
 MARKS = "<!-- {}:begin -->", "<!-- {}:end -->"
@@ -323,12 +323,17 @@ def results_text(folder: Path) -> str:
 
 
 def output_text(folder: Path) -> str:
-    """What the command of the quick start tells at its end."""
-    path = folder / "quick_start.json"
-    if not path.exists():
-        return "Not made yet."
-    lines = (line.rstrip() for line in read(path)["cells"][0]["told"].splitlines())
-    return "\n".join(["```text", *lines, "```"])
+    """What the command of the quick start tells at its end, and how long it takes."""
+    path = folder / "default_command.json"
+    told = [cell for cell in read(path)["cells"] if "told" in cell] if path.exists() else []
+    if not told:
+        return "Not measured yet: `default_command.json`."
+    first = told[0]["timings"]["wall"]
+    kept = [cell["timings"]["wall"] for cell in told if cell["cell"].get("programs") == "kept"]
+    again = f", {duration(kept[0])} where its programs are known from an earlier run" if kept else ""
+    where = _place(read(path)["environments"][told[0]["environment"]])
+    shown = f"```text\n{told[0]['told']}\n```"
+    return f"{shown}\n\nAfter {duration(first)}{again} ({where})."
 
 
 PARTS: dict[str, Callable[[Path], str]] = {"output": output_text, "results": results_text}

@@ -8,6 +8,7 @@ sizes.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,7 +82,10 @@ def main(args: list[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=args, description=__doc__)
     keep_programs()
     path, small = result_path("generalisation", settings.preset, settings.out), settings.preset == "small"
-    results = ResultFile(path, name="generalisation", command="python benchmarks/generalisation.py")
+    used = {"generalisation": dataclasses.asdict(SMALL if small else GeneralisationConfig())}
+    results = ResultFile(
+        path, name="generalisation", command="python benchmarks/generalisation.py", settings=used
+    )
     families, layers, seeds = settings.families, settings.layers, settings.seeds
     if small:
         families, layers, seeds = families[:1], layers[:1], seeds[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -105,8 +106,8 @@ def flat(space: spaces.Space, obs: PyTree) -> Array:
     """`gymnasium.spaces.flatten` of traced arrays: float32 [size of the flattened space]. Numbers of a
     Discrete are one-hot, parts of a Dict (also as attributes) or Tuple stand one after the other."""
     if isinstance(space, spaces.Dict):
-        own = obs if isinstance(obs, Mapping) else vars(obs) if hasattr(obs, "__dict__") else obs._asdict()
-        return jnp.concatenate([flat(part, own[name]) for name, part in space.spaces.items()])
+        own = obs.__getitem__ if isinstance(obs, Mapping) else partial(getattr, obs)
+        return jnp.concatenate([flat(part, own(name)) for name, part in space.spaces.items()])
     if isinstance(space, spaces.Tuple):
         return jnp.concatenate([flat(part, one) for part, one in zip(space.spaces, obs, strict=True)])
     if isinstance(space, spaces.Discrete):

@@ -73,7 +73,7 @@ def check_ending(path: Path | None) -> None:
         )
 
 
-def task_number(family: TaskFamily, task: str | None) -> int:
+def task_number(family: TaskFamily, task: str | int | None) -> int:
     """The number of a task that is given by its name or number; the first by default.
 
     Raises:
@@ -82,6 +82,7 @@ def task_number(family: TaskFamily, task: str | None) -> int:
     names = family.task_names
     if task is None:
         return 0
+    task = str(task)
     if task in names:
         return names.index(task)
     if task.isdecimal() and int(task) < family.n:

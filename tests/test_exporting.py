@@ -272,7 +272,7 @@ def test_a_run_without_policies_is_named(small_run, tmp_path, capsys):
     assert status == 2 and "no policies yet; resume it" in err
 
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "using_policies.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "guides" / "policies.md"
 
 
 @serialised

@@ -373,7 +373,7 @@ def test_scoring_by_roll_outs_is_paid_for(small_run, small_settings):
 
 def test_rounding_otherwise_finds_the_same(small_run):
     """Another device adds in another order, which is here a policy and features that are off by ten times the
-    rounding of float32 (docs/determinism.md has these bounds)."""
+    rounding of float32 (docs/guides/determinism.md has these bounds)."""
     run, rng = small_run, np.random.default_rng(0)
     config, names, e = run.config, run.family.task_names, run.config.estimate
 

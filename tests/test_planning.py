@@ -97,10 +97,10 @@ def test_presets(small_settings):
 
 
 def test_the_page_about_watching(capsys, no_training):
-    page = (Path(__file__).parents[1] / "docs/watching.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/guides/watching.md").read_text()
     for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         names = {}
-        exec(compile(text, "docs/watching.md", "exec"), names)
+        exec(compile(text, "docs/guides/watching.md", "exec"), names)
         told = Metrics(0, ("a",), np.array([1]), np.ones((1, 1)), {"kl": np.array([0.5])}, "meta-policy")
         heard = names["Divergences"]()
         heard.metrics(told)

@@ -293,7 +293,7 @@ def test_the_page_on_spaces_names_what_there_is_and_its_example_runs():
     assert all(f"`{kind.__name__}`" in text for kind in plain_spaces.ACTIONS)
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "example"}
-    exec(compile(example, "docs/spaces.md", "exec"), names)
+    exec(compile(example, "docs/guides/spaces.md", "exec"), names)
     family = names["family"]
     assert family.observation_space.shape == (5,) and family.action_space == spaces.MultiDiscrete([2, 2])
     assert family.task_names == ("task0_wanted0", "task1_wanted1")

@@ -9,6 +9,7 @@ import jax
 
 from pgx_jax import show
 from pgx_jax.runs.records import Records
+from pgx_jax.runs.serial import dumps
 from pgx_jax.runs.store import RunStore
 
 FOLDER = "pictures"
@@ -21,8 +22,9 @@ WIDTH = 800
 def draw_groups(run: Records, store: RunStore) -> None:
     """Draw the first task of every group, where the family can be drawn and that was not done before. What
     goes wrong is told in the run's metrics: a report is a report without pictures."""
-    groups = run.results.groups
-    if not _can_be_drawn(run) or drawn(store, len(groups)):
+    groups, kept = run.results.groups, f"{FOLDER}/groups.json"
+    shown, place = dumps(groups).encode(), store.path / kept
+    if not _can_be_drawn(run) or (place.is_file() and place.read_bytes() == shown):
         return
     try:
         for i, tasks in enumerate(groups, 1):
@@ -33,6 +35,7 @@ def draw_groups(run: Records, store: RunStore) -> None:
             buffer = io.BytesIO()
             sheet.save(buffer, "PNG", optimize=True)
             store.write_file(f"{FOLDER}/group-{i}.png", buffer.getvalue())
+        store.write_file(kept, shown)  # last: pictures of other groups, or of some alone, are drawn again
     except Exception as error:  # of any library that draws
         store.append_metrics({"not_drawn": f"{type(error).__name__}: {error}"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,9 +78,8 @@ def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
 def raised(what: str, error: Exception) -> str:
     """What an environment's own error was and where, in words: raised TypeError in step (fluid.py, line 73):
     …"""
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}jax{os.sep}" not in f.filename
-    ]
+    own = str(Path(jax.__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"raised {type(error).__name__} in {what}{where}: {_line(error)}"
 

@@ -64,7 +64,7 @@ def export_policy(
     run: Run | str | Path,
     *,
     group: int | None = None,
-    task: str | None = None,
+    task: str | int | None = None,
     format: str = "numpy",
     out: str | Path | None = None,
 ) -> Exported:

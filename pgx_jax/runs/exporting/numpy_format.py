@@ -22,9 +22,8 @@ def check(subject: Subject) -> None:
         ConfigError: naming it, and the formats that it can have.
     """
     own = subject.policy.actor
-    actor = type(getattr(own, "body", own))
-    if actor not in (CategoricalActor, GaussianActor) or len(subject.shape) == 3:
-        seen = " of images" if len(subject.shape) == 3 else ""
+    if type(own) not in (CategoricalActor, GaussianActor) or len(subject.shape) == 3:
+        seen, actor = " of images" if len(subject.shape) == 3 else "", type(getattr(own, "body", own))
         raise ConfigError(
             f"the format 'numpy' is for perceptrons of numbers, and this policy is a {actor.__name__}{seen}; "
             f"take 'stablehlo', or 'safetensors' for the parameters alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax
@@ -28,7 +29,8 @@ def check(subject: Subject) -> None:
 def files(subject: Subject) -> dict[str, bytes]:
     """``.stablehlo``: what `jax.export.deserialize` reads. It is called with observations [b, *shape] and, of
     a policy that is told its task, contexts [b, C] (unless it is exported for one task), float32; and returns
-    the parameters of the distributions and the most probable actions, by their names."""
+    the parameters of the distributions and the most probable actions, by their names. ``.json``: what
+    observations, contexts and actions are."""
     policy = subject.policy
     params, moments = jax.tree.map(jnp.asarray, (subject.params, subject.agent.observation))
     fixed = None if subject.task is None else jnp.asarray(subject.tasks[subject.task], jnp.float32)
@@ -49,4 +51,5 @@ def files(subject: Subject) -> dict[str, bytes]:
     else:
         many = jax.vmap(lambda obs: one(obs, fixed))
     program = jax.export.export(jax.jit(many), platforms=PLATFORMS)(*wanted)
-    return {".stablehlo": bytes(program.serialize())}
+    about = json.dumps(subject.about(), indent=1).encode()
+    return {".stablehlo": bytes(program.serialize()), ".json": about}
