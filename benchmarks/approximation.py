@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -60,16 +61,32 @@ def members(n: int) -> np.ndarray:
     return np.concatenate([np.ones((1, n), bool), np.eye(n, dtype=bool)[alone]])
 
 
-def compute(cell: Mapping, small: bool) -> dict:
-    """The record of the analysis of one meta-policy."""
+def deep_run(cell: Mapping, small: bool, **shrunk: Any) -> Run:
+    """A run that is not made yet, with networks of the cell's depth; ``shrunk``: settings of small ones."""
     name, known = cell["family"], settings_of(cell["family"])
     given = {"seed": cell["seed"]} | (SMALL_FAMILY if small else {})
     family = make_family(name, **{key: value for key, value in given.items() if key in known})
     deep = {"seed": cell["seed"], "policy": {"hidden": [4 if small else WIDTH] * cell["layers"]}}
-    config = override(config_for(family), merge(SMALL_CONFIG if small else {}, deep))
-    run = Run(family, config).compute("features")
+    changes = merge(merge(SMALL_CONFIG, shrunk), deep) if small else deep
+    return Run(family, override(config_for(family), changes))
+
+
+def depth_cells(settings: Settings) -> list[dict]:
+    """A cell for every depth, family and seed; the first of each alone if small."""
+    most = 1 if settings.preset == "small" else None
+    return [
+        {"family": family, "layers": depth, "seed": seed}
+        for depth in settings.layers[:most]
+        for family in settings.families[:most]
+        for seed in settings.seeds[:most]
+    ]
+
+
+def compute(cell: Mapping, small: bool) -> dict:
+    """The record of the analysis of one meta-policy."""
+    run = deep_run(cell, small).compute("features")
     settings = SMALL if small else ApproximationConfig()
-    return {"found": to_plain(first_order_error(run, settings, member=members(family.n)))}
+    return {"found": to_plain(first_order_error(run, settings, member=members(run.family.n)))}
 
 
 @says_errors
@@ -79,18 +96,7 @@ def main(args: list[str] | None = None) -> int:
     keep_programs()
     path, small = result_path("approximation", settings.preset, settings.out), settings.preset == "small"
     results = ResultFile(path, name="approximation", command="python benchmarks/approximation.py")
-    families, layers, seeds = settings.families, settings.layers, settings.seeds
-    if small:
-        families, layers, seeds = families[:1], layers[:1], seeds[:1]
-    results.run(
-        (
-            {"family": family, "layers": depth, "seed": seed}
-            for depth in layers
-            for family in families
-            for seed in seeds
-        ),
-        lambda cell: compute(cell, small),
-    )
+    results.run(depth_cells(settings), lambda cell: compute(cell, small))
     return 0
 
 

@@ -12,21 +12,18 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+import approximation
 import numpy as np
 import tyro
-from approximation import WIDTH
-from common import Preset, ResultFile, merge, result_path, says_errors
-from study import SMALL_CONFIG, SMALL_FAMILY, settings_of
+from approximation import deep_run, depth_cells
+from common import ResultFile, result_path, says_errors
 
 from pgx_jax import grouping
 from pgx_jax.analysis import GeneralisationConfig, generalisation_bound
 from pgx_jax.compare.results import to_plain
-from pgx_jax.config import config_for, override
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.run import Run
-from pgx_jax.tasks.registry import make_family
 from pgx_jax.types import Grouping
 
 FAMILIES = ("cartpole-goals", "points-hard", "cartpole-physics")
@@ -34,19 +31,11 @@ SMALL = GeneralisationConfig(transitions=64, products=6, depth=4, draws=2, unsee
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(approximation.Settings):
     """Measure generalisation errors and their bounds by family and depth."""
 
-    preset: Preset = "full"
-    """full: what the docs show; small: seconds, for tests."""
     families: tuple[str, ...] = FAMILIES
     """Families, with their own default settings."""
-    layers: tuple[int, ...] = (2, 4, 8)
-    """Hidden layers of actor and critic."""
-    seeds: tuple[int, ...] = (0, 1)
-    """Seeds of family and training."""
-    out: Path | None = None
-    """File of the results."""
 
 
 def partitions(run: Run) -> dict[str, np.ndarray]:
@@ -63,13 +52,7 @@ def partitions(run: Run) -> dict[str, np.ndarray]:
 
 def compute(cell: Mapping, small: bool) -> dict:
     """The record of the analysis, and how many of its subsets each partition has."""
-    name, known = cell["family"], settings_of(cell["family"])
-    given = {"seed": cell["seed"]} | (SMALL_FAMILY if small else {})
-    family = make_family(name, **{key: value for key, value in given.items() if key in known})
-    deep = {"seed": cell["seed"], "policy": {"hidden": [4 if small else WIDTH] * cell["layers"]}}
-    shrunk = merge(SMALL_CONFIG, {"k": 2}) if small else {}
-    config = override(config_for(family), merge(shrunk, deep))
-    run = Run(family, config).compute("grouping")
+    run = deep_run(cell, small, k=2).compute("grouping")
     parts = partitions(run)
     settings = SMALL if small else GeneralisationConfig()
     found = generalisation_bound(run, settings, member=np.concatenate(list(parts.values())))
@@ -86,18 +69,7 @@ def main(args: list[str] | None = None) -> int:
     results = ResultFile(
         path, name="generalisation", command="python benchmarks/generalisation.py", settings=used
     )
-    families, layers, seeds = settings.families, settings.layers, settings.seeds
-    if small:
-        families, layers, seeds = families[:1], layers[:1], seeds[:1]
-    results.run(
-        (
-            {"family": family, "layers": depth, "seed": seed}
-            for depth in layers
-            for family in families
-            for seed in seeds
-        ),
-        lambda cell: compute(cell, small),
-    )
+    results.run(depth_cells(settings), lambda cell: compute(cell, small))
     return 0
 
 

@@ -106,12 +106,8 @@ def of_main(data: Mapping, family: str) -> list[Measured]:
 
 def of_study(data: Mapping, family: str) -> list[Measured]:
     """The family's tasks, hidden from the policy, in its own study."""
-    cells = data["cells"]
-    names = {BASE: "multitask", "Random grouping": "random", METHOD: OURS}
-    if similar := tables.best_similarity(cells):
-        names["Gradient-similarity grouping"] = similar[0]
-    scores = {label: tables.means(cells, name) for label, name in names.items() if tables.has(cells, name)}
-    return [Measured(f"{family}, not told its task ({tables.seeds(cells)})", scores)]
+    title = f"{family}, not told its task ({tables.seeds(data['cells'])})"
+    return [Measured(title, _scores(data["cells"]))]
 
 
 def of_mt10(data: Mapping, family: str) -> list[Measured]:
@@ -119,17 +115,20 @@ def of_mt10(data: Mapping, family: str) -> list[Measured]:
     found: dict[int, list[Mapping]] = {}
     for cell in by_part(data)["groups"]:
         found.setdefault(cell["cell"]["steps_per_task"], []).append(cell["results"])
-    measured = []
-    for budget, cells in found.items():
-        names = {BASE: "multitask", "Random grouping": "random", METHOD: OURS}
-        if similar := tables.best_similarity(cells):
-            names["Gradient-similarity grouping"] = similar[0]
-        scores = {
-            label: 100 * tables.means(cells, name) for label, name in names.items() if tables.has(cells, name)
-        }
-        title = f"{family}, {steps(budget)} steps a task ({plural(len(cells), 'run')})"
-        measured.append(Measured(title, scores))
-    return measured
+    return [
+        Measured(f"{family}, {steps(budget)} steps a task ({plural(len(cells), 'run')})", _scores(cells, 100))
+        for budget, cells in found.items()
+    ]
+
+
+def _scores(cells: Sequence[Mapping], factor: float = 1.0) -> dict[str, np.ndarray]:
+    """Means of the methods that all runs have, by the paper's names: float [runs]."""
+    names = {BASE: "multitask", "Random grouping": "random", METHOD: OURS}
+    if similar := tables.best_similarity(cells):
+        names["Gradient-similarity grouping"] = similar[0]
+    return {
+        label: factor * tables.means(cells, name) for label, name in names.items() if tables.has(cells, name)
+    }
 
 
 class Column(NamedTuple):
@@ -146,9 +145,9 @@ COLUMNS = (
     Column(
         "Meta-World MT10 (success, %)",
         [("mt10", "metaworld-mt10", of_mt10)],
-        "The paper trains with 20 million steps and Soft Modularization; groups were trained here with a "
-        "hundredth of that so far, where nothing has been learnt that could be divided. One policy for all "
-        "comes to 80% after 6 million steps ([MT10](metaworld.md)).",
+        "The paper trains with 20 million steps and Soft Modularization; groups were trained here with the "
+        "steps that stand above, by a perceptron, where little has been learnt that could be divided. What "
+        "one policy for all comes to with more: [MT10](metaworld.md).",
     ),
     Column(
         "CartPole (return)",
@@ -159,9 +158,8 @@ COLUMNS = (
             ("main_table", "cartpole-physics", of_main),
         ],
         "Returns are of other tasks: compare what is gained over one policy for all. Our goals are in "
-        "conflict by construction, which one policy that is not told its goal cannot resolve: groups gain "
-        "many times what the paper reports, and told policies need none. Of our poles with other physics one "
-        "policy learns all: nothing is gained there, and the answer is k = 1. The paper's gain lies between.",
+        "conflict by construction, which one policy that is not told its goal cannot resolve, and one that is "
+        "told can; of poles with other physics one policy can learn all.",
     ),
     Column(
         "Highway (return)",
@@ -175,7 +173,7 @@ COLUMNS = (
     Column(
         "LunarLander (return)",
         [("study_lunarlander", "lunarlander", of_study)],
-        "One run, judged on the tasks that it was trained on.",
+        "Policies are judged on the tasks that they were trained on, and not after adaptation.",
     ),
 )
 
@@ -184,7 +182,7 @@ def _published(value: float | None, base: float) -> str:
     """A number of the paper, and what it is more than multi-task training, in per cent."""
     if value is None:
         return "–"
-    return f"{value:g}" if value == base else f"{value:g}, {100 * (value / base - 1):+.1f} %"
+    return f"{value:.1f}" if value == base else f"{value:.1f}, {100 * (value / base - 1):+.1f} %"
 
 
 def returns(found: Mapping[str, Mapping]) -> str:
@@ -219,8 +217,8 @@ def first_order(data: Mapping) -> str:
     return (
         table(["relative distance from θ*", *map(percent, distances)], rows)
         + "\n\nOurs are of the ratio of policies along fine-tuning directions. The paper does not say along "
-        "which directions it measures, nor in which norm: along random ones all of ours are far smaller, and "
-        "those of the log-ratio larger ([all measures](results_estimate.md#first-order))."
+        "which directions it measures, nor in which norm; ours along other directions, and of the log-ratio: "
+        "[all measures](results_estimate.md#first-order)."
     )
 
 
