@@ -158,8 +158,8 @@ COLUMNS = (
             ("main_table", "cartpole-physics", of_main),
         ],
         "Returns are of other tasks: compare what is gained over one policy for all. Our goals are in "
-        "conflict by construction, which one policy that is not told its goal cannot resolve, and one that is "
-        "told can; of poles with other physics one policy can learn all.",
+        "conflict by construction, which one policy that is not told its goal cannot resolve, and one that "
+        "is told can; of poles with other physics one policy can learn all.",
     ),
     Column(
         "Highway (return)",
