@@ -16,7 +16,7 @@ from pgx_jax.analysis.correlation import correlation
 from pgx_jax.analysis.truth import FEW_TASKS, EstimateAgreement
 from pgx_jax.compare.results import Interval
 from pgx_jax.grouping import nmi
-from pgx_jax.report.figures.canvas import RC, canvas, png
+from pgx_jax.report.figures.canvas import FAINT, RC, canvas, png
 from pgx_jax.report.figures.truth import (
     PREDICTED,
     TRUE,
@@ -129,7 +129,8 @@ def agreements(family: Family, name: str, horizon: str) -> list[EstimateAgreemen
 def levelled(values: np.ndarray, member: np.ndarray) -> np.ndarray:
     """f_i(S) less its mean over the subsets with task i, in units of its deviation over them: [m, n]."""
     known = np.where(member & np.isfinite(values), values, np.nan)
-    return (known - np.nanmean(known, 0)) / np.nanstd(known, 0)
+    spread = np.nanstd(known, 0)
+    return (known - np.nanmean(known, 0)) / np.where(spread > 0, spread, 1)
 
 
 def of_levelled(record: TruthResult, name: str, horizon: str) -> float | None:
@@ -217,7 +218,25 @@ def verdict(known: Sequence[Family]) -> str:
     ]
     head = ["family", "transitions", "within tasks", "the same, all subsets"]
     head += [f"NMI, {words}" for words in AFFINITIES.values()]
-    return "\n\n".join([says, table([*head, "NMI, the method's choice held out"], rows), beside(known)])
+    shown = [says, table([*head, "NMI, the method's choice held out"], rows), silent(known), beside(known)]
+    return "\n\n".join(text for text in shown if text)
+
+
+def varies(family: Family, place: int) -> bool:
+    """Whether the company of a task makes any difference to true training at a horizon (0 short, -1 long)."""
+    found = [record.horizons[place].reliability["within"]["spearman"] for record in family.records]
+    return any(x is not None for x in found)
+
+
+def silent(known: Sequence[Family]) -> str:
+    """Families of which there is nothing to tell."""
+    names = [f"`{family.name}`" for family in known if not (varies(family, 0) and varies(family, -1))]
+    if not names:
+        return ""
+    return (
+        f"On {' and '.join(names)} all trainings that include a task come to the same for it, whoever else "
+        f"was there: nothing is to be told within tasks, and groups mean nothing."
+    )
 
 
 def surrogates_of(family: Family) -> list[str]:
@@ -235,8 +254,9 @@ def _reached(family: Family, suffix: str) -> list[str]:
     within.append(mean_of([v for x in short for v in x.spearman_of_all]))
     nmi = [mean_of([x.nmi[kind] for x in long]) for kind in AFFINITIES]
     nmi.append(mean_of([x.nmi["per_task"] for x in chosen]))
-    told = [_met(value, NMI) if family.planted else f"{value:.2f} (no conflict)" for value in nmi]
-    return [*(_met(value, SPEARMAN) for value in within), *told]
+    if not family.planted:
+        return [number(value, 2) for value in (*within, *nmi)]
+    return [*(_met(value, SPEARMAN) for value in within), *(_met(value, NMI) for value in nmi)]
 
 
 def beside(known: Sequence[Family]) -> str:
@@ -248,8 +268,10 @@ def beside(known: Sequence[Family]) -> str:
         for x in record.agreements:
             if x.horizon == "short" and kind_of(x.estimate).kind not in ("surrogate", "chosen"):
                 pair = (v.correlations["within"]["spearman"] for v in (x, ours))
-                ahead = next(pair) or -1.0, next(pair) or -1.0
-                better.setdefault(x.estimate, []).append(ahead[0] > ahead[1])
+                theirs, own = (math.nan if v is None else float(v) for v in pair)
+                if math.isnan(theirs) or math.isnan(own):
+                    continue
+                better.setdefault(x.estimate, []).append(theirs > own)
                 cost.setdefault(x.estimate, []).append(float(x.steps or 0) / float(ours.steps or 1))
     order = sorted(better, key=lambda name: np.mean(cost[name]))
     told = [f"{label_of(name)} {sum(better[name])} ({np.mean(cost[name]):.0f}×)" for name in order]
@@ -260,6 +282,8 @@ def beside(known: Sequence[Family]) -> str:
 
 
 def _met(value: float, target: float) -> str:
+    if math.isnan(value):
+        return "–"
     return f"{value:.2f}" if value >= target else f"{value:.2f}, **not reached**"
 
 
@@ -339,16 +363,15 @@ def draw(data: Mapping) -> bytes:
             most = [r.horizons[0].reliability["within"]["spearman"] for r in family.records]
             mark(top, float(np.mean([ceiling(x) for x in most])), "ceiling", ":")
             mark(top, SPEARMAN, f"{SPEARMAN:g}")
-            top.set_title(f"{family.name} ({plural(len(family.records), 'run')})", fontsize=9)
             by_steps(bottom, nmi_points(family))
-            mark(
-                bottom,
-                float(np.mean([r.horizons[-1].random_nmi["per_task"] for r in family.records])),
-                "random",
-                ":",
-            )
+            chance = [r.horizons[-1].random_nmi["per_task"] for r in family.records]
+            mark(bottom, float(np.mean(chance)), "random", ":")
             if family.planted:
                 mark(bottom, NMI, f"{NMI:g}")
+            for axes, place in ((top, 0), (bottom, -1)):
+                if not varies(family, place):
+                    nothing(axes)
+            top.set_title(f"{family.name} ({plural(len(family.records), 'run')})", fontsize=9)
             bottom.set_xlabel("environment steps beside θ*", fontsize=8.5)
         panels[0].set_ylabel("Spearman within tasks, short", fontsize=8.5)
         panels[len(known)].set_ylabel("NMI with groups from long", fontsize=8.5)
@@ -356,6 +379,14 @@ def draw(data: Mapping) -> bytes:
         handles = [line for label, line in lines.items() if not label.startswith("_")]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
         return png(figure)
+
+
+def nothing(axes) -> None:
+    """Leave a panel empty, and say why."""
+    axes.clear()
+    words = "company makes no\ndifference here:\nnothing to tell"
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color=FAINT, fontsize=9)
+    axes.set(xticks=[], yticks=[])
 
 
 def nmi_points(family: Family) -> dict[str, Point]:
