@@ -118,7 +118,7 @@ def subject(run: Run, group: int, task: str | None = None) -> Subject:
     )  # fmt: skip
 
 
-def _which(run: Run, group: int | None, task: str | None) -> tuple[int, str, str | None]:
+def _which(run: Run, group: int | None, task: str | int | None) -> tuple[int, str, str | None]:
     """The group from 0, the name of the files, and the task's full name if one was given."""
     if group is not None and task is not None:
         raise ConfigError(f"group = {group} and task = {task!r}: give one of them")
