@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import approximation_tables
+import cost_tables
 import generalisation_tables
 import main_tables
 import meta_tables
 import numpy as np
 import tables
+import truth_tables
 from metaworld_drawings import by_part
 from tables import over_runs, plural, table
 
@@ -222,6 +224,23 @@ def first_order(data: Mapping) -> str:
     )
 
 
+def agreement(data: Mapping) -> str:
+    """Groups from estimates and from full training."""
+    return (
+        f"{truth_tables.groups(truth_tables.by_family(data))}\n\nThe paper: {truth_tables.PUBLISHED}. How "
+        "this was measured, and why it is where it is: "
+        "[Estimated against true](results_estimate.md#estimated-against-true)."
+    )
+
+
+def speed_up(data: Mapping) -> str:
+    """The estimate's costs and those of training, by depth."""
+    return (
+        f"{cost_tables.speed_ups(data)}\n\nThe paper does not say what is counted; how ours are measured: "
+        "[Cost of the estimate](results_estimate.md#cost-of-the-estimate)."
+    )
+
+
 def generalisation(data: Mapping) -> str:
     """Gaps and bounds, in a sentence."""
     found = generalisation_tables.by_network(data)
@@ -241,6 +260,8 @@ def generalisation(data: Mapping) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[..., str]]] = {
     "First-order approximation": ("approximation", first_order),
+    "Agreement with full training": ("truth", agreement),
+    "Speed-up over full training": ("estimation", speed_up),
     "Generalisation": ("generalisation", generalisation),
 }
 """Of the page, behind the returns: the result file, and what is told of it."""
