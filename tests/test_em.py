@@ -11,6 +11,7 @@ from pgx_jax import make_family
 from pgx_jax.compare import em
 from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.results import OURS
+from pgx_jax.learn import Metrics
 
 
 @given(total=st.integers(0, 100_000), evaluation=st.integers(1, 9000), update=st.integers(1, 9000))
@@ -45,6 +46,13 @@ def test_tasks_find_their_groups_within_the_total(small_run):
         run.policies.rows
     )  # trained otherwise, though the tasks are the same
     assert run.results.methods[OURS].groups == entry.groups
+
+
+def test_policies_are_told_by_their_number_after_the_steps_of_earlier_rounds():
+    heard, told = [], Metrics(1, ("a",), np.array([5, 10]), np.ones((2, 1)), {})
+    em._tell_on(heard.append, [0, 2], np.array([20, 0, 10]), told)
+    (each,) = heard
+    assert each.name == "policy 3 of 3" and each.steps.tolist() == [15, 20]
 
 
 def test_a_total_without_a_round_leaves_it_out(small_settings):

@@ -231,8 +231,11 @@ def test_a_group_without_a_signal_stays_together(small_run, small_settings, monk
     monkeypatch.setattr(pipeline, "split_group", silent)
     labels = np.array([0, 0, 0, 1, 1, 1])
     known = small_run.policy, config.ppo, family, config
-    looked = look_again(*known, small_run.spends.at(1), labels, small_run.meta)
+    heard = []
+    looked = look_again(*known, small_run.spends.at(1), labels, small_run.meta, metrics=heard.append)
     assert looked.k == 2 and len(looked.found) == 2
+    first = ", ".join(family.task_names[:3])
+    assert len({each.name for each in heard}) == 2 and f"{first} (look 2)" in {each.name for each in heard}
     assert all(np.isnan(found.gain).all() for found in looked.found)
 
 

@@ -1,17 +1,26 @@
 """What a run would train, and how long, beside what it trains."""
 
+import dataclasses
+import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_cloning
 from small import small
 from test_cli import call
 
-from pgx_jax import ConfigError, config_for, learn, plan, run
+from pgx_jax import ConfigError, Run, config_for, learn, make_family, plan, run
 from pgx_jax.cli.run import RunCommand
 from pgx_jax.config import PRESETS, check
 from pgx_jax.learn import Metrics
+from pgx_jax.learn.device import DeviceLane
+from pgx_jax.runs import planning
+
+training = importlib.import_module("pgx_jax.learn.training")
+TIMED = training.TIMED
 
 
 def by_stage(found):
@@ -58,12 +67,49 @@ def test_the_time_is_that_of_updates(small_settings, monkeypatch):
     assert by_stage(alone)["meta"].rows[0].seconds == 0.25 * meta.updates[0]
 
 
-def test_updates_are_timed(small_settings):
-    """One row of the small run, whose program there is."""
+def test_updates_are_timed(small_settings, monkeypatch):
+    """The first one, then some more, of one row of the small run, whose program there is."""
     family, config = small(small_settings)
-    policy = config.policy.make(family)
-    first, each = learn.time_update(policy, config.ppo, family, 1)
-    assert first > 0 and each > 0
+    policy, ran, advance = config.policy.make(family), [], DeviceLane.advance
+
+    def counted(lane, member, total, count, active):
+        ran.append((lane.policy, lane.learner, lane.family, len(member), count))
+        return advance(lane, member, total, count, active)
+
+    monkeypatch.setattr(DeviceLane, "advance", counted)
+    clock = iter([10.0, 17.0, 20.0, 20.0 + 2.5 * TIMED])
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert learn.time_update(policy, config.ppo, family, 1) == (7.0, 2.5)
+    assert ran == [(policy, config.ppo, family, 1, count) for count in (1, TIMED)]
+
+
+def test_what_is_trained_before_and_beside_the_methods(small_settings):
+    """Demonstrations, and a policy for every subset of few tasks."""
+    family, config = small(small_settings, compare="full", similarities=(), k=2)
+    few = make_family("points", **(small_settings[0] | {"n_tasks": 4}))
+    found, more = (plan(few, dataclasses.replace(config, compare=x), timed=False) for x in ("fast", "full"))
+    oracle = by_stage(more)["oracle"]
+    assert "oracle" not in by_stage(found) and "oracle" not in by_stage(plan(family, config, timed=False))
+    assert oracle.policies == 15 and 7.5 * more.total < oracle.steps <= 8 * more.total
+    run_ = Run(few, dataclasses.replace(config, compare="full"))
+    assert more.most == run_.most_steps() > found.most + oracle.steps
+    assert sum(stage.steps for stage in more.stages) <= more.most
+    shown = by_stage(plan(test_cloning.FAMILY, test_cloning.SETTINGS, timed=False))["demonstrations"]
+    assert (shown.policies, shown.steps) == (0, test_cloning.SHOWN)
+
+
+def test_timing_keeps_its_programs_and_may_not_know_the_memory(small_settings, monkeypatch):
+    kept = []
+    monkeypatch.setattr(planning, "keep_programs", lambda: kept.append(1))
+    monkeypatch.setattr(planning, "resource", None)
+    monkeypatch.setattr(learn, "time_update", lambda *known: (1.0, 0.5))
+    family, config = small(small_settings)
+    plan(family, config, timed=False)
+    assert not kept
+    found = plan(family, config)
+    assert kept == [1] and found.memory is None and "up to here" not in str(found)
+    plan(family, dataclasses.replace(config, keep_programs=False))
+    assert kept == [1]
 
 
 def test_the_command_says_it_and_does_nothing(capsys, tmp_path, monkeypatch, no_training):

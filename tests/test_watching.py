@@ -5,18 +5,23 @@ import io
 import json
 import struct
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
-from small import small
+from small import copy_of, small
 
-from pgx_jax import ConfigError, Listener, resume, run
+from pgx_jax import ConfigError, Listener, load, resume, run, run_seeds
+from pgx_jax.errors import FullError
 from pgx_jax.learn import Metrics
 from pgx_jax.runs import watching
+from pgx_jax.runs.checkpoint import StageCheckpoint
+from pgx_jax.runs.store import RunStore
 from pgx_jax.runs.watching import LOGS, Several, console
 from pgx_jax.runs.watching.console import EVERY, ConsoleListener, SeedsListener
-from pgx_jax.runs.watching.curves import BARS, Curves, sparkline
+from pgx_jax.runs.watching.curves import BARS, Curves, Line, sparkline
 from pgx_jax.runs.watching.tensorboard import file_name
 
 
@@ -84,16 +89,19 @@ def test_policies_go_by_their_tasks(watched):
 
 
 def scalars(folder):
-    """(step, value) of every tag in the event files of a folder, as TensorBoard finds them."""
-    from tensorboardX.proto.event_pb2 import Event
+    """(step, value) of every tag in the event files of a folder, as TensorBoard finds them: where a session
+    starts anew at a step, what is known of that step and later ones is forgotten."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     found = {}
-    for file in folder.glob("events.*"):
+    for file in sorted(folder.glob("events.*")):
         data = file.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
             event = Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                found = {tag: [x for x in known if x[0] < event.step] for tag, known in found.items()}
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
@@ -114,33 +122,133 @@ def test_tensorboard_reads_the_same(watched):
             np.testing.assert_allclose(values, series[tag][known], rtol=1e-6)
 
 
-def test_a_run_that_is_overwritten_or_resumed_keeps_its_logs_in_order(watched, monkeypatch):
+class Stopping(Listener):
+    """Stops a run when it has told so many segments of a training."""
+
+    def __init__(self, segments):
+        self.left = segments
+
+    def metrics(self, metrics):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+def test_a_run_that_was_killed_has_the_logs_of_an_unbroken_one(watched, tmp_path):
+    """It had told more than it had saved, and tells that again."""
+    done, heard = watched
+    out, log = tmp_path / "run", ("tensorboard",)
+    assert len(heard.kept["meta", "meta-policy"]) == 2
+    with pytest.raises(KeyboardInterrupt):
+        run(done.family, done.config, out=out, listener=Stopping(1), log=log)
+    StageCheckpoint(RunStore.open(out), "meta").clear()
+    with watching.hearing(Listener(), log, out, False) as hears:
+        load(out, listener=hears).compute("meta")
+    broken, whole = (path / "tensorboard/meta/meta-policy" for path in (out, done.store.path))
+    assert len([*broken.iterdir()]) == 2 and len([*whole.iterdir()]) == 1
+    assert scalars(broken) == scalars(whole)
+
+
+def test_logs_stay_where_a_run_is_opened_and_go_where_it_is_overwritten(watched, tmp_path):
     done, _ = watched
-    before = len(list(done.store.path.rglob("events.*")))
-    resume(done.store.path, log=("tensorboard",), progress=False)
-    assert len(list(done.store.path.rglob("events.*"))) == before  # nothing was trained
-    done.store.clear(overwrite=True)
-    assert not any(done.store.path.iterdir())
+    path = copy_of(done, tmp_path)
+    before = sorted(path.rglob("events.*"))
+    resume(path, log=("tensorboard",), progress=False)
+    assert before and sorted(path.rglob("events.*")) == before  # nothing was trained
+    RunStore.open(path).clear(overwrite=True)
+    assert not any(path.iterdir())
 
 
-def test_weights_and_biases_offline(tmp_path, monkeypatch):
+def test_logs_are_as_their_libraries_make_them(tmp_path):
+    """Folders in folders; and those of W&B link to the user's cache. No other link leaves the run."""
+    store = RunStore.create(tmp_path / "run", {})
+    for file in ("tensorboard/a/b/x", "wandb/run/logs/x"):
+        (store.path / file).parent.mkdir(parents=True)
+        (store.path / file).write_text("x")
+    (store.path / "wandb/run/logs/y").symlink_to(tmp_path)
+    RunStore.open(store.path)
+    (store.path / "tensorboard/a/y").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="tensorboard/a/y is a link that leaves the run's folder"):
+        RunStore.open(store.path)
+
+
+def some_metrics(steps, name):
+    """Two updates of a policy of two tasks."""
+    returns, kl = np.array([[1.0, 2.0], [np.nan, 4.0]]), np.array([0.125, 0.25])
+    return Metrics(0, ("a", "b"), np.array(steps), returns, {"kl": kl}, name)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_ends_a_run_with_an_error(tmp_path, monkeypatch):
+    from tensorboardX import record_writer
+
+    monkeypatch.setattr(record_writer, "open_file", lambda path: open("/dev/full", "wb"))
+    log = LOGS["tensorboard"].load()(tmp_path)
+    log.start("meta")
+    log.metrics(some_metrics([10, 20], "meta-policy"))
+    for end in (lambda: log.finish("meta", 1.5, "it went well"), log.close):
+        with pytest.raises(FullError, match="the log .*tensorboard can't be written to .No space left"):
+            end()
+    log.close()
+
+
+@pytest.fixture
+def wandb_offline(monkeypatch):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def kept_by_wandb(folder, *texts):
+    """The names of a folder's files, each of which has these texts; they are written some time after the
+    end of their run."""
+    end = time.monotonic() + 20
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    while time.monotonic() < end and not all(text in file.read_bytes() for text in texts for file in files):
+        time.sleep(0.05)
+    for file in files:
+        assert all(text in file.read_bytes() for text in texts)
+    return [file.name for file in files]
+
+
+def test_weights_and_biases_offline(tmp_path, wandb_offline):
     (tmp_path / "config.json").write_text(json.dumps({"family": "points"}))
     for sitting in range(2):
         log = LOGS["wandb"].load()(tmp_path)
         log.start("meta")
-        returns = np.array([[1.0, 2.0], [np.nan, 4.0]])
-        steps = np.array([10, 20]) + 20 * sitting
-        log.metrics(Metrics(0, ("a", "b"), steps, returns, {"kl": np.array([0.125, 0.25])}, "v1.5 policy"))
+        log.metrics(some_metrics(np.array([10, 20]) + 20 * sitting, "v1.5 policy"))
         log.finish("meta", 1.5, "it went well")
         log.close()
-    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2 and len({file.name for file in files}) == 1  # two sittings of one run
-    for file in files:
-        data = file.read_bytes()
-        for text in (b"meta/v1_5 policy/kl", b"meta/v1_5 policy/return of b", b"0.125", b"it went well"):
-            assert text in data
+    names = kept_by_wandb(
+        tmp_path, b"meta/v1_5 policy/kl", b"meta/v1_5 policy/return of b", b"0.125", b"it went well"
+    )
+    assert len(names) == 2 and len({*names}) == 1  # two sittings of one run
+
+
+def test_every_seed_has_a_run_of_weights_and_biases(tmp_path, wandb_offline):
+    """Open side by side; what the first one's end leaves is the others'."""
+    folders, logs = [tmp_path / name for name in ("seed-0", "seed-1")], []
+    for folder in folders:
+        RunStore.create(folder, {"family": "points"})
+        logs.append(LOGS["wandb"].load()(folder))
+        logs[-1].start("meta")
+    for folder, log in zip(folders, logs, strict=True):
+        log.metrics(some_metrics([10, 20], f"policy of {folder.name}"))
+        log.close()
+    names = [kept_by_wandb(folder, f"policy of {folder.name}/kl".encode()) for folder in folders]
+    assert [len(own) for own in names] == [1, 1] and names[0] != names[1]
+    for folder in folders:
+        RunStore.open(folder)
+
+
+def test_every_seed_has_logs_of_its_own(watched, tmp_path):
+    done, _ = watched
+    out, stops = tmp_path / "runs", {5: Stopping(1), 6: Stopping(1)}
+    with pytest.raises(KeyboardInterrupt):
+        run_seeds(done.family, done.config, 2, out=out, listener=stops.get, log=("tensorboard",))
+    own, other = (scalars(out / f"seed-{seed}/tensorboard/meta/meta-policy") for seed in (5, 6))
+    whole = scalars(done.store.path / "tensorboard/meta/meta-policy")
+    assert own["return"] and own["return"] == whole["return"][: len(own["return"])]
+    assert other["return"] and other["return"] != own["return"]
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -238,6 +346,14 @@ def test_the_newest_policies_are_shown_where_there_are_many():
     Console(file=output, width=120).print(curves)
     assert "policy 19" in output.getvalue() and "policy 7 " not in output.getvalue()
     assert "and 8 that began earlier" in output.getvalue()
+
+
+def test_updates_that_come_again_take_the_place_of_the_first():
+    line = Line(("a",))
+    for first, value in ((1, 1.0), (4, 2.0), (3, 3.0)):
+        steps = 10 * (first + np.arange(3))
+        line.add(Metrics(0, ("a",), steps, np.full((3, 1), value), {}))
+    assert [*line.steps] == [10, 20, 30, 40, 50] and np.ravel(line.returns).tolist() == [1, 1, 3, 3, 3]
 
 
 def test_a_curve_as_a_line_of_bars():

@@ -18,7 +18,6 @@ from pgx_jax.cli.parsing import parsed
 from pgx_jax.cli.watching import WatchArguments
 from pgx_jax.config import PRESETS, Config, config_for
 from pgx_jax.runs.planning import plan
-from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.run import run
 from pgx_jax.runs.seeds import run_seeds
 from pgx_jax.runs.watching.console import ConsoleListener
@@ -115,8 +114,6 @@ class RunCommand(WatchArguments, FamilyRun):
 
     def _plan(self, console: Console, family: TaskFamily) -> None:
         """Say what would be done."""
-        if self.config.keep_programs:
-            keep_programs()
         with ConsoleListener(console) as listener:
             listener.start("timing")
             found = plan(family, self.config, seeds=self.seeds, doing=listener.doing)

@@ -111,9 +111,9 @@ def cluster(
 
 
 def _tell_on(metrics: Hears, own: list[int], before: np.ndarray, each: Metrics) -> None:
-    """Tell of the updates of one of the policies that train in a round, after its steps ``before``."""
+    """Tell of the updates of one of the policies that train in a round, after their steps ``before`` [k]."""
     i = own[each.number]
-    metrics(each._replace(policy=f"policy {i + 1}", steps=before[i] + each.steps))
+    metrics(each._replace(policy=f"policy {i + 1} of {len(before)}", steps=before[i] + each.steps))
 
 
 def _serving(

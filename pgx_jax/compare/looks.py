@@ -8,6 +8,7 @@ group's. Then groups that gain nothing by being apart become one again (`joining
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from pgx_jax.compare.joining import ask_pairs
 from pgx_jax.compare.pool import BASE, EMPTY, Pool, Row, of_tasks, train_pool
 from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, NoSignalError
-from pgx_jax.learn import Learner, Policy
+from pgx_jax.learn import Hears, Learner, Metrics, Policy
 from pgx_jax.pipeline import HeldOut
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Grouping
@@ -98,6 +99,7 @@ def look_again(
     held_out: HeldOut | None = None,
     *,
     scoring: int = 0,
+    metrics: Hears | None = None,
     **kw: Any,
 ) -> Looked:
     """Train the groups on and look at each of them, at all times of ``budget`` that are left.
@@ -110,7 +112,8 @@ def look_again(
         meta: theta*, from which they go on.
         held_out: what theta* has experienced; without it no groups become one again.
         scoring: environment steps that scoring took.
-        kw: progress, checkpoint and metrics, see `train_pool`.
+        metrics: hears what the updates of each policy came to, by its name and the look that they lead to.
+        kw: progress and checkpoint, see `train_pool`.
     """
     looked, asking = Looked(labels, EMPTY, (), 0, ()), Asking(policy, learner, family, config)
     before = budget.total - budget.rest(scoring)
@@ -131,11 +134,18 @@ def look_again(
             continue
         rows = _rows(groups, shares, looked.ways, np.array(collecting) > 0, learner, config)
         own = {BASE: policy}, {config.learner: learner}
-        pool = train_pool(rows, *own, family, config, meta, starts=looked.starts(), **kw)
+        hears = metrics and partial(_tell_look, metrics, look)
+        pool = train_pool(rows, *own, family, config, meta, starts=looked.starts(), metrics=hears, **kw)
         looked = _split(asking, look, pool, rows, collecting, looked)
         if held_out is not None:
             looked = _join(asking, look, looked, held_out, left)
     return looked
+
+
+def _tell_look(metrics: Hears, look: int, each: Metrics) -> None:
+    """Tell of some updates of a policy by a name that it has until this look alone: a group that is not split
+    trains again until the next one, from 0 steps on."""
+    metrics(each._replace(policy=f"{each.policy} (look {look})"))
 
 
 def _rows(

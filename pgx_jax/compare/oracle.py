@@ -10,7 +10,7 @@ partition is then said to earn. The luck of a training is, as long as these very
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from pgx_jax import grouping
 from pgx_jax.compare.judging import play
-from pgx_jax.compare.methods import Contest, method
-from pgx_jax.compare.pool import Pool, train_pool
+from pgx_jax.compare.methods import Contest, Method, method
+from pgx_jax.compare.pool import Pool, Row, train_pool
 from pgx_jax.config import COMPARE, Config
 from pgx_jax.learn import Policy
 from pgx_jax.tasks import TaskFamily
@@ -54,6 +54,15 @@ def searches(config: Config, n: int) -> bool:
     return config.compare == COMPARE[-1] and 1 < n <= MOST_TASKS
 
 
+def planned(contest: Contest) -> list[Row]:
+    """The policies that the search would train; none where there is no search.
+
+    Raises:
+        ConfigError: the total leaves some task alone without an update.
+    """
+    return _rows(_methods(contest)) if searches(contest.config, contest.budget.n) else []
+
+
 def search(
     contest: Contest, policies: Mapping[str, Policy], family: TaskFamily, meta: Agent, **kw: Any
 ) -> Oracle:
@@ -69,11 +78,21 @@ def search(
     Raises:
         ConfigError: the total leaves some task alone without an update.
     """
-    partitions = grouping.all_partitions(contest.budget.n)
-    partitions = partitions[np.argsort(partitions.max(1), kind="stable")]
-    made = [method(contest, labels, contest.budget.total) for labels in partitions]
-    rows = dict.fromkeys(row for m in made for row in m.rows)
-    pool = train_pool(rows, policies, contest.learners, family, contest.config, meta, **kw)
+    made = _methods(contest)
+    pool = train_pool(_rows(made), policies, contest.learners, family, contest.config, meta, **kw)
     played = play(pool, policies, contest.learners, family, contest.config, "oracle")
     means = np.array([played.of(m).mean() for m in made])
+    partitions = np.stack([m.labels for m in made])
     return Oracle(partitions[means.argmax()], partitions, means, pool, np.array(played.steps))
+
+
+def _methods(contest: Contest) -> list[Method]:
+    """All partitions [B], by their number of groups, each with the total."""
+    partitions = grouping.all_partitions(contest.budget.n)
+    partitions = partitions[np.argsort(partitions.max(1), kind="stable")]
+    return [method(contest, labels, contest.budget.total) for labels in partitions]
+
+
+def _rows(made: Sequence[Method]) -> list[Row]:
+    """Their policies, each once."""
+    return list(dict.fromkeys(row for m in made for row in m.rows))

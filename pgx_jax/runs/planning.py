@@ -3,7 +3,6 @@ and from a few updates that are timed."""
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +12,20 @@ import jax
 import numpy as np
 
 from pgx_jax import learn
-from pgx_jax.compare import methods
+from pgx_jax.compare import methods, oracle
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import BASE, Row, places, program
 from pgx_jax.config import Config, config_for
 from pgx_jax.report import wording
+from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.records import Records
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
+
+try:
+    import resource
+except ImportError:  # nobody tells this on Windows
+    resource = None  # type: ignore[assignment]
 
 
 class OfProgram(NamedTuple):
@@ -73,8 +78,8 @@ class Plan:
     """All environment steps of training, where no two methods have a policy in common."""
     evaluation: int
     """Environment steps of the evaluation, at most."""
-    memory: int
-    """Bytes that this process has taken up to the end of the timing."""
+    memory: int | None
+    """Bytes that this process has taken up to the end of the timing; None where the system does not tell."""
     device_memory: int | None
     """Bytes of an accelerator, at most until then; None on the CPU."""
     estimate: int
@@ -105,7 +110,8 @@ class Plan:
         """What the table of the stages leaves out, in sentences."""
         groups = f"{self.k} group{'s' if self.k > 1 else ''}"
         several = f", {self.seeds} seeds side by side" if self.seeds > 1 else ""
-        device = f", {_size(self.device_memory)} of the accelerator" if self.device_memory else ""
+        taken = f"{_size(self.memory)} up to here, " if self.memory else ""
+        device = f"{_size(self.device_memory)} of the accelerator, " if self.device_memory else ""
         told = [
             f"assumed: {groups}, found at the first look, and by all similarities; at most {self.most:,} "
             f"steps are trained",
@@ -118,7 +124,7 @@ class Plan:
             f"compiling: {wording.duration(self.compiling)} here; a run finds these programs compiled, where "
             f"they are kept",
             *told,
-            f"memory: {_size(self.memory)} up to here{device}, and {_size(self.estimate)} for the estimate",
+            f"memory: {taken}{device}{_size(self.estimate)} for the estimate",
         ]
 
 
@@ -154,6 +160,8 @@ def plan(
     groups = assumed if labels is None else np.asarray(labels)
     stages = [stage.times(seeds) for stage in _stages(run, groups)]
     if timed:
+        if run.config.keep_programs:
+            keep_programs()
         stages = _timed(run, stages, doing or (lambda what: None))
     contest = run.assumed(groups)
     played = len(methods.baselines(contest)) + 1
@@ -165,7 +173,7 @@ def plan(
         k=int(groups.max()) + 1,
         stages=tuple(stages),
         total=budget.total,
-        most=methods.most_steps(contest) * seeds,
+        most=run.most_steps(contest) * seeds,
         evaluation=played * family.n * run.config.episodes * family.horizon * seeds,
         memory=_taken(),
         device_memory=_taken_on_device(),
@@ -179,7 +187,8 @@ def _stages(run: Records, labels: np.ndarray) -> list[Planned]:
     contest = run.assumed(labels)
     everybody = (True,) * family.n
     meta = Row(everybody, budget.meta, False, BASE, config.learner, budget.meta_envs)
-    found = [] if run.own_meta is not None else [_planned(run, "meta", [meta])]
+    found = [Planned("demonstrations", 0, budget.demonstrated)] if budget.demonstrated else []
+    found += [] if run.own_meta is not None else [_planned(run, "meta", [meta])]
     found.append(Planned("transitions", 0, budget.collect_once))
     mine = methods.ours(contest).rows
     found.append(_planned(run, "policies", mine))
@@ -190,7 +199,9 @@ def _stages(run: Records, labels: np.ndarray) -> list[Planned]:
     )
     if clustered := _clustering(run, labels):
         found.append(_planned(run, "clustering", clustered))
-    return [*found, _planned(run, "comparisons", [row for row in others if row not in mine])]
+    if searched := oracle.planned(contest):
+        found.append(_planned(run, "oracle", searched))
+    return [*found, _planned(run, "comparisons", [row for row in others if row not in {*mine, *searched}])]
 
 
 def _clustering(run: Records, labels: np.ndarray) -> list[Row]:
@@ -235,8 +246,10 @@ def _timed(run: Records, stages: Sequence[Planned], doing: Callable[[str], None]
     return [replace(stage, rows=tuple(map(timed, stage.rows))) for stage in stages]
 
 
-def _taken() -> int:
-    """Bytes of memory that this process has had, at most."""
+def _taken() -> int | None:
+    """Bytes of memory that this process has had, at most; None where the system does not tell."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -246,7 +259,6 @@ def _taken_on_device() -> int | None:
     return None if not stats else stats.get("peak_bytes_in_use")
 
 
-def _size(count: int | None) -> str:
+def _size(count: int) -> str:
     """Bytes in words."""
-    assert count is not None
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgx_jax import learn
-from pgx_jax.compare import methods
+from pgx_jax.compare import methods, oracle
 from pgx_jax.compare.budget import Budget, check_scoring, make_budget
 from pgx_jax.compare.em import Clustered
 from pgx_jax.compare.looks import Looked
@@ -150,9 +150,14 @@ class Records:
             learn.check_learner(learner, policy, self.family, agent, name)
         return agent
 
-    def _most_steps(self) -> int:
-        """Environment steps that all training takes, at most (`methods.most_steps`)."""
-        return methods.most_steps(self.assumed(np.arange(self.family.n) % 2))
+    def most_steps(self, contest: Contest | None = None) -> int:
+        """Environment steps that all training takes, at most (`methods.most_steps`), where the groups are any
+        or those of ``contest``: the search for the best of all partitions included, and its policies."""
+        contest = self.assumed(np.arange(self.family.n) % 2) if contest is None else contest
+        if not (most := methods.most_steps(contest)):
+            return 0
+        searched = oracle.planned(contest)
+        return most + sum(row.steps for row in searched) + (contest.budget.total if searched else 0)
 
     def assumed(self, labels: np.ndarray) -> Contest:
         """What methods are made from, were these int [n] the groups that the first look and all similarities

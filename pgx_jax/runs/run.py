@@ -174,7 +174,7 @@ class Run(Records):
         """
         self.listener.start(stage)
         if stage == "meta":
-            self.listener.expect(self._most_steps())
+            self.listener.expect(self.most_steps())
         began = time.perf_counter()
         try:
             record = one_blas_thread(lambda: jax.block_until_ready(stage_of(stage).compute(self)))()

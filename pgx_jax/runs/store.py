@@ -52,7 +52,9 @@ CHECKED = ("config.json", "results.json")
 CHECKSUMS = "checksums.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported", "tensorboard", "wandb")
+_LOGS = ("tensorboard", "wandb")
+"""Folders that libraries fill as they like (`runs.watching.LOGS`)."""
+_OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported", *_LOGS)
 _OWN_FILES = (
     "metrics.jsonl", "results.json", "results.csv", "report.html", "regroup.json", "regroup-*=*.json",
     "adapted-*.json", "checksums.json", "config.json",
@@ -186,7 +188,8 @@ class RunStore:
 
     def _check_contents(self) -> None:
         """Refuse links that leave the folder, through which places outside of it would be read or written,
-        folders in the place of a run's files, and files in that of its folders.
+        folders in the place of a run's files, and files in that of its folders. What W&B keeps is its own,
+        with links into the user's cache; nothing is read through them.
 
         Raises:
             FolderError: naming what is in the way.
@@ -194,7 +197,8 @@ class RunStore:
         files = [path for pattern in _OWN_FILES for path in self.path.glob(pattern)]
         folders = [path for name in _OWN_FOLDERS if os.path.lexists(path := self.path / name)]
         inside = os.path.realpath(self.path)
-        for path in (*files, *folders, *(path for folder in folders for path in folder.rglob("*"))):
+        watched = [folder for folder in folders if folder.name != "wandb"]
+        for path in (*files, *folders, *(path for folder in watched for path in folder.rglob("*"))):
             leads_to = os.path.realpath(path)
             if path.is_symlink() and os.path.commonpath((inside, leads_to)) != inside:
                 raise FolderError(
@@ -202,9 +206,8 @@ class RunStore:
                     f"its place, or remove it"
                 )
         stages = [*(self.path / "stages").glob("*")]
-        files += [
-            path for folder in (*stages, *folders) if folder.name != "stages" for path in folder.glob("*")
-        ]
+        flat = [folder for folder in folders if folder.name not in ("stages", *_LOGS)]
+        files += [path for folder in (*stages, *flat) for path in folder.glob("*")]
         for path in filter(Path.is_dir, files):
             raise FolderError(f"{path} is a folder, where a run has a file; move it elsewhere")
         for path in (*folders, *stages):

@@ -65,14 +65,19 @@ class Line:
 
     def __init__(self, tasks: tuple[str, ...]):
         """Nothing is heard yet."""
-        self.tasks, self.steps = tasks, 0
+        self.tasks = tasks
+        self.steps: deque[int] = deque(maxlen=4096)
+        """After every update."""
         self.returns: deque[np.ndarray] = deque(maxlen=4096)
         """[m] of every update."""
         self.measured: dict[str, float] = {}
 
     def add(self, metrics: Metrics) -> None:
-        """Hear of some updates."""
-        self.steps = int(metrics.steps[-1])
+        """Hear of some updates, which take the place of what was heard of the same steps and later ones."""
+        while self.steps and self.steps[-1] >= metrics.steps[0]:
+            self.steps.pop()
+            self.returns.pop()
+        self.steps.extend(metrics.steps.tolist())
         self.returns.extend(metrics.returns)
         self.measured = {name: float(values[-1]) for name, values in metrics.measured.items()}
 
@@ -81,7 +86,7 @@ class Line:
         curve = _means(np.array(self.returns))
         known = (self.measured.get(each) for each in SHOWN_MEASURES)
         measures = ["–" if x is None else wording.number(x) for x in known]
-        return [name, wording.steps(self.steps), sparkline(curve, width), _last(curve), *measures]
+        return [name, wording.steps(self.steps[-1]), sparkline(curve, width), _last(curve), *measures]
 
     def by_task(self, width: int) -> Iterator[list[str]]:
         """A line of every task, if there are several and they fit."""

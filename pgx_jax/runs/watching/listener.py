@@ -29,7 +29,9 @@ class Listener:
     def metrics(self, metrics: Metrics) -> None:
         """Training goes on: what the last updates of one policy came to (`learn.Metrics`): return by task,
         and loss, divergence, entropy and whatever else its learner measures. They come where the host looks
-        at the training anyway, some updates at a time."""
+        at the training anyway, some updates at a time. Updates may come again, after some that were later:
+        where training has gone back for want of memory, or goes on from what was saved before it stopped. The
+        last told are those that count."""
 
     def doing(self, what: str) -> None:
         """A part of the stage, or of what comes after the last one, begins, in a few words."""

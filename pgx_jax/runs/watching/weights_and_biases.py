@@ -12,6 +12,7 @@ import wandb
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Metrics
+from pgx_jax.runs import serial
 from pgx_jax.runs.watching.listener import Listener
 
 PROJECT = "pgx-jax"
@@ -65,6 +66,7 @@ class WeightsAndBiases(Listener):
             try:
                 self.opened = wandb.init(
                     dir=self.folder, name=self.folder.resolve().name, id=self._id(), resume="allow",
+                    reinit="create_new",  # others may be open: of other seeds, or of the caller's own
                     project=wandb.Settings().project or PROJECT, config=config,
                     settings=wandb.Settings(console="off", silent=True, save_code=False),
                 )  # fmt: skip
@@ -79,5 +81,5 @@ class WeightsAndBiases(Listener):
         file = self.folder / "wandb" / "pgx-jax-id"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
-            file.write_text(uuid.uuid4().hex[:8])
+            serial.write_atomically(file, uuid.uuid4().hex[:8].encode())
         return file.read_text()
