@@ -93,6 +93,23 @@ def lose(store):
     store.remove_file("results.json")
 
 
+def is_refused(path):
+    """Whether nobody resumes a run that the first process has claimed elsewhere."""
+    from pgx_jax import resume
+    from pgx_jax.errors import BusyError
+    from pgx_jax.runs.store import RunStore
+
+    other = RunStore(path)
+    other.claim()
+    try:
+        resume(path)
+    except BusyError:
+        return True
+    finally:
+        other.release()
+    return False
+
+
 def write_slowly():
     """Reports take longer than JAX waits at the end for processes that have not left."""
     import jax
@@ -122,8 +139,10 @@ def main(folder, *meeting):
     else:
         done = run(family, config, out=Path(folder, "run" if mesh.leads() else "nothing"))
         mesh.in_first(lambda: lose(done.store))
+        refused = is_refused(Path(folder, "run"))
         again = found_in(resume(Path(folder, "run")))
         found = found_in(done) | {f"again {name}": x for name, x in again.items()}
+        found["refused"] = np.array(refused)
     missed = [name for name, program in spread_programs().items() if not is_spread(program)]
     found["missed"] = np.array(missed if not meeting else [])
     found["devices"] = np.array([mesh.mesh_size(), len(list(Path(folder).iterdir()))])

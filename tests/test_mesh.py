@@ -69,13 +69,13 @@ def address():
 
 def test_two_processes_come_to_what_one_does(alone, address, tmp_path):
     """Each with the same results, of which the first alone writes, and none leaves before it has; a run that
-    was stopped goes on."""
+    was stopped goes on, unless another one works on it, which is told to all."""
     folder = tmp_path / "two"
     told = ended(*(started(folder, 2, address, 2, number) for number in range(2)))
     assert told == ["4 devices (cpu) of 2 processes"] * 2
     for name in ("found", "others"):
         found = np.load(folder / f"{name}.npz")
-        assert found["devices"][0] == 4
+        assert found["devices"][0] == 4 and found["refused"]
         check(found, found_in(alone))
         check(found, {f"again {name}": x for name, x in found_in(alone).items()})
     assert sorted(path.name for path in folder.iterdir()) == ["found.npz", "others.npz", "run"]

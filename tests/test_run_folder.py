@@ -4,10 +4,14 @@ import json
 import os
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
+from pgx_jax import learn
+from pgx_jax.cli.saved import ReportCommand
 from pgx_jax.errors import (
     BusyError,
     ConfigError,
@@ -18,7 +22,7 @@ from pgx_jax.errors import (
     PgxError,
 )
 from pgx_jax.runs import serial
-from pgx_jax.runs.run import begin
+from pgx_jax.runs.run import Run, begin
 from pgx_jax.runs.saved import load
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks.registry import make_family
@@ -161,11 +165,41 @@ def test_a_run_is_claimed_from_its_first_moment_to_its_last(store, tmp_path):
 
 
 def test_what_a_killed_writer_has_left_is_in_nobodys_way(tmp_path):
+    scratch = f"{'0' * 32}.tmp"
     for name in ("config.json", "checksums.json"):
-        (tmp_path / f".{name}.{'0' * 32}.tmp").write_text("{")
-    (tmp_path / "checksums.json").write_text("{}")
-    RunStore.create(tmp_path, {"seed": 1})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.json", "config.json"]
+        (tmp_path / f".{name}.{scratch}").write_text("{")
+    sums = {"config.json": ["0" * 64]}
+    (tmp_path / "checksums.json").write_text(json.dumps(sums))
+    store = RunStore.create(tmp_path, {"seed": 1})
+    whole = ["checksums.json", "config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == whole
+    (tmp_path / "figures").mkdir()
+    for name in (".results.csv", "figures/.methods.png", ".thesis.tex"):
+        (tmp_path / f"{name}.{scratch}").write_text("")
+    with store.claimed():
+        pass
+    kept = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert sorted(kept) == [f".thesis.tex.{scratch}", *whole, "figures"]
+
+
+@pytest.mark.parametrize("content", [{"data.csv": "0" * 64}, {"config.json": ["0" * 64]}])
+def test_what_is_in_a_folder_that_is_refused_stays_there(tmp_path, content):
+    """Though it be called as a file of ours."""
+    names = ["checksums.json", "data.csv", f"figures/.data.png.{'0' * 32}.tmp"]
+    (tmp_path / "figures").mkdir()
+    for name in names:
+        (tmp_path / name).write_text(json.dumps(content))
+    for overwrite in (False, True):
+        with pytest.raises(FolderError, match="has contents"):
+            RunStore.create(tmp_path, {}, overwrite=overwrite)
+    assert [name for name in names if (tmp_path / name).is_file()] == names
+
+
+def test_a_lone_file_of_somebody_else_stays(tmp_path):
+    (tmp_path / "checksums.json").write_text('{"data.csv": 1}')
+    with pytest.raises(FolderError, match="already has contents"):
+        RunStore.create(tmp_path, {})
+    assert (tmp_path / "checksums.json").is_file()
 
 
 def test_a_full_disk_takes_nothing_that_was_saved(store):
@@ -214,6 +248,18 @@ def test_settings_and_results_that_were_changed_are_told_from_those_that_were_wr
     assert store.read_json(name) == {"b": 1}
 
 
+def test_settings_that_are_damaged_while_a_run_works_stay_damaged(store):
+    """Whatever is written after that; results that are damaged are written anew."""
+    for content in ({"a": 10}, {"a": 11}):
+        store.write_json("results.json", content)
+        (store.path / "results.json").write_text("{}")
+    (store.path / "config.json").write_text('{"seed": 1}')
+    store.write_json("results.json", {"a": 12})
+    assert store.read_json("results.json") == {"a": 12}
+    with pytest.raises(DataError, match="config.json is damaged .it isn't what was written"):
+        RunStore.open(store.path)
+
+
 def only(write, name):
     return lambda path, content: write(path, content) if path.name == name else None
 
@@ -236,8 +282,31 @@ def test_a_newer_run_is_not_read(store):
 
 def test_what_works_on_a_run_claims_it(tmp_path, no_training):
     begun = begin(make_family("points", n_tasks=4), out=tmp_path / "run")
-    with begun.store.claimed(), pytest.raises(ConfigError, match="another process works on the run"):
-        load(tmp_path / "run").compute()
+    other = load(tmp_path / "run")
+    with begun.store.claimed():
+        with pytest.raises(BusyError):
+            other.compute()
+        begun.store.write_text("results.json", "{}")  # which another version may have written
+        with pytest.raises(BusyError):
+            other.finish()
+        with pytest.raises(BusyError):
+            ReportCommand(tmp_path / "run")(Console())
+        assert begun.store.read_json("results.json") == {}
+
+
+def test_a_run_that_cannot_begin_is_not_claimed(tmp_path, monkeypatch):
+    def full(*args):
+        raise FullError("full")
+
+    family = make_family("points", n_tasks=4)
+    policy = Run(family).policy
+    meta = learn.take(learn.init_agents(policy, family, jax.random.split(jax.random.PRNGKey(0), 1)), 0)
+    monkeypatch.setattr(RunStore, "save", full)
+    with pytest.raises(FullError) as raised:
+        begin(family, out=tmp_path / "run", meta=meta)
+    assert raised.traceback  # it holds whatever was there
+    with RunStore(tmp_path / "run").claimed():
+        pass
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,14 @@ from pgx_jax import (
 )  # fmt: skip
 from pgx_jax.compare.results import Gain, Interval, MethodResult, schema, to_plain
 from pgx_jax.compare.seeds import SeedsResult, from_plain, over_seeds
+from pgx_jax.errors import BusyError, FolderError
 from pgx_jax.report import seeds as words
 from pgx_jax.report.figures import OF_SEEDS
 from pgx_jax.report.figures.seeds import together
 from pgx_jax.runs import seeds
+from pgx_jax.runs.budgets import run_budgets, run_folder
 from pgx_jax.runs.serial import dumps
+from pgx_jax.runs.store import RunStore
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,7 @@ def test_each_is_what_it_would_be_alone(made, small_run):
     done, out = made
     assert plain(out / "seed-5") == plain(small_run.store.path)
     assert [one.config.seed for one in done.runs] == [5, 6] and not done.errors
+    assert {type(one.listener) for one in done.runs} == {Listener}
     assert plain(out / "seed-6") != plain(out / "seed-5")
     alone = load(out / "seed-6")
     assert told(alone)["seed"] == 6 and alone.agent_for(alone.family.task_names[0])
@@ -72,6 +76,13 @@ def test_they_are_compared_with_a_run_of_one_of_them(made, small_run, tmp_path):
         assert single.methods[name].interval == entry.interval
         assert several.methods[name].interval == done.results.methods[name].interval
     assert set(found.settings) <= {"commit"} and (tmp_path / "compared/report.html").is_file()
+
+
+def test_runs_without_settings_are_not_compared(made, tmp_path):
+    out = shutil.copytree(made[1], tmp_path / "runs")
+    RunStore(out / "seed-5").write_json("config.json", {})
+    with pytest.raises(DataError, match="config.json is damaged, .*no config, family"):
+        compare_runs(out / "seed-5", out / "seed-6")
 
 
 def test_a_second_seed_trained_alone_is_the_same(made, small_settings):
@@ -175,8 +186,14 @@ def test_stopped_runs_go_on(small_settings, tmp_path):
     kept = [sorted(x.name.partition(".")[0] for x in (out / f"seed-{s}/stages").iterdir()) for s in (5, 6)]
     assert all({"meta", "features", "grouping"} <= set(names) for names in kept)
     assert not (out / "seeds.json").exists() and not (out / "seed-6/results.json").exists()
-    heard = {5: Ears(), 6: Ears()}
-    done = resume_seeds(out, listener=heard.get)
+    heard = {}
+
+    def hears(seed):
+        assert seed not in heard  # made once alone
+        return heard.setdefault(seed, Ears())
+
+    done = resume_seeds(out, listener=hears)
+    assert [one.listener for one in done.runs] == [heard[5], heard[6]]
     assert ("start", "meta") not in heard[6].events and ("finish", "policies") in heard[6].events
     for ours, theirs in zip(done.runs, whole.runs, strict=True):
         ours, theirs = told(ours), told(theirs)
@@ -210,6 +227,42 @@ def test_overwriting_removes_runs_and_nothing_else(made, tmp_path):
     seeds._prepare(out, overwrite=True)
     assert sorted(str(x.relative_to(out)) for x in out.rglob("*.*")) == ["mine.txt", "seed-6/mine.txt"]
     assert not (out / "seed-5").exists() and not seeds.holds_seeds(out)
+
+
+def test_of_runs_that_are_overwritten_all_are_free_or_none_is_removed(made, tmp_path):
+    out = shutil.copytree(made[1], tmp_path / "runs")
+    before = sorted(out.rglob("*"))
+    with RunStore(out / "seed-6").claimed(), pytest.raises(BusyError, match="seed-6"):
+        seeds._prepare(out, overwrite=True)
+    assert sorted(out.rglob("*")) == before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", denied)
+        with pytest.raises(FolderError, match=r"runs can't be written to .Permission denied.; choose"):
+            seeds._prepare(out, overwrite=True)
+    seeds._prepare(out, overwrite=True)  # nothing is claimed any more
+
+
+def denied(*_):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_runs_that_have_begun_are_given_back_where_a_later_one_cannot(small_settings, tmp_path, no_training):
+    family, config = small(small_settings)
+    out = tmp_path / "runs"
+    with pytest.raises(KeyboardInterrupt) as first:
+        run_seeds(family, config, 2, out=out, listener=stopped_at_6)
+    with pytest.raises(KeyboardInterrupt) as second:
+        list(run_budgets(family, config, [config.steps_per_task], [5, 6], tmp_path, stopped_at_6))
+    assert first.traceback and second.traceback  # they hold whatever was there
+    for place in (out / "seed-5", tmp_path / run_folder(config.steps_per_task, 5)):
+        with RunStore(place).claimed():
+            assert RunStore.open(place).config["config"]["seed"] == 5
+
+
+def stopped_at_6(seed):
+    if seed == 6:
+        raise KeyboardInterrupt
+    return Listener()
 
 
 # In words and pictures

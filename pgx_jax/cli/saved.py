@@ -126,10 +126,12 @@ class ReportCommand:
             show_seeds(console, report_seeds(self.run), self.run)
             return
         store = RunStore.open(self.run)
-        results = from_plain(store.read_json("results.json"))
-        results = structs.replace(results, advice=report.advice(results))
-        store.write_json("results.json", to_plain(results))
-        show_results(console, results, write_report(store, results))
+        with store.claimed():
+            results = from_plain(store.read_json("results.json"))
+            results = structs.replace(results, advice=report.advice(results))
+            store.write_json("results.json", to_plain(results))
+            path = write_report(store, results)
+        show_results(console, results, path)
 
 
 def show_regrouped(console: Console, found: Regrouped, path: Path) -> None:

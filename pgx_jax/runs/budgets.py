@@ -13,7 +13,7 @@ from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError
 from pgx_jax.runs.run import Run, begin
 from pgx_jax.runs.saved import load
-from pgx_jax.runs.seeds import Listeners, finish, told
+from pgx_jax.runs.seeds import Listeners, finish, given_back, told
 from pgx_jax.runs.watching.listener import Listener
 from pgx_jax.tasks import TaskFamily
 
@@ -56,12 +56,12 @@ def run_budgets(
     for one in wanted:
         Run(family, one)
     for steps, some in groupby(wanted, key=lambda one: one.steps_per_task):
-        runs = [
-            opened(family, one, out / run_folder(steps, one.seed), listener and listener(one.seed))
-            for one in some
-        ]
-        if errors := finish(runs):
-            raise told(errors)
+        with given_back() as runs:
+            for one in some:
+                place = out / run_folder(steps, one.seed)
+                runs.append(opened(family, one, place, listener and listener(one.seed)))
+            if errors := finish(runs):
+                raise told(errors)
         for done in runs:
             yield steps, done.results
 

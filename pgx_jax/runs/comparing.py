@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pgx_jax import report
 from pgx_jax.compare import results
@@ -21,6 +20,7 @@ from pgx_jax.compare.runs import Given, RunsResult, compare
 from pgx_jax.errors import DataError, FolderError
 from pgx_jax.report import wording
 from pgx_jax.runs import serial
+from pgx_jax.runs.saved import saved_settings
 from pgx_jax.runs.seeds import folders, holds_seeds
 from pgx_jax.runs.store import RunStore
 
@@ -109,7 +109,7 @@ def _given(place: Path, name: str) -> Given:
     """What is saved of a side."""
     runs = list(folders(place).values()) if holds_seeds(place) else [place]
     stores = [RunStore.open(run) for run in runs]
-    return Given(name, str(place), [_results(store) for store in stores], _settings(stores[0].config))
+    return Given(name, str(place), [_results(store) for store in stores], _settings(stores[0]))
 
 
 def _results(store: RunStore) -> Results:
@@ -126,8 +126,13 @@ def _results(store: RunStore) -> Results:
         raise DataError(f"{store.path}: {error}") from error
 
 
-def _settings(saved: dict[str, Any]) -> dict[str, str]:
-    """All that may tell runs apart, but for their seed, as text."""
+def _settings(store: RunStore) -> dict[str, str]:
+    """All that may tell runs apart, but for their seed, as text.
+
+    Raises:
+        ConfigError, DataError: as `saved_settings`.
+    """
+    saved, _ = saved_settings(store)
     config = {name: value for name, value in saved["config"].items() if name != "seed"}
     where = saved.get("environment", {})
     known = config | {f"family {name}": value for name, value in saved["family_settings"].items()}

@@ -18,7 +18,7 @@ from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, DataError, NewerError, NoSignalError, PgxError
 from pgx_jax.learn import Learner, Policy, described
-from pgx_jax.mesh import check_equal, in_first
+from pgx_jax.mesh import agreed, check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.drawing import draw_groups, drawn
@@ -119,7 +119,7 @@ class Run(Records):
     def finish(self) -> Run:
         """Compute all that is missing, and write results and report, while no other process may; returns the
         run (see `compute`)."""
-        with self._claimed():
+        with nullcontext() if self.store is None else self.store.claimed():
             self.compute()
             learn.give_way()
             self.write()
@@ -128,7 +128,9 @@ class Run(Records):
     def _claimed(self) -> AbstractContextManager[None]:
         """No other process may work on the run's folder, unless it is finished."""
         store = self.store
-        return nullcontext() if store is None or store.has_file("results.json") else store.claimed()
+        if store is None or agreed(store.has_file("results.json")):
+            return nullcontext()
+        return store.claimed()
 
     def write(self) -> Path | None:
         """Write results.json and the report; returns the report's path, None without a folder."""
@@ -283,7 +285,8 @@ def begin(
     listener: Listener | None = None,
     overwrite: bool = False,
 ) -> Run:
-    """A new run, of which nothing is computed yet, with its folder if there is ``out`` (see `run`)."""
+    """A new run, of which nothing is computed yet, with its folder if there is ``out`` (see `run`), which is
+    claimed until the run is finished."""
     if config is None or config.keep_programs:
         keep_programs()
     config = config_for(family) if config is None else config
@@ -301,7 +304,11 @@ def begin(
             "own_policy": policy is not None, "own_meta": meta is not None,
         }  # fmt: skip
         this.store = store = RunStore(out)
-        in_first(lambda: store.begin(record, overwrite=overwrite))
-        if meta is not None:
-            store.save("given_meta", meta)
+        try:
+            in_first(lambda: store.begin(record, overwrite=overwrite))
+            if meta is not None:
+                store.save("given_meta", meta)
+        except BaseException:  # whose traceback holds the folder
+            store.release()
+            raise
     return this

@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,14 @@ from pgx_jax.compare import results
 from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult, over_seeds
 from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, FolderError, PgxError
+from pgx_jax.errors import ConfigError, FolderError, FullError, PgxError
 from pgx_jax.mesh import in_first
 from pgx_jax.report.seeds import advice
 from pgx_jax.runs.run import Run, begin, write_files
 from pgx_jax.runs.saved import load
-from pgx_jax.runs.store import RunStore, is_taken
+from pgx_jax.runs.store import RunStore, is_taken, unwritable
 from pgx_jax.runs.watching import check_logs, hearing_seeds
-from pgx_jax.runs.watching.listener import Listeners
+from pgx_jax.runs.watching.listener import Listener, Listeners
 from pgx_jax.steady import one_blas_thread
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
@@ -97,15 +98,14 @@ def run_seeds(
     out = None if out is None else Path(out)
     if out is not None:
         in_first(partial(_prepare, out, overwrite))
-    with hearing_seeds(listener, log, None if out is None else partial(folder, out), progress) as hears:
-        runs = [
-            begin(
-                family, replace(config, seed=seed), out=None if out is None else folder(out, seed),
-                listener=hears(seed), **own,
-            )
-            for seed in range(config.seed, config.seed + seeds)
-        ]  # fmt: skip
-        return _finished(runs, out)
+    listener = listener and cache(listener)
+    places = None if out is None else partial(folder, out)
+    with hearing_seeds(listener, log, places, progress) as hears, given_back() as runs:
+        for seed in range(config.seed, config.seed + seeds):
+            place = None if places is None else places(seed)
+            runs.append(begin(family, replace(config, seed=seed), out=place, listener=hears(seed), **own))
+        found = _finished(runs, out)
+    return _heard_by(found, listener)
 
 
 def resume_seeds(
@@ -125,12 +125,26 @@ def resume_seeds(
         own: ``family``, ``policy``, ``policies``, ``learners``, as of `load`.
     """
     path = Path(path)
+    listener = listener and cache(listener)
     runs: list[Run] = []
     with hearing_seeds(listener, log, partial(folder, path), progress) as hears:
         for seed, place in folders(path).items():
             runs.append(load(place, **own, listener=hears(seed)))
             own = {**own, "family": runs[0].family}
-        return _finished(runs, path)
+        found = _finished(runs, path)
+    return _heard_by(found, listener)
+
+
+@contextmanager
+def given_back() -> Iterator[list[Run]]:
+    """A list for runs that begin; at its end none of their folders is claimed any more, whatever ended it."""
+    runs: list[Run] = []
+    try:
+        yield runs
+    finally:
+        for one in runs:
+            if one.store is not None:
+                one.store.release()
 
 
 def finish(runs: Sequence[Run]) -> dict[int, Exception]:
@@ -158,6 +172,13 @@ def _finished(runs: Sequence[Run], out: Path | None) -> SeedRuns:
     if out is not None:
         in_first(partial(write, out, found))
     return SeedRuns(whole, found, errors)
+
+
+def _heard_by(found: SeedRuns, listener: Listeners | None) -> SeedRuns:
+    """The runs, heard by the caller's own listeners alone: those beside them are closed."""
+    for one in found.runs:
+        one.listener = listener(one.config.seed) if listener else Listener()
+    return found
 
 
 def told(errors: dict[int, Exception]) -> Exception:
@@ -236,21 +257,27 @@ def write(out: Path, found: SeedsResult) -> Path:
 
 
 def _prepare(out: Path, overwrite: bool) -> None:
-    """Refuse a folder with contents, or remove earlier runs of several seeds from it.
+    """Refuse a folder with contents, or remove earlier runs of several seeds from it: all, or none where
+    another process works on one.
 
     Raises:
-        FolderError: it has contents, or other ones.
+        FolderError: it has contents, or other ones, or can't be emptied.
     """
     try:
         if not is_taken(out, overwrite, "resume the runs in it, or overwrite them"):
             return
         if not holds_seeds(out):
             raise FolderError(f"{out} has contents but no runs of several seeds; choose another or empty it")
-        for place in folders(out).values():
-            RunStore(place).clear(overwrite)
-            if not any(place.iterdir()):
-                place.rmdir()
+        stores = [RunStore(place) for place in folders(out).values()]
+        with ExitStack() as claims:
+            for store in stores:
+                store.claim()
+                claims.callback(store.release)
+            for store in stores:
+                store.clear(overwrite)
+                if not any(store.path.iterdir()):
+                    store.path.rmdir()
         for name in (SUMMARY, *report.SEEDS_FILES):
             RunStore(out).remove_file(name)
-    except OSError as error:
-        raise FolderError(f"the output folder {out} can't be written to ({error.strerror})") from error
+    except (OSError, FullError) as error:
+        raise unwritable(out, error) from error

@@ -27,6 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, ParamSpec
 
@@ -34,7 +35,7 @@ import numpy as np
 
 from pgx_jax import types
 from pgx_jax.errors import BusyError, ConfigError, DataError, FolderError, FullError, NewerError
-from pgx_jax.mesh import leads
+from pgx_jax.mesh import in_first, leads
 from pgx_jax.runs import serial
 from pgx_jax.types import PyTree
 
@@ -59,8 +60,10 @@ _OWN_FILES = (
     "metrics.jsonl", "results.json", "results.csv", "report.html", "regroup.json", "regroup-*=*.json",
     "adapted-*.json", "checksums.json", "config.json",
 )  # fmt: skip
-_LEFT = re.compile(rf"\.({'|'.join(map(re.escape, (*CHECKED, CHECKSUMS, 'report.html')))})\.[0-9a-f]+\.tmp")
-"""What a process leaves that is killed while it writes."""
+_REWRITTEN = ("figures", "analysis", "pictures", "exported")
+"""Own folders whose files are written one by one, each in one step; a stage clears its own folder."""
+_LEFT = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
+"""What a process leaves that is killed while it writes a file (`serial.write_atomically`)."""
 DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, ArithmeticError,
     SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error,
@@ -106,6 +109,13 @@ def _unwritten(store: RunStore, error: OSError) -> FullError:
         f"the run folder {store.path} can't be written to ({error.strerror or error}); what it holds is "
         f"whole: make room there, or open it to writing, and resume the run"
     )
+
+
+def unwritable(path: Path, error: OSError | FullError) -> FolderError:
+    """What is told of an output folder that can't be written to, or emptied."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    reason = getattr(cause, "strerror", None) or cause
+    return FolderError(f"the output folder {path} can't be written to ({reason}); choose another")
 
 
 class RunStore:
@@ -160,11 +170,7 @@ class RunStore:
             self.write_json("config.json", config)
         except (OSError, FullError) as error:
             self.release()
-            cause = error if isinstance(error, OSError) else error.__cause__
-            reason = getattr(cause, "strerror", None) or cause
-            raise FolderError(
-                f"the output folder {self.path} can't be written to ({reason}); choose another"
-            ) from error
+            raise unwritable(self.path, error) from error
         except BaseException:
             self.release()
             raise
@@ -247,11 +253,12 @@ class RunStore:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Within it, no other process may claim the folder; it is given back at the end of the outermost one.
+        Of processes that share their devices the first one claims it for all, and each must come here.
 
         Raises:
-            BusyError: another one has.
+            BusyError: another one has; in all of them.
         """
-        self.claim()
+        in_first(self.claim)
         self._within += 1
         try:
             yield
@@ -261,12 +268,20 @@ class RunStore:
                 self.release()
 
     def _tidy(self) -> None:
-        """Remove what processes have left that were killed while they wrote."""
-        with suppress(OSError):
-            for path in [path for path in self.path.iterdir() if _LEFT.fullmatch(path.name)]:
+        """Remove what processes have left that were killed while they wrote, and nothing of others."""
+        with suppress(OSError, DataError):
+            left = [*filter(_is_left, self.path.iterdir())]
+            if (self.path / "config.json").exists():
+                left += [
+                    path
+                    for name in _REWRITTEN
+                    for path in (self.path / name).glob(".*.tmp")
+                    if _LEFT.fullmatch(path.name)
+                ]
+            for path in left:
                 path.unlink()
-            if not (self.path / "config.json").exists():
-                (self.path / CHECKSUMS).unlink(missing_ok=True)
+            if [path.name for path in self.path.iterdir()] == [CHECKSUMS] and self._checksums():
+                (self.path / CHECKSUMS).unlink()  # written before config.json, which it had not come to
 
     @_once
     def clear(self, overwrite: bool) -> None:
@@ -275,7 +290,7 @@ class RunStore:
         Raises:
             FolderError: the folder has contents that are not to be overwritten, that are no run, or on
                 which another process works.
-            OSError: something cannot be removed.
+            FullError: something cannot be removed.
         """
         if not is_taken(self.path, overwrite, "resume the run in it, or overwrite it"):
             return
@@ -329,7 +344,7 @@ class RunStore:
         Raises:
             ConfigError: a name that isn't a plain file name.
             DataError: something in the record isn't plain data.
-            OSError: the disk can't be written to.
+            FullError: the disk can't be written to.
         """
         folder = self._stage(stage)
         structure, arrays = serial.encode(record)
@@ -463,7 +478,7 @@ class RunStore:
         try:
             content = path.read_bytes()
             known = self._checksums().get(name)
-            if known is not None and hashlib.sha256(content).hexdigest() not in known:
+            if known is not None and _checksum(content) not in known:
                 raise ValueError(f"it isn't what was written, by {CHECKSUMS}")
             return json.loads(content.decode("utf-8"))
         except FileNotFoundError as error:
@@ -510,15 +525,19 @@ class RunStore:
             raise DataError(f"{path} is damaged ({error}); delete it: only checks depend on it") from error
 
     def _note(self, name: str, content: bytes) -> None:
-        """Keep the checksum of a file that is about to be written, beside those of what stands there."""
-        files = {each: self.path / each for each in CHECKED}
-        known = {
-            each: [hashlib.sha256(path.read_bytes()).hexdigest()]
-            for each, path in files.items()
-            if path.is_file()
-        }
-        known[name] = [hashlib.sha256(content).hexdigest(), *known.get(name, [])]
-        serial.write_atomically(self.path / CHECKSUMS, f"{serial.dumps(known)}\n".encode())
+        """Keep the checksum of a file that is about to be written, beside those of what was written before.
+        What stands there and isn't what was written stays known as damaged."""
+        known: dict[str, list[str]] = {}
+        with suppress(DataError):  # damaged checksums are made anew
+            known = self._checksums()
+        kept = {}
+        for each in CHECKED:
+            if (self.path / each).is_file():
+                stands = _checksum((self.path / each).read_bytes())
+                own = known.get(each, [stands])
+                kept[each] = [stands] if stands in own else own
+        kept[name] = [_checksum(content), *kept.get(name, [])]
+        serial.write_atomically(self.path / CHECKSUMS, f"{serial.dumps(kept)}\n".encode())
 
     def has_file(self, name: str) -> bool:
         """Whether the run folder has a file of this name."""
@@ -587,6 +606,16 @@ def _arrays_name(path: Path) -> str:
     """What a file of arrays is called, by what it holds."""
     with path.open("rb") as file:
         return f"arrays-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}.npz"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a process has left it that was killed while it wrote a file of a run."""
+    found = _LEFT.fullmatch(path.name)
+    return found is not None and any(fnmatch(found[1], own) for own in _OWN_FILES)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _hexadecimal(digest: str) -> str:
