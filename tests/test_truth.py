@@ -157,7 +157,7 @@ def test_policies_fitted_offline_are_those_of_a_loop(make_logged):
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
     params = {"w": jax.random.normal(keys[0], (3, 4)), "v": jax.random.normal(keys[1], (4, 2))}
     member = np.array([[1, 0, 1, 0], [0, 0, 0, 1]], bool)
-    found = estimate.offline(log_prob, params, transitions, member, updates=3, rate=0.05)
+    found = estimate.offline_scores(log_prob, params, transitions, member, updates=3, rate=0.05)
     a = estimate.signed_weights(transitions)
     every = jax.jit(jax.vmap(log_prob, (None, 0, 0)))
 

@@ -74,7 +74,7 @@ def _scored(run: Subject, known: Collected, member: Member, *, score: str) -> To
 def _offline(run: Subject, known: Collected, member: Member) -> Told:
     """Importance weighting of policies that are fitted offline."""
     params = learn.policy_params(run.meta)
-    found = estimate.offline(run.policy.log_prob, params, known.transitions, member)
+    found = estimate.offline_scores(run.policy.log_prob, params, known.transitions, member)
     return Told(np.asarray(found.values, np.float64), known.steps)
 
 

@@ -24,7 +24,7 @@ from pgx_jax.estimate.lifting import (
     relative_distance,
     rescale,
 )
-from pgx_jax.estimate.offline import offline
+from pgx_jax.estimate.offline import offline_scores
 from pgx_jax.estimate.pairs import AFFINITIES, AffinityKind, affinity, affinity_interval
 from pgx_jax.estimate.precision import PRECISIONS
 from pgx_jax.estimate.private import private_parameters
@@ -101,7 +101,7 @@ __all__ = [
     "lookahead",
     "loss_change",
     "make_subsets",
-    "offline",
+    "offline_scores",
     "other_parts",
     "private_parameters",
     "relative_distance",

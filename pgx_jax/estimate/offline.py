@@ -107,7 +107,7 @@ def _fitted(
     return jax.lax.map(of_subset, (tasks, inside))
 
 
-def offline(
+def offline_scores(
     log_prob: LogProb,
     params: PyTree,
     transitions: Transitions,
