@@ -36,11 +36,20 @@ COMPILED = "Finished XLA compilation"
 """What JAX logs of each program that it compiles."""
 ESTIMATION = "estimation, warm"
 ESTIMATE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import estimation
-settings = estimation.Settings()
-print(json.dumps(estimation.estimation(estimation.make_run(settings), settings.repeats)["timings"]))
+import json, statistics, time
+from pgx_jax import make_family
+from pgx_jax.config import config_for
+from pgx_jax.runs.run import Run
+family = make_family("cartpole-goals")
+run = Run(family, config_for(family)).compute("scores")
+def once():
+    for stage in ("features", "scores"):
+        del run.records[stage]
+    began = time.perf_counter()
+    run.compute("scores")
+    return time.perf_counter() - began
+once()
+print(json.dumps({"with_features": statistics.median(once() for _ in range(5))}))
 """
 LEARN = """
 import json, sys

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from common import Preset, ResultFile, result_path
+from study import SMALL_CONFIG
 
 from pgx_jax import estimate, learn, pipeline
+from pgx_jax.config import Config
 from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.run import Run
 from pgx_jax.types import Features
@@ -124,7 +126,10 @@ def inner_products(values: np.ndarray) -> np.ndarray:
 
 def compute(cell: Mapping, preset: Preset) -> dict:
     """Features, affinity and groups of one seed by precision."""
-    run = estimation.make_run(estimation.Settings(preset=preset, seed=cell["seed"]))
+    small = preset == "small"
+    total = SMALL_CONFIG["steps_per_task"] if small else Config().steps_per_task
+    asked = {"layers": 2, "steps_per_task": total}
+    run = estimation.make_run(asked, cell["seed"], small)
     exact, by_precision = projections(run)
     gram, (matrix, labels) = inner_products(exact), estimates(run, exact)
     off = ~np.eye(len(matrix), dtype=bool)

@@ -122,7 +122,7 @@ def test_folders_that_are_refused(folders, tmp_path):
     with pytest.raises(DataError, match="seed-2 is not finished; `pgx-jax resume"):
         compare_runs(*folders)
     (folders[1] / "seed-2" / "results.json").write_text('{"schema_version": 1}')
-    with pytest.raises(DataError, match="seed-2: results.json cannot be read"):
+    with pytest.raises(DataError, match="seed-2.results.json is damaged"):
         compare_runs(*folders)
 
 

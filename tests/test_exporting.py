@@ -240,7 +240,8 @@ def test_from_python_by_task_into_the_run_s_folder(small_run, tmp_path):
     names = small_run.family.task_names
     found = export_policy(small_run, task=names[3], format="stablehlo", out=tmp_path)
     assert names[3] in found.group and sorted(found.group) in map(sorted, small_run.results.groups)
-    assert found.paths == [tmp_path / "task_3.stablehlo"]
+    assert found.paths == [tmp_path / "task_3.stablehlo", tmp_path / "task_3.json"]
+    assert json.loads(found.paths[1].read_text())["tasks"].keys() == {*found.group}
     obs = np.float32([[0.1, -0.2, 0.3, 0.4]])
     action = jax.export.deserialize(bytearray(found.paths[0].read_bytes())).call(obs)["action"]
     np.testing.assert_allclose(

@@ -147,7 +147,10 @@ def test_what_snippets_make_works(tmp_path, monkeypatch, tables):
     goals = pgx_jax.make_family("cartpole-goals")
     made = learn.make_policy(goals, network=policy.network)
     agent = learn.check_networks(made, goals)
-    assert agent.actor["params"]["Dense_0"]["kernel"].shape == (4, 16)
+    assert agent.actor["params"]["Dense_1"]["kernel"].shape == (
+        4,
+        16,
+    )  # named where they are made: outside in
     patient = learn.with_options(learn.LEARNERS[learner.learner](), "patient", {"gae_lambda": 0.9})
     learn.check_learner(patient, made, goals, agent, "patient")
     assert patient.gamma == 0.999 and learner.learner_options == ("gae_lambda=0.9",)

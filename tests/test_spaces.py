@@ -285,7 +285,7 @@ def test_an_environment_that_fails_is_told_from_settings_that_do():
 
 
 def page(name):
-    return (Path(__file__).resolve().parents[1] / "docs" / name).read_text()
+    return (Path(__file__).resolve().parents[1] / "docs" / "guides" / name).read_text()
 
 
 def test_the_page_on_spaces_names_what_there_is_and_its_example_runs():

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -542,7 +543,8 @@ def test_the_table_as_csv(results):
 def test_the_page_leads_to_those_of_its_parts(results):
     files = report.render_sweep(results, {"cartpole-goals": "cartpole-goals/report.html"})
     page = files["report.html"].decode()
-    assert page.count("<a href") == 1 and 'href="cartpole-goals/report.html"' in page
+    links = re.findall(r'<a href="([^"]*)"', page)
+    assert links == ["cartpole-goals/report.html", "sweep.json", "sweep.csv"]
     assert "&lt;b&gt;" in page and "<b>" not in page and "points, cartpole-goals" in page
 
 

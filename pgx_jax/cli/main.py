@@ -68,7 +68,8 @@ COMMANDS = {
     ),
     "analyse": Command(
         "pgx_jax.cli.analyse:AnalyseCommand",
-        "Measure what the method rests on: how linear the log-ratio of policies is, and how it generalises.",
+        "Measure what the method rests on: how linear the log-ratio of policies is, how it generalises, and "
+        "how well estimates tell what training comes to.",
     ),
     "policy": Command(
         "pgx_jax.cli.policy:PolicyCommand",

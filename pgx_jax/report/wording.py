@@ -113,6 +113,10 @@ DIAGNOSTICS = {
     "measured.explained_variance": "The part of the returns' variance that the critic foretold at each "
     "update: 1 is all, 0 none, and below 0 it misled.",
     "measured.learning_rate": "Step size of the optimiser at each update.",
+    "measured.loss": "What each update came to on the steps that it learnt from: lower is better there, and "
+    "between updates, which learn from other steps, it may go either way.",
+    "measured.entropy": "How much the meta-policy explores after each update: the entropy of its actions, in "
+    "nats.",
 }
 """What every diagnostic number says, by its dotted name or the beginning of that."""
 

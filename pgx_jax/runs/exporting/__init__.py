@@ -87,7 +87,7 @@ def export_policy(
     chosen = pick(FORMATS, format, "format")
     run = run if isinstance(run, Run) else load_trained(run)
     number, name, known = _which(run, group, task)
-    found = subject(run, number, known)
+    found = policy_of(run, number, known)
     chosen.check(found)
     if out is None and run.store is None:
         raise ConfigError("the run has no folder: give one for the files, out=")
@@ -106,7 +106,7 @@ def export_policy(
     return Exported(list(found.tasks), paths, chosen.use.replace("NAME", name))
 
 
-def subject(run: Run, group: int, task: str | None = None) -> Subject:
+def policy_of(run: Run, group: int, task: str | None = None) -> Subject:
     """The policy of a group, int from 0, with all that a format may ask."""
     family = run.family
     served = [name for name, label in zip(family.task_names, run.labels, strict=True) if label == group]
