@@ -26,8 +26,7 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: how linear the log-ratio of policies is, how it generalises, and how
-    well estimates tell what training comes to."""
+    """Measure what the method rests on: first order, generalisation, and estimates against true training."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""

@@ -68,8 +68,7 @@ COMMANDS = {
     ),
     "analyse": Command(
         "pgx_jax.cli.analyse:AnalyseCommand",
-        "Measure what the method rests on: how linear the log-ratio of policies is, how it generalises, and "
-        "how well estimates tell what training comes to.",
+        "Measure what the method rests on: first order, generalisation, and estimates against true training.",
     ),
     "policy": Command(
         "pgx_jax.cli.policy:PolicyCommand",
