@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -247,7 +247,7 @@ def source(name: str, command: str, data: Mapping | None) -> str:
         return f"<sub>Not measured yet: `{name}.json`, made by `{command}`.</sub>"
     runs = f"{tables.seeds(data['cells'])}; " if name.startswith("study_") else ""
     used = sorted({cell["environment"] for cell in data["cells"]})
-    places = "; ".join(dict.fromkeys(_place(data["environments"][i]) for i in used))
+    places = _places(data["environments"][i] for i in used)
     notes = dict.fromkeys(f" {cell['note']}." for cell in data["cells"] if "note" in cell)
     notes |= dict.fromkeys(other_defaults(data))
     what = f"[`{name}.json`](benchmarks/results/{name}.json), `{command}`: {runs}{places}.{''.join(notes)}"
@@ -266,11 +266,17 @@ def other_defaults(data: Mapping) -> list[str]:
     return [f" Of older code, with other defaults: {', '.join(changed)}."] if changed else []
 
 
-def _place(environment: Mapping) -> str:
-    cores, version = tables.plural(environment["cores"], "core"), environment["versions"]["jax"]
-    return (
-        f"{environment['device']}, {environment['processor']}, {cores}, jax {version}, "
-        f"commit {environment['commit']}"
+def _places(environments: Iterable[Mapping]) -> str:
+    """Machines, and the commits that ran on each."""
+    commits: dict[str, list[str]] = {}
+    for each in environments:
+        cores, version = tables.plural(each["cores"], "core"), each["versions"]["jax"]
+        device = "" if each["device"].startswith("cpu") else f"{each['device']}, "
+        known = commits.setdefault(f"{device}{each['processor']}, {cores}, jax {version}", [])
+        known += [] if each["commit"] in known else [each["commit"]]
+    return "; ".join(
+        f"{place}, commit{'s' * (len(several) > 1)} {', '.join(several)}"
+        for place, several in commits.items()
     )
 
 
@@ -331,7 +337,7 @@ def output_text(folder: Path) -> str:
     first = told[0]["timings"]["wall"]
     kept = [cell["timings"]["wall"] for cell in told if cell["cell"].get("programs") == "kept"]
     again = f", {duration(kept[0])} where its programs are known from an earlier run" if kept else ""
-    where = _place(read(path)["environments"][told[0]["environment"]])
+    where = _places([read(path)["environments"][told[0]["environment"]]])
     shown = f"```text\n{told[0]['told']}\n```"
     return f"{shown}\n\nAfter {duration(first)}{again} ({where})."
 
