@@ -149,11 +149,12 @@ def test_what_is_done_is_read_and_what_has_begun_goes_on(made, cells, tmp_path):
 def test_a_run_that_was_killed_as_it_began_begins_anew(made, cells, tmp_path, monkeypatch):
     folder = tmp_path / "points" / "seed-5"
     folder.mkdir(parents=True)
-    (folder / ".config.json.00ff.tmp").write_text("{")
+    (folder / f".config.json.{'0f' * 16}.tmp").write_text("{")
     monkeypatch.setattr(runs.Run, "compute", lambda self: None)
     monkeypatch.setattr(runs.Run, "write", lambda self: None)
     monkeypatch.setattr(runs.Run, "results", runs.check(cells, made[1])["points/seed-5"])
     (ended,) = runs.sweep(cells[:1], tmp_path, Here())
+    assert ended.error == "", ended.trace
     assert ended.results.seed == 5
     assert (folder / "config.json").is_file() and not list(folder.glob(".*"))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
 
 from pgx_jax.errors import ConfigError
 from pgx_jax.learn import Metrics
@@ -62,6 +61,8 @@ class WeightsAndBiases(Listener):
             ConfigError: nobody is logged in, or it cannot be reached.
         """
         if self.opened is None:
+            import wandb  # of the extra "wandb"
+
             config = json.loads((self.folder / "config.json").read_text("utf-8"))
             try:
                 self.opened = wandb.init(
