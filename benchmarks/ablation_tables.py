@@ -384,7 +384,7 @@ def _ticks(axes, values: list[str], bottom: bool) -> None:
 
 def _long(values: list[str]) -> bool:
     """Whether there is no room for the values side by side."""
-    return max(map(len, values)) > 6
+    return max(map(len, values)) * len(values) > 28 or max(map(len, values)) > 6
 
 
 def _points(axes, runs: Runs, measure: str, shift: float = 0.0, **style) -> None:
