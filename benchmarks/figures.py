@@ -33,7 +33,7 @@ import scale_tables
 import tables
 import truth_tables
 import tyro
-from common import CHANGES_NOTHING, RESULTS, ROOT, plain, read
+from common import RESULTS, ROOT, changed, plain, read
 from tables import Section
 
 from pgx_jax.config import Config
@@ -256,14 +256,11 @@ def source(name: str, command: str, data: Mapping | None) -> str:
 
 def other_defaults(data: Mapping) -> list[str]:
     """What a study's defaults were, where they are other numbers today; a sentence, or none."""
-    before = dict(flatten(data["settings"].get("defaults", {})))
-    now = {name: value for name, value in flatten(plain(Config())) if value.replace(".", "", 1).isdigit()}
-    changed = [
-        f"{name} = {before[name]}" if name in before else f"no {name}"
-        for name in (now if before else ())
-        if before.get(name) != now[name] and (name in before or name not in CHANGES_NOTHING)
-    ]
-    return [f" Of older code, with other defaults: {', '.join(changed)}."] if changed else []
+    before, now = data["settings"].get("defaults", {}), plain(Config())
+    told, numbers = dict(flatten(before)), dict(flatten(now))
+    names = [name for name in changed(before, now) if numbers.get(name, "").replace(".", "", 1).isdigit()]
+    words = [f"{name} = {told[name]}" if name in told else f"no {name}" for name in (names if before else ())]
+    return [f" Of older code, with other defaults: {', '.join(words)}."] if words else []
 
 
 def _places(environments: Iterable[Mapping]) -> str:

@@ -118,6 +118,16 @@ def _names(kind: Any) -> list[str]:
     return [name for part in typing.get_args(kind) if part is not Ellipsis for name in _names(part)]
 
 
+MOST_NAMED = 3
+"""Names that stand in a sentence, of more the first."""
+
+
+def named(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b, c and 4 more."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def called(names: Sequence[str] | None, n: int) -> list[str]:
     """What messages call n tasks: by their names, or else by their numbers.
 

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import shutil
 
+import msgspec
 import pytest
 from msgspec import structs
 
 import pgx_jax
 from pgx_jax import make_family
+from pgx_jax.analysis import ANALYSES
+from pgx_jax.cli import main as cli
 from pgx_jax.compare.results import to_plain
 from pgx_jax.runs.serial import dumps
 
@@ -48,6 +51,18 @@ def small(small_settings, **changes):
 
 def copy_of(run, tmp_path):
     return shutil.copytree(run.store.path, tmp_path / "copy")
+
+
+def analysed(name, found, run, tmp_path, monkeypatch, *args):
+    """The folder of a copy of a run of which `pgx-jax analyse` has been told what an analysis finds."""
+    path = copy_of(run, tmp_path)
+    chosen = ANALYSES[name]._replace(function=lambda run, settings, progress: found)
+    monkeypatch.setitem(ANALYSES, name, chosen)
+    assert cli.main(["analyse", str(path), name, *args]) == 0
+    written = json.loads((path / "analysis" / f"{name}.json").read_text())
+    assert msgspec.convert(written, type(found)) == found
+    assert (path / "analysis" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    return path
 
 
 class Ears(pgx_jax.Listener):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import math
 import re
 
@@ -14,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from small import copy_of
+from small import analysed
 
 import pgx_jax
-from pgx_jax.analysis import ANALYSES, ApproximationConfig, ApproximationResult, first_order_error
+from pgx_jax.analysis import ApproximationConfig, ApproximationResult, first_order_error
 from pgx_jax.analysis.approximation import (
     KINDS,
     MEASURES,
@@ -147,16 +146,10 @@ def test_longer_fine_tuning_passes_the_stops_of_the_shorter(small_run):
 def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_path, monkeypatch):
     told = analyses.approximation_sentence(found)
     assert "fine-tuning" in told and "surrogates' own steps" in told and told.endswith("at most 10% off).")
-    path = copy_of(small_run, tmp_path)
-    chosen = ANALYSES["approximation"]._replace(function=lambda run, settings, progress: found)
-    monkeypatch.setitem(ANALYSES, "approximation", chosen)
-    assert cli.main(["analyse", str(path), "approximation"]) == 0
+    path = analysed("approximation", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert told in out and "surrogate log r" in out and "approximation.json" in out
-    written = json.loads((path / "analysis" / "approximation.json").read_text())
-    assert msgspec.convert(written, ApproximationResult) == found
     assert schema(ApproximationResult)["$defs"]["ApproximationResult"]
-    assert (path / "analysis" / "approximation.png").read_bytes().startswith(b"\x89PNG")
     pgx_jax.runs.store.RunStore(path).clear(True)
     assert not (path / "analysis").exists()
 

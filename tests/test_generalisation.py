@@ -1,6 +1,5 @@
 """Curvature against dense Hessians, the PAC-Bayes bound against a loop and simulation, and a whole run."""
 
-import json
 import sys
 
 import jax
@@ -11,14 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from small import copy_of
+from small import analysed
 
 from pgx_jax import learn
 from pgx_jax.analysis import (
-    ANALYSES,
     TRACES,
     GeneralisationConfig,
-    GeneralisationResult,
     analysis_of,
     extreme_eigenvalues,
     generalisation_bound,
@@ -33,7 +30,6 @@ from pgx_jax.analysis.generalisation import (
     standard_error,
     task_losses,
 )
-from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError
 from pgx_jax.report import analyses
 from pgx_jax.types import FIT, SELECT
@@ -202,14 +198,9 @@ def test_a_run_has_losses_bounds_and_curvature(found, small_run):
 def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_path, monkeypatch):
     told = analyses.generalisation_sentence(found)
     assert "a gap of" in told and "3 unseen tasks" in told
-    path = copy_of(small_run, tmp_path)
-    chosen = ANALYSES["generalisation"]._replace(function=lambda run, settings, progress: found)
-    monkeypatch.setitem(ANALYSES, "generalisation", chosen)
-    assert cli.main(["analyse", str(path), "generalisation", "--generalisation.unseen", "3"]) == 0
+    args = ("--generalisation.unseen", "3")
+    analysed("generalisation", found, small_run, tmp_path, monkeypatch, *args)
     assert told in capsys.readouterr().out
-    written = json.loads((path / "analysis" / "generalisation.json").read_text())
-    assert msgspec.convert(written, GeneralisationResult) == found
-    assert (path / "analysis" / "generalisation.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_vacuous_bounds_are_said_to_be_vacuous(found):

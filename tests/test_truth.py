@@ -1,22 +1,20 @@
 """Estimates against true training: statistics by loops and simulation, and a comparison of a small run."""
 
 import dataclasses
-import json
 import re
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from small import copy_of
+from small import analysed
 
 from pgx_jax import estimate, learn
-from pgx_jax.analysis import ANALYSES, TruthConfig, TruthResult, by_default, estimated_against_true
+from pgx_jax.analysis import TruthConfig, by_default, estimated_against_true
 from pgx_jax.analysis.correlation import (
     by_task,
     commoner_sign,
@@ -276,15 +274,9 @@ def test_what_is_trained_for_long_is_what_a_group_has(small_run):
 def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_path, monkeypatch):
     told = analyses.shown("truth").sentence(found)
     assert "9 subsets trained 2 times" in told and "at the long horizon f-hat" in told
-    path = copy_of(small_run, tmp_path)
-    chosen = ANALYSES["truth"]._replace(function=lambda run, settings, progress: found)
-    monkeypatch.setitem(ANALYSES, "truth", chosen)
-    assert cli.main(["analyse", str(path), "truth"]) == 0
+    analysed("truth", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert told in out and "kernel surrogate, 4 trainings" in out and "truth.json" in out
-    written = json.loads((path / "analysis" / "truth.json").read_text())
-    assert msgspec.convert(written, TruthResult) == found
-    assert (path / "analysis" / "truth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_is_made_where_it_is_named_alone_and_bad_settings_are_refused_before(capsys, tmp_path):

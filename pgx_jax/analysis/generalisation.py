@@ -60,7 +60,7 @@ from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
 from pgx_jax.compare.results import Number, Record
 from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate import LogProb
+from pgx_jax.estimate import LogProb, log_probs
 from pgx_jax.learn import Progress
 from pgx_jax.steady import compiled
 from pgx_jax.types import FIT, SELECT, Array, Key, PyTree, Transitions
@@ -195,15 +195,11 @@ def sample_of(
     return Sample(obs, action, advantage, weight[source], source, count[source], trajectory)
 
 
-def _log_probs(log_prob: LogProb, params: PyTree, obs: PyTree, action: Array) -> Float[Array, "U N"]:
-    return jax.vmap(jax.vmap(log_prob, (None, 0, 0)), (None, 0, 0))(params, obs, action)
-
-
 def _clipped(
     log_prob: LogProb, params: PyTree, before: PyTree, obs: PyTree, action: Array, clip: Array
 ) -> Float[Array, "U N"]:
     """clip(r) - 1 of every transition."""
-    log_ratio = _log_probs(log_prob, params, obs, action) - _log_probs(log_prob, before, obs, action)
+    log_ratio = log_probs(log_prob, params, obs, action) - log_probs(log_prob, before, obs, action)
     return jnp.clip(jnp.exp(log_ratio), 1 - clip, 1 + clip) - 1
 
 

@@ -45,12 +45,16 @@ from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import places, row_keys
 from pgx_jax.compare.results import Number, Record
+from pgx_jax.compare.summaries import numbers
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import kernel_surrogate
 from pgx_jax.learn import Learner, Progress
 from pgx_jax.types import Agent, Key, Named, Rows, Scores
 
 HORIZONS = ("short", "long")
+
+DIGITS = 4
+"""Significant digits of returns in the record."""
 
 FEW_TASKS = 6
 """Up to so many tasks all their subsets are trained."""
@@ -361,13 +365,6 @@ class TruthResult(Record, frozen=True, kw_only=True):
         return np.array(found, float)
 
 
-def numbers(values: Float[np.ndarray, "*shape"], digits: int = 4) -> list[Number]:
-    """An array as nested lists of so many significant digits; None where it is not finite."""
-    if values.ndim:
-        return [numbers(row, digits) for row in values]  # type: ignore[misc]
-    return float(f"{float(values):.{digits}g}") if np.isfinite(values) else None  # type: ignore[return-value]
-
-
 def _agreement(
     name: str,
     horizon: str,
@@ -446,7 +443,7 @@ def _horizon(
         name=name,
         steps=int(horizon.steps.sum()),
         distance=float(np.mean([estimate.relative_distance(x, params) for x in moved])),
-        values=numbers(truth),  # type: ignore[arg-type]
+        values=numbers(truth, DIGITS),
         reliability={
             scope: {kind: finite(reliability(kind, scope, truth, member)) for kind in CORRELATIONS}
             for scope in SCOPES
@@ -520,6 +517,6 @@ def estimated_against_true(
         episodes=settings.episodes,
         subsets=[np.flatnonzero(row).tolist() for row in member],
         horizons=found,
-        estimates={name: numbers(one.values[0]) for name, one in known.items()},  # type: ignore[misc]
+        estimates={name: numbers(one.values[0], DIGITS) for name, one in known.items()},
         agreements=agreements,
     )

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt32
 
 from pgx_jax import learn
 from pgx_jax.config import Config
-from pgx_jax.errors import DataError
+from pgx_jax.errors import DataError, named
 from pgx_jax.learn import Checkpoint, Hears, Learner, Policy, Progress
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, Rows
@@ -189,12 +189,11 @@ def _names(rows: Sequence[Row], family: TaskFamily, config: Config) -> list[str]
 def _name(row: Row, family: TaskFamily, config: Config) -> str:
     """The tasks of a row, and what else tells it from most others: "goal+1-0, goal+1-3, told"."""
     tasks = [name for name, inside in zip(family.task_names, row.member, strict=True) if inside]
-    which = "all tasks" if 1 < len(tasks) == family.n else ", ".join(tasks[:3])
-    more = f" and {len(tasks) - 3} more" if 3 < len(tasks) < family.n else ""
+    which = "all tasks" if 1 < len(tasks) == family.n else named(tasks)
     own = [row.policy] if row.policy != BASE else []
     own += [row.learner] if row.learner != config.learner else []
     own += ["continued"] if row.continues and len(tasks) == family.n else []
-    return ", ".join((which + more, *own))
+    return ", ".join((which, *own))
 
 
 def _rows(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -409,6 +410,11 @@ def schema(kind: type[Struct] = Results) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found
 
 
+def publish(kind: type[Struct], name: str) -> None:
+    """Write the published schema of a record's file anew, beside this module."""
+    Path(__file__).with_name(name).write_text(f"{json.dumps(schema(kind), indent=1)}\n")
+
+
 def finite(found: Results) -> Results:
     """The same results with None in place of numbers that are not finite, as the file has them."""
     return msgspec.json.decode(msgspec.json.encode(found), type=Results)
@@ -440,6 +446,4 @@ def from_plain(values: Any) -> Results:
 
 
 if __name__ == "__main__":  # writes the published schema anew
-    from pathlib import Path
-
-    Path(__file__).with_name("results.schema.json").write_text(f"{json.dumps(schema(), indent=1)}\n")
+    publish(Results, "results.schema.json")

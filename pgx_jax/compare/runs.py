@@ -8,14 +8,12 @@ where the tasks are the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, structs
 
-from pgx_jax.compare.results import Interval, Record, Results, read_record, schema
+from pgx_jax.compare.results import Interval, Record, Results, publish, read_record
 from pgx_jax.compare.seeds import SeedsMethod, over_seeds
 from pgx_jax.compare.summaries import over_runs
 from pgx_jax.errors import DataError
@@ -155,5 +153,4 @@ def from_plain(values: Any) -> RunsResult:
 
 
 if __name__ == "__main__":  # writes the published schema anew
-    path = Path(__file__).with_name("compare.schema.json")
-    path.write_text(f"{json.dumps(schema(RunsResult), indent=1)}\n")
+    publish(RunsResult, "compare.schema.json")

@@ -7,10 +7,8 @@ the noise of evaluations within them. The tasks are the same in all: other draws
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,8 +26,8 @@ from pgx_jax.compare.results import (
     Number,
     Record,
     Results,
+    publish,
     read_record,
-    schema,
 )
 from pgx_jax.compare.summaries import over_runs
 from pgx_jax.errors import DataError
@@ -193,5 +191,4 @@ def from_plain(values: Any) -> SeedsResult:
 
 
 if __name__ == "__main__":  # writes the published schema anew
-    path = Path(__file__).with_name("seeds.schema.json")
-    path.write_text(f"{json.dumps(schema(SeedsResult), indent=1)}\n")
+    publish(SeedsResult, "seeds.schema.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,15 @@ def by_task(episodes: Float[np.ndarray, "n E"]) -> list[tuple[float | None, floa
     """The normal 95% interval of every task's mean, from the spread of its episodes [n, E], E > 1."""
     mean, half = episodes.mean(1), 1.96 * np.sqrt(episodes.var(1, ddof=1) / episodes.shape[1])
     return list(zip((mean - half).tolist(), (mean + half).tolist(), strict=True))
+
+
+def numbers(values: np.ndarray, digits: int | None = None) -> list[Any]:
+    """An array [..., n] as nested lists of floats, of so many significant digits if they are given; None
+    where they are not finite."""
+    if np.ndim(values) > 1:
+        return [numbers(row, digits) for row in values]
+    known = [float(x) if np.isfinite(x) else None for x in values]
+    return known if digits is None else [None if x is None else float(f"{x:.{digits}g}") for x in known]
 
 
 def failed_tasks(episodes: Float[np.ndarray, "... n E"]) -> list[int]:

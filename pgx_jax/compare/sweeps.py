@@ -4,13 +4,11 @@ published as ``sweep.schema.json`` beside this file.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pgx_jax.compare.results import Number, Record, read_record, schema
+from pgx_jax.compare.results import Number, Record, publish, read_record
 from pgx_jax.compare.seeds import SeedsResult
 
 SCHEMA_VERSION = 1
@@ -54,5 +52,4 @@ def from_plain(values: Any) -> SweepResult:
 
 
 if __name__ == "__main__":  # writes the published schema anew
-    path = Path(__file__).with_name("sweep.schema.json")
-    path.write_text(f"{json.dumps(schema(SweepResult), indent=1)}\n")
+    publish(SweepResult, "sweep.schema.json")

@@ -12,7 +12,7 @@ from pgx_jax.estimate.checks import check_features, check_log_prob, check_params
 from pgx_jax.estimate.config import EstimateConfig
 from pgx_jax.estimate.crossfit import OUTER, PARTS, CrossFit, Way, inner, other_parts
 from pgx_jax.estimate.features import gradient_features
-from pgx_jax.estimate.gradients import LogProb
+from pgx_jax.estimate.gradients import LogProb, log_probs
 from pgx_jax.estimate.kernels import kernel_surrogate
 from pgx_jax.estimate.lifting import (
     LIFTS,
@@ -98,6 +98,7 @@ __all__ = [
     "lift",
     "lift_dual",
     "lift_projection",
+    "log_probs",
     "lookahead",
     "loss_change",
     "make_subsets",

@@ -16,13 +16,19 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.extend.core.primitives import dot_general_p, jit_p
-from jaxtyping import Num
+from jaxtyping import Float, Num
 
 from pgx_jax.steady import bound
 from pgx_jax.types import Array, PyTree
 
 LogProb = Callable[[PyTree, PyTree, Array], Array]
 """(params, obs, action) of one transition -> log pi(action | obs), a scalar."""
+
+
+def log_probs(log_prob: LogProb, params: PyTree, obs: PyTree, action: Array) -> Float[Array, "U N"]:
+    """log pi of every transition of every source: float [U, N], of leaves [U, N, ...]; to be traced."""
+    return jax.vmap(jax.vmap(log_prob, (None, 0, 0)), (None, 0, 0))(params, obs, action)
+
 
 LAYOUT = {"transpose", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type"}
 ELEMENTWISE = {"mul", "neg", "add_any"}

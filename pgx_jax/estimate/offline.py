@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from pgx_jax.estimate.gradients import LogProb
+from pgx_jax.estimate.gradients import LogProb, log_probs
 from pgx_jax.estimate.scores import MAX_LOG_RATIO, cross_fitted
 from pgx_jax.estimate.surrogates import signed_weights
 from pgx_jax.steady import compiled
@@ -57,9 +57,7 @@ def _part(log_prob: LogProb, params: PyTree, transitions: Transitions, part: int
     return _Part(obs, action, _log_probs(log_prob, params, obs, action), advantage, weight, source)
 
 
-@partial(compiled, quick=True, static_argnames="log_prob")
-def _log_probs(log_prob: LogProb, params: PyTree, obs: PyTree, action: Array) -> Float[Array, "U M"]:
-    return jax.vmap(jax.vmap(log_prob, (None, 0, 0)), (None, 0, 0))(params, obs, action)
+_log_probs = partial(compiled, quick=True, static_argnames="log_prob")(log_probs)
 
 
 @partial(compiled, static_argnames=("log_prob", "updates"))
@@ -77,9 +75,6 @@ def _fitted(
     """Scores of every subset: of its tasks (padded to s), ``inside`` are those that count."""
     optimiser = optax.adam(rate)
 
-    def log_probs(theta: PyTree, obs: PyTree, action: Array) -> Array:
-        return jax.vmap(jax.vmap(log_prob, (None, 0, 0)), (None, 0, 0))(theta, obs, action)
-
     def of_subset(subset: tuple[Array, Array]) -> Array:
         own, counts = subset
         source = fitted.source[own]
@@ -89,7 +84,7 @@ def _fitted(
         advantage, weight = fitted.advantage[own], fitted.weight[own] * counts[:, None] / counts.sum()
 
         def loss(theta: PyTree) -> Array:
-            ratio = jnp.exp(log_probs(theta, obs, action) - before)
+            ratio = jnp.exp(log_probs(log_prob, theta, obs, action) - before)
             clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
             return -(weight * jnp.minimum(ratio * advantage, clipped * advantage)).sum()
 
@@ -99,7 +94,7 @@ def _fitted(
             return (optax.apply_updates(theta, change), memory), None
 
         theta = jax.lax.scan(step, (params, optimiser.init(params)), None, updates)[0][0]
-        change = log_probs(theta, judge.obs, judge.action) - judge.before
+        change = log_probs(log_prob, theta, judge.obs, judge.action) - judge.before
         ratio = jnp.exp(jnp.clip(change, -MAX_LOG_RATIO, MAX_LOG_RATIO))[judge.source] * judge.weight
         gained = (ratio * judge.advantage).sum(1) / ratio.sum(1)
         return gained - (judge.weight * judge.advantage).sum(1)

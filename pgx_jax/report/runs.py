@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 from pgx_jax.compare.results import OURS
 from pgx_jax.compare.runs import RunsResult, Side
 from pgx_jax.compare.seeds import SeedsMethod
 from pgx_jax.report import wording
+from pgx_jax.report.tables import as_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,18 +122,16 @@ CSV_HEAD = (
 
 def as_csv(found: RunsResult) -> str:
     """The same numbers in full, a line a side and method; seeds with spaces between."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    lines = []
     for side in found.sides:
         for name in wording.ordered_methods(side.methods):
             entry, pair = side.methods[name], side.paired.get(name)
             gap = [None] * 4 if pair is None else [*_numbers(pair.difference), pair.pairs]
-            writer.writerow([
+            lines.append([
                 side.name, " ".join(map(str, side.seeds)), name, wording.method_label(side.methods, name),
                 entry.metric, *_numbers(entry.interval), *gap, entry.env_steps, entry.equal_steps,
             ])  # fmt: skip
-    return file.getvalue()
+    return as_text(CSV_HEAD, lines)
 
 
 def _numbers(value: wording.Interval) -> list[float | None]:

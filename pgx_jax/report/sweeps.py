@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +11,7 @@ from pgx_jax.compare.results import OURS
 from pgx_jax.compare.seeds import SeedsMethod
 from pgx_jax.compare.sweeps import Part, SweepResult
 from pgx_jax.report import seeds, wording
+from pgx_jax.report.tables import as_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,9 +112,7 @@ CSV_HEAD = (
 
 def as_csv(found: SweepResult) -> str:
     """The same numbers in full, a line a method; policies are those of every seed, with spaces between."""
-    file, names = io.StringIO(), setting_names(found)
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["family", *names, *CSV_HEAD])
+    names, lines = setting_names(found), []
     for row in rows(found):
         entry, methods = row.entry, row.part.seeds.methods
         known = [k for k in entry.policies if k is not None]
@@ -123,5 +120,5 @@ def as_csv(found: SweepResult) -> str:
         values += [row.name, wording.method_label(methods, row.name), entry.metric]
         values += [sum(mean is not None for mean in entry.by_seed), entry.mean]
         values += [entry.interval.lo, entry.interval.hi, " ".join(map(str, known)), row.nmi]
-        writer.writerow([*values, entry.env_steps, entry.equal_steps])
-    return file.getvalue()
+        lines.append([*values, entry.env_steps, entry.equal_steps])
+    return as_text(["family", *names, *CSV_HEAD], lines)

@@ -1,9 +1,11 @@
-"""The numbers of a run's results as a table for other programs."""
+"""Tables for other programs: comma-separated values, and those of a run's results."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from msgspec import UNSET
 
@@ -19,9 +21,7 @@ def as_csv(results: Results) -> str:
     """A line for every method over all tasks (its task is empty), and one for each of its tasks; intervals
     are of 95%, groups are ours, from 1."""
     group = {name: i for i, names in enumerate(results.groups, 1) for name in names}
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEAD)
+    lines = []
     for name in wording.ordered_methods(results.methods, every=True):
         entry = results.methods[name]
         label = wording.method_label(results.methods, name, alone=True)
@@ -34,5 +34,13 @@ def as_csv(results: Results) -> str:
         ]
         for task, number, value in rows:
             shown = (value.mean, value.lo, value.hi, entry.env_steps, entry.equal_steps)
-            writer.writerow((name, label, task, number, entry.metric, *shown))
+            lines.append((name, label, task, number, entry.metric, *shown))
+    return as_text(HEAD, lines)
+
+
+def as_text(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A table as comma-separated values."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows((head, *lines))
     return file.getvalue()

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import UNSET
 
 from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Number, StabilityResult, Timings
+from pgx_jax.errors import MOST_NAMED, named
 
 _LABELS = {
     OURS: "PolicyGradEx (ours)",
@@ -246,16 +247,6 @@ def half_width(found: StabilityResult) -> Number:
         if low is not None and high is not None
     ]
     return statistics.median(widths) if widths else None
-
-
-MOST_NAMED = 3
-"""Tasks that a sentence names, of more the first."""
-
-
-def named(names: Sequence[str]) -> str:
-    """Names in a sentence: a, b, c and 4 more."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def share(value: Number) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from pgx_jax.compare import judging, results, summaries
 from pgx_jax.compare.looks import Found, gain
 from pgx_jax.compare.methods import distinct
 from pgx_jax.compare.results import OURS
+from pgx_jax.compare.summaries import numbers
 from pgx_jax.compare.unseen import unseen_tasks
 from pgx_jax.learn import Trained
 from pgx_jax.runs.records import Records
@@ -100,13 +100,6 @@ def evidence_result(found: Grouping) -> results.Evidence | None:
         ),
         kind=nested.kind(needed),
     )
-
-
-def numbers(values: np.ndarray) -> list[Any]:
-    """An array [..., n] as nested lists of floats, None where they are not finite."""
-    if np.ndim(values) > 1:
-        return [numbers(row) for row in values]
-    return [float(x) if np.isfinite(x) else None for x in values]
 
 
 def look_results(run: Records) -> list[results.LookResult]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, named
 from pgx_jax.tasks.family import Step, TaskFamily
 from pgx_jax.types import PyTree
 
@@ -68,10 +67,11 @@ def _traced(family: TaskFamily, name: str, *args: PyTree) -> Any:
             f"({type(error).__name__}: {_line(error)}); it must be a pure function of arrays"
         ) from error
     except Exception as error:
+        tasks = named([*map(repr, family.task_names)])
         raise ConfigError(
-            f"family {family.name!r}: its environment {raised(name, error)}; all of its tasks "
-            f"({listed(family.task_names)}) go through this code, and nothing was trained: mend the "
-            f"environment, or take another version of the library that it comes from"
+            f"family {family.name!r}: its environment {raised(name, error)}; all of its tasks ({tasks}) go "
+            f"through this code, and nothing was trained: mend the environment, or take another version of "
+            f"the library that it comes from"
         ) from error
 
 
@@ -82,12 +82,6 @@ def raised(what: str, error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own)]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"raised {type(error).__name__} in {what}{where}: {_line(error)}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, of many the first."""
-    more = len(names) - 3
-    return ", ".join(map(repr, names[:3])) + (f" and {more} more" if more > 0 else "")
 
 
 def _line(error: Exception) -> str:
