@@ -306,6 +306,14 @@ def test_python_shows_progress_where_nobody_else_does(small_settings, capfd):
     assert max(map(len, lines)) > 100  # not wrapped
 
 
+def test_colours_that_a_kernel_asks_for_make_no_bar(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with watching.hearing(None, (), None, True) as heard:
+        (shown, *_) = heard.listeners
+        assert isinstance(shown, ConsoleListener) and not shown.moves
+
+
 def test_a_file_gets_a_line_now_and_then():
     output, now = io.StringIO(), [0.0]
     listener = ConsoleListener(Console(file=output, width=40), lambda: now[0])

@@ -136,4 +136,5 @@ def _console(progress: bool) -> Console | None:
     notebook = Console()
     if notebook.is_jupyter and has_bar(notebook):
         return notebook
-    return Console(file=sys.stderr, force_jupyter=False)
+    # a kernel asks for colours (FORCE_COLOR), but no bar can move in what it shows without ipywidgets
+    return Console(file=sys.stderr, force_jupyter=False, force_terminal=sys.stderr.isatty())
