@@ -13,7 +13,7 @@ from pgx_jax.compare.results import Interval, Results
 from pgx_jax.report import wording
 
 HEAD = (
-    "method", "label", "task", "group", "metric", "mean", "low", "high", "env_steps", "same_total",
+    "method", "label", "task", "group", "metric", "mean", "low", "high", "env_steps", "equal_steps",
 )  # fmt: skip
 
 
