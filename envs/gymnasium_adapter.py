@@ -161,7 +161,7 @@ def gymnasium_family(
     given = {key: arguments.values(key, value) for key, value in (kwargs or {}).items()}
     fixed, title = dict(fixed or {}), env if isinstance(env, str) else getattr(env, "__name__", str(env))
     _check_arguments(env, title, [*given, *fixed])
-    weights = None if objectives is None else np.asarray(objectives, np.float32)
+    weights = None if objectives is None else _weights(title, objectives)
     n = arguments.count(title, given, weights)
     names = tuple(task_names) if task_names is not None else arguments.names(given, n)
     if len(names) != n:
@@ -191,6 +191,14 @@ def gymnasium_family(
         defaults=dict(defaults or {}),
         objectives=weights if alike else None,
     )
+
+
+def _weights(title: str, objectives: Sequence[Sequence[float]]) -> np.ndarray:
+    """Weights of objectives as float32 [n, K]; ConfigError for rows of several lengths."""
+    try:
+        return np.asarray(objectives, np.float32)
+    except ValueError:
+        raise ConfigError(f"objectives of {title} must be numbers [n, K], got {objectives!r}") from None
 
 
 def _sampler(draw: Callable | None) -> Callable | None:

@@ -175,6 +175,8 @@ def _tasks(env_id: str, default, given: Mapping[str, np.ndarray], n: int) -> PyT
 
     def spread(old, new):
         kinds = np.asarray(old).dtype.kind + np.asarray(new).dtype.kind
+        if not set(kinds) <= set("biuf"):
+            raise ConfigError(f"parameters of {env_id} are numbers, got {new!r}")
         dtype = np.float32 if "f" in kinds else np.bool_ if kinds == "bb" else np.int32
         return np.broadcast_to(np.asarray(new, dtype), (n, *np.shape(old))).copy()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pgx_jax.errors import ConfigError, check_types, of_type, pick
+from pgx_jax.errors import ConfigError, check_types, checked, of_type, pick
 from pgx_jax.estimate import SIMILARITIES, EstimateConfig
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.learn import LEARNERS, PPO, PolicyConfig
@@ -129,6 +129,7 @@ class Config:
         return jax.random.fold_in(jax.random.PRNGKey(self.seed), STREAMS.index(name))
 
 
+@checked
 def config_for(family: TaskFamily, preset: str | None = None) -> Config:
     """The default settings, with those in their place that the family asks for, and an environment of PPO's
     for each task; as a preset changes them, by its name in `PRESETS`.

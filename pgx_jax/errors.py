@@ -1,15 +1,21 @@
 """The errors that the project raises on purpose; each message names the culprit and the remedy."""
 
 import ast
+import functools
+import inspect
+import numbers
 import re
+import types
 import typing
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
 Entry = TypeVar("Entry")
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
 
 
 class PgxError(Exception):
@@ -54,7 +60,7 @@ class SweepError(PgxError, RuntimeError):
 
 def pick(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     """The entry of a table by its name; ConfigError, with the names that there are, if it has none."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(f"{setting} = {name!r}; choose one of {', '.join(map(repr, table))}")
     return table[name]
 
@@ -91,6 +97,10 @@ def of_type(value: Any, kind: Any, name: str) -> Any:
     Raises:
         ConfigError: naming the setting, its value, and what it must be.
     """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{name} = {value} must fit 64 bits")
+    if isinstance(value, (set, frozenset)):
+        raise ConfigError(f"{name} = {value!r} has no order; give a tuple")
     try:
         return msgspec.convert(_plain(value), kind)
     except msgspec.ValidationError as error:
@@ -118,6 +128,61 @@ def _names(kind: Any) -> list[str]:
     return [name for part in typing.get_args(kind) if part is not Ellipsis for name in _names(part)]
 
 
+def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:
+    """A function that refuses arguments of another type than its annotations name, before it does anything:
+    ConfigError, naming the argument and what it must be. What arrays hold is left to the function."""
+    signature = inspect.signature(function)
+    rest = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> Returned:
+        kinds = typing.get_type_hints(function)
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # too many, or of other names: Python tells it better
+            return function(*args, **kwargs)
+        for name, value in given.items():
+            if name in kinds and name not in rest:
+                check_argument(value, kinds[name], name)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def check_argument(value: Any, kind: Any, name: str) -> None:
+    """Refuse an argument of another type than its annotation names.
+
+    Raises:
+        ConfigError: naming the argument, and what it must be.
+    """
+    if not _fits(value, kind):
+        wanted = kind.__name__ if isinstance(kind, type) else re.sub(r"\b[a-z_]\w*\.", "", str(kind))
+        shown = repr(value)
+        shown = f"{shown[:60]}…" if len(shown) > 60 else shown
+        raise ConfigError(f"{name} must be {wanted}, not a {type(value).__name__}: {shown}")
+
+
+_NUMBERS = {int: numbers.Integral, float: numbers.Real}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, as far as that is told by itself and not by what is in it."""
+    own = typing.get_origin(kind) or kind
+    if own in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(kind))
+    if own is typing.Literal:
+        return any(value is part or value == part for part in typing.get_args(kind))
+    if not isinstance(own, type) or getattr(own, "_is_protocol", False) or own.__module__ == "jaxtyping":
+        return True
+    parts = typing.get_args(kind)
+    if own is Sequence:  # an array is one
+        listed = value if isinstance(value, (list, tuple, str)) else ()
+        whole = hasattr(value, "__len__") and not isinstance(value, (Mapping, set, frozenset))
+        return whole and all(_fits(part, parts[0]) for part in listed if parts)
+    value = value.item() if own in _NUMBERS and getattr(value, "shape", None) == () else value
+    return isinstance(value, _NUMBERS.get(own, own))
+
+
 MOST_NAMED = 3
 """Names that stand in a sentence, of more the first."""
 
@@ -132,10 +197,12 @@ def called(names: Sequence[str] | None, n: int) -> list[str]:
     """What messages call n tasks: by their names, or else by their numbers.
 
     Raises:
+        ConfigError: they are no list.
         DataError: there are more or fewer names.
     """
     if names is None:
         return list(map(str, range(n)))
+    check_argument(names, Sequence, "names")
     if len(names) != n:
         raise DataError(f"there are {len(names)} names of {n} tasks")
     return [repr(name) for name in names]

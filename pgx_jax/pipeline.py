@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgx_jax import estimate, grouping, learn
 from pgx_jax.config import Config, EstimateConfig, check_method
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, of_type, pick
 from pgx_jax.estimate import LogProb
 from pgx_jax.held_out import HeldOut, given_gain, nested_gain
 from pgx_jax.learn import Checkpoint, Cloned, Hears, Learner, Policy, Progress, Trained
@@ -97,7 +97,7 @@ def look_times(config: Config) -> tuple[float, ...]:
     """Parts of all steps at which the tasks are looked at (`Config.looks`), up to three quarters."""
     given = config.k is not None or config.grouping.trace_penalty is not None
     once = given or estimate.SCORES[config.estimate.score].rolls_out
-    count = 1 if once else config.looks
+    count = 1 if once else min(config.looks, 64)  # so many doublings lead past the last one
     times = [config.meta_fraction * 2**i for i in range(count)]
     return tuple(time for i, time in enumerate(times) if not i or time <= LAST_LOOK)
 
@@ -473,7 +473,7 @@ def group_transitions(
         SolverError: the relaxation was not solved.
     """
     config = config or Config()
-    member = _checked_subsets(transitions, config, names)
+    member = _checked_subsets(transitions, config, looks, names)
     estimate.check_params(params)
     estimate.check_log_prob(log_prob, params, transitions)
     feats = features(log_prob, params, transitions, config, names)
@@ -503,17 +503,19 @@ def group_features(
         ConfigError, DataError, SolverError: see `group_transitions`.
     """
     config = config or Config()
-    member = _checked_subsets(transitions, config, names)
+    member = _checked_subsets(transitions, config, looks, names)
     estimate.check_features(feats, transitions)
     return _grouped(feats, transitions, member, config, looks, names, log_prob=log_prob, params=params)
 
 
 def _checked_subsets(
-    transitions: Transitions, config: Config, names: Sequence[str] | None
+    transitions: Transitions, config: Config, looks: int, names: Sequence[str] | None
 ) -> Bool[np.ndarray, "m n"]:
     """The subsets of tasks with logged data, once data and settings can be grouped."""
     estimate.check_transitions(transitions, names)
     check_method(config, len(transitions.source))
+    if of_type(looks, int, "looks") < 1:
+        raise ConfigError(f"looks = {looks} must be at least 1")
     estimate.require_held_out(config.estimate.score, "roll-outs need an environment")
     return subsets(config, len(transitions.source))
 

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.errors import ConfigError, PgxError, checked
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import DeviceEnv, HostCopy, TaskFamily
 from pgx_jax.tasks.checks import check_family, raised
@@ -95,6 +95,7 @@ def task_number(family: TaskFamily, task: str | int | None) -> int:
     )
 
 
+@checked
 def roll_out(
     family: TaskFamily,
     task: int,

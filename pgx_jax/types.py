@@ -28,6 +28,8 @@ from jaxtyping import Bool, Float, Int, Int8, Num, UInt32
 
 Array = jax.Array | np.ndarray
 PyTree = Any
+REAL = ("bool", "integral", "real floating")
+"""Kinds of arrays that hold numbers, for `jax.numpy.isdtype`."""
 Key = UInt32[Array, "2"]
 """A raw PRNG key."""
 

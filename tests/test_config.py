@@ -1,6 +1,7 @@
 """The rule of comparison, and settings that are refused before any work."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -163,6 +164,12 @@ def test_a_total_without_an_update_for_every_policy_is_refused():
         ({"grouping": "careful"}, "grouping must be a pgx_jax.GroupingConfig, not a str"),
         ({"estimate": None}, "estimate must be a pgx_jax.EstimateConfig, not a NoneType"),
         ({"ppo": PPO}, "ppo must be a pgx_jax.PPO, not a"),
+        ({"k": 10**30}, "must fit 64 bits"),
+        ({"learner": ["ppo"]}, r"learner = \['ppo'\]; choose one of"),
+        ({"similarities": {"dot"}}, "has no order; give a tuple"),
+        ({"estimate": {"dim": 10**9}}, "estimate.dim = 1000000000 must be at least 1, and at most"),
+        ({"policy": PolicyConfig(initial_log_std=float("nan"))}, "policy.initial_log_std = nan must lie"),
+        ({"policy": PolicyConfig(bonus_up_to=float("nan"))}, "policy.bonus_up_to = nan must be a number"),
         ({"policy": PolicyConfig(hidden=(8, 0))}, r"policy.hidden = \(8, 0\)"),
         ({"test_tasks": -1}, "test_tasks = -1"),
         ({"k": 3, "grouping": {"max_groups": 2}}, "k = 3 is more than grouping.max_groups = 2"),
@@ -175,6 +182,45 @@ def test_settings_that_cannot_work(change, message):
             change = change | {name: dataclasses.replace(getattr(config, name), **value)}
     with pytest.raises(ConfigError, match=message):
         Run(FAMILY, dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pgx_jax.run(FAMILY, {"k": 3}), "config must be Config | None, not a dict: {'k': 3}"),
+        (lambda: pgx_jax.run(FAMILY.env), "family must be TaskFamily | str, not a PointMass"),
+        (lambda: pgx_jax.run(FAMILY, log=3), "log must be Sequence[str], not a int: 3"),
+        (lambda: pgx_jax.run(FAMILY, listener=pgx_jax.Listener), "listener must be Listener | None, not"),
+        (lambda: Run(FAMILY, policy="mlp"), "policy must be Policy | None, not a str: 'mlp'"),
+        (lambda: Run(FAMILY, policies={"mine": 3}), "policies['mine'] must be Policy, not a int: 3"),
+        (lambda: Run(FAMILY).compute(["meta"]), "there is no stage ['meta']"),
+        (lambda: pgx_jax.run_seeds(FAMILY, seeds=[1, 2]), "seeds must be int, not a list: [1, 2]"),
+        (lambda: pgx_jax.plan(FAMILY, seeds=0), "seeds = 0 must be at least 1"),
+        (lambda: pgx_jax.plan(FAMILY, labels=[0, 1]), "labels must be a whole number from 0 on"),
+        (lambda: pgx_jax.config_for("points"), "family must be TaskFamily, not a str: 'points'"),
+        (lambda: pgx_jax.config_for(FAMILY, ["quick"]), "preset must be str | None, not a list: ['quick']"),
+        (lambda: make_family(None), "name must be str, not a NoneType: None"),
+        (lambda: pgx_jax.load(3), "path must be str | Path, not a int: 3"),
+        (lambda: pgx_jax.compare_runs(["a", "b"]), "a path must be str | PathLike, not a list: ['a', 'b']"),
+        (lambda: pgx_jax.adapt(None, 0), "run must be Run | str | Path, not a NoneType: None"),
+        (lambda: pgx_jax.gymnasium_family("CartPole-v1", ["a"]), "kwargs must be Mapping[str, Sequence]"),
+        (lambda: make_family("points", n_tasks=100_000), "one-hot contexts of 100000 tasks are 37 GiB"),
+        (lambda: dataclasses.replace(FAMILY, task_names=3), "task_names must be Sequence[str], not a int: 3"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_type(call, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        call()
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert pgx_jax.plan(FAMILY, seeds=np.int64(2), labels=np.arange(6) % 2, timed=False).k == 2
+
+
+def test_a_sampler_that_fails_is_named():
+    family = dataclasses.replace(FAMILY, sample_test_tasks=lambda key, count: 1 / 0)
+    with pytest.raises(ConfigError, match=r"sample_test_tasks\(key, 10\) fails \(ZeroDivisionError"):
+        Run(family)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The commands, snippets, names and links of README and docs."""
 
-import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -54,6 +54,11 @@ STAGES = "docs/tutorial.md: The same from Python"
 GROUPED = {
     f"docs/guides/data.md: {name}" for name in ("From logged steps", "Preferences of a language model")
 }
+MODULES = {
+    "docs/guides/data.md: A module of Flax NNX": "flax",
+    "docs/guides/data.md: A module of Equinox": "equinox",
+}
+"""What goes on from the first of those, and the library that it needs."""
 MADE = {
     "docs/guides/environment.md: Written from scratch": "family",
     "docs/guides/network.md: Your own network": "policy",
@@ -65,15 +70,15 @@ MADE = {
 
 def test_every_python_block_is_executed():
     count = sum(len(blocks(page, "python")) for page in PAGES if page.name not in ELSEWHERE)
-    assert set(SNIPPETS) == {LEARNT, STAGES, *RUNS, *GROUPED, *MADE} and len(SNIPPETS) == count
+    assert set(SNIPPETS) == {LEARNT, STAGES, *RUNS, *GROUPED, *MODULES, *MADE} and len(SNIPPETS) == count
 
 
-def execute(name: str, folder, monkeypatch) -> dict:
+def execute(name: str, folder, monkeypatch, before: dict | None = None) -> dict:
     code = SNIPPETS[name]
     lines = code.splitlines()
     assert sum(map(bool, lines)) <= 20 and max(map(len, lines)) <= 110
     monkeypatch.chdir(folder)
-    names = {"__name__": "example"}
+    names = {"__name__": "example"} | (before or {})
     exec(compile(code, name, "exec"), names)
     return names
 
@@ -126,6 +131,15 @@ def test_examples_of_ones_own_data_tell_the_tasks_apart(name, tmp_path, monkeypa
     names = execute(name, tmp_path, monkeypatch)
     assert names["found"].grouping.labels.tolist() == [0, 0, 1, 1]
     assert names["found"].predicted["ci95"][0] > 0
+
+
+def test_examples_of_modules_tell_the_tasks_apart(tmp_path, monkeypatch):
+    before = execute("docs/guides/data.md: From logged steps", tmp_path, monkeypatch)
+    for name, library in MODULES.items():
+        if importlib.util.find_spec(library):  # the extra `test` has it
+            names = execute(name, tmp_path, monkeypatch, before)
+            assert names["found"] is not before["found"]
+            assert names["found"].grouping.labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.fixture

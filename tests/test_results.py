@@ -97,3 +97,10 @@ def test_intervals_of_tasks_make_that_of_their_mean():
     half = (bounds[:, 1] - bounds[:, 0]) / 2
     np.testing.assert_allclose(half, 1.96 * episodes.std(1, ddof=1) / 20)
     np.testing.assert_allclose(np.sqrt((half**2).sum()) / 3, whole.hi - whole.mean)
+
+
+def test_groups_of_tasks_that_there_are_not_are_refused(run_results):
+    plain = results.to_plain(run_results)
+    assert results.from_plain(plain) == run_results
+    with pytest.raises(DataError, match="'stranger' is none of its task_names"):
+        results.from_plain(plain | {"groups": [["stranger"], *plain["groups"]]})

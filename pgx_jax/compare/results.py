@@ -442,7 +442,18 @@ def from_plain(values: Any) -> Results:
     if version != SCHEMA_VERSION:
         told = "no schema_version" if version is None else f"schema_version {version}"
         raise DataError(f"results.json cannot be read ({told}, not {SCHEMA_VERSION}); {remedy}")
-    return read_record(values, Results, "results.json", remedy)
+    found = read_record(values, Results, "results.json", remedy)
+    if unknown := _named(found) - {*found.task_names}:
+        raise DataError(f"results.json cannot be read ({min(unknown)!r} is none of its task_names); {remedy}")
+    return found
+
+
+def _named(found: Results) -> set[str]:
+    """All tasks that results name in their groups."""
+    several = [found.groups, found.true_groups or [], *(own.groups or [] for own in found.methods.values())]
+    several += [[*look.groups, look.tasks, look.joining] for look in found.looks]
+    several += [found.stability.groups] if found.stability is not None else []
+    return {name for groups in several for group in groups for name in group}
 
 
 if __name__ == "__main__":  # writes the published schema anew

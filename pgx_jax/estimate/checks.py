@@ -10,7 +10,7 @@ import numpy as np
 
 from pgx_jax.errors import ConfigError, DataError, called
 from pgx_jax.estimate.gradients import LogProb
-from pgx_jax.types import FIT, SCORE, SELECT, Features, PyTree, Transitions
+from pgx_jax.types import FIT, REAL, SCORE, SELECT, Features, PyTree, Transitions
 
 
 def check_transitions(transitions: Transitions, names: Sequence[str] | None = None) -> None:
@@ -35,15 +35,22 @@ def check_transitions(transitions: Transitions, names: Sequence[str] | None = No
             raise DataError(f"transitions.{name} is None; give it{told}")
     advantage, split = np.asarray(transitions.advantage), np.asarray(transitions.split)
     source = np.asarray(transitions.source)
+    if source.ndim != 1 or source.dtype.kind not in "iu":
+        raise DataError(
+            f"transitions.source must be a whole number for each task, the row of its transitions: "
+            f"{transitions.source!r}"
+        )
     if split.ndim != 2:
         raise DataError(f"transitions.split has shape {split.shape}; it must be [U, N], a row a source")
     n, (sources, count) = len(source), split.shape
     read = {"obs": transitions.obs, "action": transitions.action, "trajectory": transitions.trajectory}
     for path, leaf in jax.tree_util.tree_leaves_with_path(read):
-        found = np.shape(leaf)
+        found, name = np.shape(leaf), jax.tree_util.keystr(path, simple=True, separator=".")
         if found[:2] != split.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise DataError(f"transitions.{name} has shape {found}; it must begin with split's {split.shape}")
+        kind = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not jnp.isdtype(kind, REAL):
+            raise DataError(f"transitions.{name} is of type {kind}; give numbers")
     trajectory = np.asarray(transitions.trajectory)
     if trajectory.dtype.kind not in "iu" or (trajectory.size and trajectory.min() < 0):
         raise DataError(
@@ -103,7 +110,7 @@ def check_log_prob(log_prob: LogProb, params: PyTree, transitions: Transitions) 
             f"log_prob(params, obs, action) fails where it is called with one transition, of the shapes "
             f"{shapes[0]} and {shapes[1]} ({type(error).__name__}: {reason})"
         ) from error
-    if getattr(told, "shape", None) != ():
+    if getattr(told, "shape", None) != () or not jnp.issubdtype(told.dtype, jnp.floating):
         raise ConfigError(f"log_prob must return one number for one transition, and it returns {told}")
 
 

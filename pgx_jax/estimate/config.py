@@ -18,6 +18,9 @@ from pgx_jax.estimate.surrogates import MIN_L2, RIDGES
 from pgx_jax.estimate.tag import DISTANCE
 from pgx_jax.types import Named
 
+MOST_DIM = 2**16
+"""Of the features: the curvature of each task then takes 80 GB."""
+
 
 @dataclass(frozen=True)
 class EstimateConfig:
@@ -106,8 +109,8 @@ class EstimateConfig:
             raise ConfigError(f"estimate.l2 = {self.l2} cannot work in float32; use at least {MIN_L2}")
         if not 0 < self.distance < math.inf:
             raise ConfigError(f"estimate.distance = {self.distance} must be positive")
-        if self.dim < 1:
-            raise ConfigError(f"estimate.dim = {self.dim} must be at least 1")
+        if not 1 <= self.dim <= MOST_DIM:
+            raise ConfigError(f"estimate.dim = {self.dim} must be at least 1, and at most {MOST_DIM}")
         if self.iterations is not None and self.iterations < 1:
             raise ConfigError(f"estimate.iterations = {self.iterations} must be at least 1")
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from pgx_jax.errors import ConfigError, DataError, called
+from pgx_jax.errors import ConfigError, DataError, called, of_type
 from pgx_jax.learn.advantages import gae
 from pgx_jax.learn.baselines import expected
 from pgx_jax.learn.collecting import split_by_trajectory
-from pgx_jax.types import Array, PyTree, Transitions
+from pgx_jax.types import REAL, Array, PyTree, Transitions
 
 
 class _Logged(NamedTuple):
@@ -72,8 +72,9 @@ def transitions_from(
         DataError: lengths or shapes that do not fit, numbers that are not finite, no episode that ends, or
             nothing that can be learnt from.
     """
+    of_type(seed, int, "seed")
     for name, number in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-        if not 0 <= number <= 1:
+        if not 0 <= of_type(number, float, name) <= 1:
             raise ConfigError(f"{name} = {number} must be between 0 and 1")
     given = {"obs": obs, "action": action, "reward": reward, "terminated": terminated}
     given |= {} if truncated is None else {"truncated": truncated}
@@ -87,7 +88,7 @@ def transitions_from(
     advantage = gae(
         logged.reward.T, expects.T, leads_to.T, logged.terminated.T, ends.T, gamma, gae_lambda
     ).T  # fmt: skip
-    dealt = split_by_trajectory(done[:, None], np.random.default_rng(seed))
+    dealt = split_by_trajectory(done[:, None], np.random.default_rng(seed % 2**64))
     kept = [np.flatnonzero(~row) for row in logged.cut]
     least = min(map(len, kept))
     if not least:
@@ -168,6 +169,8 @@ def _check(name: str, task: str, own: PyTree, first: PyTree, length: int) -> Non
                 f"{name} of task {task} has the shape {leaf.shape}; it must be of {length} steps, as its "
                 f"reward is, each like those of the first task"
             )
+        if not jnp.isdtype(leaf.dtype, REAL):
+            raise DataError(f"{name} of task {task} is of type {leaf.dtype}; give numbers")
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise DataError(f"{name} of task {task} has numbers that are not finite")
 
@@ -224,4 +227,4 @@ def parts_of(
         if ends[task].sum() != len(np.unique(row)):
             name = called(names, len(trajectory))[task]
             raise DataError(f"transitions of one trajectory of task {name} do not stand together; sort them")
-    return split_by_trajectory(ends[:, None], np.random.default_rng(seed))[1]
+    return split_by_trajectory(ends[:, None], np.random.default_rng(seed % 2**64))[1]

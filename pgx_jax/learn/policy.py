@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -339,6 +340,10 @@ def make_networks(name: str, options: Mapping[str, Any]) -> Networks:
     return made(**options)
 
 
+MOST_LOG_STD = 20.0
+"""Of a fresh policy: with more in size, deviations are nothing or all in float32."""
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """Settings of the policy."""
@@ -373,6 +378,11 @@ class PolicyConfig:
         Raises:
             ConfigError: settings that cannot work.
         """
+        if not abs(self.initial_log_std) <= MOST_LOG_STD or math.isnan(self.bonus_up_to):
+            raise ConfigError(
+                f"policy.initial_log_std = {self.initial_log_std} must lie within {MOST_LOG_STD} of 0, and "
+                f"policy.bonus_up_to = {self.bonus_up_to} must be a number"
+            )
         options = key_values(self.options, "policy.options:")
         if "hidden" in inspect.signature(pick(NETWORKS, self.network, "policy.network")).parameters:
             options = {"hidden": tuple(self.hidden)} | options

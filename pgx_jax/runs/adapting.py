@@ -28,7 +28,7 @@ from pgx_jax.compare.pool import Pool, Row
 from pgx_jax.compare.results import OURS, Interval, to_plain
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
-from pgx_jax.errors import ConfigError, DataError, pick
+from pgx_jax.errors import ConfigError, DataError, checked, pick
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import load
 from pgx_jax.types import PyTree
@@ -141,6 +141,7 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
 
 
+@checked
 def adapt(
     run: Run | str | Path,
     task: int | PyTree,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pgx_jax.analysis import analysis_of
 from pgx_jax.compare.results import to_plain
-from pgx_jax.errors import check_types
+from pgx_jax.errors import check_types, checked
 from pgx_jax.learn import Progress
 from pgx_jax.mesh import in_first
 from pgx_jax.report import analyses
@@ -20,6 +20,7 @@ FOLDER = "analysis"
 """Of a run: a JSON file and a figure of each analysis."""
 
 
+@checked
 def analyse(
     run: Run | str | Path, name: str, settings: Any = None, *, progress: Progress | None = None
 ) -> Any:

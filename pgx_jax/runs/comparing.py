@@ -17,7 +17,7 @@ from pgx_jax import report
 from pgx_jax.compare import results
 from pgx_jax.compare.results import Results
 from pgx_jax.compare.runs import Given, RunsResult, compare
-from pgx_jax.errors import DataError, FolderError
+from pgx_jax.errors import DataError, FolderError, check_argument, checked
 from pgx_jax.report import wording
 from pgx_jax.runs import serial
 from pgx_jax.runs.saved import saved_settings
@@ -27,6 +27,7 @@ from pgx_jax.runs.store import RunStore
 SUMMARY = "compare.json"
 
 
+@checked
 def compare_runs(*paths: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> RunsResult:
     """Compare saved runs of one family by what their methods earned.
 
@@ -39,6 +40,8 @@ def compare_runs(*paths: str | os.PathLike[str], out: str | os.PathLike[str] | N
         FolderError: no run in one of the folders, or a run twice.
         DataError: runs that are not finished or can't be read, fewer than two, or of different families.
     """
+    for path in paths:
+        check_argument(path, str | os.PathLike, "a path")
     places = [place for path in paths for place in _sides(Path(path))]
     twice = {str(place) for place in places if sum(_same(place, other) for other in places) > 1}
     if twice:

@@ -16,6 +16,7 @@ from pgx_jax.compare import methods, oracle
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import BASE, Row, places, program
 from pgx_jax.config import Config, config_for
+from pgx_jax.errors import ConfigError, checked
 from pgx_jax.report import wording
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.records import Records
@@ -128,6 +129,7 @@ class Plan:
         ]
 
 
+@checked
 def plan(
     family: TaskFamily | str,
     config: Config | None = None,
@@ -154,10 +156,14 @@ def plan(
     Raises:
         ConfigError: settings that cannot work.
     """
+    if seeds < 1:
+        raise ConfigError(f"seeds = {seeds} must be at least 1")
     family = make_family(family) if isinstance(family, str) else family
     run = Records(family, config_for(family) if config is None else config, **own)
     assumed = np.arange(family.n) % (run.config.k or min(2, family.n))
     groups = assumed if labels is None else np.asarray(labels)
+    if groups.shape != (family.n,) or groups.dtype.kind not in "iu" or groups.min() < 0:
+        raise ConfigError(f"labels must be a whole number from 0 on for each of {family.n} tasks: {labels}")
     stages = [stage.times(seeds) for stage in _stages(run, groups)]
     if timed:
         if run.config.keep_programs:

@@ -19,7 +19,7 @@ from pgx_jax.compare.oracle import Oracle
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Results
 from pgx_jax.config import Config, check, config_for
-from pgx_jax.errors import ConfigError, key_values, pick
+from pgx_jax.errors import ConfigError, check_argument, checked, key_values, pick
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import PPO, Cloned, Learner, Policy, Trained
 from pgx_jax.pipeline import Scored
@@ -44,6 +44,7 @@ def numbered(stage: str, look: int) -> str:
 class Records:
     """All records of one run, in memory or in its folder; reading them computes nothing."""
 
+    @checked
     def __init__(
         self,
         family: TaskFamily,
@@ -83,6 +84,8 @@ class Records:
         self.learner = learn.with_options(self._learner(name, "learner"), name, options)
         self.learners[name] = self.learner
         self.policy = policy or self.config.policy.make(family)
+        for each, own in (policies or {}).items():
+            check_argument(own, Policy, f"policies[{each!r}]")
         self.policies_by_name = learn.policies_by_name(family, self.policy, self.config.policy, policies)
         self._check_agents()
         self._check_telling()

@@ -16,7 +16,7 @@ from pgx_jax.compare import methods, results
 from pgx_jax.compare.oracle import searches
 from pgx_jax.compare.results import Results, Timings
 from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, DataError, NewerError, NoSignalError, PgxError
+from pgx_jax.errors import ConfigError, DataError, NewerError, NoSignalError, PgxError, checked
 from pgx_jax.learn import Learner, Policy, described
 from pgx_jax.mesh import agreed, check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
@@ -50,7 +50,7 @@ class Run(Records):
             ConfigError: no such stage, or another process works on the run.
             DataError, SolverError: what a stage could not use; earlier stages stay on disk.
         """
-        if stage not in STAGES:
+        if not isinstance(stage, str) or stage not in STAGES:
             raise ConfigError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
         compares = bool(methods.BASELINES[self.config.compare])
         names = needed(stage, compares=compares, left_out=self._left_out())
@@ -228,6 +228,7 @@ def write_files(store: RunStore, names: Sequence[str], files: Mapping[str, bytes
     return store.path / "report.html"
 
 
+@checked
 def run(
     family: TaskFamily | str,
     config: Config | None = None,

@@ -25,7 +25,7 @@ from pgx_jax.compare.results import (
     StabilityResult,
 )
 from pgx_jax.config import Config, check_method
-from pgx_jax.errors import ConfigError, DataError, FolderError, PgxError
+from pgx_jax.errors import ConfigError, DataError, FolderError, PgxError, checked
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
@@ -73,6 +73,7 @@ def as_before(saved: Mapping[str, Any]) -> dict[str, Any]:
     return LEGACY | dict(saved) | {"grouping": before | dict(grouping)}
 
 
+@checked
 def load(
     path: str | Path,
     family: TaskFamily | None = None,
@@ -187,6 +188,7 @@ def _family(saved: Mapping[str, Any], path: str | Path) -> TaskFamily:
     return make_family(saved["family"], **settings)
 
 
+@checked
 def resume(
     path: str | Path,
     family: TaskFamily | None = None,
@@ -225,6 +227,7 @@ class Regrouped(Struct, frozen=True, kw_only=True):
     settings: Any
 
 
+@checked
 def regroup(run: Run, config: Config) -> Regrouped:
     """Group a saved run anew with other settings, from its saved stages: no training.
 

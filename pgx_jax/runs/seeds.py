@@ -25,7 +25,7 @@ from pgx_jax.compare import results
 from pgx_jax.compare.results import Results
 from pgx_jax.compare.seeds import SeedsResult, over_seeds
 from pgx_jax.config import Config, config_for
-from pgx_jax.errors import ConfigError, FolderError, FullError, PgxError
+from pgx_jax.errors import ConfigError, FolderError, FullError, PgxError, checked
 from pgx_jax.mesh import in_first
 from pgx_jax.report.seeds import advice
 from pgx_jax.runs.run import Run, begin, write_files
@@ -57,6 +57,7 @@ class SeedRuns(NamedTuple):
             raise told(self.errors)
 
 
+@checked
 def run_seeds(
     family: TaskFamily | str,
     config: Config | None = None,
@@ -108,6 +109,7 @@ def run_seeds(
     return _heard_by(found, listener)
 
 
+@checked
 def resume_seeds(
     path: str | Path,
     *,

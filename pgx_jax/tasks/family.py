@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
@@ -11,8 +11,11 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int, Num, UInt8
 
-from pgx_jax.errors import ConfigError, of_type, pick
+from pgx_jax.errors import ConfigError, PgxError, check_argument, of_type, pick
 from pgx_jax.types import Array, Key, PyTree
+
+MOST_ONE_HOT = 20_000
+"""Tasks that may be told apart by one-hot vectors, of 1.6 GB then."""
 
 METRICS = {
     "return": "the sum of an episode's rewards",
@@ -183,6 +186,7 @@ class TaskFamily:
     draw: Callable[[PyTree, PyTree], UInt8[np.ndarray, "H W 3"]] | None = None
 
     def __post_init__(self) -> None:
+        check_argument(self.task_names, Sequence[str], f"family {self.name!r}: task_names")
         n = len(self.task_names)
         if n < 2:
             raise ConfigError(f"family {self.name!r} has {n} task(s); grouping needs at least 2 tasks")
@@ -203,7 +207,7 @@ class TaskFamily:
             raise ConfigError(f"family {self.name!r}: horizon = {self.horizon} must be at least 1 step")
         of_type(self.defaults, dict, f"family {self.name!r}: defaults")
         groups = self.true_groups
-        if isinstance(groups, (list, tuple, np.ndarray, jax.Array, str, float)) and (
+        if isinstance(groups, (list, tuple, np.ndarray, jax.Array, str, int, float, dict, set)) and (
             np.shape(groups) != (n,) or np.asarray(groups).dtype.kind not in "iu"
         ):
             raise ConfigError(
@@ -216,6 +220,11 @@ class TaskFamily:
                     f"family {self.name!r}: task parameter {jax.tree_util.keystr(path)} has shape "
                     f"{np.shape(leaf)}; its leading axis must be n = {n}"
                 )
+        if self.context is None and n > MOST_ONE_HOT:
+            raise ConfigError(
+                f"family {self.name!r}: one-hot contexts of {n} tasks are {4 * n**2 / 2**30:.0f} GiB; give "
+                f"contexts, or at most {MOST_ONE_HOT} tasks"
+            )
         context = np.eye(n, dtype=np.float32) if self.context is None else self._of_each("context", "C")
         object.__setattr__(self, "context", context)
         if self.objectives is not None:
@@ -265,7 +274,15 @@ class TaskFamily:
                 f"the family {self.name!r} has no sampler of unseen tasks (TaskFamily.sample_test_tasks); "
                 f"give it one, or tasks of your own"
             )
-        drawn = self.sample_test_tasks(key, count)
+        try:
+            drawn = self.sample_test_tasks(key, count)
+        except PgxError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"family {self.name!r}: sample_test_tasks(key, {count}) fails ({type(error).__name__}: "
+                f"{error}); it must return {count} tasks like those of the family"
+            ) from error
         known, leaves = jax.tree.leaves(self.tasks), jax.tree.leaves(drawn)
         found, wanted = list(map(np.shape, leaves)), [(count, *np.shape(leaf)[1:]) for leaf in known]
         if jax.tree.structure(drawn) != jax.tree.structure(self.tasks) or found != wanted:  # type: ignore[operator]

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from pgx_jax.errors import ConfigError
+from pgx_jax.errors import ConfigError, checked
 from pgx_jax.tasks.family import TaskFamily
 
 GROUP = "pgx_jax.families"
@@ -33,6 +33,7 @@ def families() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in sorted(_registered(), key=lambda entry: entry.name)}
 
 
+@checked
 def make_family(name: str, **settings: Any) -> TaskFamily:
     """Build the family registered under ``name``.
 
@@ -66,17 +67,17 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
 
 def gymnax_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of gymnax environments (see `envs.gymnax_adapter.gymnax_family`)."""
-    return _load(_adapter("gymnax_family"))(*args, **settings)
+    return checked(_load(_adapter("gymnax_family")))(*args, **settings)
 
 
 def gymnasium_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of Gymnasium environments (see `envs.gymnasium_adapter.gymnasium_family`)."""
-    return _load(_adapter("gymnasium_family"))(*args, **settings)
+    return checked(_load(_adapter("gymnasium_family")))(*args, **settings)
 
 
 def brax_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of Brax environments (see `envs.brax_adapter.brax_family`)."""
-    return _load(_adapter("brax_family"))(*args, **settings)
+    return checked(_load(_adapter("brax_family")))(*args, **settings)
 
 
 def _adapter(name: str) -> metadata.EntryPoint:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pgx_jax.errors import ConfigError, pick
+from pgx_jax.errors import ConfigError, checked, pick
 from pgx_jax.runs.exporting import numpy_format, safetensors_format, stablehlo
 from pgx_jax.runs.exporting.subject import Subject
 from pgx_jax.runs.run import Run
@@ -60,6 +60,7 @@ class Exported(NamedTuple):
     """How the files are used, in a line of Python."""
 
 
+@checked
 def export_policy(
     run: Run | str | Path,
     *,
