@@ -97,8 +97,7 @@ def of_type(value: Any, kind: Any, name: str) -> Any:
     Raises:
         ConfigError: naming the setting, its value, and what it must be.
     """
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{name} = {value} must fit 64 bits")
+    _check_size(value, name)
     if isinstance(value, (set, frozenset)):
         raise ConfigError(f"{name} = {value!r} has no order; give a tuple")
     try:
@@ -155,11 +154,18 @@ def check_argument(value: Any, kind: Any, name: str) -> None:
     Raises:
         ConfigError: naming the argument, and what it must be.
     """
+    _check_size(value, name)
     if not _fits(value, kind):
         wanted = kind.__name__ if isinstance(kind, type) else re.sub(r"\b[a-z_]\w*\.", "", str(kind))
         shown = repr(value)
         shown = f"{shown[:60]}…" if len(shown) > 60 else shown
         raise ConfigError(f"{name} must be {wanted}, not a {type(value).__name__}: {shown}")
+
+
+def _check_size(value: Any, name: str) -> None:
+    """Refuse a whole number that no array holds."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{name} = {value} must fit 64 bits")
 
 
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
@@ -172,7 +178,9 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, part) for part in typing.get_args(kind))
     if own is typing.Literal:
         return any(value is part or value == part for part in typing.get_args(kind))
-    if not isinstance(own, type) or getattr(own, "_is_protocol", False) or own.__module__ == "jaxtyping":
+    if own is Any or not isinstance(own, type):
+        return True
+    if getattr(own, "_is_protocol", False) or own.__module__ == "jaxtyping":
         return True
     parts = typing.get_args(kind)
     if own is Sequence:  # an array is one

@@ -120,6 +120,10 @@ def roll_out(
         raise ConfigError(f"steps = {steps}: a roll-out has at least 1")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed = {seed} must be a whole number in [0, 2^32)")
+    if not 0 <= task < family.n:
+        raise ConfigError(
+            f"there is no task {task} of {family.name!r}; their numbers are 0 to {family.n - 1}"
+        )
     who = "random actions" if player is None else "trained policy"
     player = player or _random(family.action_space)
     play = _play_device if family.engine == "device" else _play_host

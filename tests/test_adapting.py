@@ -262,6 +262,8 @@ def no_sampler(run):
         (lambda run, arena: pgx_jax.adapt(run, 50), "no unseen task 50; their numbers are 0 to 49"),
         (lambda run, arena: pgx_jax.adapt(run, 0, finder="magic"), "magic.*'rewards', 'halving', 'values'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, name="../x"), "can't name a file"),
+        (lambda run, arena: pgx_jax.adapt(run, None), "unseen tasks of 'points' have 0 parameters"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, seed=2**70), "seed = .* must fit 64 bits"),
         (lambda run, arena: pgx_jax.adapt(run, np.zeros(3)), "unseen tasks of 'points'"),
         (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few.*'rewards'; use at least 2"),
     ],
@@ -297,6 +299,15 @@ def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys)
     run = pgx_jax.load(path)
     agent = run.store.load(written["stage"], Agent)
     assert run.policy.act(agent, obs=[0.0] * 4).shape == (2,)
+    for known, words in (
+        ((agent, [0.0] * 3), r"obs must be one observation, numbers of shape \[4\], not"),
+        ((agent, [[0.0], 0.0, 0.0, 0.0]), "obs must be one observation"),
+        ((agent, ["a"] * 4), "obs must be one observation"),
+        (("unseen-5-2", [0.0] * 4), "agent must be Agent, not a str"),
+        ((agent, [0.0] * 4, None, 3), "key must be a key of jax.random, not 3"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run.policy.act(*known)
     assert cli.main(["adapt", str(path), "--task", "2", "--steps", "12", "--finder", "evidence"]) == 0
     assert "fewer steps than an episode has: they went into" in " ".join(capsys.readouterr().out.split())
     assert written["policy"] == "base" and len(written["context"]) == run.family.context.shape[1]

@@ -161,6 +161,8 @@ def test_tasks_by_name_and_number(walk):
     for wrong, words in (("2", "numbers 0 to 1"), ("fats", "did you mean fast"), ("-1", "slow, fast")):
         with pytest.raises(ConfigError, match=words):
             show.task_number(walk, wrong)
+    with pytest.raises(ConfigError, match="there is no task 2 of 'walk'; their numbers are 0 to 1"):
+        show.roll_out(walk, 2)
 
 
 def call(capsys, *args):

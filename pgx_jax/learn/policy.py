@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from pgx_jax.errors import ConfigError, key_values, pick
+from pgx_jax.errors import ConfigError, check_argument, key_values, pick
 from pgx_jax.learn.distributions import FRESH_LOG_STD, DiagonalGaussian, Distribution, for_space
 from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
@@ -237,8 +237,15 @@ class Policy:
         context: Float[Array, "C"] | None = None,
         key: Key | None = None,
     ) -> Num[np.ndarray, "..."]:
-        """`action`, outside of JAX's transformations."""
-        return np.asarray(self.action(agent, jnp.asarray(obs), context, key))
+        """`action`, outside of JAX's transformations.
+
+        Raises:
+            ConfigError: there is no agent, an observation of another shape, or something else than a key.
+        """
+        check_argument(agent, Agent, "agent")
+        if key is not None and not hasattr(key, "dtype"):
+            raise ConfigError(f"key must be a key of jax.random, not {key!r}")
+        return np.asarray(self.action(agent, _observed(obs, np.shape(agent.observation.mean)), context, key))
 
     def action(
         self,
@@ -251,6 +258,17 @@ class Policy:
         inputs = self.actor_input(self.normalise(agent, obs), context)
         params, dist = self.params(agent.actor, inputs), self.distribution
         return dist.to_env(dist.mode(params) if key is None else dist.sample(key, params))
+
+
+def _observed(obs: Num[Array, "..."], shape: tuple[int, ...]) -> Num[Array, "..."]:
+    """One observation as an array; ConfigError for what is none of this shape."""
+    try:
+        found = np.asarray(obs)
+    except ValueError:  # rows of several lengths
+        found = np.asarray(None)
+    if found.shape != shape or found.dtype.kind not in "biuf":
+        raise ConfigError(f"obs must be one observation, numbers of shape {list(shape)}, not {obs!r}")
+    return jnp.asarray(found)
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "shape"))

@@ -52,7 +52,8 @@ CHECKED = ("config.json", "results.json")
 """Files whose checksums are in `CHECKSUMS`; stages tell their own."""
 CHECKSUMS = "checksums.json"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+"""With what is written behind it, it is shorter than the longest that file systems take (255)."""
 _LOGS = ("tensorboard", "wandb")
 """Folders that libraries fill as they like (`runs.watching.LOGS`)."""
 _OWN_FOLDERS = ("stages", "figures", "analysis", "pictures", "exported", *_LOGS)
@@ -659,7 +660,7 @@ def _plain(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} can't name a file of the run; use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit"
+            "starting with a letter or digit, 200 at most"
         )
     return name
 
