@@ -17,7 +17,7 @@ from pathlib import Path
 
 RUN = (
     "run points --n-tasks 4 --set n_groups=2 horizon=15 --seed 5 --out run --steps-per-task 5400"
-    " --compare fast --episodes 8 --test-tasks 0 --policy.hidden 8 8"
+    " --compare none --episodes 8 --test-tasks 0 --policy.hidden 8 8"
     " --ppo.num-envs 12 --ppo.num-steps 15 --ppo.epochs 4 --ppo.minibatches 2"
     " --estimate.steps 960 --estimate.num-envs 16 --estimate.dim 48"
 )
