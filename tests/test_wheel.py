@@ -18,8 +18,8 @@ TESTS = [f"tests/test_{name}.py" for name in ("families", "checks", "cli", "pipe
 """What finds families, starts commands, and runs everything once."""
 
 
-def command(*args, **kw):
-    done = subprocess.run([sys.executable, "-m", *map(str, args)], capture_output=True, text=True, **kw)
+def python(*args, **kw):
+    done = subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, **kw)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -29,18 +29,15 @@ def test_tests_pass_against_the_installed_wheel(tmp_path):
     source = shutil.copytree(
         ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info")
     )
-    command("pip", "wheel", "--no-deps", "-q", "-w", tmp_path, source)
+    python("-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, source)
     (wheel,) = tmp_path.glob("*.whl")
-    command("pip", "install", "--no-deps", "-q", "--target", tmp_path / "site", wheel)
+    python("-m", "pip", "install", "--no-deps", "-q", "--target", tmp_path / "site", wheel)
     shutil.copytree(ROOT / "tests", tmp_path / "elsewhere" / "tests")
     shutil.rmtree(source)
-    env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
-    script = "import pgx_jax, envs; print(pgx_jax.__file__, envs.__file__)"
-    shown = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
-    )
-    assert all(path.startswith(str(tmp_path / "site")) for path in shown.stdout.split()), shown.stdout
-    told = command(
-        "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS, cwd=tmp_path / "elsewhere", env=env
-    )
+    there = {
+        "cwd": tmp_path / "elsewhere",
+        "env": os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"},
+    }
+    assert f"; {tmp_path / 'site' / 'pgx_jax'}\n" in python("tests/smoke.py", **there)
+    told = python("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS, **there)
     assert " passed" in told and "failed" not in told
