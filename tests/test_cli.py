@@ -254,6 +254,12 @@ def test_resume_regroup_and_report(capsys, small_run, tmp_path, no_training):
     assert json.loads((path / "regroup-k=4.json").read_text()) == found
     assert [file.name for file in path.glob("regroup*")] == ["regroup-k=4.json"]
 
+    kept = (path / "config.json").read_text()
+    (path / "config.json").write_text(kept[:99])
+    status, _, err = call(capsys, "resume", path)
+    assert status == 2 and "put back what it held" in err and "goes on" not in err
+    (path / "config.json").write_text(kept)
+
     (path / "report.html").unlink()
     status, shown, err = call(capsys, "report", path)
     assert status == 0 and (path / "report.html").exists(), err

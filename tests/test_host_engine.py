@@ -252,7 +252,10 @@ def spoilt(**fields):
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        (raising, "task 'long' of 'script' raised RuntimeError in step: the motor burnt out"),
+        (
+            raising,
+            r"task 'long' of 'script' raised RuntimeError in step \(test_host_.*, line \d+\): the motor",
+        ),
         (spoilt(obs=np.zeros(2)), r"task 'long' .* shape \(2,\); its observation space promises \(3,\)"),
         (spoilt(obs=np.array([0, np.nan, 0])), "task 'long' .* non-finite observation"),
         (spoilt(reward=np.nan), "task 'long' .* non-finite reward"),

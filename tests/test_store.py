@@ -349,3 +349,12 @@ def test_links_that_leave_the_folder_are_refused(store, tmp_path, link):
     inside.unlink()
     inside.symlink_to(outside.rename(store.path / "moved"))
     RunStore.open(store.path).append_metrics({"x": 2})
+
+
+def test_links_to_nothing_are_refused_and_not_written_through(store, tmp_path):
+    outside = tmp_path / "elsewhere"
+    (store.path / "metrics.jsonl").symlink_to(outside)
+    with pytest.raises(FolderError, match="metrics.jsonl is a link that leaves the run's folder"):
+        RunStore.open(store.path)
+    RunStore.create(store.path, {}, overwrite=True).append_metrics({"x": 1})
+    assert not outside.exists()

@@ -18,6 +18,7 @@ from pgx_jax.errors import BusyError, DataError, FolderError, FullError, SolverE
 from pgx_jax.report import seeds, wording
 from pgx_jax.runs.planning import Plan
 from pgx_jax.runs.seeds import holds_seeds
+from pgx_jax.runs.store import RunStore
 from pgx_jax.runs.watching.console import doing
 
 
@@ -42,7 +43,7 @@ def resumable(folder: Path, new: bool = False) -> Iterator[None]:
             raise
         raise type(error)(f"{error} ({', '.join(ways)})") from error
     except (DataError, SolverError) as error:
-        if not holds_run(folder):
+        if not holds_run(folder) or _is_lost(folder):
             raise
         raise type(error)(f"{error} (whole stages are saved: {resuming(folder)} goes on)") from error
 
@@ -50,6 +51,17 @@ def resumable(folder: Path, new: bool = False) -> Iterator[None]:
 def holds_run(folder: Path) -> bool:
     """Whether a run has begun in a folder, or runs of several seeds."""
     return os.path.isfile(folder / "config.json") or holds_seeds(folder)
+
+
+def _is_lost(folder: Path) -> bool:
+    """Whether nothing can be resumed, since the settings of the run in a folder are damaged."""
+    if holds_seeds(folder):
+        return False
+    try:
+        RunStore(folder).config  # noqa: B018  (fails if it is damaged)
+    except DataError:
+        return True
+    return False
 
 
 def resuming(folder: Path) -> str:

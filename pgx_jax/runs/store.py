@@ -201,7 +201,7 @@ class RunStore:
         Raises:
             FolderError: naming what is in the way.
         """
-        files = [path for pattern in _OWN_FILES for path in self.path.glob(pattern)]
+        files = self._own_files()
         folders = [path for name in _OWN_FOLDERS if os.path.lexists(path := self.path / name)]
         inside = os.path.realpath(self.path)
         watched = [folder for folder in folders if folder.name != "wandb"]
@@ -303,9 +303,8 @@ class RunStore:
             for name in _OWN_FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
-            for pattern in _OWN_FILES:
-                for file in self.path.glob(pattern):
-                    file.unlink()
+            for file in self._own_files():
+                file.unlink()
         finally:
             if not held:
                 self.release()
@@ -558,6 +557,11 @@ class RunStore:
         self._file(name).unlink(missing_ok=True)
 
     # Inner workings
+
+    def _own_files(self) -> list[Path]:
+        """What has the name of one of a run's files, links to nothing as well (which `Path.glob` may leave
+        out, and which would be written through)."""
+        return [path for path in self.path.iterdir() if any(fnmatch(path.name, own) for own in _OWN_FILES)]
 
     def _file(self, name: str) -> Path:
         folder, _, file = name.rpartition("/")

@@ -10,6 +10,7 @@ import numpy as np
 
 from pgx_jax.errors import DataError
 from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks.checks import raised
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -31,7 +32,7 @@ class Guard:
     def failed(self, what: str, task: str | None, error: Exception) -> DataError:
         """An environment raised."""
         at = f"task {task!r} of {self.family!r}" if task else f"an environment of {self.family!r}"
-        return DataError(f"{at} raised {type(error).__name__} in {what}: {error}; mend the environment")
+        return DataError(f"{at} {raised(what, error)}; mend the environment")
 
     def shaped(self, obs: np.ndarray, task: str | None, count: int | None = None) -> np.ndarray:
         """The observation(s) as they are, if their shape is the family's."""
