@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,9 @@ def _write_mp4(picture: Picture, path: Path) -> None:
     size = (width + width % 2, height + height % 2)
     path.open("wb").close()  # ffmpeg would say at length why it cannot
     writer = imageio_ffmpeg.write_frames(path, size, fps=1000 / DURATION, codec="libx264", macro_block_size=2)
-    writer.send(None)
+    with warnings.catch_warnings():  # the process of ffmpeg that is started here runs no JAX
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
+        writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(np.pad(frame, odd, mode="edge")))
     writer.close()

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +18,7 @@ from pgx_jax.config import Config, PolicyConfig
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.learn.host.guard import Guard
 from pgx_jax.runs import reproducing
+from pgx_jax.runs.run import Run
 from pgx_jax.runs.store import RunStore
 from pgx_jax.tasks.registry import families, make_family
 
@@ -161,7 +161,9 @@ def test_a_folder_that_is_taken_is_told_with_the_options_that_help(stop, tmp_pat
 
 def test_regrouping_an_unfinished_run_names_the_command_that_finishes_it(stop, monkeypatch, tmp_path):
     store = RunStore.create(tmp_path / "run", {})
-    monkeypatch.setattr(saved, "load", lambda path: SimpleNamespace(store=store, config=Config()))
+    run = Run(make_family("points", n_tasks=4), Config())
+    run.store = store
+    monkeypatch.setattr(saved, "load", lambda path: run)
     status, _, err = stop("regroup", store.path)
     assert status == 2 and err.endswith(f"no features yet; resume it first (`pgx-jax resume {store.path}`)")
 

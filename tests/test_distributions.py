@@ -185,6 +185,7 @@ def test_which_spaces_have_a_distribution():
         spaces.MultiDiscrete([3, 2], start=[0, 1]),
         spaces.MultiDiscrete([[3, 2], [2, 2]]),
         spaces.Box(-1.0, 1.0, (2, 2)),
+        spaces.Box(-3, 3, (2,), np.int32),
         unbounded,
     ):
         with pytest.raises(ValueError, match="no distribution"):

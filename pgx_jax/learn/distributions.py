@@ -180,7 +180,7 @@ Distribution = Categorical | MultiCategorical | DiagonalGaussian
 
 def for_space(space: spaces.Space[Any], squash: bool = False) -> Distribution:
     """The distribution that fits an action space: Discrete or MultiDiscrete from 0, or a bounded
-    one-dimensional Box.
+    one-dimensional Box of floats.
 
     Raises:
         ValueError: for any other space.
@@ -189,9 +189,14 @@ def for_space(space: spaces.Space[Any], squash: bool = False) -> Distribution:
         return Categorical(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
         return MultiCategorical(tuple(map(int, space.nvec)))
-    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all():
+    if (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 1
+        and np.issubdtype(space.dtype, np.floating)
+        and np.isfinite([space.low, space.high]).all()
+    ):
         return DiagonalGaussian(tuple(map(float, space.low)), tuple(map(float, space.high)), squash)
     raise ValueError(
         f"no distribution for action space {space}; use Discrete or MultiDiscrete from 0, or a "
-        f"bounded Box of shape (n,)"
+        f"bounded Box of floats of shape (n,)"
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -59,10 +61,18 @@ RC = {
 }
 
 
+@contextmanager
+def _whatever_letters() -> Iterator[None]:
+    """Say nothing of letters that the font lacks: the report's tables, in the reader's fonts, have them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 def png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file on white."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC), _whatever_letters():
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -70,7 +80,7 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
 def svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` element for a page: ink in the page's own colour, ids of its own."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}), _whatever_letters():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
