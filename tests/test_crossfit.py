@@ -52,6 +52,18 @@ def test_rows_average_to_the_heldout_score(logged, way, ridge):
     assert np.abs(expected).max() > 0.01
 
 
+def test_solvers_that_read_the_transitions_read_those_that_are_dealt(make_logged):
+    transitions, features = make_logged(count=200, sources=2)
+    config, way = EstimateConfig(l2=5.0, iterations=3), one(SELECT)
+    data = CrossFit(features, transitions, config, KEY)
+    settings = {"l2": 5.0, "ridge": config.ridge, "iterations": 3, "parts": way.fitted}
+    found = fit(features, transitions, MEMBER, share=data.share, **settings)
+    expected = np.asarray(heldout(features, transitions, found, way.judge).values)
+    rows = data.rows(way, MEMBER, noise=False)
+    means = np.stack([rows[:, data.task == i].mean(1) for i in range(4)], 1)
+    np.testing.assert_allclose(means, np.where(MEMBER, expected, 0), atol=2e-5)
+
+
 def test_without_the_fits_noise_rows_are_sums_within_trajectories(logged):
     transitions, features = logged
     data, way = CrossFit(features, transitions, CONFIG, KEY), one(SCORE)

@@ -171,5 +171,6 @@ def test_distances_must_be_positive(params, distance):
 def test_a_source_without_fitted_data_is_named(solved):
     transitions, features, a, surrogates = solved
     split = np.full_like(transitions.split, SCORE)
-    with pytest.raises(DataError, match="source 0 has no transitions"):
+    split[0, 0] = FIT
+    with pytest.raises(DataError, match="source 1 has no transitions"):
         duals(features, transitions._replace(split=split), a, surrogates["newton"])

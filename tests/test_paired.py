@@ -89,6 +89,9 @@ def test_shared_trajectories_that_make_no_sense():
     with pytest.raises(DataError, match="share one held-out trajectory"):
         paired_difference(np.zeros(2), np.array([0, 1]), 2, np.array([3, 3]))
     candidates = Candidates(np.array([[0, 0], [0, 1]]), np.zeros(2), np.zeros(2), np.full(2, ""))
-    numbers = iter([np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0])])
-    with pytest.raises(DataError, match="same tasks for every partition"):
-        select(candidates, lambda labels: Gains(np.zeros(4), task, next(numbers)))
+    for second in (np.array([1, 0, 1, 0]), None):
+        numbers = iter([np.array([0, 1, 0, 1]), second])
+        with pytest.raises(DataError, match="same tasks for every partition"):
+            select(candidates, lambda labels, numbers=numbers: Gains(np.zeros(4), task, next(numbers)))
+    same = select(candidates, lambda labels: Gains(np.arange(4.0), task, np.array([0, 1, 0, 1])))
+    assert same.path["equal"].all()

@@ -180,6 +180,20 @@ def test_refine_ends_where_no_neighbour_is_better(labels, seed, fixed):
             assert objective(U, other, price) <= reached + 1e-6
 
 
+def test_spectral_groups_tasks_by_the_directions_of_their_rows_and_not_by_their_lengths():
+    labels, length = np.array([0, 1, 0, 1, 0, 1]), np.array([1.0, 1.0, 4.0, 5.0, 16.0, 25.0])
+    X = (labels[:, None] == labels) * np.outer(length, length)
+    assert np.array_equal(spectral(X, 2), labels)
+
+
+def test_a_group_that_loses_its_last_task_is_left_out():
+    U, state = noise(4, 0), rounding._State(noise(4, 0), [0, 1, 0, 2])
+    state.put([1], [0])
+    again = rounding._State(U, [0, 0, 0, 1])
+    assert state.k == 2 and state.labels.tolist() == [0, 0, 0, 1]
+    np.testing.assert_allclose(state.between, again.between)
+
+
 @pytest.mark.parametrize("unit", [1e-9, 1e9])
 def test_refine_ends_in_any_unit(unit):
     U = noise(9, 4)

@@ -232,8 +232,8 @@ def test_two_and_three_tasks():
 
 def test_bad_affinities_name_the_culprit():
     U = noise(4, 0)
-    U[1, 3] = np.nan
-    with pytest.raises(DataError, match="'b' and 'd'.*more subsets"):
+    U[1, 3], U[2, 3] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"'b' and 'd' .*\(2 such entries\).*more subsets"):
         standardise(U, names="abcd")
     with pytest.raises(DataError, match="tasks 1 and 3"):
         standardise(U)

@@ -43,6 +43,7 @@ def test_similarities_match_their_definitions(n, d, seed, l2):
             assert cosine[i, j] == pytest.approx(sum(b[i] * b[j]) / norms)
             assert whitened[i, j] == pytest.approx(b[i] @ inverse @ b[j], rel=1e-6, abs=1e-9)
     assert np.allclose(whitened, shared) and np.array_equal(whitened, whitened.T)
+    assert similarity(b.astype(np.float32)).dtype == np.float64
 
 
 def test_cosine_ignores_the_length_of_gradients_and_dot_does_not():

@@ -22,6 +22,8 @@ from pgx_jax.estimate import (
     signed_weights,
     similarity,
 )
+from pgx_jax.grouping.rounding import refine, spectral
+from pgx_jax.grouping.sdp import standardise
 from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.stages import STAGES
 from pgx_jax.runs.store import RunStore
@@ -210,20 +212,32 @@ def test_tasks_are_undecided_that_may_as_well_be_elsewhere():
     assert grouping.undecided(np.ones((3, 3)), np.zeros(3, int)) == []
 
 
+def test_partitions_nearby_are_reached_from_eigenvectors_and_from_the_labels():
+    truth, start = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 0, 1])
+    noise = np.random.default_rng(0).normal(size=(6, 6))
+    matrices = [(truth[:, None] == truth) + 0.1 * noise, noise]
+    found = grouping.nearby(matrices, start)
+    assert len(np.unique(found, axis=0)) == len(found) and (found.max(1) == 1).all()
+    for U in map(standardise, matrices):
+        for one in (refine(U, start), refine(U, spectral(U, 2))):
+            assert (found == one).all(1).any()
+    assert (found == truth).all(1).any()
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(2, 5), st.integers(2, 8), st.integers(0, 99))
-def test_the_rule_of_a_draw_is_that_of_the_choice(count, candidates, seed):
+@given(st.integers(2, 5), st.integers(2, 8), st.integers(0, 99), st.sampled_from([(1.0, 0.1), (0.1, 0.6)]))
+def test_the_rule_of_a_draw_is_that_of_the_choice(count, candidates, seed, rule):
     """Against `select` on trajectories whose differences have the same standard error."""
     rng = np.random.default_rng(seed)
     values, k = rng.normal(size=(count, candidates)), rng.integers(1, 4, candidates)
-    chosen = grouping.chosen_of_each(values, k, standard_errors=1.0, min_share=0.1)
+    chosen = grouping.chosen_of_each(values, k, standard_errors=rule[0], min_share=rule[1])
     spread = np.cov(values.T).reshape(candidates, candidates)
     for row, index in zip(values, chosen, strict=True):
         best, allowed = int(row.argmax()), []
         for c in range(candidates):
             error = np.sqrt(max(spread[c, c] + spread[best, best] - 2 * spread[c, best], 0))
             whole = max([row[best] - row[one] for one in range(candidates) if k[one] == 1], default=0)
-            if row[best] - row[c] <= max(error, 0.1 * whole) + 1e-12 * np.abs(values).max():
+            if row[best] - row[c] <= max(rule[0] * error, rule[1] * whole) + 1e-12 * np.abs(values).max():
                 allowed.append(c)
         least = min(k[c] for c in allowed)
         assert index == max((c for c in allowed if k[c] == least), key=lambda c: row[c])

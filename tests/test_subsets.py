@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pgx_jax.config import STREAMS, Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, make_subsets
+from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, default_size, make_subsets
 from pgx_jax.pipeline import subsets
 
 examples = settings(derandomize=True, deadline=None, max_examples=25)
@@ -29,6 +29,12 @@ def test_few_tasks_get_subsets_that_tell_pairs_apart():
     np.testing.assert_array_equal(make_subsets(0, 2), [[True, True]])
     np.testing.assert_array_equal(make_subsets(0, 3).sum(1), [2, 2, 2])
     np.testing.assert_array_equal(make_subsets(0, 4).sum(1), [3, 3, 3, 3])
+
+
+def test_subsets_of_many_tasks_are_as_large_as_the_root_of_their_number():
+    assert [default_size(n) for n in (2, 3, 4, 30)] == [2, 2, 3, 3]
+    assert [default_size(n) for n in range(31, 200)] == [math.ceil(math.sqrt(n)) for n in range(31, 200)]
+    assert set(make_subsets(0, 36, count=150).sum(1)) == {6}
 
 
 @pytest.mark.parametrize("n", [17, 20, 26])

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.estimate import fit, ridge_unit, signed_weights, surrogates, task_statistics
+from pgx_jax.estimate.problems import make_problems
 from pgx_jax.types import FIT, SCORE
 
 MEMBER = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]], bool)
@@ -71,6 +72,15 @@ def test_weights_name_the_task_that_has_no_signal(make_logged):
     advantage[2, 9] = np.inf
     with pytest.raises(DataError, match="task 2 has 1 non-finite advantages, first at transition 9"):
         signed_weights(transitions._replace(advantage=advantage))
+
+
+def test_problems_list_the_subsets_of_every_task():
+    member = np.random.default_rng(0).random((40, 5)) < 0.6
+    member[:, 0] = True
+    problems = make_problems(member)
+    for task, listed in enumerate(problems.listed()):
+        assert listed[listed < 40].tolist() == np.flatnonzero(member[:, task]).tolist()
+    assert np.asarray(problems.size)[:40].tolist() == member.sum(1).tolist()
 
 
 def test_statistics_are_the_gradient_and_curvature_at_zero(make_logged):

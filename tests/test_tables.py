@@ -1,5 +1,7 @@
 """What is chosen by name: an entry of one's own works wherever the name is given."""
 
+import dataclasses
+import math
 import typing
 from typing import Literal
 
@@ -32,6 +34,7 @@ from pgx_jax.estimate import (
     checks,
 )
 from pgx_jax.estimate.solvers import Solved
+from pgx_jax.estimate.surrogates import MIN_L2
 from pgx_jax.held_out import HeldOut
 from pgx_jax.types import Scores, Seen
 
@@ -139,6 +142,61 @@ def test_settings_of_the_grouping_check_themselves():
     ):
         with pytest.raises(ConfigError, match=message):
             config.check(4, k)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("penalties", [(0.0,)], [(-0.1,), (math.inf,), (math.nan,)]),
+        ("max_groups", [1], [0]),
+        ("resamples", [0, 2], [-1, 1]),
+        *((name, [0.0], [-0.1, math.nan]) for name in ("standard_errors", "min_share", "min_ratio")),
+        *((name, [0.0], [-0.1, math.nan]) for name in ("agreed_ratio", "group_ratio")),
+        ("level", [1e-9, 0.5], [0.0, 0.51]),
+        ("exhaustive_up_to", [0, 8], [9]),
+    ],
+)
+def test_settings_of_the_grouping_may_go_to_their_edges(name, good, bad):
+    for value in good:
+        GroupingConfig(**{name: value})
+    for value in bad:
+        with pytest.raises(ConfigError, match=name):
+            GroupingConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("l2", [MIN_L2], [0.9 * MIN_L2, math.inf]),
+        ("distance", [1e-9], [0.0, math.inf]),
+        ("dim", [1], [0]),
+        ("iterations", [1], [0]),
+        ("steps", [24], [0, 18, 25]),
+        ("num_envs", [3], [0]),
+        ("thin", [1, 3], [0, 4]),
+        ("source_multiple", [1], [0]),
+        ("rollout_episodes", [1], [0]),
+        ("gae_lambda", [0.0, 1.0], [-0.01, 1.01]),
+    ],
+)
+def test_settings_of_the_estimate_may_go_to_their_edges(name, good, bad):
+    config = EstimateConfig(steps=72, num_envs=6, thin=1)
+    for value in good:
+        changed = dataclasses.replace(config, **{name: value})
+        changed.check(), changed.check_collecting(24)
+    for value in bad:
+        changed = dataclasses.replace(config, **{name: value})
+        with pytest.raises(ConfigError, match=name):
+            changed.check(), changed.check_collecting(24)
+
+
+def test_three_trajectories_are_enough_to_collect():
+    """Two environments make two trajectories each, or one each if episodes are that long."""
+    config = EstimateConfig(steps=24, num_envs=2, thin=1)
+    config.check_collecting(11)
+    with pytest.raises(ConfigError, match="fewer than three trajectories"):
+        config.check_collecting(12)
+    EstimateConfig(steps=24, num_envs=1, thin=1).check_collecting(11)
 
 
 def test_every_part_of_an_observation_is_checked(make_logged):
