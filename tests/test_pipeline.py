@@ -304,7 +304,7 @@ def test_a_meta_policy_of_another_network_is_refused_at_once(small_run, small_se
     wide = make_policy(family, hidden=(32,)).init(KEY, (4,), jnp.asarray(family.context))
     with pytest.raises(ConfigError, match="meta-policy's actor does not fit the policy.*with_policy_params"):
         Run(family, config, meta=wide)
-    with pytest.raises(ConfigError, match="must be a pgx_jax Agent, not dict"):
+    with pytest.raises(ConfigError, match="meta must be Agent . None, not a dict"):
         Run(family, config, meta=small_run.meta.actor)
     Run(family, config, meta=small_run.meta)
 

@@ -536,8 +536,6 @@ def check_agent(agent: Agent, expected: Agent) -> None:
     """
     remedy = "begin with policy.init(key, observation_shape, context), and put own actor parameters into it "
     remedy += "by learn.with_policy_params(agent, params)"
-    if not isinstance(agent, Agent):
-        raise ConfigError(f"the meta-policy must be a pgx_jax Agent, not {type(agent).__name__}: {remedy}")
     for name in Agent._fields:
         own, wanted = (
             {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
