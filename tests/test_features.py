@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import gaussian, gradient_features
+from pgx_jax.estimate.checks import check_log_prob
 from pgx_jax.estimate.features import (
     PROCESSOR,
     _add_block,
@@ -319,3 +320,6 @@ def test_sizes_must_be_positive(logged, setting):
 def test_a_log_probability_is_one_number(logged):
     with pytest.raises(ConfigError, match=r"must return one number.*shape=\(1,\)"):
         gradient_features(lambda *x: mlp_log_prob(*x)[None], mlp_params(4), logged, KEY, 10)
+    for other in (lambda *x: mlp_log_prob(*x)[None], lambda *x: 1, lambda *x: jnp.int32(1)):
+        with pytest.raises(ConfigError, match="must return one number"):
+            check_log_prob(other, mlp_params(4), logged)
