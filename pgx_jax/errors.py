@@ -134,7 +134,7 @@ def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:
     rest = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> Returned:
+    def call(*args: P.args, **kwargs: P.kwargs) -> Returned:
         kinds = typing.get_type_hints(function)
         try:
             given = signature.bind(*args, **kwargs).arguments
@@ -145,7 +145,7 @@ def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:
                 check_argument(value, kinds[name], name)
         return function(*args, **kwargs)
 
-    return called
+    return call
 
 
 def check_argument(value: Any, kind: Any, name: str) -> None:

@@ -23,7 +23,7 @@ from pgx_jax.learn.moments import initial_moments, normalise
 from pgx_jax.learn.networks import NETWORKS, Networks
 from pgx_jax.steady import compiled, without_lapack
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Array, Key, Last, Memory, Moments, Named, PyTree, Seen
+from pgx_jax.types import REAL, Agent, Array, Key, Last, Memory, Moments, Named, PyTree, Seen
 
 
 def _arguments(inputs: Array | Seen) -> tuple[Array, Array | None]:
@@ -263,10 +263,10 @@ class Policy:
 def _observed(obs: Num[Array, "..."], shape: tuple[int, ...]) -> Num[Array, "..."]:
     """One observation as an array; ConfigError for what is none of this shape."""
     try:
-        found = np.asarray(obs)
+        found = obs if isinstance(obs, jax.Array) else np.asarray(obs)
     except ValueError:  # rows of several lengths
         found = np.asarray(None)
-    if found.shape != shape or found.dtype.kind not in "biuf":
+    if found.shape != shape or not jnp.isdtype(found.dtype, REAL):
         raise ConfigError(f"obs must be one observation, numbers of shape {list(shape)}, not {obs!r}")
     return jnp.asarray(found)
 

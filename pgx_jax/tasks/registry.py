@@ -67,25 +67,26 @@ def make_family(name: str, **settings: Any) -> TaskFamily:
 
 def gymnax_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of gymnax environments (see `envs.gymnax_adapter.gymnax_family`)."""
-    return checked(_load(_adapter("gymnax_family")))(*args, **settings)
+    return _adapter("gymnax_family")(*args, **settings)
 
 
 def gymnasium_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of Gymnasium environments (see `envs.gymnasium_adapter.gymnasium_family`)."""
-    return checked(_load(_adapter("gymnasium_family")))(*args, **settings)
+    return _adapter("gymnasium_family")(*args, **settings)
 
 
 def brax_family(*args: Any, **settings: Any) -> TaskFamily:
     """A family of Brax environments (see `envs.brax_adapter.brax_family`)."""
-    return checked(_load(_adapter("brax_family")))(*args, **settings)
+    return _adapter("brax_family")(*args, **settings)
 
 
-def _adapter(name: str) -> metadata.EntryPoint:
-    """Adapters are found by entry point, so that somebody else's `envs` in the way is told."""
+def _adapter(name: str) -> Callable[..., TaskFamily]:
+    """An adapter, which checks its arguments. It is found by entry point, so that somebody else's `envs` in
+    the way is told."""
     matches = [entry for entry in metadata.entry_points(group=ADAPTERS) if entry.name == name]
     if not matches:
         raise ConfigError(f"the adapter {name!r} is not installed: reinstall pgx-jax")
-    return matches[0]
+    return checked(_load(matches[0]))
 
 
 def load_factory(name: str) -> Callable[..., TaskFamily]:
