@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tables import counted, over_runs, plural, table
@@ -11,6 +12,9 @@ from pgx_jax.compare.results import OURS
 from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
+
+if TYPE_CHECKING:
+    from estimation import Projected
 
 
 def by_platform(cells: Iterable[Mapping]) -> dict[str, list[Mapping]]:
@@ -55,23 +59,23 @@ def speed_ups(data: Mapping) -> str:
 
 
 def _speed_up_table(data: Mapping, cells: list[Mapping]) -> str:
-    from estimation import PROJECTIONS as MEASURED
+    from estimation import projected
 
-    rows = [_speed_ups(cell, x, data["settings"]["updates"]) for x in MEASURED for cell in cells]
-    first = cells[0]
+    first, updates = cells[0], data["settings"]["updates"]
+    rows = [_speed_ups(cell, way, updates) for way in projected(first["dim"]) for cell in cells]
     head = [
         f"{first['cell']['platform']}: steps a task of a run, hidden layers", "p", "`estimate.projection`",
-        "estimate", "meta-training, collecting", "training all, side by side", "operations", "with meta",
+        "d", "estimate", "meta-training, collecting", "training all, side by side", "operations", "with meta",
         "side by side", "with meta", "one after another", "with meta", "the paper",
     ]  # fmt: skip
     return table(head, rows)
 
 
-def _speed_ups(cell: Mapping, projection: str, updates: Sequence[int]) -> list:
+def _speed_ups(cell: Mapping, way: Projected, updates: Sequence[int]) -> list:
     """A row: costs of the estimate and of training all triples, and their ratios."""
     from estimation import estimate_cost, meta_cost, training_cost
 
-    own, meta = estimate_cost(cell, projection), meta_cost(cell, updates)
+    own, meta = estimate_cost(cell, way), meta_cost(cell, updates)
     together, apart = (training_cost(cell, x, updates) for x in ("side by side", "one after another"))
     ratios = [
         together.operations / own.operations, together.operations / (own.operations + meta.operations),
@@ -79,22 +83,20 @@ def _speed_ups(cell: Mapping, projection: str, updates: Sequence[int]) -> list:
         apart.seconds / own.seconds, apart.seconds / (own.seconds + meta.seconds),
     ]  # fmt: skip
     depth, published = cell["cell"]["layers"], PUBLISHED_SPEED_UPS.get(cell["cell"]["layers"])
-    return [
-        f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{cell['parameters']:,}", f"`{projection}`",
-        duration(own.seconds), duration(meta.seconds), duration(together.seconds),
-        *(f"{ratio:.0f}×" for ratio in ratios), f"{published}×" if published else "–",
-    ]  # fmt: skip
+    what = [f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{cell['parameters']:,}"]
+    what += [f"`{way.projection}`", way.dim, *(duration(x.seconds) for x in (own, meta, together))]
+    return [*what, *(f"{ratio:.0f}×" for ratio in ratios), f"{published}×" if published else "–"]
 
 
 def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
     """The table's caption."""
-    from estimation import estimate_cost, training_cost
+    from estimation import estimate_cost, projected, training_cost
 
     short, long = data["settings"]["updates"]
     timed = [way["seconds"] for cell in cells for way in cell["timings"]["training"].values()]
     lengths = [np.median(b) / np.median(a) for a, b in timed]
     every = [training_cost(cell, "side by side", (short, long)).seconds for cell in cells]
-    own = [estimate_cost(cell, "gaussian", selecting=True).seconds for cell in cells]
+    own = [estimate_cost(cell, projected(cell["dim"])[0], selecting=True).seconds for cell in cells]
     chosen = np.divide(every, own)
     updates = sorted({cell["training"]["triples"]["updates"] for cell in cells})
     first = cells[0]

@@ -45,7 +45,7 @@ from pgx_jax.learn import PPO, device
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.run import Run
 from pgx_jax.tasks.registry import make_family
-from pgx_jax.types import FIT, SCORE, SELECT, Array, Key, Rows, Transitions
+from pgx_jax.types import FIT, SCORE, SELECT, Array, Features, Key, Rows, Transitions
 
 FAMILY = "cartpole-goals"
 WIDTH = 64
@@ -67,6 +67,29 @@ def _hadamard(flat: Array, key: Key, dim: int) -> Array:
 
 PROJECTIONS: dict[str, Callable[[Array, Key, int], Array]] = {"gaussian": _gaussian, "hadamard": _hadamard}
 """By their definitions, of gradients [N, p]: the default, and one that is as exact."""
+
+
+class Projected(NamedTuple):
+    """How gradients are projected."""
+
+    projection: str
+    dim: int
+
+    @property
+    def name(self) -> str:
+        """In the results."""
+        return f"{self.projection}, {self.dim}"
+
+
+def projected(dim: int) -> tuple[Projected, ...]:
+    """What is measured where the run has ``dim``: its own first, half of it (`ablations.py` tells what that
+    does to the groups), and another projection."""
+    return Projected("gaussian", dim), Projected("gaussian", dim // 2), Projected("hadamard", dim)
+
+
+def dims(dim: int) -> list[int]:
+    """Those that are measured, the run's own last."""
+    return sorted({way.dim for way in projected(dim)})
 
 
 @dataclass(frozen=True)
@@ -136,20 +159,31 @@ def of_parts(transitions: Transitions, parts: Sequence[int]) -> Transitions:
     return transitions._replace(obs=transitions.obs[keep][None], action=transitions.action[keep][None])
 
 
+def features_of(run: Run, dim: int) -> Features:
+    """The run's features, of any dimension."""
+    if dim == run.config.estimate.dim:
+        return run.features
+    config = override(run.config, {"estimate.dim": dim})
+    params = learn.policy_params(run.meta)
+    return pipeline.features(run.policy.log_prob, params, run.transitions, config, run.family.task_names)
+
+
 def time_estimation(run: Run, repeats: int) -> dict[str, list[float]]:
     """Seconds of every step from the meta-policy to the groups."""
     transitions, params, e = run.transitions, learn.policy_params(run.meta), run.config.estimate
-    names, member, feats, found = run.family.task_names, members(run), run.features, {}
-    for projection in PROJECTIONS:
+    names, member, found = run.family.task_names, members(run), {}
+    for way in projected(e.dim):
         for name, parts in PARTS.items():
             some = of_parts(transitions, parts)
-            call = lambda some=some, projection=projection: estimate.gradient_features(  # noqa: E731
-                run.policy.log_prob, params, some, feats.key, e.dim, projection=projection
+            call = lambda some=some, way=way: estimate.gradient_features(  # noqa: E731
+                run.policy.log_prob, params, some, run.features.key, way.dim, projection=way.projection
             )
-            found[f"{name}, {projection}"] = Timed.calls(call, repeats).seconds
-    found["surrogates and scores"], scored = Timed.calls(
-        lambda: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
-    )
+            found[f"{name}, {way.name}"] = Timed.calls(call, repeats).seconds
+    for dim in dims(e.dim):
+        feats = features_of(run, dim)
+        found[f"surrogates and scores, {dim}"], scored = Timed.calls(
+            lambda feats=feats: pipeline.score_subsets(feats, transitions, member, e, names=names), repeats
+        )
     found["affinity"], matrix = Timed.calls(
         lambda: estimate.affinity(scored.scores, e.affinity_of(run.family.n)), repeats
     )
@@ -163,9 +197,19 @@ def time_estimation(run: Run, repeats: int) -> dict[str, list[float]]:
 
 def count_estimation(run: Run) -> dict:
     """Operations of the features, and of the surrogates with their scores."""
-    transitions, e, feats, member = run.transitions, run.config.estimate, run.features, members(run)
+    e = run.config.estimate
+    found: dict = {str(dim): count_surrogates(run, dim) for dim in dims(e.dim)}
+    for name, parts in PARTS.items():
+        some = of_parts(run.transitions, parts)
+        found[name] = {way.name: count_features(run, some, way) for way in projected(e.dim)}
+    return found
+
+
+def count_surrogates(run: Run, dim: int) -> dict:
+    """Operations of the surrogates of features of some dimension, and of their scores."""
+    transitions, e, feats, member = run.transitions, run.config.estimate, features_of(run, dim), members(run)
     a, problems = estimate.signed_weights(transitions), make_problems(member)
-    delta = jnp.zeros((len(member), e.dim))
+    delta = jnp.zeros((len(member), dim))
     found: dict = {"statistics": 0.0, "solve": 0.0, "scores": 0.0, "solver_iterations": []}
     for way in ((FIT, SCORE), (SCORE, FIT)):
         fitted, scored = (surrogates.select_rows(feats, transitions, a, (part,)) for part in way)
@@ -180,20 +224,17 @@ def count_estimation(run: Run) -> dict:
         found["statistics"] += operations(surrogates.statistics, fitted)
         found["solve"] += operations(solve, stats, ridge, while_trips=trips)
         found["scores"] += operations(scores_module._heldout, scored, delta)
-    for name, parts in PARTS.items():
-        some = of_parts(transitions, parts)
-        found[name] = {projection: count_features(run, some, projection) for projection in PROJECTIONS}
     return found
 
 
-def count_features(run: Run, transitions: Transitions, projection: str) -> float:
+def count_features(run: Run, transitions: Transitions, way: Projected) -> float:
     """Operations of the features of one source, by their definition."""
-    params, dim = learn.policy_params(run.meta), run.config.estimate.dim
+    params = learn.policy_params(run.meta)
 
     def features(params, obs, action, key):
         gradients = jax.vmap(jax.grad(run.policy.log_prob), (None, 0, 0))(params, obs, action)
         flat = jnp.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(gradients)], 1)
-        return PROJECTIONS[projection](flat, key, dim)
+        return PROJECTIONS[way.projection](flat, key, way.dim)
 
     return operations(features, params, transitions.obs[0], transitions.action[0], run.features.key)
 
@@ -318,14 +359,15 @@ def median(seconds: Sequence[float]) -> float:
     return float(np.median(seconds))
 
 
-def estimate_cost(cell: Mapping, projection: str, selecting: bool = False) -> Cost:
+def estimate_cost(cell: Mapping, way: Projected, selecting: bool = False) -> Cost:
     """Of the estimate, with the features; and with the selection of the groups."""
     own, times = cell["operations"], cell["timings"]["estimate"]
-    steps, parts = ["surrogates and scores", "affinity"], list(PARTS) if selecting else ["features"]
+    parts = list(PARTS) if selecting else ["features"]
+    steps = [f"surrogates and scores, {way.dim}", "affinity", *(f"{name}, {way.name}" for name in parts)]
     steps += ["grouping"] if selecting else []
-    count = sum(own[name] for name in ("statistics", "solve", "scores"))
-    count += sum(own[name][projection] for name in parts)
-    return Cost(count, sum(median(times[x]) for x in [*steps, *(f"{name}, {projection}" for name in parts)]))
+    count = sum(own[str(way.dim)][name] for name in ("statistics", "solve", "scores"))
+    count += sum(own[name][way.name] for name in parts)
+    return Cost(count, sum(median(times[step]) for step in steps))
 
 
 def update_seconds(cell: Mapping, way: str, updates: Sequence[int]) -> float:

@@ -293,11 +293,15 @@ def test_estimation_small_preset(tmp_path):
     data = common.read(out)
     (cell,) = data["cells"]
     own, triples = cell["operations"], cell["training"]["triples"]
-    every = own["features"]["gaussian"] + own["features_to_select"]["gaussian"]
-    assert every >= 2 * cell["transitions"] * cell["parameters"] * cell["dim"]
-    assert min(own["solver_iterations"]) >= 1 and cell["subsets"] == 4
-    cost = estimation.estimate_cost(cell, "gaussian")
-    assert cost.operations == own["features"]["gaussian"] + own["statistics"] + own["solve"] + own["scores"]
+    first, half, _ = estimation.projected(cell["dim"])
+    for way in (first, half):
+        every = own["features"][way.name] + own["features_to_select"][way.name]
+        assert every >= 2 * cell["transitions"] * cell["parameters"] * way.dim
+        rest = own[str(way.dim)]
+        assert min(rest["solver_iterations"]) >= 1 and cell["subsets"] == 4
+        operations = own["features"][way.name] + rest["statistics"] + rest["solve"] + rest["scores"]
+        assert estimation.estimate_cost(cell, way).operations == operations
+    assert estimation.estimate_cost(cell, half).operations < estimation.estimate_cost(cell, first).operations
     assert estimation.training_cost(cell, "side by side", (1, 2)).operations == pytest.approx(
         4 * triples["updates"] * triples["operations_per_update"]
     )
@@ -307,20 +311,23 @@ def test_estimation_small_preset(tmp_path):
 def test_the_cost_of_training_is_scaled_from_what_an_update_takes():
     """Two rows were trained for 10 and 20 updates; all 120 have 100."""
     way = {"rows": 2, "seconds": [[1.5, 1.0, 1.4], [2.0, 1.9, 2.4]]}  # medians 1.4 and 2.0
-    times = {"features, gaussian": [3.0], "affinity": [0.25], "surrogates and scores": [0.5, 0.75, 9.0]}
-    times |= {"features_to_select, gaussian": [1.0], "grouping": [2.0], "collecting": [0.5]}
+    way_of = estimation.Projected("gaussian", 8)
+    times = {"features, gaussian, 8": [3.0], "affinity": [0.25], "surrogates and scores, 8": [0.5, 0.75, 9.0]}
+    times |= {"features_to_select, gaussian, 8": [1.0], "grouping": [2.0], "collecting": [0.5]}
     cell = {
         "subsets": 120, "collecting_updates": 5,
-        "operations": {"features": {"gaussian": 30.0}, "statistics": 1.0, "solve": 2.0, "scores": 3.0},
+        "operations": {
+            "features": {way_of.name: 30.0}, "features_to_select": {way_of.name: 10.0},
+            "8": {"statistics": 1.0, "solve": 2.0, "scores": 3.0},
+        },
         "training": {"triples": {"updates": 100, "operations_per_update": 7.0},
                      "meta": {"updates": 40, "operations_per_update": 8.0}},
         "timings": {"estimate": times, "training": {"side by side": way, "meta": way | {"rows": 1}}},
     }  # fmt: skip
-    cell["operations"]["features_to_select"] = {"gaussian": 10.0}
     together = estimation.training_cost(cell, "side by side", (10, 20))
     assert together == pytest.approx((120 * 100 * 7.0, 120 * 100 * 0.03))
-    assert estimation.estimate_cost(cell, "gaussian") == pytest.approx((36.0, 4.0))
-    assert estimation.estimate_cost(cell, "gaussian", selecting=True) == pytest.approx((46.0, 7.0))
+    assert estimation.estimate_cost(cell, way_of) == pytest.approx((36.0, 4.0))
+    assert estimation.estimate_cost(cell, way_of, selecting=True) == pytest.approx((46.0, 7.0))
     assert estimation.meta_cost(cell, (10, 20)) == pytest.approx((45 * 8.0, 40 * 0.06 + 0.5))
 
 
