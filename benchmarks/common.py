@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgx_jax.errors import ConfigError, PgxError
+from pgx_jax.runs.programs import make_room
 from pgx_jax.runs.provenance import environment as run_environment
 from pgx_jax.runs.serial import dumps, write_atomically
 
@@ -205,6 +206,7 @@ class ResultFile:
         ran = 0
         for cell in cells:
             if self.find(cell) is None:
+                make_room()
                 began = time.perf_counter()
                 result = dict(compute(cell))
                 seconds = time.perf_counter() - began

@@ -7,7 +7,6 @@ import tempfile
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,19 +81,9 @@ def programs_of_some_files():
     """Files share compiled programs, until there are many: those of all tests together take 9 GB, and some
     30,000 of the 65,530 maps of memory that a process may have on Linux."""
     yield
-    if memory_maps() > MAPS:
-        import jax
+    from pgx_jax.runs.programs import make_room
 
-        jax.clear_caches()
-        gc.collect()
-
-
-def memory_maps() -> float:
-    """How many this process has; infinitely many where that is not told."""
-    try:
-        return float(Path("/proc/self/maps").read_bytes().count(b"\n"))
-    except OSError:
-        return float("inf")
+    make_room(MAPS)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from pgx_jax.runs.programs import VARIABLE, machine, prune
+import jax
+
+from pgx_jax.runs.programs import VARIABLE, machine, make_room, prune
 
 SCRIPT = """
 import jax
@@ -51,3 +53,14 @@ def test_the_longest_unused_go_first(tmp_path):
     assert len(list((tmp_path / "machine").iterdir())) == 3
     prune(tmp_path, 299)
     assert [path.name for path in (tmp_path / "machine").iterdir()] == ["new"]
+
+
+def test_programs_are_forgotten_where_they_are_too_many():
+    traced = []
+    function = jax.jit(lambda x: traced.append(x) or x + 1)
+    assert not make_room(2**31)
+    function(1.0), function(2.0)
+    assert len(traced) == 1
+    assert make_room(1) == sys.platform.startswith("linux")
+    function(3.0)
+    assert len(traced) == 1 + sys.platform.startswith("linux")

@@ -1,4 +1,5 @@
-"""Compiled programs are kept for the next process, in the user's cache folder.
+"""Compiled programs are kept for the next process, in the user's cache folder, and are forgotten by this one
+where they become too many.
 
 Half of a short run's time goes into compiling. JAX's persistent cache keeps what was compiled; here it is
 turned on for runs, small programs too, in a folder for each kind of machine: programs that were compiled
@@ -8,6 +9,7 @@ for another processor may not run on this one.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import os
 import platform
@@ -50,6 +52,25 @@ def keep_programs() -> Path | None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     compilation_cache.reset_cache()  # JAX decides with its first program whether there is a cache
     return folder
+
+
+def make_room(most: float | None = None) -> bool:
+    """Forget the programs that this process has compiled, where it has more than ``most`` maps of memory (by
+    default half of what Linux lets it have: beyond all of them, LLVM ends the process). Each program takes
+    some, a run hundreds. Does nothing where the system does not tell.
+
+    Returns:
+        Whether it did.
+    """
+    try:
+        limit = int(Path("/proc/sys/vm/max_map_count").read_text()) / 2 if most is None else most
+        maps = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return False
+    if maps > limit:
+        jax.clear_caches()
+        gc.collect()
+    return maps > limit
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from pgx_jax.mesh import agreed, check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.drawing import draw_groups, drawn
-from pgx_jax.runs.programs import keep_programs
+from pgx_jax.runs.programs import keep_programs, make_room
 from pgx_jax.runs.provenance import environment, identity, versions
 from pgx_jax.runs.records import ASKED, Records, numbered
 from pgx_jax.runs.reproducing import command
@@ -288,6 +288,7 @@ def begin(
 ) -> Run:
     """A new run, of which nothing is computed yet, with its folder if there is ``out`` (see `run`), which is
     claimed until the run is finished."""
+    make_room()
     if config is None or config.keep_programs:
         keep_programs()
     config = config_for(family) if config is None else config
