@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import itertools
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,17 +323,13 @@ class Study:
 
     def compute(self, cell: Mapping) -> dict:
         """All values of an axis on one family and seed."""
-        began = time.process_time()
         axis, which = AXES[cell["axis"]], (cell["family"], cell["family_seed"])
         names = [*axis.values]
         if self.small and cell["axis"] != "cross_fitting":  # the default, and one other
             names = sorted(names, key=lambda name: name != axis.default)[:2]
         truth = self.made(*which)[0].true_groups
         values = {name: self.value(axis, which, axis.values[name]) for name in names}
-        spent = {"cpu_seconds": time.process_time() - began}
-        return {"truth": None if truth is None else np.asarray(truth).tolist(), "values": values} | {
-            "timings": spent
-        }
+        return {"truth": None if truth is None else np.asarray(truth).tolist(), "values": values}
 
     def value(self, axis: Axis, which: tuple[str, int], changes: Mapping) -> dict:
         """What one value finds, or how it is refused."""

@@ -143,6 +143,12 @@ def uncached(**env: str) -> dict[str, str]:
     return known | {"PGX_JAX_CACHE": "off"} | env
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and of those that it started and that have ended."""
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in own)
+
+
 def timed(args: Sequence[str], **env: str) -> tuple[dict, subprocess.CompletedProcess]:
     """Run Python in a process of its own, without a compilation cache: "wall" and "cpu" seconds, and the
     process that ended.
@@ -202,15 +208,17 @@ class ResultFile:
         write_atomically(self.path, text(self.data).encode())
 
     def run(self, cells: Iterable[Mapping], compute: Callable[[Mapping], Mapping]) -> int:
-        """Compute and save the cells that are missing; returns how many there were."""
+        """Compute and save the cells that are missing, each with its time by the clock ("seconds") and on the
+        processor ("cpu_seconds"); returns how many there were."""
         ran = 0
         for cell in cells:
             if self.find(cell) is None:
                 make_room()
-                began = time.perf_counter()
+                began, before = time.perf_counter(), cpu_seconds()
                 result = dict(compute(cell))
                 seconds = time.perf_counter() - began
-                self.add(cell, result | {"timings": {**result.get("timings", {}), "seconds": seconds}})
+                spent = {"seconds": seconds, "cpu_seconds": cpu_seconds() - before}
+                self.add(cell, result | {"timings": {**result.get("timings", {}), **spent}})
                 ran += 1
                 print(f"{self.data['name']} {describe(cell)}: {seconds:.1f} s", flush=True)
         return ran

@@ -9,6 +9,7 @@ import numpy as np
 from tables import counted, over_runs, plural, table
 
 from pgx_jax.compare.results import OURS
+from pgx_jax.config import EstimateConfig
 from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
 from pgx_jax.report.wording import duration, steps
@@ -92,14 +93,16 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
     """The table's caption."""
     from estimation import estimate_cost, projected, training_cost
 
-    short, long = data["settings"]["updates"]
+    first, (short, long) = cells[0], data["settings"]["updates"]
     timed = [way["seconds"] for cell in cells for way in cell["timings"]["training"].values()]
     lengths = [np.median(b) / np.median(a) for a, b in timed]
     every = [training_cost(cell, "side by side", (short, long)).seconds for cell in cells]
-    own = [estimate_cost(cell, projected(cell["dim"])[0], selecting=True).seconds for cell in cells]
-    chosen = np.divide(every, own)
+    chosen = " and ".join(
+        f"{_range(np.divide(every, [estimate_cost(cell, way, selecting=True).seconds for cell in cells]))} "
+        f"times as long (`{way.projection}`, d = {way.dim})"
+        for way in projected(first["dim"])
+    )
     updates = sorted({cell["training"]["triples"]["updates"] for cell in cells})
-    first = cells[0]
     return (
         f"Speed-ups of estimating all {first['subsets']} subsets of {first['subset_size']} of "
         f"{data['settings']['family']} over training a policy for each, in operations and in time, with "
@@ -109,9 +112,9 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
         f"were trained for {short} and for {long} updates, the difference is the time of an update, and "
         f"{long} take {min(lengths):.2f} to {max(lengths):.2f} times as long as {short}. Side by side: in "
         f"one call (on one core policies take turns, as programs of several are slower there); one after "
-        f"another: in a call each. Operations are counted from the traced programs. With the features and "
-        f"the grouping by which the groups are selected added to the estimate, side by side takes "
-        f"{_range(chosen)} times as long (`gaussian`, meta-training not counted)."
+        f"another: in a call each. Operations are counted from the traced programs. "
+        f"`{EstimateConfig().projection}` is the default. With the features and the grouping by which the "
+        f"groups are selected added to the estimate, side by side takes {chosen} (meta-training not counted)."
     )
 
 

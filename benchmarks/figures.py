@@ -31,6 +31,7 @@ import metaworld_tables
 import paper_tables
 import scale_tables
 import tables
+import time_tables
 import truth_tables
 import tyro
 from common import RESULTS, ROOT, changed, plain, read
@@ -166,6 +167,14 @@ PAGES = {
             by_script("Gradient features", "features", cost_tables.features),
             by_script("Precision of the projection", "precision", cost_tables.precision),
             by_script("Other projections than the Gaussian", "projections", cost_tables.projections),
+            Section(
+                "What these studies take",
+                time_tables.COMMANDS,
+                time_tables.times,
+                waits=True,
+                figures=(),
+                sourced=False,
+            ),
         ),
     ),
     "results_ablations.md": Page(
@@ -296,8 +305,10 @@ def render(section: Section, folder: Path) -> str:
         )
     elif found:
         pieces.append(section.render(*found.values()))
-    notes = [source(name, command, found.get(name)) for name, command in section.sources.items()]
-    return "\n\n".join([*pieces, "<br>\n".join(notes)])
+    if section.sourced:
+        notes = [source(name, command, found.get(name)) for name, command in section.sources.items()]
+        pieces.append("<br>\n".join(notes))
+    return "\n\n".join(pieces)
 
 
 INTRO = (

@@ -10,13 +10,39 @@ import msgspec
 import numpy as np
 from tables import over_runs, plural, table
 
-from pgx_jax.analysis.generalisation import GeneralisationResult, SubsetGeneralisation
+from pgx_jax.analysis.generalisation import LAMBDAS, NOISES, GeneralisationResult, SubsetGeneralisation
 from pgx_jax.report.figures.analyses import LOSSES
 from pgx_jax.report.figures.canvas import FAINT, RC, canvas, png
 from pgx_jax.report.wording import with_interval
 
 PARTS = {"all": "one policy for all", "ours": "our groups", "random": "random groups"}
 """Partitions, by their names in results."""
+
+
+LITTLE = 0.1
+"""Length of noise, in that of theta*, that may be called little."""
+
+
+MUCH = 0.5
+"""Length from which on it is most of a policy."""
+
+
+def at_noise(x: SubsetGeneralisation, record: GeneralisationResult, noise: float) -> float:
+    """The least that a policy's bound could be with other noise, were the loss no worse for it."""
+    kl = _number(x.kl) * (_number(x.noise) / noise) ** 2
+    return _number(x.fitted) + _paid(x, record, kl)
+
+
+def speaks_of(noise: np.ndarray) -> str:
+    """What bounds are about whose noise has these lengths, where that is hardly the policy itself."""
+    return ": most speak of policies that are mostly noise" if np.median(noise) > MUCH else ""
+
+
+def _paid(x: SubsetGeneralisation, record: GeneralisationResult, kl: float) -> float:
+    """What a bound adds to the expected loss (see `pgx_jax.analysis.generalisation`)."""
+    lam, price = np.array(LAMBDAS), np.log(len(NOISES) * len(LAMBDAS) / _number(record.delta))
+    width = 2 * record.largest
+    return float((lam * width**2 / (8 * _number(x.trajectories)) + (kl + price) / lam).min())
 
 
 class Measured(NamedTuple):
@@ -62,12 +88,13 @@ def _row(where: tuple[str, int, str], measured: Measured) -> list[str]:
     traces = [x.trace["hutch++"][0] for several in measured.policies for x in several]
     largest = [x.eigenvalues[1] for several in measured.policies for x in several]
     bounds = [x for several in measured.policies for x in several]
-    columns = {name: measured.over_tasks(name) for name in ("fitted", "fresh", "unseen", "gap", "bound")}
+    names = ("fitted", "fresh", "unseen", "gap", "bound", "bound_by_trace")
+    columns = {name: measured.over_tasks(name) for name in names}
     shown = {name: "–" if np.isnan(x).any() else with_interval(over_runs(x)) for name, x in columns.items()}
     return [
         f"{family}, {layers}", PARTS[part], f"{measured.found[0].parameters:,}",
         shown["fitted"], shown["fresh"], shown["gap"], shown["unseen"],
-        f"{np.mean(traces):.2g}", f"{np.mean(largest):.2g}", shown["bound"],
+        f"{np.mean(traces):.2g}", f"{np.mean(largest):.2g}", shown["bound"], shown["bound_by_trace"],
         f"{sum(x.vacuous for x in bounds)} of {len(bounds)}",
     ]  # fmt: skip
 
@@ -77,7 +104,7 @@ def generalisation(data: Mapping) -> str:
     found = by_network(data)
     head = [
         "family, hidden layers", "policies", "p", "loss, fitted", "loss, fresh", "gap", "loss, unseen tasks",
-        "tr H", "largest eigenvalue", "bound", "vacuous",
+        "tr H", "largest eigenvalue", "bound", "the same by tr H", "vacuous",
     ]  # fmt: skip
     rows = [_row(*item) for item in found.items()]
     return table(head, rows) + "\n\n" + _facts(found)
@@ -87,18 +114,46 @@ def _facts(found: Found) -> str:
     first = next(iter(found.values()))
     record = first.found[0]
     seeds = sorted({len(measured.policies) for measured in found.values()})
-    gaps = np.array([x.gap for m in found.values() for several in m.policies for x in several])
-    promised = np.array([x.promised for m in found.values() for several in m.policies for x in several])
     return (
         f"Policies that the estimate fits to part of what θ* experienced, by their loss (PPO's clipped "
         f"objective on advantages cut to ±{record.cut:g}; θ* has 0, no loss is above {record.largest:.2g}): "
         f"on the trajectories that were fitted, on fresh ones of θ*, and on unseen tasks; means over tasks, "
         f"with 95% t-intervals over {' or '.join(plural(n, 'seed') for n in seeds)}. The gap is the fresh "
         f"loss less the fitted one. H: the Hessian of the fitted loss (Hutch++, Lanczos), averaged over the "
-        f"policies. Bound: PAC-Bayes, with a probability of {1 - record.delta:.0%} above the loss that the "
-        f"policy has with a little noise; vacuous where it is above every possible loss. Measured gaps are "
+        f"policies. {_of_bounds(found)}"
+    )
+
+
+def _of_bounds(found: Found) -> str:
+    """What the bounds say, and what they do not."""
+    pairs = [
+        (x, record)
+        for m in found.values()
+        for record, several in zip(m.found, m.policies, strict=True)
+        for x in several
+    ]
+    policies, record = [x for x, _ in pairs], pairs[0][1]
+    gaps, promised, bounds, by_trace, noise = (
+        np.array([_number(getattr(x, name)) for x in policies])
+        for name in ("gap", "promised", "bound", "bound_by_trace", "noise")
+    )
+    free = np.array([_paid(x, record, 0.0) for x, record in pairs])
+    little = np.array([at_noise(x, record, LITTLE) for x, record in pairs])
+    length = " to ".join(dict.fromkeys(f"{100 * x:.3g}%" for x in (noise.min(), noise.max())))
+    return (
+        f"Bound: PAC-Bayes, for each policy with a probability of {1 - record.delta:.0%} above the loss that "
+        f"it has on average with noise in its parameters; vacuous where it is above every possible loss "
+        f"([all assumptions and constants](pgx_jax/analysis/generalisation.py)). Measured gaps are "
         f"{gaps.min():.3f} to {gaps.max():.3f}; the bounds allow {promised.min():.2f} to "
-        f"{promised.max():.2f}."
+        f"{promised.max():.2f}. **Read them with care.** The noise for which the bounds are least is "
+        f"{length} as long as θ* (the grid ends at {100 * NOISES[-1]:.3g}%){speaks_of(noise)}. With noise "
+        f"of {LITTLE:.0%}, even if it did no harm, {np.sum(little >= record.largest)} of {len(little)} would "
+        f"be vacuous. The number of trajectories alone has its price: without any step or noise the bounds "
+        f"would be {free.min():.2f} to {free.max():.2f}. "
+        f"{np.sum(bounds < 0) or 'None'} of them promises a gain over θ* (is below 0). By tr H: with "
+        f"L + σ² tr H / 2 in place of the loss that was measured with noise, which is no bound where noise "
+        f"reaches beyond second order (it differs by {(by_trace - bounds).min():.2f} to "
+        f"{(by_trace - bounds).max():+.2f})."
     )
 
 

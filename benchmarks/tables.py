@@ -36,6 +36,8 @@ class Section(NamedTuple):
     """Left out as long as nothing is measured."""
     figures: tuple[str, ...] | None = None
     """Names of its figures, where others of its sources stand in other sections; all of them by default."""
+    sourced: bool = True
+    """Whether it says where its numbers come from; other sections of the page do where it doesn't."""
 
 
 def over_runs(values: Sequence[float]) -> Interval:

@@ -112,6 +112,13 @@ def test_study_resumes_behind_the_last_saved_cell(small_study, run_results, monk
     assert len(ran) == 5
 
 
+def test_cells_tell_their_time_on_the_processor(tmp_path):
+    results = common.ResultFile(tmp_path / "x.json", name="x", command="")
+    assert results.run([{"i": 0}], lambda _: {"v": sum(range(10**6)), "timings": {"own": 1.0}}) == 1
+    (cell,) = common.read(results.path)["cells"]
+    assert set(cell["timings"]) == {"own", "seconds", "cpu_seconds"} and cell["timings"]["cpu_seconds"] > 0
+
+
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     path = tmp_path / "x.json"
     common.ResultFile(path, name="x", command="", settings={"a": 1}).add({"i": 0}, {"v": 1.0})
@@ -474,7 +481,12 @@ def test_generalisation_small_preset(tmp_path):
     fitted = [subset["fitted"] for subset in cell["found"]["subsets"][1:3]]
     assert measured.over_tasks("fitted") == pytest.approx(np.average(fitted, weights=sizes[1:3]))
     shown = generalisation_tables.generalisation(common.read(out))
-    assert shown.count("| cartpole-goals, 2 |") == 3
+    assert shown.count("| cartpole-goals, 2 |") == 3 and "Read them with care" in shown
+    record = measured.found[0]
+    for policy in measured.policies[0]:  # at its own noise only the harm that this does is missing
+        least = generalisation_tables.at_noise(policy, record, policy.noise)
+        assert least == pytest.approx(policy.bound - policy.expected[0] + policy.fitted)
+        assert generalisation_tables.at_noise(policy, record, policy.noise / 2) > least
     assert generalisation_tables.draw(common.read(out)).startswith(b"\x89PNG")
 
 

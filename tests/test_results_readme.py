@@ -21,6 +21,7 @@ import figures  # noqa: E402
 import learning_tables  # noqa: E402
 import study  # noqa: E402
 import tables  # noqa: E402
+import time_tables  # noqa: E402
 
 
 def test_intervals_over_runs_are_paired_t_intervals():
@@ -169,6 +170,22 @@ def test_a_cells_note_stands_once_at_the_source():
     data = {"cells": cells, "environments": [environment], "settings": {}}
     text = figures.source("rows", "run", data)
     assert text.endswith("jax 0, commit c. Alone.</sub>")
+
+
+def test_what_studies_take_is_told_with_bounds_where_the_processor_was_not_measured():
+    def data(*timings):
+        cells = [{"cell": {}, "environment": 0, "timings": {"seconds": 3600.0, **x}} for x in timings]
+        return {"environments": [{"cores": 2}], "cells": cells}
+
+    told = time_tables.times({
+        "truth": data({"cpu": 90.0}, {"cpu_seconds": 30.0, "cpu": 20.0}),
+        "ablations": data({}, {"cpu": [1.0], "cpu_seconds": 60.0}),
+        "language": None,
+    })  # fmt: skip
+    assert "| `python benchmarks/truth.py` | 2 | 2 min 0 s | 2 h 0 min |" in told
+    assert "| `python benchmarks/ablations.py` | 2 | ≤ 2 h 1 min | 2 h 0 min |" in told
+    assert "at most 2 h 3 min of one core: 1 h 1 min on two" in told and "language" not in told
+    assert "In all 2 min 0 s of" in time_tables.times({"truth": data({"cpu": 120.0})})
 
 
 def test_other_defaults_are_told():

@@ -14,7 +14,7 @@ from scipy import stats
 from small import analysed
 
 from pgx_jax import estimate, learn
-from pgx_jax.analysis import TruthConfig, by_default, estimated_against_true
+from pgx_jax.analysis import TruthConfig, by_default, estimated_against_true, truth
 from pgx_jax.analysis.correlation import (
     by_task,
     commoner_sign,
@@ -284,7 +284,8 @@ def test_it_is_made_where_it_is_named_alone_and_bad_settings_are_refused_before(
     for wrong, told in (
         (["--truth.repeats", "1"], "truth.repeats = 1 must be at least 2"),
         (["--truth.kernel", "1"], "truth.kernel = .* at least 2 trainings"),
-        (["--truth.k", "0"], "truth.k = 0 must be at least 1"),
+        (["--truth.k", "1"], "truth.k = 1 must be at least 2"),
+        (["--truth.steps-per-task", "0"], "truth.steps_per_task = 0 must be at least 1"),
     ):
         assert cli.main(["analyse", str(tmp_path), "truth", *wrong]) == 2
         err = capsys.readouterr().err
@@ -294,6 +295,12 @@ def test_it_is_made_where_it_is_named_alone_and_bad_settings_are_refused_before(
 def test_subsets_that_leave_a_pair_out_are_refused_before_training(small_run, no_training):
     with pytest.raises(ConfigError, match="none of the 3 subsets contains"):
         estimated_against_true(small_run, QUICK, member=MEMBER[:3])
+
+
+def test_a_budget_of_less_than_an_update_is_refused_before_any_work(small_run, no_training, monkeypatch):
+    monkeypatch.setattr(truth, "without_training", lambda *_: pytest.fail("asked of estimates"))
+    with pytest.raises(ConfigError, match=r"truth.steps_per_task = 1 gives a subset of 3 task"):
+        estimated_against_true(small_run, dataclasses.replace(QUICK, steps_per_task=1), member=MEMBER)
 
 
 def test_estimates_have_names_in_words():

@@ -36,7 +36,9 @@ transitions, or learners without a critic, the advantages depend a little on all
 policies with noise, and about states that theta* visits: it says nothing of where the new policy would go.
 The errors of the estimates of trace and E_Q L^ are told, and not added.
 
-A bound above cA says nothing (``vacuous``: no loss is larger); one below 0 promises a gain over theta*.
+A bound above cA says nothing (``vacuous``: no loss is larger); one below 0 promises a gain over theta*. Of
+few trajectories the least bound may be that of the most ``noise``: it then speaks of policies that are mostly
+noise, and hardly of theta.
 """
 
 from __future__ import annotations

@@ -110,9 +110,9 @@ class TruthConfig:
             pick(ESTIMATES, name, "estimates")
         if self.more_transitions < 0:
             raise ConfigError(f"more_transitions = {self.more_transitions} must be 0 or more")
-        for name in ("steps_per_task", "k"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name, least in {"steps_per_task": 1, "k": 2}.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}")
 
 
 def subsets_of(run: Subject, settings: TruthConfig) -> Bool[np.ndarray, "m n"]:
@@ -144,19 +144,20 @@ def horizons(run: Subject, member: Bool[np.ndarray, "m n"], settings: TruthConfi
         ConfigError: a budget of less than an update.
     """
     m, size = len(member), member.sum(1)
-    short = np.full(m, settings.updates * run.learner.steps_per_update)
+    few = np.full(m, settings.updates * run.learner.steps_per_update)
     a_task = settings.steps_per_task or run.budget.rest() // run.family.n
     learners = [suited(run.learner, int(s), int(s) * a_task, run.config.min_updates) for s in size]
     units = np.array([learner.steps_per_update for learner in learners])
-    if (size * a_task < units).any():
+    if (short := size * a_task < units).any():
+        first = int(np.argmax(short))
         raise ConfigError(
-            f"steps_per_task = {a_task} gives a subset of {size.min()} task(s) less than an update of "
-            f"{units.min()} steps; raise it"
+            f"truth.steps_per_task = {a_task} gives a subset of {size[first]} task(s) less than an update of "
+            f"{units[first]} steps; raise it"
         )
     key = np.asarray(_key(run, settings, 0))[None]
     fresh = learn.take(learn.init_agents(run.policy, run.family, key), 0)
     return {
-        "short": Horizon([run.learner] * m, short, run.meta),
+        "short": Horizon([run.learner] * m, few, run.meta),
         "long": Horizon(
             learners, size * a_task // units * units, learn.explore_afresh(run.policy, run.meta, fresh)
         ),
@@ -499,8 +500,9 @@ def estimated_against_true(
     names, k = run.family.task_names, _k(run, settings)
     member = checked_members(subsets_of(run, settings) if member is None else member, names)
     estimate.check_coverage(member, names)
+    ways = horizons(run, member, settings)
     known = without_training(run, member, k, settings)
-    ways, agents = horizons(run, member, settings), train_subsets(run, member, settings, progress)
+    agents = train_subsets(run, member, settings, progress)
     found, agreements = [], []
     for name in HORIZONS:
         truth = true_changes(run, agents[name], settings)

@@ -107,7 +107,8 @@ def generalisation_sentence(found: GeneralisationResult) -> str:
     if len(empty) == len(found.subsets):
         return f"{text}. The bounds are vacuous: no loss is above {found.largest:.2g}."
     some = f" ({len(empty)} of {len(found.subsets)} bounds are vacuous)" if empty else ""
-    allows = f"The bound allows a gap of {first.promised:.2g}, {_times(first.promised, first.gap)}"
+    noisy = f"with noise of {percent(first.noise)} of theta*'s length"
+    allows = f"The bound, {noisy}, allows a gap of {first.promised:.2g}, {_times(first.promised, first.gap)}"
     gains = first.bound is not None and first.bound < 0
     promise = "it promises a gain over theta*" if gains else "too much to promise a gain over theta*"
     return f"{text}. {allows} (no loss is above {found.largest:.2g}): {promise}{some}."
