@@ -42,7 +42,9 @@ def in_double(data):
 def slow_loss(data, row, theta, summed=False):
     """L_S(theta), its gradient, and the curvature."""
     loss, grad, curvature = L2 / 2 * theta @ theta, L2 * theta, L2 * np.eye(D)
-    for g, a in [pair for pair, inside in zip(zip(*in_double(data), strict=True), row, strict=True) if inside]:
+    for g, a in [
+        pair for pair, inside in zip(zip(*in_double(data), strict=True), row, strict=True) if inside
+    ]:
         z, share = g @ theta, 1 if summed else 1 / row.sum()
         loss += share * np.sum(np.abs(a) * np.logaddexp(0, -np.sign(a) * z))
         grad = grad - share * g.T @ (a * expit(-np.sign(a) * z))
