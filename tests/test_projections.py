@@ -225,6 +225,8 @@ def test_sparse_tiles_have_few_entries_of_the_stated_size():
     assert values[:2].tolist() == [0, 1] and (entries != 0).sum(1).max() == READ
     assert counts[1] / entries.size == pytest.approx(1 / s, rel=0.05)
     assert counts[2:].sum() < 0.05 * counts[1]  # read twice
+    many = rows(KEY, ((TILE,),), 4 * TILE, projection="sparse")
+    assert (np.asarray(many) != 0).any(1).all()  # no parameter is left out
 
 
 def test_factored_rows_are_products_of_their_leafs_signs():
