@@ -168,7 +168,7 @@ def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_gr
     found = select(candidates, table(gains), split=False)
     assert found.k == 1 and found.path["best"] == 2 and found.path["chosen"] == 0
     config = GroupingConfig()
-    assert config.rule(None)["standard_errors"] == 2 and not any(config.rule(3).values())
+    assert config.rule(None) == {"standard_errors": 2, "min_share": 0.03} and not any(config.rule(3).values())
 
 
 def test_equal_gains_choose_the_smaller_k_even_without_noise():
@@ -332,5 +332,10 @@ def test_bad_gains_name_the_task():
         group(U, score=without, names=names)
     with pytest.raises(DataError, match="same tasks for every partition"):
         group(U, score=shuffled)
-    with pytest.raises(DataError, match="6 task indices"):
-        group(U, score=lambda labels: (np.zeros(3), np.array([0, 1, 9])))
+    for task in ([0, 1, 6], [5, 0, -1], []):
+        with pytest.raises(DataError, match="6 task indices"):
+            group(U, score=lambda labels, task=task: (np.zeros(len(task)), np.array(task, int)))
+    for shape in ((6, 1), (5,), (7,), ()):
+        with pytest.raises(DataError, match=r"gain \[J\] and task \[J\]"):
+            group(U, score=lambda labels, shape=shape: (np.zeros(shape), np.arange(6)))
+    assert group(U, score=lambda labels: (np.zeros(6), np.arange(6))).k == 1
