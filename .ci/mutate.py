@@ -64,14 +64,13 @@ IMPORTED = (
 )  # fmt: skip
 """What tests need of others, imported once; what begins threads (gymnax computes) is left to the children."""
 TESTS = (
-    "admm", "affinity", "alternatives", "crossfit", "features", "gradients", "lifting", "nested", "paired",
-    "rounding", "sdp", "selection", "similarities", "stability", "subsets", "surrogates", "scores",
-    "shortage", "tables", "truth",
+    "admm", "affinity", "alternatives", "complete", "crossfit", "features", "gradients", "lifting", "nested",
+    "paired", "projections", "rounding", "sdp", "selection", "similarities", "solvers", "stability",
+    "subsets", "surrogates", "scores", "shortage", "tables", "truth",
 )  # fmt: skip
 """The test files that are about the two folders, and that JAX can wait for."""
 LATE = {"precision": ("precision",), "private": ("private",), "tag": ("lookahead",), "checks": ("logged",)}
 LATE |= {"sharing": ("objectives", "lookahead"), "config": ("config",)}
-LATE |= dict.fromkeys(("__init__", "factored", "hadamard", "sparse", "tiles"), ("projections",))
 """Those that compute as they are imported, by the file that they are about: they come last, and whole."""
 
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgx_jax.errors import SolverError
-from pgx_jax.grouping import PartitionSDP, solve_sdp, standardise
-from pgx_jax.grouping import admm
+from pgx_jax.grouping import PartitionSDP, admm, solve_sdp, standardise
 from pgx_jax.grouping.admm import ADMM, Spectral, capped_shares
 from pgx_jax.grouping.sdp import infeasibility
 

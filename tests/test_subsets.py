@@ -85,8 +85,8 @@ def test_every_design_is_distinct_sized_and_covering(n, size, seed, data):
 @examples
 @given(st.integers(4, 9), st.integers(2, 5), st.integers(0, 99))
 def test_who_has_met_least_comes_next(n, size, seed):
-    """A pair, and then who has met those that are chosen least, by squares; then who is in the fewest subsets;
-    then at random."""
+    """A pair, and then who has met those that are chosen least, by squares; of several who is in the fewest
+    subsets; else at random."""
     met = coverage(np.random.default_rng(seed).random((2 * n, n)) < 0.4)
     size, noise = min(size, n), np.random.default_rng(seed).random((n, n))
     chosen = list(min(itertools.combinations(range(n), 2), key=lambda pair: (met[pair], noise[pair])))

@@ -245,7 +245,9 @@ def test_settings_that_cannot_work_are_refused(make_logged, arguments, message):
 
 def test_an_unfinished_solver_names_the_subset(make_logged):
     transitions, features = make_logged(d=30)
-    with pytest.raises(SolverError, match=r"^4 of 4 surrogates did not converge in 1 L-BFGS iterations.*task \d \('.'\)"):
+    with pytest.raises(
+        SolverError, match=r"^4 of 4 surrogates did not converge in 1 L-BFGS iterations.*task \d \('.'\)"
+    ):
         fit(features, transitions, MEMBER, l2=1e-3, solver="lbfgs", iterations=1, names=list("abcd"))
 
 
