@@ -143,11 +143,12 @@ def slow_with_k(U, labels, k):
     return canonical(labels)
 
 
-@HYPOTHESIS
-@given(st.lists(st.integers(0, 11), min_size=3, max_size=12), st.integers(0, 100), st.integers(1, 12))
-def test_merges_and_splits_are_those_that_are_found_by_trying_all(labels, seed, k):
-    U, k = noise(len(labels), seed), min(k, len(labels))
-    assert np.array_equal(with_k(U, labels, k), slow_with_k(U, canonical(labels), k))
+@pytest.mark.parametrize("most", [3, 9])
+@pytest.mark.parametrize("seed", range(10))
+def test_merges_and_splits_are_those_that_are_found_by_trying_all(seed, most):
+    U, labels = noise(9, seed), canonical(np.random.default_rng(seed).integers(0, most, 9))
+    for k in range(1, 10):
+        assert np.array_equal(with_k(U, labels, k), slow_with_k(U, labels, k))
 
 
 @pytest.mark.parametrize("penalty", [None, 0.0, 3.0])
@@ -225,6 +226,20 @@ def test_roundings_have_the_number_of_groups_asked_for():
             assert len(found) == len(ways) and {*map(tuple, found)} == ways
             assert round_sdp(X, U, k=k).max() + 1 == k
         assert with_k(U, np.zeros(8), 8).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("trace", "sizes"),
+    [(2.5, (2, 3)), (3.0, (3,)), (2.9995, (3,)), (3.0005, (3,)), (1.01, (1, 2)), (0.5, (1,))],
+)
+def test_without_a_number_of_groups_those_beside_the_trace_are_tried(trace, sizes):
+    values, vectors = np.linalg.eigh(noise(8, 1))
+    values = np.arange(8.0) ** 3
+    X = (vectors * values * trace / values.sum()) @ vectors.T
+    expected = {tuple(components(X)), tuple(pivot(X))}
+    expected |= {tuple(way(X, size)) for size in sizes for way in (components, spectral)}
+    found = roundings(X, noise(8, 0))
+    assert {*map(tuple, found)} == expected and len(found) == len(expected)
 
 
 def test_a_chain_that_misleads_components_is_rounded_well():
