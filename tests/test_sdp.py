@@ -172,8 +172,11 @@ def test_a_solver_that_does_not_converge_is_replaced_and_then_reported(monkeypat
     monkeypatch.setitem(SDP_SOLVERS, "SCS", SDPSolver({"max_iters": 1}))
     assert PartitionSDP(U).solve(k=2).solver == "SPECTRAL"
     monkeypatch.delitem(SDP_SOLVERS, "SPECTRAL")
-    with pytest.raises(SolverError, match="CLARABEL.*ADMM: residuals.*SCS"):
-        solve_sdp(U, trace_penalty=0.3)
+    for penalty, told in ((0.3, 0.3), (None, 0.0)):
+        with pytest.raises(
+            SolverError, match=f"at trace_penalty = {told} was.*CLARABEL.*ADMM: residuals.*SCS"
+        ):
+            solve_sdp(U, trace_penalty=penalty)
 
 
 def test_bad_requests_to_the_relaxation():

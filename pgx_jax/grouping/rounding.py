@@ -70,7 +70,7 @@ def _cut(tree: Float[np.ndarray, "merges 4"], k: int) -> Int[np.ndarray, "n"]:
     n = len(tree) + 1
     made = np.repeat(np.arange(n, 2 * n - k), 2)
     parts = tree[: n - k, :2].astype(np.int64).ravel()
-    links = coo_array((np.ones(len(made)), (made, parts)), shape=(2 * n - k,) * 2)
+    links = coo_array((np.ones(len(made)), (made, parts)), shape=(2 * n,) * 2)
     return canonical(connected_components(links, directed=False)[1][:n])
 
 
