@@ -55,6 +55,7 @@ def test_rows_are_those_of_the_dense_map(start, rows):
     np.testing.assert_allclose(
         gaussian(KEY, 5500, 7, start, rows), dense(5500, 7)[start : start + rows], rtol=1e-6, atol=1e-7
     )
+    assert gaussian(KEY, 5500, 7, start).shape == (5500 - start, 7)
 
 
 def test_rows_do_not_depend_on_the_height():

@@ -131,6 +131,13 @@ def test_newton_takes_steps_of_the_fixed_curvature(data):
     assert not gap.any()
 
 
+def test_newton_tells_the_worst_of_its_systems(own, monkeypatch):
+    monkeypatch.setattr(solvers, "CG_LIMIT", 1)
+    known = own, statistics(own), make_problems(MEMBER), jnp.float32(L2)
+    errors = [solvers.newton.function(*known, iterations)[1][:4] for iterations in (1, 2, 5)]
+    assert (np.diff(errors, axis=0) >= 0).all() and (errors[0] > 0).all()
+
+
 def test_the_gap_is_told_where_nothing_and_where_less_than_nothing_is_gained(own):
     problems = make_problems(MEMBER)
     zero = data_loss(jnp.zeros((*problems.slots.shape, M)), own, problems)
