@@ -12,6 +12,7 @@ from pgx_jax.grouping.sdp import (
     SDP_SOLVERS,
     PartitionSDP,
     SDPSolver,
+    check_matrix,
     infeasibility,
     solve_sdp,
     standardise,
@@ -214,6 +215,7 @@ def test_standardise_ignores_unit_shift_task_effects_and_diagonal(n, seed, shift
 def test_standardise_symmetrises():
     U = np.random.default_rng(0).normal(size=(5, 5))
     assert np.allclose(standardise(U), standardise((U + U.T) / 2))
+    np.testing.assert_array_equal(check_matrix(U), (U + U.T) / 2 * (1 - np.eye(5)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -96,8 +96,6 @@ def spectral(X: Float[np.ndarray, "n n"], k: int, eigen: Eigen | None = None) ->
         k: number of groups.
         eigen: what `numpy.linalg.eigh` says of X, if that is known.
     """
-    if k == 1:
-        return np.zeros(len(X), dtype=np.int64)
     values, vectors = np.linalg.eigh(X) if eigen is None else eigen
     rows = vectors[:, -k:] * np.sqrt(np.maximum(values[-k:], 0.0))
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
