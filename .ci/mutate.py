@@ -64,14 +64,13 @@ IMPORTED = (
 )  # fmt: skip
 """What tests need of others, imported once; what begins threads (gymnax computes) is left to the children."""
 TESTS = (
-    "admm", "affinity", "alternatives", "crossfit", "features", "gradients", "lifting", "nested", "paired",
-    "rounding", "sdp", "selection", "similarities", "stability", "subsets", "surrogates", "scores",
-    "shortage", "tables", "truth",
+    "admm", "affinity", "alternatives", "complete", "crossfit", "features", "gradients", "lifting", "nested",
+    "paired", "projections", "rounding", "sdp", "selection", "similarities", "solvers", "stability",
+    "subsets", "surrogates", "scores", "shortage", "tables", "truth",
 )  # fmt: skip
 """The test files that are about the two folders, and that JAX can wait for."""
 LATE = {"precision": ("precision",), "private": ("private",), "tag": ("lookahead",), "checks": ("logged",)}
 LATE |= {"sharing": ("objectives", "lookahead"), "config": ("config",)}
-LATE |= dict.fromkeys(("__init__", "factored", "hadamard", "sparse", "tiles"), ("projections",))
 """Those that compute as they are imported, by the file that they are about: they come last, and whole."""
 
 
@@ -295,15 +294,17 @@ class Watcher:
     def __init__(self, touched: set[str] | None = None):  # noqa: D107
         self.touched = set() if touched is None else touched
         self.order: list[str] | None = None
+        self.whole: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
         self.touches: dict[str, list[str]] = {}
         self.failed = ""
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Those that are to run, in their order, where one is given."""
+        """Those that are to run, in their order, where one is given; then whole files."""
         if self.order is not None:
             place = {nodeid: i for i, nodeid in enumerate(self.order)}
-            items[:] = sorted((x for x in items if x.nodeid in place), key=lambda x: place[x.nodeid])
+            wanted = [x for x in items if x.nodeid in place or x.nodeid.startswith(self.whole)]
+            items[:] = sorted(wanted, key=lambda x: place.get(x.nodeid, len(place)))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Takes the time."""
@@ -478,7 +479,7 @@ def tried(mutant: Mutant, items: list[Any]) -> dict[str, Any]:
         for name in [name for name in sys.modules if name.split(".")[0] in ("pgx_jax", "envs", *tests)]:
             del sys.modules[name]
         sys.meta_path.insert(0, Finder(mutant.file, mutant.text()))
-        watcher.order = [item.nodeid for item in items]
+        watcher.order, watcher.whole = [item.nodeid for item in items], tuple(late)
         late += dict.fromkeys(str(item.path) for item in items)
     if late and not watcher.failed:
         code = pytest.main([*ARGUMENTS, *late], plugins=[watcher])

@@ -167,7 +167,7 @@ def test_what_was_solved_is_remembered(logged, monkeypatch):
     data = CrossFit(logged[1], logged[0], CONFIG, KEY)
     data.solve(MEMBER, OUTER[:1])
     data.solve(MEMBER, OUTER)
-    monkeypatch.setattr(data, "rows", None)
+    monkeypatch.setattr(data, "_chunks", None)
     data.solve(MEMBER[1:3], [Way((SCORE, SELECT), FIT)])
 
 

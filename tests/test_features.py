@@ -1,5 +1,6 @@
 """Gradient features against a loop of jax.grad, closed forms, and every chunk and block size."""
 
+import itertools
 import math
 
 import jax
@@ -288,6 +289,15 @@ def test_chunks_are_smaller_where_gradients_are_no_outer_products():
     assert chunk_size(20_480, 4000, PROCESSOR) == 512 and chunk_size(1000, 4000, PROCESSOR) == 500
     small = chunk_size(20_480, 10**6, PROCESSOR)
     assert 4 * small * 10**6 <= PROCESSOR.memory and chunk_size(5, 10**12, PROCESSOR) == 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(*map(st.integers, (1, 0, 1, 1, 1), (300, 50, 40, 5000, 50)))
+def test_chunks_are_the_fewest_that_fit_and_nearly_equal(total, held, chunk, memory, piece):
+    sizes = PROCESSOR._replace(chunk=chunk, memory=memory, piece=piece)
+    most = max((c for c in range(1, chunk + 1) if 4 * c * (held + piece) <= memory), default=1)
+    count = next(count for count in itertools.count(1) if count * most >= total)
+    assert chunk_size(total, held, sizes) == math.ceil(total / count)
 
 
 def test_several_objectives_share_the_features_of_their_source(logged):

@@ -9,38 +9,38 @@ from pgx_jax.estimate.gradients import gradients, held_entries
 
 WIDTH = 30
 OBS = np.random.default_rng(0).normal(size=(6, WIDTH)).astype(np.float32)
-ACTION = np.arange(6) % 3
+ACTION = np.stack([np.zeros(6, int), np.arange(6) % 3], 1)
 KERNEL = np.random.default_rng(1).normal(size=(WIDTH, WIDTH)).astype(np.float32) / 5
 
 
 def dense(kernels, obs, action):
     for kernel in kernels:
         obs = jnp.tanh(obs @ kernel)
-    return obs[action]
+    return obs[action[1]]
 
 
 def compiled_layers(kernels, obs, action):
     layer = jax.jit(lambda x, kernel: jnp.tanh(x @ kernel))
     for kernel in kernels:
         obs = layer(obs, kernel)
-    return obs[action]
+    return obs[action[1]]
 
 
 def shared(kernel, obs, action):
-    return jnp.tanh(jnp.tanh(obs @ kernel) @ kernel)[action]
+    return jnp.tanh(jnp.tanh(obs @ kernel) @ kernel)[action[1]]
 
 
 def mixed(kernels, obs, action):
     """Kernels that are weighed by what the layer is told: products of three factors."""
-    return jnp.tanh(jnp.einsum("k,kio,i->o", jax.nn.softmax(obs[:4]), kernels, obs))[action]
+    return jnp.tanh(jnp.einsum("k,kio,i->o", jax.nn.softmax(obs[:4]), kernels, obs))[action[1]]
 
 
 def masked(kernel, obs, action):
-    return jnp.tanh(obs @ (kernel * np.tri(WIDTH, dtype=np.float32)))[action]
+    return jnp.tanh(obs @ (kernel * np.tri(WIDTH, dtype=np.float32)))[action[1]]
 
 
 def scanned(kernels, obs, action):
-    return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), obs, kernels)[0][action]
+    return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), obs, kernels)[0][action[1]]
 
 
 FACTORS = {

@@ -194,6 +194,7 @@ def test_steps_that_lead_nowhere(make_logged):
         lookahead(log_prob, params, transitions._replace(split=transitions.split % 2))
     with pytest.raises(DataError, match="the step of task 0 .* not finite: take a smaller distance than 9"):
         lookahead(lambda params, obs, action: obs @ jnp.log(params), params, transitions, distance=9)
+    assert not lookahead(lambda params, obs, action: obs[0] + 0 * params.sum(), params, transitions).any()
 
 
 def test_the_planted_conflict_is_found(small_run, small_settings, tmp_path):

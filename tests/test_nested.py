@@ -46,6 +46,7 @@ def test_a_conflict_is_split_and_said_to_be_one():
     assert nested.z > 5 and nested.gain > 3 * abs(nested.null)
     low, high = pipeline.predicted_gain(found)["ci95"]
     assert 0 < low < nested.gain < high
+    np.testing.assert_allclose([low, high], nested.gain + nested.stderr * np.array([-1.96, 1.96]))
 
 
 def test_identical_tasks_stay_together():
@@ -121,7 +122,11 @@ def test_more_looks_ask_for_more():
         opposition_stderr=1.0,
     )  # fmt: skip
     assert nested.pays(needed[0]) and not nested._replace(gain=1.9).pays(needed[1])
-    assert nested.pays(1.6, min_ratio=1.9) and not nested.pays(1.6, min_ratio=2.1)
+    assert (
+        nested._replace(together=3.0).pays(1.6)
+        and nested.pays(1.6, min_ratio=1.9)
+        and not nested.pays(1.6, min_ratio=2.1)
+    )
     assert nested._replace(together=-1.0).pays(1.6, min_ratio=2.1)
     assert nested.pays(1.6, 2.1, agreed_ratio=1.9) and not nested.pays(1.6, 2.1, agreed_ratio=2.05)
     assert nested.pays(1.6, 1.9, agreed_ratio=2.1)  # it asks for less, never for more

@@ -273,6 +273,7 @@ def test_what_is_zero_whatever_the_unknown_is(name):
     (found,) = _marks(program, [unknown, known])
     drawn = jax.jit(jax.vmap(function, (0, None)))(jax.random.normal(KEY, (200, 4)), context)
     assert not drawn[:, found.mark == 0].any()
+    assert name != "numbers" or found.mark.all()  # whole numbers may be anything
     if name in TOLD:
         np.testing.assert_array_equal(found.mark, (drawn != 0).any(0))
         assert (found.mark == 0).any()

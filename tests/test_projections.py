@@ -55,6 +55,7 @@ def test_rows_are_those_of_the_dense_map(start, rows):
     np.testing.assert_allclose(
         gaussian(KEY, 5500, 7, start, rows), dense(5500, 7)[start : start + rows], rtol=1e-6, atol=1e-7
     )
+    assert gaussian(KEY, 5500, 7, start).shape == (5500 - start, 7)
 
 
 def test_rows_do_not_depend_on_the_height():
@@ -171,9 +172,10 @@ def some_private():
     return ravel_pytree(marks)[0].astype(bool)
 
 
-@pytest.mark.parametrize("left_out", [None, some_private()], ids=["all", "some private"])
+@pytest.mark.parametrize("private", [lambda: None, some_private], ids=["all", "some private"])
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_features_and_lifts_are_products_with_the_dense_map(name, left_out):
+def test_features_and_lifts_are_products_with_the_dense_map(name, private):
+    left_out = private()
     dense = np.asarray(rows(KEY, shapes_of(PARAMS), 30, projection=name), np.float64)
     assert dense.shape == (P, 30)
     found = gradient_features(
@@ -224,6 +226,8 @@ def test_sparse_tiles_have_few_entries_of_the_stated_size():
     assert values[:2].tolist() == [0, 1] and (entries != 0).sum(1).max() == READ
     assert counts[1] / entries.size == pytest.approx(1 / s, rel=0.05)
     assert counts[2:].sum() < 0.05 * counts[1]  # read twice
+    many = rows(KEY, ((TILE,),), 4 * TILE, projection="sparse")
+    assert (np.asarray(many) != 0).any(1).all()  # no parameter is left out
 
 
 def test_factored_rows_are_products_of_their_leafs_signs():

@@ -143,11 +143,58 @@ def slow_with_k(U, labels, k):
     return canonical(labels)
 
 
-@HYPOTHESIS
-@given(st.lists(st.integers(0, 11), min_size=3, max_size=12), st.integers(0, 100), st.integers(1, 12))
-def test_merges_and_splits_are_those_that_are_found_by_trying_all(labels, seed, k):
-    U, k = noise(len(labels), seed), min(k, len(labels))
-    assert np.array_equal(with_k(U, labels, k), slow_with_k(U, canonical(labels), k))
+@pytest.mark.parametrize("most", [3, 9])
+@pytest.mark.parametrize("seed", range(10))
+def test_merges_and_splits_are_those_that_are_found_by_trying_all(seed, most):
+    U, labels = noise(9, seed), canonical(np.random.default_rng(seed).integers(0, most, 9))
+    for k in range(1, 10):
+        assert np.array_equal(with_k(U, labels, k), slow_with_k(U, labels, k))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_merges_end_where_none_gains_enough(seed):
+    U = noise(9, seed)
+    for least in (-3.0, -0.5, 0.5, np.inf):
+        labels = np.random.default_rng(seed).integers(0, 8, 9)
+        found = rounding._merge_down(rounding._State(U, labels), 2, least)
+        while len(set(labels)) > 2:
+            merged = [np.where(labels == b, a, labels) for a in set(labels) for b in set(labels) if a < b]
+            best = max(merged, key=lambda row: slow_objective(U, row))
+            if not slow_objective(U, best) - slow_objective(U, labels) > least:
+                break
+            labels = best
+        assert np.array_equal(found, canonical(labels))
+
+
+def slow_move(U, labels, task, penalty):
+    """What the best move of a task gains, and the labels then; without a penalty no group goes or comes."""
+    now = slow_objective(U, labels) - (penalty or 0.0) * len(set(labels))
+    best = -np.inf, labels
+    for group in range(max(labels) + 2):
+        after = np.where(np.arange(len(labels)) == task, group, labels)
+        if penalty is None and len(set(after)) != len(set(labels)):
+            continue
+        if not np.array_equal(canonical(after), canonical(labels)):
+            value = slow_objective(U, after) - (penalty or 0.0) * len(set(after))
+            best = max(best, (value - now, after), key=lambda one: one[0])
+    return best
+
+
+@pytest.mark.parametrize("penalty", [None, 0.0, 1.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_tasks_move_in_turn_those_that_gain_the_most_first(seed, penalty):
+    U, labels = noise(8, seed), canonical(np.random.default_rng(seed).integers(0, 4, 8))
+    state, least = rounding._State(U, labels), 0.3
+    rounding._sweep(state, penalty, least)
+    while True:
+        gain = [slow_move(U, labels, task, penalty)[0] for task in range(8)]
+        tasks = sorted((task for task in range(8) if gain[task] > least), key=lambda task: -gain[task])
+        for task in tasks:
+            one, after = slow_move(U, labels, task, penalty)
+            labels = canonical(after) if one > least else labels
+        if not tasks:
+            break
+    assert np.array_equal(state.labels, labels)
 
 
 @pytest.mark.parametrize("penalty", [None, 0.0, 3.0])
@@ -225,6 +272,20 @@ def test_roundings_have_the_number_of_groups_asked_for():
             assert len(found) == len(ways) and {*map(tuple, found)} == ways
             assert round_sdp(X, U, k=k).max() + 1 == k
         assert with_k(U, np.zeros(8), 8).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("trace", "sizes"),
+    [(2.5, (2, 3)), (3.0, (3,)), (2.9995, (3,)), (3.0005, (3,)), (1.01, (1, 2)), (0.5, (1,))],
+)
+def test_without_a_number_of_groups_those_beside_the_trace_are_tried(trace, sizes):
+    values, vectors = np.linalg.eigh(noise(8, 1))
+    values = np.arange(8.0) ** 3
+    X = (vectors * values * trace / values.sum()) @ vectors.T
+    expected = {tuple(components(X)), tuple(pivot(X))}
+    expected |= {tuple(way(X, size)) for size in sizes for way in (components, spectral)}
+    found = roundings(X, noise(8, 0))
+    assert {*map(tuple, found)} == expected and len(found) == len(expected)
 
 
 def test_a_chain_that_misleads_components_is_rounded_well():

@@ -12,6 +12,7 @@ from pgx_jax.grouping.sdp import (
     SDP_SOLVERS,
     PartitionSDP,
     SDPSolver,
+    check_matrix,
     infeasibility,
     solve_sdp,
     standardise,
@@ -172,8 +173,11 @@ def test_a_solver_that_does_not_converge_is_replaced_and_then_reported(monkeypat
     monkeypatch.setitem(SDP_SOLVERS, "SCS", SDPSolver({"max_iters": 1}))
     assert PartitionSDP(U).solve(k=2).solver == "SPECTRAL"
     monkeypatch.delitem(SDP_SOLVERS, "SPECTRAL")
-    with pytest.raises(SolverError, match="CLARABEL.*ADMM: residuals.*SCS"):
-        solve_sdp(U, trace_penalty=0.3)
+    for penalty, told in ((0.3, 0.3), (None, 0.0)):
+        with pytest.raises(
+            SolverError, match=f"at trace_penalty = {told} was.*CLARABEL.*ADMM: residuals.*SCS"
+        ):
+            solve_sdp(U, trace_penalty=penalty)
 
 
 def test_bad_requests_to_the_relaxation():
@@ -211,6 +215,7 @@ def test_standardise_ignores_unit_shift_task_effects_and_diagonal(n, seed, shift
 def test_standardise_symmetrises():
     U = np.random.default_rng(0).normal(size=(5, 5))
     assert np.allclose(standardise(U), standardise((U + U.T) / 2))
+    np.testing.assert_array_equal(check_matrix(U), (U + U.T) / 2 * (1 - np.eye(5)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -17,6 +17,7 @@ from pgx_jax.grouping import (
     propose,
     select,
 )
+from pgx_jax.grouping.sdp import PartitionSDP
 from pgx_jax.grouping.selection import path_ks, path_penalties
 
 HYPOTHESIS = settings(derandomize=True, deadline=None, max_examples=20)
@@ -96,7 +97,8 @@ def test_planted_groups_are_found_with_and_without_k(n, k):
     score = scorer(truth, n, conflict=2.0, noise=0.1)
     found = group(U, score=score)
     assert np.array_equal(found.labels, truth) and found.k == k
-    assert np.array_equal(group(U, k=k).labels, truth)
+    alone = group(U, k=k)
+    assert np.array_equal(alone.labels, truth) and set(alone.path["k"]) == {k}
     assert np.array_equal(group(U, k=k, score=score).labels, truth)
     assert {1, n} <= set(found.path["k"].tolist())
 
@@ -158,6 +160,14 @@ def test_rule_takes_the_smallest_k_within_the_errors_and_its_best_candidate():
     assert np.allclose(path["task_score"][2], [3.5, 3.5, 3.5]) and np.allclose(path["score"], [1, 3, 3.5, 4])
 
 
+def test_what_is_surely_worse_is_not_chosen_for_its_higher_score():
+    rows = np.array([[0, 0, 1], [0, 1, 1], [0, 1, 2]])
+    gains = {(0, 0, 1): [3] * 6, (0, 1, 1): [5.9, -0.1] * 3, (0, 1, 2): [4] * 6}
+    candidates = Candidates(rows, np.zeros(3), np.zeros(3), np.full(3, ""))
+    assert select(candidates, table(gains)).path["chosen"] == 1
+    assert select(candidates, table(gains), split=False).path["chosen"] == 0  # nothing is tested then
+
+
 def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_group():
     rows = np.array([[0, 0, 0], [0, 1, 1], [0, 1, 2]])
     gains = {(0, 0, 0): [0] * 6, (0, 1, 1): [0.97] * 6, (0, 1, 2): [1] * 6}
@@ -168,7 +178,7 @@ def test_negligible_differences_count_as_equal_and_without_a_reason_it_is_one_gr
     found = select(candidates, table(gains), split=False)
     assert found.k == 1 and found.path["best"] == 2 and found.path["chosen"] == 0
     config = GroupingConfig()
-    assert config.rule(None)["standard_errors"] == 2 and not any(config.rule(3).values())
+    assert config.rule(None) == {"standard_errors": 2, "min_share": 0.03} and not any(config.rule(3).values())
 
 
 def test_equal_gains_choose_the_smaller_k_even_without_noise():
@@ -215,6 +225,13 @@ def test_candidates_are_distinct_canonical_and_complete(n):
         assert set((propose(U, k=size).labels.max(1) + 1).tolist()) == {size}
     capped = propose(U, config=GroupingConfig(max_groups=2)).labels
     assert set((capped.max(1) + 1).tolist()) == {1, 2}
+
+
+def test_the_relaxation_is_solved_along_the_path(monkeypatch):
+    asked, solve = [], PartitionSDP.solve
+    monkeypatch.setattr(PartitionSDP, "solve", lambda sdp, **kw: asked.append(kw) or solve(sdp, **kw))
+    propose(planted(7, 2, seed=0)[0], up_to=4, config=GroupingConfig(penalties=(0.5, 2.0)))
+    assert asked == [{"trace_penalty": 0.5}, {"trace_penalty": 2.0}, {"k": 2}, {"k": 3}, {"k": 4}]
 
 
 def test_other_affinities_add_their_partitions():
@@ -332,5 +349,10 @@ def test_bad_gains_name_the_task():
         group(U, score=without, names=names)
     with pytest.raises(DataError, match="same tasks for every partition"):
         group(U, score=shuffled)
-    with pytest.raises(DataError, match="6 task indices"):
-        group(U, score=lambda labels: (np.zeros(3), np.array([0, 1, 9])))
+    for task in ([0, 1, 6], [5, 0, -1], []):
+        with pytest.raises(DataError, match="6 task indices"):
+            group(U, score=lambda labels, task=task: (np.zeros(len(task)), np.array(task, int)))
+    for shape in ((6, 1), (5,), (7,), ()):
+        with pytest.raises(DataError, match=r"gain \[J\] and task \[J\]"):
+            group(U, score=lambda labels, shape=shape: (np.zeros(shape), np.arange(6)))
+    assert group(U, score=lambda labels: (np.zeros(6), np.arange(6))).k == 1

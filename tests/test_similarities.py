@@ -44,6 +44,9 @@ def test_similarities_match_their_definitions(n, d, seed, l2):
             assert whitened[i, j] == pytest.approx(b[i] @ inverse @ b[j], rel=1e-6, abs=1e-9)
     assert np.allclose(whitened, shared) and np.array_equal(whitened, whitened.T)
     assert similarity(b.astype(np.float32)).dtype == np.float64
+    short = H.astype(np.float32)  # what is worked out with it is in double precision
+    same = similarity(b, short.astype(float), "whitened", l2)
+    assert np.array_equal(similarity(b, short, "whitened", l2), same)
 
 
 def test_cosine_ignores_the_length_of_gradients_and_dot_does_not():

@@ -16,6 +16,7 @@ from pgx_jax.estimate import (
     CrossFit,
     EstimateConfig,
     basic_interval,
+    bootstrap,
     can_draw,
     draw_trajectories,
     resampled_affinity,
@@ -169,6 +170,19 @@ def test_basic_intervals_turn_the_draws_around():
     draws = np.array([0.0, 1.0, 2.0, 3.0, 10.0])[:, None, None]
     low, high = basic_interval(np.array([[5.0]]), np.array([[2.0]]), draws, level=0.5)
     assert (low.item(), high.item()) == (5 - (3 - 2), 5 - (1 - 2))
+    apart = basic_interval(
+        np.eye(2), np.zeros((2, 2)), draws * np.array([[1.0, 10.0], [0.0, 1.0]]), level=0.5
+    )
+    np.testing.assert_allclose(apart, [[[-2, -30], [0, -2]], [[0, -10], [0, 0]]])
+
+
+def test_who_reads_nothing_of_a_draw_is_as_it_was(arranged):
+    whole = np.ones((1, len(arranged.task)))
+    drawn, scale = whole.copy(), np.full((1, 4), 2.0)
+    drawn[:, arranged.rows_of(1, FIT)] = 0
+    for dealt in (True, False):
+        found, expected = (bootstrap._sums(arranged, FIT, x, scale, dealt=dealt) for x in (drawn, whole))
+        np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
 
 
 LABELS = hnp.arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(2, 7)), elements=st.integers(0, 3))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from pgx_jax.config import STREAMS, Config
 from pgx_jax.errors import ConfigError
-from pgx_jax.estimate.subsets import all_subsets, check_coverage, coverage, default_size, make_subsets
+from pgx_jax.estimate.subsets import (
+    _least_met_subsets,
+    all_subsets,
+    check_coverage,
+    coverage,
+    default_size,
+    make_subsets,
+)
 from pgx_jax.pipeline import subsets
 
 examples = settings(derandomize=True, deadline=None, max_examples=25)
@@ -73,6 +80,26 @@ def test_every_design_is_distinct_sized_and_covering(n, size, seed, data):
     assert count is None or len(member) == count
     assert check_coverage(member).min() >= 1
     np.testing.assert_array_equal(member, make_subsets(seed, n, size, count, min_cover=2))
+
+
+@examples
+@given(st.integers(4, 9), st.integers(2, 5), st.integers(0, 99))
+def test_who_has_met_least_comes_next(n, size, seed):
+    """A pair, and then who has met those that are chosen least, by squares; of several who is in the fewest
+    subsets; else at random."""
+    met = coverage(np.random.default_rng(seed).random((2 * n, n)) < 0.4)
+    size, noise = min(size, n), np.random.default_rng(seed).random((n, n))
+    chosen = list(min(itertools.combinations(range(n), 2), key=lambda pair: (met[pair], noise[pair])))
+
+    def ranked():
+        rest = [task for task in range(n) if task not in chosen]
+        return sorted(rest, key=lambda t: (sum(met[c, t] ** 2 for c in chosen), met[t, t], noise[0, t]))
+
+    while len(chosen) < size - 1:
+        chosen.append(ranked()[0])
+    expected = [chosen] if size == 2 else [[*chosen, last] for last in ranked()]
+    found = _least_met_subsets(np.random.default_rng(seed), met, size)
+    assert list(found) == [tuple(sorted(subset)) for subset in expected]
 
 
 def test_seeds_give_different_designs():

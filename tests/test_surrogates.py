@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from pgx_jax.errors import ConfigError, DataError, SolverError
 from pgx_jax.estimate import fit, ridge_unit, signed_weights, surrogates, task_statistics
 from pgx_jax.estimate.problems import make_problems
+from pgx_jax.estimate.solvers import SOLVERS, Solved
 from pgx_jax.types import FIT, SCORE
 
 MEMBER = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]], bool)
@@ -244,8 +245,23 @@ def test_settings_that_cannot_work_are_refused(make_logged, arguments, message):
 
 def test_an_unfinished_solver_names_the_subset(make_logged):
     transitions, features = make_logged(d=30)
-    with pytest.raises(SolverError, match=r"did not converge in 1 L-BFGS iterations.*task \d \('.'\)"):
+    with pytest.raises(
+        SolverError, match=r"^4 of 4 surrogates did not converge in 1 L-BFGS iterations.*task \d \('.'\)"
+    ):
         fit(features, transitions, MEMBER, l2=1e-3, solver="lbfgs", iterations=1, names=list("abcd"))
+
+
+def test_the_worst_of_those_that_failed_is_named():
+    """One that is no number before all others."""
+    solved = Solved(None, None, 7)
+    for error, named in (([0.1, 0.5, 0.3, 0.0], "1 .'b'.*0.*5 "), ([0.1, 0.5, np.nan, 0.6], "2 .'c'.*nan ")):
+        count = np.sum(~(np.array(error) <= 0.1))
+        with pytest.raises(SolverError, match=rf"^{count} of 4 surrogates .* 7 L.* of task {named}"):
+            failed = solved._replace(error=np.array(error))
+            surrogates._require_solved(SOLVERS["lbfgs"], failed, np.eye(4, dtype=bool), 1.0, 0.1, "abcd")
+        with pytest.warns(UserWarning, match=rf"^{count} of 4 surrogates .* 7 N.* of task {named}"):
+            gaps = solved._replace(gap=np.array(error) / 10)
+            surrogates._warn_of_gaps(gaps, np.eye(4, dtype=bool), 1.0, "abcd")
 
 
 @pytest.mark.parametrize("solver", ["newton", "lbfgs"])

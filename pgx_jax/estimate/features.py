@@ -63,8 +63,8 @@ def default_sizes() -> Sizes:
 
 
 def equal_parts(total: int, most: int) -> int:
-    """The size of parts of ``total``, nearly equal and of at most ``most``."""
-    return -(-total // -(-total // most)) if total else 0
+    """The size of parts of ``total``, nearly equal and of at most ``most``; 1 of nothing."""
+    return -(-total // -(-total // most)) if total else 1
 
 
 def chunk_size(total: int, held: int, sizes: Sizes) -> int:
@@ -108,14 +108,14 @@ def split_parameters(shapes: Sequence[tuple[int, ...]], piece: int) -> list[Leaf
         widths = (math.prod(shape[axis:]) for axis in range(len(shape) + 1))
         width = max(1, next(width for width in widths if width <= piece))
         rows = size // width
-        found.append(Leaf(int(start), rows, width, max(1, equal_parts(rows, piece // width))))
+        found.append(Leaf(int(start), rows, width, equal_parts(rows, piece // width)))
     return found
 
 
 def split_map(p: int, block: int) -> range:
     """First rows of the blocks of a map of height p: nearly equal, of whole tiles and about ``block`` rows at
     most, which are the step of the range."""
-    return range(0, p, max(1, equal_parts(-(-p // TILE), -(-block // TILE))) * TILE)
+    return range(0, p, equal_parts(-(-p // TILE), -(-block // TILE)) * TILE)
 
 
 TRANSITIONS = {"obs": CUT, "action": CUT}

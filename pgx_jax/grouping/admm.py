@@ -133,7 +133,7 @@ def capped_shares(values: Float[np.ndarray, "r"], total: float) -> Float[np.ndar
     It is clip(values - t, 0, 1) for the t with that sum, which is linear between values and values - 1.
     """
     at = np.concatenate([values - 1, values])
-    order = np.argsort(at, kind="stable")
+    order = np.argsort(at)
     at, sloping = at[order], np.cumsum(np.where(order < len(values), 1, -1))
     sums = len(values) - np.concatenate([[0.0], np.cumsum(sloping[:-1] * np.diff(at))])
     return np.clip(values - np.interp(total, sums[::-1], at[::-1]), 0.0, 1.0)

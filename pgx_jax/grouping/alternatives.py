@@ -55,6 +55,6 @@ def committees(parameters: ArrayLike, k: int, key: Key) -> Int[np.ndarray, "n"]:
     x = x[:, x.std(0) > 1e-9 * (1 + np.abs(x).max(0))]
     if not x.shape[1]:
         return np.zeros(len(x), np.int64)
-    x = (x - x.mean(0)) / x.std(0)
+    x = x / x.std(0)
     seed = int(np.asarray(key)[-1])
     return canonical(KMeans(min(k, len(np.unique(x, axis=0))), n_init=10, random_state=seed).fit_predict(x))

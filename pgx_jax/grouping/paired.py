@@ -50,16 +50,16 @@ def paired_differences(
     if trajectory is None:
         source_of, sources = task, n
     else:
-        source = _sources(task, n, np.asarray(trajectory))
+        source = _sources(task, np.asarray(trajectory))
         sources = int(source.max()) + 1
         _, first, number = np.unique(trajectory, return_index=True, return_inverse=True)
         rows = np.stack([np.bincount(number, weights=row) for row in rows])
         source_of = source[task[first]]
-    count = np.bincount(source_of, minlength=sources)
-    mean = np.stack([np.bincount(source_of, weights=row, minlength=sources) for row in rows]) / count
+    count = np.bincount(source_of)
+    mean = np.stack([np.bincount(source_of, weights=row) for row in rows]) / count
     if (count > 1).any():
         spread = ((row - own[source_of]) ** 2 for row, own in zip(rows, mean, strict=True))
-        squares = np.stack([np.bincount(source_of, weights=row, minlength=sources) for row in spread])
+        squares = np.stack([np.bincount(source_of, weights=row) for row in spread])
         pooled = squares.sum(1, keepdims=True) / (count - 1).sum()
         variance = np.where(count > 1, squares / np.maximum(count - 1, 1), pooled)
         return mean.sum(1) / n, np.sqrt(np.sum(variance / count, axis=1)) / n
@@ -71,10 +71,10 @@ def paired_differences(
     return mean.sum(1) / n, np.std(mean, axis=1, ddof=1) / np.sqrt(sources) * (sources / n)
 
 
-def _sources(task: Int[np.ndarray, "J"], n: int, trajectory: Int[np.ndarray, "J"]) -> Int[np.ndarray, "n"]:
+def _sources(task: Int[np.ndarray, "J"], trajectory: Int[np.ndarray, "J"]) -> Int[np.ndarray, "n"]:
     """int [n]: the source of each task, numbered from 0; tasks of one source have the same trajectories."""
     by_task = np.lexsort((trajectory, task))
-    read = np.split(trajectory[by_task], np.cumsum(np.bincount(task, minlength=n))[:-1])
+    read = np.split(trajectory[by_task], np.cumsum(np.bincount(task))[:-1])
     _, first, source = np.unique([x[0] for x in read], return_index=True, return_inverse=True)
     same = all(np.array_equal(x, read[first[s]]) for x, s in zip(read, source, strict=True))
     if not same or len(np.unique(trajectory)) != sum(len(read[i]) for i in first):

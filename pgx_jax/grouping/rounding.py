@@ -70,7 +70,7 @@ def _cut(tree: Float[np.ndarray, "merges 4"], k: int) -> Int[np.ndarray, "n"]:
     n = len(tree) + 1
     made = np.repeat(np.arange(n, 2 * n - k), 2)
     parts = tree[: n - k, :2].astype(np.int64).ravel()
-    links = coo_array((np.ones(len(made)), (made, parts)), shape=(2 * n - k,) * 2)
+    links = coo_array((np.ones(len(made)), (made, parts)), shape=(2 * n,) * 2)
     return canonical(connected_components(links, directed=False)[1][:n])
 
 
@@ -96,8 +96,6 @@ def spectral(X: Float[np.ndarray, "n n"], k: int, eigen: Eigen | None = None) ->
         k: number of groups.
         eigen: what `numpy.linalg.eigh` says of X, if that is known.
     """
-    if k == 1:
-        return np.zeros(len(X), dtype=np.int64)
     values, vectors = np.linalg.eigh(X) if eigen is None else eigen
     rows = vectors[:, -k:] * np.sqrt(np.maximum(values[-k:], 0.0))
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -224,8 +224,7 @@ def select(
     labels = np.asarray(candidates.labels)
     gain, task, trajectory = collect_gains(labels, score, names)
     n = labels.shape[1]
-    count = np.bincount(task, minlength=n)
-    task_score = np.stack([np.bincount(task, weights=row, minlength=n) for row in gain]) / count
+    task_score = np.stack([np.bincount(task, weights=row) for row in gain]) / np.bincount(task)
     value = task_score.mean(1)
     best = int(np.argmax(value))
     difference, stderr = paired_differences(gain[best] - gain, task, n, trajectory)

@@ -113,5 +113,5 @@ def chosen_of_each(
     error = np.sqrt(np.maximum(variance[best][:, None] + variance - 2 * spread[best], 0.0))
     one = np.where(k == 1, difference, 0.0).max(1, keepdims=True)
     equal = difference <= np.maximum(standard_errors * error, min_share * one) + 1e-12 * np.abs(values).max()
-    least = np.where(equal, k, k.max() + 1).min(1, keepdims=True)
+    least = np.where(equal, k, k.max()).min(1, keepdims=True)
     return np.argmax(np.where(equal & (k == least), values, -np.inf), 1)
