@@ -143,9 +143,16 @@ def slow_with_k(U, labels, k):
     return canonical(labels)
 
 
+@HYPOTHESIS
+@given(st.lists(st.integers(0, 11), min_size=3, max_size=12), st.integers(0, 100), st.integers(1, 12))
+def test_merges_and_splits_are_those_that_are_found_by_trying_all(labels, seed, k):
+    U, k = noise(len(labels), seed), min(k, len(labels))
+    assert np.array_equal(with_k(U, labels, k), slow_with_k(U, canonical(labels), k))
+
+
 @pytest.mark.parametrize("most", [3, 9])
 @pytest.mark.parametrize("seed", range(10))
-def test_merges_and_splits_are_those_that_are_found_by_trying_all(seed, most):
+def test_so_they_are_from_few_and_from_many_groups_to_any_number(seed, most):
     U, labels = noise(9, seed), canonical(np.random.default_rng(seed).integers(0, most, 9))
     for k in range(1, 10):
         assert np.array_equal(with_k(U, labels, k), slow_with_k(U, labels, k))
