@@ -31,7 +31,7 @@ from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.mesh import check_equal
 from pgx_jax.runs.assemble import affinity_result, agreement, evidence_result, path_result, stability_result
-from pgx_jax.runs.programs import keep_programs
+from pgx_jax.runs.programs import keep_programs, make_room
 from pgx_jax.runs.provenance import check_identity, identity, versions
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.store import DAMAGED, RunStore, written_by
@@ -99,6 +99,7 @@ def load(
     """
     store = RunStore.open(path)
     saved, config = saved_settings(store)
+    make_room()
     if config.keep_programs:
         keep_programs()
     if saved.get("own_policy") and policy is None:
