@@ -1,8 +1,9 @@
 """Estimated against true: `python benchmarks/truth.py`.
 
 Of several families and seeds the meta-policy is trained up to its first look. Then subsets of the tasks are
-trained from it, side by side and twice, for a few updates and for what a group has, and all estimates are
-compared with what came of it, as `pgx-jax analyse RUN truth` does. Of six tasks all 63 subsets are trained.
+trained from it, side by side and several times, for one update, for a few, and for what a group has, and all
+estimates are compared with what came of it, as `pgx-jax analyse RUN truth` does. Of six tasks all 63 subsets
+are trained.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ FAMILIES = {
 """Names in tables -> settings of the families."""
 SMALL_FAMILY = {"name": "points", "n_tasks": 6, "n_groups": 2, "horizon": 15}
 
-FULL = TruthConfig(subsets=60, repeats=2, updates=4, episodes=64)
+FULL = TruthConfig(subsets=60, updates=(1, 4), repeats=8, long_repeats=2, episodes=64)
 SMALL = replace(
     FULL,
-    updates=2,
+    updates=(1, 2),
+    repeats=2,
     steps_per_task=360,
     episodes=4,
     estimates=("dot",),

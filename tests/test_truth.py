@@ -34,8 +34,8 @@ from pgx_jax.report.truth import label_of
 from pgx_jax.types import FIT, SCORE
 
 QUICK = TruthConfig(
-    updates=2, steps_per_task=360, episodes=4, kernel=(4,), draws=2, more_transitions=1920,
-    estimates=("dot", "cosine", "rollouts_8"),
+    updates=(1, 2), repeats=3, steps_per_task=360, episodes=4, kernel=(4,), draws=2,
+    more_transitions=1920, estimates=("dot", "cosine", "rollouts_8"),
 )  # fmt: skip
 MEMBER = estimate.make_subsets(3, 6, 3, 9)
 
@@ -219,7 +219,7 @@ def found(small_run):
 
 def test_a_run_is_compared_with_the_training_of_its_subsets(found, small_run):
     np.testing.assert_array_equal(found.member, MEMBER)
-    asked = {x.estimate: x for x in found.agreements if x.horizon == "short"}
+    asked = {x.estimate: x for x in found.agreements if x.horizon == "2 updates"}
     alone = {"surrogate", "dot", "cosine", "rollouts_8", "surrogate_1920", "dot_1920", "cosine_1920"}
     assert set(found.estimates) == alone | {"chosen", "chosen_1920"}
     assert set(asked) == set(found.estimates) | {"kernel_4", "training"}
@@ -236,15 +236,16 @@ def test_a_run_is_compared_with_the_training_of_its_subsets(found, small_run):
     assert asked["surrogate_1920"].steps == 6 * 1920
     assert collected < asked["rollouts_8"].steps <= collected + (27 + 6) * 8 * 15
     assert len(asked["kernel_4"].labels["per_task"]) == 2 and asked["training"].same_sign > 0.5
-    short, long = found.horizons
-    assert short.steps == 9 * 2 * unit and 0 < short.distance < long.distance
-    assert found.truth("short").shape == (2, 9, 6) and 0 < short.random_nmi["per_task"] < 1
+    one, two, long = found.horizons
+    assert [h.name for h in found.horizons] == ["1 update", "2 updates", "long"]
+    assert one.steps * 2 == two.steps == 9 * 2 * unit and 0 < one.distance < two.distance < long.distance
+    assert found.truth("1 update").shape == found.truth("2 updates").shape == (3, 9, 6)
+    assert found.truth("long").shape == (2, 9, 6) and 0 < two.random_nmi["per_task"] < 1
 
 
 def test_true_gains_are_those_of_policies_trained_one_by_one(found, small_run):
     """From theta*, played on the same episodes as theta* itself."""
-    config = dataclasses.replace(QUICK, repeats=2)
-    agents = train_subsets(small_run, MEMBER[:1], config)["short"]
+    agents = train_subsets(small_run, MEMBER[:1], QUICK)["2 updates"]
     base = jax.random.fold_in(jax.random.fold_in(small_run.config.stream("analysis"), 0), 2)
     scale = np.sqrt(np.asarray(small_run.meta.reward.var) + 1e-8)
     for repeat, some in enumerate(agents):
@@ -257,14 +258,14 @@ def test_true_gains_are_those_of_policies_trained_one_by_one(found, small_run):
                 for agent in (some, learn.stack([small_run.meta]))
             ]  # fmt: skip
             wanted = (returns[0] - returns[1]) / scale[task]
-            assert found.truth("short")[repeat, 0, task] == pytest.approx(wanted, rel=2e-3, abs=1e-3)
+            assert found.truth("2 updates")[repeat, 0, task] == pytest.approx(wanted, rel=2e-3, abs=1e-3)
 
 
 def test_what_is_trained_for_long_is_what_a_group_has(small_run):
     ways = horizons(small_run, MEMBER, TruthConfig())
     a_task, unit = small_run.budget.rest() // 6, small_run.learner.steps_per_update
     assert (ways["long"].steps == 3 * a_task // unit * unit).all()
-    assert (ways["short"].steps == 4 * unit).all()
+    assert (ways["4 updates"].steps == 4 * unit).all() and (ways["1 update"].steps == unit).all()
     every = subsets_of(small_run, TruthConfig())
     assert every.shape == (63, 6) and len(np.unique(every, axis=0)) == 63 and every.any(1).all()
     with pytest.raises(ConfigError, match="steps_per_task = 7 .* raise it"):
@@ -273,7 +274,7 @@ def test_what_is_trained_for_long_is_what_a_group_has(small_run):
 
 def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_path, monkeypatch):
     told = analyses.shown("truth").sentence(found)
-    assert "9 subsets trained 2 times" in told and "at the long horizon f-hat" in told
+    assert "9 subsets trained 3 or 2 times: after 1 update f-hat" in told and "after long training" in told
     analysed("truth", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert told in out and "kernel surrogate, 4 trainings" in out and "truth.json" in out
@@ -283,6 +284,7 @@ def test_it_is_made_where_it_is_named_alone_and_bad_settings_are_refused_before(
     assert "truth" not in by_default() and "approximation" in by_default()
     for wrong, told in (
         (["--truth.repeats", "1"], "truth.repeats = 1 must be at least 2"),
+        (["--truth.updates", "0", "4"], r"truth.updates = \(0, 4\) must name one horizon or more"),
         (["--truth.kernel", "1"], "truth.kernel = .* at least 2 trainings"),
         (["--truth.k", "1"], "truth.k = 1 must be at least 2"),
         (["--truth.steps-per-task", "0"], "truth.steps_per_task = 0 must be at least 1"),

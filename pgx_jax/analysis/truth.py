@@ -2,9 +2,9 @@
 
 f_i(S) is what task i gains by training on subset S: the return of a policy that goes on from theta* and its
 critic on the tasks of S, less that of theta* on the same episodes, in units of the task's reward scale (of a
-family that is judged by success, the difference of the rates). There are two horizons:
+family that is judged by success, the difference of the rates). There are several horizons:
 
-- ``short``: a few updates of the run's learner, as theta* is, with the learner's own batch;
+- ``1 update``, ``4 updates``: a few of the run's learner, as theta* is, with the learner's own batch;
 - ``long``: the budget that a group of so many tasks has after the look at theta*, with the batch that suits
   it, exploring afresh: what the method itself would train.
 
@@ -51,7 +51,8 @@ from pgx_jax.estimate import kernel_surrogate
 from pgx_jax.learn import Learner, Progress
 from pgx_jax.types import Agent, Key, Named, Rows, Scores
 
-HORIZONS = ("short", "long")
+LONG = "long"
+"""Name of the horizon that is no number of updates."""
 
 DIGITS = 4
 """Significant digits of returns in the record."""
@@ -73,10 +74,13 @@ class TruthConfig:
     subsets: int = 60
     """Subsets of the usual size that are trained, drawn so that every pair meets about as often; all that
     there are, if they are fewer. Of up to 6 tasks all subsets of all sizes are."""
-    repeats: int = 2
-    """Trainings of every subset at each horizon."""
-    updates: int = 4
-    """Updates of the short horizon."""
+    updates: tuple[int, ...] = (1, 4)
+    """Updates of the short horizons, one each: the estimates are of first order, so that they tell less with
+    every update."""
+    repeats: int = 8
+    """Trainings of every subset at each of these; the fewer the updates, the more are needed."""
+    long_repeats: int = 2
+    """Trainings of every subset at the long horizon."""
     steps_per_task: int | None = None
     """Environment steps of the long horizon, for each task of a subset; what a group has if not given."""
     episodes: int = 64
@@ -101,9 +105,12 @@ class TruthConfig:
         Raises:
             ConfigError: naming the setting.
         """
-        for name, least in {"subsets": 3, "repeats": 2, "updates": 1, "episodes": 1, "draws": 1}.items():
+        least_of = {"subsets": 3, "repeats": 2, "long_repeats": 2, "episodes": 1, "draws": 1}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if not self.updates or min(self.updates) < 1:
+            raise ConfigError(f"updates = {self.updates} must name one horizon or more, each of at least 1")
         if any(count < 2 for count in self.kernel):
             raise ConfigError(f"kernel = {self.kernel}: a kernel surrogate needs at least 2 trainings")
         for name in self.estimates:
@@ -135,33 +142,41 @@ class Horizon(NamedTuple):
     """Environment steps of each subset."""
     start: Agent
     """What training goes on from."""
+    repeats: int
+    """Trainings of every subset."""
 
 
 def horizons(run: Subject, member: Bool[np.ndarray, "m n"], settings: TruthConfig) -> dict[str, Horizon]:
-    """Both horizons of a run.
+    """The horizons of a run by name, from short to long.
 
     Raises:
         ConfigError: a budget of less than an update.
     """
     m, size = len(member), member.sum(1)
-    few = np.full(m, settings.updates * run.learner.steps_per_update)
     a_task = settings.steps_per_task or run.budget.rest() // run.family.n
     learners = [suited(run.learner, int(s), int(s) * a_task, run.config.min_updates) for s in size]
     units = np.array([learner.steps_per_update for learner in learners])
-    if (short := size * a_task < units).any():
-        first = int(np.argmax(short))
+    if (less := size * a_task < units).any():
+        first = int(np.argmax(less))
         raise ConfigError(
             f"truth.steps_per_task = {a_task} gives a subset of {size[first]} task(s) less than an update of "
             f"{units[first]} steps; raise it"
         )
     key = np.asarray(_key(run, settings, 0))[None]
     fresh = learn.take(learn.init_agents(run.policy, run.family, key), 0)
-    return {
-        "short": Horizon([run.learner] * m, few, run.meta),
-        "long": Horizon(
-            learners, size * a_task // units * units, learn.explore_afresh(run.policy, run.meta, fresh)
-        ),
+    short = {
+        _name(count): Horizon(
+            [run.learner] * m, np.full(m, count * run.learner.steps_per_update), run.meta, settings.repeats
+        )
+        for count in sorted(set(settings.updates))
     }
+    rest, start = size * a_task // units * units, learn.explore_afresh(run.policy, run.meta, fresh)
+    return short | {LONG: Horizon(learners, rest, start, settings.long_repeats)}
+
+
+def _name(updates: int) -> str:
+    """The name of the horizon of so many updates."""
+    return f"{updates} update{'s' * (updates > 1)}"
 
 
 def _key(run: Subject, settings: TruthConfig, use: int) -> Key:
@@ -177,15 +192,16 @@ def train_subsets(
 ) -> dict[str, list[Agent]]:
     """The policies of every horizon and repeat, leaves [m, ...]; all of them are trained in one go."""
     found, calls, where = horizons(run, member, settings), [], []
-    repeats, base = settings.repeats, _key(run, settings, 1)
-    keys = np.stack([row_keys(jax.random.fold_in(base, repeat), member) for repeat in range(repeats)])
+    base, most = _key(run, settings, 1), max(horizon.repeats for horizon in found.values())
+    keys = np.stack([row_keys(jax.random.fold_in(base, repeat), member) for repeat in range(most)])
     for name, horizon in found.items():
+        repeats = horizon.repeats
         for num_envs, rows in places(horizon.learners, lambda learner: learner.num_envs).items():
             del num_envs
             start = learn.stack([horizon.start] * (repeats * len(rows)))
             given = Rows(
                 np.tile(member[rows], (repeats, 1)), np.tile(horizon.steps[rows], repeats),
-                keys[:, rows].reshape(-1, 2), start,
+                keys[:repeats, rows].reshape(-1, 2), start,
             )  # fmt: skip
             calls.append((run.policy, horizon.learners[rows[0]], given))
             where += [(name, repeat, row) for repeat in range(repeats) for row in rows]
@@ -193,8 +209,10 @@ def train_subsets(
     agents = [learn.take(one.agents, i) for one in trained for i in range(len(one.steps))]
     known = dict(zip(where, agents, strict=True))
     return {
-        name: [learn.stack([known[name, r, row] for row in range(len(member))]) for r in range(repeats)]
-        for name in found
+        name: [
+            learn.stack([known[name, r, row] for row in range(len(member))]) for r in range(horizon.repeats)
+        ]
+        for name, horizon in found.items()
     }
 
 
@@ -289,6 +307,7 @@ class EstimateAgreement(Record, frozen=True, kw_only=True):
     """A name of `ESTIMATES` (behind it the transitions of each task, where they are not the run's own),
     "chosen", "kernel_T" or "training"."""
     horizon: str
+    """As ``HorizonTruth.name`` has it."""
     steps: Number
     """Environment steps that it took beside those of theta*; of trainings without the episodes that tell what
     came of them."""
@@ -311,6 +330,7 @@ class HorizonTruth(Record, frozen=True, kw_only=True):
     """What came of training every subset at one horizon."""
 
     name: str
+    """"1 update" or another number of them, or "long"."""
     steps: int
     """Environment steps of all subsets, once."""
     distance: Number
@@ -338,7 +358,6 @@ class TruthResult(Record, frozen=True, kw_only=True):
     family: str
     task_names: list[str]
     k: int
-    repeats: int
     episodes: int
     subsets: list[list[int]]
     """Tasks of each."""
@@ -504,7 +523,7 @@ def estimated_against_true(
     known = without_training(run, member, k, settings)
     agents = train_subsets(run, member, settings, progress)
     found, agreements = [], []
-    for name in HORIZONS:
+    for name in ways:
         truth = true_changes(run, agents[name], settings)
         found.append(_horizon(run, name, ways[name], agents[name], truth, member, k))
         asked: Mapping[str, Known] = known | dict(
@@ -515,7 +534,6 @@ def estimated_against_true(
         family=run.family.name,
         task_names=list(names),
         k=k,
-        repeats=settings.repeats,
         episodes=settings.episodes,
         subsets=[np.flatnonzero(row).tolist() for row in member],
         horizons=found,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pgx_jax.analysis.truth import EstimateAgreement, HorizonTruth, TruthResult
+from pgx_jax.analysis.truth import LONG, EstimateAgreement, HorizonTruth, TruthResult
 from pgx_jax.compare.results import Number
 from pgx_jax.report.wording import number, steps
 
@@ -58,10 +58,20 @@ def ceiling(reliability: Number) -> float:
     return math.nan if reliability is None else math.sqrt(max(reliability, 0.0))
 
 
+def training(horizon: str) -> str:
+    """A horizon in words: "1 update", "long training"."""
+    return f"{horizon} training" if horizon == LONG else horizon
+
+
 def sentence(found: TruthResult) -> str:
     """How well f-hat tells short and long training, and the groups that follow."""
     parts = [_at(found, horizon) for horizon in found.horizons]
-    return f"{len(found.subsets)} subsets trained {found.repeats} times: {'; '.join(parts)}."
+    return f"{len(found.subsets)} subsets trained {_times(found)} times: {'; '.join(parts)}."
+
+
+def _times(found: TruthResult) -> str:
+    """How often every subset was trained at each horizon."""
+    return " or ".join(map(str, dict.fromkeys(len(horizon.values) for horizon in found.horizons)))
 
 
 def _at(found: TruthResult, horizon: HorizonTruth) -> str:
@@ -71,7 +81,7 @@ def _at(found: TruthResult, horizon: HorizonTruth) -> str:
     most = ceiling(horizon.reliability["within"]["spearman"])
     nmi = ours.nmi["per_task"]
     return (
-        f"at the {horizon.name} horizon f-hat ranks the company of a task as training does with a Spearman "
+        f"after {training(horizon.name)} f-hat ranks the company of a task as training does with a Spearman "
         f"of {number(within, 2)} (no estimate could exceed {number(most, 2)}), and its {found.k} groups have "
         f"an NMI of {number(nmi, 2)} with those of training (random ones "
         f"{number(horizon.random_nmi['per_task'], 2)})"
@@ -79,11 +89,11 @@ def _at(found: TruthResult, horizon: HorizonTruth) -> str:
 
 
 def table(found: TruthResult) -> Table:
-    """Every estimate at both horizons, by its steps."""
+    """Every estimate at every horizon, by its steps."""
     from rich import box
     from rich.table import Table
 
-    title = f"{found.family}: estimates against {found.repeats} trainings of {len(found.subsets)} subsets"
+    title = f"{found.family}: estimates against {_times(found)} trainings of {len(found.subsets)} subsets"
     shown = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     shown.add_column("estimate", no_wrap=True)
     shown.add_column("steps", justify="right")

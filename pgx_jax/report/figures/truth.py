@@ -13,7 +13,7 @@ from scipy import stats
 
 from pgx_jax.analysis.truth import TruthResult
 from pgx_jax.report.figures.canvas import BLUE, FAINT, INK, RC, canvas
-from pgx_jax.report.truth import LABELS, ceiling, kind_of
+from pgx_jax.report.truth import LABELS, ceiling, kind_of, training
 from pgx_jax.report.wording import steps
 
 STYLE = {
@@ -97,7 +97,7 @@ def truth(found: TruthResult) -> Figure:
     for row, horizon in enumerate(found.horizons):
         left, right = panels[2 * row : 2 * row + 2]
         calibrated(left, *pairs_of(found, horizon.name))
-        left.set(title=f"{horizon.name} training", ylabel=TRUE)
+        left.set(title=training(horizon.name), ylabel=TRUE)
         by_steps(right, within_tasks([found], horizon.name))
         mark(right, ceiling(horizon.reliability["within"]["spearman"]), "ceiling")
         right.set(ylabel="Spearman within tasks")
