@@ -85,6 +85,8 @@ def test_where_nothing_varies_or_is_known_there_is_no_correlation():
     x[:, 2], x[:, 3] = 1.0, np.nan
     found = by_task("spearman", x, y, member)
     assert np.isnan(found[[2, 3]]).all() and np.isfinite(found[[0, 1, 4]]).all()
+    x[::2, 2], x[1::2, 2] = 0.1 + 0.2, 0.3
+    assert np.ptp(x[:, 2]) > 0 and np.isnan(by_task("spearman", x, y, member)[2]), "rounding alone"
     assert correlation("spearman", "within", x, y, member) == pytest.approx(found[[0, 1, 4]].mean())
     assert np.isnan(same_sign(np.full_like(x, np.nan), y, member))
 

@@ -27,11 +27,20 @@ Coefficient = Callable[[Float[np.ndarray, "N"], Float[np.ndarray, "N"]], float]
 """(x [N], y [N]) -> their correlation; NaN where one of them does not vary."""
 
 
+ROUNDING = 1e-9
+"""Numbers that differ by no more than this part of the largest are the same: means of the same numbers in
+another order do."""
+
+
+def _varies(x: Float[np.ndarray, "N"]) -> bool:
+    return bool(np.ptp(x) > ROUNDING * np.abs(x).max())
+
+
 def _where_both_vary(function: Callable[..., tuple[float, float]]) -> Coefficient:
     def correlation(x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> float:
         known = np.isfinite(x) & np.isfinite(y)
         x, y = x[known], y[known]
-        return float(function(x, y)[0]) if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan
+        return float(function(x, y)[0]) if len(x) > 2 and _varies(x) and _varies(y) else math.nan
 
     return correlation
 
