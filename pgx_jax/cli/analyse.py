@@ -34,7 +34,7 @@ class AnalyseCommand:
     """Which analyses; by default the first two, if their libraries are installed. "approximation": the
     relative error of the log-ratio's first order, by distance from theta*. "generalisation": curvature, a
     bound from it, and what policies that are fitted to transitions lose on fresh ones (needs the extra
-    `analysis`). "truth": subsets of the tasks are trained, with several times the steps of the run, and every
+    `analysis`). "truth": subsets of the tasks are trained, with many times the steps of the run, and every
     estimate is compared with what came of it."""
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
