@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import msgspec
@@ -50,16 +50,24 @@ def mean_errors(records: list[ApproximationResult], kind: str, measure: str) -> 
     return np.mean([record.of_kind(kind, measure).mean(0) for record in records], axis=0)
 
 
+def shown_errors(records: list[ApproximationResult], measure: str, distances: Sequence[float]) -> list[str]:
+    """Mean error along fine-tuning at every distance, with the range over directions and seeds."""
+    places = [records[0].distances.index(x) for x in distances]
+    single = np.concatenate([record.of_kind("finetuning", measure)[:, places] for record in records])
+    means = mean_errors(records, "finetuning", measure)[places].tolist()
+    ends = zip(means, single.min(0).tolist(), single.max(0).tolist(), strict=True)
+    return [f"{percent(x)} [{percent(low)}, {percent(high)}]" for x, low, high in ends]
+
+
 def first_order(data: Mapping) -> str:
     """Errors of fine-tuning by distance, and where the surrogates' own steps lie."""
     rows, found = [], by_network(data)
     for (family, layers), records in found.items():
-        places = [records[0].distances.index(x) for x in SHOWN if x in records[0].distances]
-        errors = [mean_errors(records, "finetuning", m)[places] for m in ("ratio", "log_ratio")]
+        distances = [x for x in SHOWN if x in records[0].distances]
         own, there = np.mean([record.own("surrogate", "ratio") for record in records], axis=0)
         rows.append(
             [f"{family}, {layers}", f"{records[0].parameters:,}"]
-            + [percent(x) for part in errors for x in part.tolist()]
+            + [x for measure in ("ratio", "log_ratio") for x in shown_errors(records, measure, distances)]
             + [f"{percent(there)} at {percent(own)}"]
         )
     shown = [x for x in SHOWN if x in next(iter(found.values()))[0].distances]
@@ -120,9 +128,10 @@ def _facts(found: Found) -> str:
     return (
         f"Relative errors of first order by the distance |θ − θ*| / |θ*|, along fine-tuning directions (PPO "
         f"from θ* on all tasks and on single ones), over {first.transitions:,} transitions of each source "
-        f"that θ* experienced; means over directions and {' or '.join(map(str, seeds))} seeds. Ratio: the "
-        f"mean of |r − (1 + g·Δ)| / r, which a few actions that become unlikely may dominate (their median "
-        f"at {percent(first.distances[last])}: {percent(min(middle))} to {percent(max(middle))}); log-ratio: "
+        f"that θ* experienced; means over directions and {' or '.join(map(str, seeds))} seeds, in "
+        f"brackets the least and the largest of single ones. Ratio: the mean of |r − (1 + g·Δ)| / r, which "
+        f"a few actions that become unlikely may dominate (their median at "
+        f"{percent(first.distances[last])}: {percent(min(middle))} to {percent(max(middle))}); log-ratio: "
         f"|log r − g·Δ| / |log r|, norms over the transitions. The last column is where the surrogates' "
         f"solutions lie (dual lift), and the ratio's error there. Along random directions the ratio is at "
         f"most {percent(flattered)} off up to 1%, which flatters: hardly any of such a step changes the "

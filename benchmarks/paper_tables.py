@@ -213,12 +213,12 @@ def first_order(data: Mapping) -> str:
         for name, values in approximation_tables.PUBLISHED.items()
     ]
     for (family, layers), records in found.items():
-        places = [records[0].distances.index(x) for x in distances]
-        errors = approximation_tables.mean_errors(records, "finetuning", "ratio")[places]
-        rows.append([f"{family}, {layers} hidden layers", *map(percent, errors.tolist())])
+        errors = approximation_tables.shown_errors(records, "ratio", distances)
+        rows.append([f"{family}, {layers} hidden layers", *errors])
     return (
         table(["relative distance from θ*", *map(percent, distances)], rows)
-        + "\n\nOurs are of the ratio of policies along fine-tuning directions. The paper does not say along "
+        + "\n\nOurs are of the ratio of policies along fine-tuning directions, in brackets the least and the "
+        "largest of single ones. The paper does not say along "
         "which directions it measures, nor in which norm. Along the directions of the surrogates, which the "
         f"estimate itself takes, ours is {approximation_tables.along_surrogates(found)} at 1%; that, other "
         "directions, and the log-ratio: [all measures](results_estimate.md#first-order)."

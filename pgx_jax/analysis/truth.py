@@ -354,7 +354,7 @@ class HorizonTruth(Record, frozen=True, kw_only=True):
 class TruthResult(Record, frozen=True, kw_only=True):
     """What ``analysis/truth.json`` holds."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     family: str
     task_names: list[str]
     k: int
