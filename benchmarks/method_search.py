@@ -2,8 +2,9 @@
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and some that fall
 while it trains), on family seeds that no table of methods uses. `main_table.py` takes, for each method and
-family, what earned most here, if that is clearly more than with the family's settings. Every policy has the
-batch that suits its budget (`Config.min_updates`). Started again it goes on where it stopped.
+family, what earned most here, if that is clearly more than with the family's settings. Where what earned most
+lies at an end of what was tried, more is tried beyond it. Every policy has the batch that suits its budget
+(`Config.min_updates`). Started again it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,10 @@ TRIED = (
 )
 """What every method is trained with; the settings of a row at the same time."""
 
+BEYOND = {"entropy": 5.0, "learning_rate": 2.0}
+"""Beyond an end: by how much more (or less) the next is."""
+FURTHEST = 32.0
+"""No factor is larger, or smaller than one divided by it."""
 
 NOISE = 0.02
 """Part of the return that other settings must add: so few runs can't tell less from luck, nor always more."""
@@ -146,6 +151,34 @@ def cells(settings: Settings) -> list[dict]:
     ]  # fmt: skip
 
 
+def beyond(settings: Settings, data: Mapping) -> Iterator[dict]:
+    """Cells of what lies beyond the ends of what was tried, for as long as that is best."""
+    if settings.preset == "small":
+        return
+    for family in settings.families:
+        for method in settings.methods:
+            while more := further(searched(data, family, method)):
+                for seed in settings.seeds:
+                    yield {
+                        "family": family, "settings": {"seed": seed}, "config": {}, "method": method,
+                        "factors": [list(tried) for tried in more],
+                    }  # fmt: skip
+
+
+def further(means: Mapping[Factors, float]) -> list[Factors]:
+    """What to try next: where the best of ``means`` is other than the family's settings in what `BEYOND` has,
+    the next of it, if that was not tried."""
+    best = max(means, key=lambda tried: np.nan_to_num(means[tried], nan=-np.inf))
+    found = []
+    for name, times in BEYOND.items():
+        value = getattr(best, name)
+        factor = value * times if value > 1 else value / times
+        other = best._replace(**{name: factor})
+        if value != 1 and other not in means and 1 / FURTHEST <= factor <= FURTHEST:
+            found.append(other)
+    return found
+
+
 def compute(cell: Mapping) -> dict:
     """Mean return of one method with all factors."""
     family = make_family(cell["family"], **tuples(cell["settings"]))
@@ -212,9 +245,9 @@ def searched(data: Mapping | None, family: str, method: str) -> dict[Factors, fl
 
 
 def clearly_best(mean: np.ndarray, first: int) -> int:
-    """The place of the largest mean, if it is above that of the ``first`` by more than `NOISE` (or that is
-    not finite); the first's otherwise."""
-    best, own = int(mean.argmax()), mean[first]
+    """The place of the largest mean (NaN, of training that failed, is the least), if it is above that of the
+    ``first`` by more than `NOISE` (or that is not finite); the first's otherwise."""
+    best, own = int(np.nan_to_num(mean, nan=-np.inf).argmax()), mean[first]
     return best if not np.isfinite(own) or mean[best] > own + NOISE * abs(own) else first
 
 
@@ -230,7 +263,7 @@ def main(args: Sequence[str] | None = None) -> int:
     defaults = {"defaults": dataclasses.replace(Config(), seed=0)}
     command = "python benchmarks/method_search.py"
     found = ResultFile(path, name="method_search", command=command, settings=defaults)
-    found.run(cells(settings), compute)
+    found.run(itertools.chain(cells(settings), beyond(settings, found.data)), compute)
     for done in found.cells:
         print(done["cell"]["family"], done["cell"]["method"], done["cell"]["settings"], done["returns"])
     return 0

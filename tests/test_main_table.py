@@ -1,5 +1,6 @@
 """The table of all methods: its statistics, its cells and its words."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
     assert "| 1.0 | 2.5 | 2.2 | **54.0** |" in text and "| **9.0** | 1.0 | 1.0 | – |" in text
     assert "| entropy ×5, last entropy ×0 |" in text
 
+    data["cells"] += [cell(seed, [float("nan")], tried=[Factors(25.0, 2.0)]) for seed in (100, 101)]
+    assert chosen(data, "points", "pcgrad") == last[0]
+
     own = Config().ppo
     learner = method_search.scaled(own, Factors(5.0, 2.0, 0.1, 0.5))
     assert (learner.entropy, learner.learning_rate) == (5 * own.entropy, 2 * own.learning_rate)
@@ -95,6 +99,29 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
     assert method_search.scaled(own, Factors()) == own
     silent = own.replace(entropy=0.0)
     assert method_search.scaled(silent, Factors(entropy=5.0)).entropy == 0.05
+
+
+def test_the_search_goes_on_beyond_its_ends_for_as_long_as_that_is_best():
+    Factors, further = method_search.Factors, method_search.further
+    grid = {Factors(e, rate): -abs(rate - 5) - abs(e - 1) for e in (1.0, 5.0) for rate in (0.5, 1.0, 2.0)}
+    asked = []
+    while more := further(grid):
+        asked += more
+        grid |= {tried: -abs(tried.learning_rate - 5) - abs(tried.entropy - 1) for tried in more}
+    assert asked == [Factors(1.0, 4.0), Factors(1.0, 8.0)]
+    assert further({Factors(): 1.0, Factors(learning_rate=0.5): 2.0}) == [Factors(learning_rate=0.25)]
+    assert further({Factors(): 1.0, Factors(5.0, 2.0): 2.0}) == [Factors(25.0, 2.0), Factors(5.0, 4.0)]
+    assert not further({Factors(): 1.0, Factors(learning_rate=2.0): float("nan")})
+    assert not further({Factors(): 1.0, Factors(learning_rate=32.0): 2.0})
+
+    settings = method_search.Settings(families=("points-hard",), methods=("told",), seeds=(100, 101))
+    data = {"cells": []}
+    value = {0.5: 1.0, 1.0: 2.0, 2.0: 3.0, 4.0: 2.5}
+    every = itertools.chain(method_search.cells(settings), method_search.beyond(settings, data))
+    for cell in every:
+        returns = [value[rate] - (e != 1) for e, rate, *_ in cell["factors"]]
+        data["cells"].append({"cell": cell, "returns": returns})
+    assert [c["cell"]["factors"] for c in data["cells"][4:]] == [[list(Factors(learning_rate=4.0))]] * 2
 
 
 def test_the_table_covers_what_it_promises():
