@@ -67,7 +67,7 @@ TRIED = (
 
 BEYOND = {"entropy": 5.0, "learning_rate": 2.0}
 """Beyond an end: by how much more (or less) the next is."""
-FURTHEST = 32.0
+FURTHEST = 1024.0
 """No factor is larger, or smaller than one divided by it."""
 
 NOISE = 0.02

@@ -112,7 +112,7 @@ def test_the_search_goes_on_beyond_its_ends_for_as_long_as_that_is_best():
     assert further({Factors(): 1.0, Factors(learning_rate=0.5): 2.0}) == [Factors(learning_rate=0.25)]
     assert further({Factors(): 1.0, Factors(5.0, 2.0): 2.0}) == [Factors(25.0, 2.0), Factors(5.0, 4.0)]
     assert not further({Factors(): 1.0, Factors(learning_rate=2.0): float("nan")})
-    assert not further({Factors(): 1.0, Factors(learning_rate=32.0): 2.0})
+    assert not further({Factors(): 1.0, Factors(learning_rate=1024.0): 2.0})
 
     settings = method_search.Settings(families=("points-hard",), methods=("told",), seeds=(100, 101))
     data = {"cells": []}
