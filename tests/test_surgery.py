@@ -113,6 +113,16 @@ def test_pcgrad_is_the_loop_and_leaves_no_conflict_with_the_last(seed):
         assert left[i] @ last >= -1e-4 * lengths
 
 
+def test_pcgrad_never_holds_a_gradient_against_itself():
+    """What is left of the first goes against the first itself once the second is taken from it."""
+    gram = np.array([[1, -0.8, -0.8], [-0.8, 1, 0.32], [-0.8, 0.32, 1]])
+    gradients = np.linalg.cholesky(gram)
+    orders = np.array([[1, 2, 0]] * 3)
+    left = np.asarray(projected(jnp.asarray(gram, jnp.float32), orders)) @ gradients
+    assert left[0] @ gradients[0] < -0.05
+    np.testing.assert_allclose(left, slow_pcgrad(gradients, orders), atol=1e-5)
+
+
 def test_pcgrad_leaves_orthogonal_gradients_alone_and_depends_on_the_key():
     gradients = (
         np.linalg.qr(np.random.default_rng(0).normal(size=(P, N)))[0].T * np.arange(1.0, N + 1)[:, None]

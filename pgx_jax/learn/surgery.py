@@ -136,20 +136,21 @@ def project(products: Float[Array, "n n"], orders: Int[Array, "n n"]) -> Float[A
 
     Args:
         products: float [n, n], <g_i, g_j>.
-        orders: int [n, n], the tasks j in the order in which g_i is held against them.
+        orders: int [n, n], the tasks j in the order in which g_i is held against them; i itself among them
+            is left out, even where what is left of g_i goes against g_i.
     """
     tasks, square = jnp.arange(len(products)), jnp.diag(products)
 
-    def of_task(own: Array, order: Array) -> Array:
+    def of_task(i: Array, order: Array) -> Array:
         def against(t: Array, own: Array) -> Array:
             j = order[t]
             inner = jnp.dot(own, products[:, j], precision="highest")
             taken = jnp.where(inner < 0, inner / jnp.maximum(square[j], 1e-30), 0.0)
-            return own - jnp.where(tasks == j, taken, 0.0)
+            return own - jnp.where((tasks == j) & (j != i), taken, 0.0)
 
-        return jax.lax.fori_loop(0, len(tasks), against, own)
+        return jax.lax.fori_loop(0, len(tasks), against, jnp.where(tasks == i, 1.0, 0.0))
 
-    return jax.vmap(of_task)(jnp.eye(len(tasks)), orders)
+    return jax.vmap(of_task)(tasks, orders)
 
 
 def _orders(key: Key, member: Array) -> Int[Array, "n n"]:
