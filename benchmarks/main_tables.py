@@ -59,6 +59,8 @@ class Part(NamedTuple):
     block: str
     runs: list[Run]
     factors: Mapping[str, Factors]
+    blind: Mapping[str, Factors]
+    """Those of the hidden block, for what the told one takes from it."""
 
     def _by_unit(self, values: Mapping[tuple[int, int], np.ndarray]) -> np.ndarray:
         """Values of runs, averaged within family seeds; as they are where there is one family seed."""
@@ -158,8 +160,12 @@ def _part(family: str, budget: int, block: str, cells: Sequence[Mapping]) -> Par
     mine = [c for c in own if c["cell"]["block"] == block]
     blind = {_seed(c, r): r for c in own if c["cell"]["block"] == "hidden" for r in c["runs"]}
     runs = [Run(*_seed(c, r), _joined(r, blind.get(_seed(c, r)), block)) for c in mine for r in c["runs"]]
-    factors = {name: Factors(*values) for c in mine[:1] for name, values in c["factors"].items()}
-    return Part(family, budget, block, sorted(runs, key=lambda run: run[:2]), factors)
+    hidden = [c for c in own if c["cell"]["block"] == "hidden"]
+    factors, given = (
+        {name: Factors(*values) for c in cells[:1] for name, values in c["factors"].items()}
+        for cells in (mine, hidden)
+    )
+    return Part(family, budget, block, sorted(runs, key=lambda run: run[:2]), factors, given)
 
 
 def _seed(cell: Mapping, run: Mapping) -> tuple[int, int]:
@@ -328,7 +334,11 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
         "the other with the same seeds, ties count half, with a bootstrap over family seeds; "
         "*there* is on unseen tasks. *Settings* are what differs from the family's: what earned most in the "
-        "search below, where that was made. Those of groupings are ours."
+        "search below, where that was made. Those of groupings (random and true groups among them) are "
+        "ours, and were not searched for them. The entropy bonuses of the meta-policy (`--meta-entropy`) and "
+        "of policies from scratch that several but not all tasks share (`--group-entropy`: true and random "
+        "groups, those by task parameters, EM's) are the run's, and are not multiplied: an entropy ×5 is of "
+        "lone tasks' policies, of one for all, and of what goes on from the meta-policy for good."
     ]
     for block in BLOCKS:
         known = [part for part in parts(data) if part.block == block]
@@ -445,8 +455,9 @@ def _row(part: Part, name: str, label: str) -> list[str]:
 
 def _factors(part: Part, name: str) -> str:
     """What a method's settings were multiplied by; of those of runs, what ours' were."""
-    own = next((key for key, m in BLOCKS[part.block].items() if result_name(key, m) == name), OURS)
-    return _words(part.factors.get(own, Factors()))
+    block, known = ("hidden", part.blind) if name in FROM_HIDDEN else (part.block, part.factors)
+    own = next((key for key, m in BLOCKS[block].items() if result_name(key, m) == name), OURS)
+    return _words(known.get(own, Factors()))
 
 
 def _words(factors: Factors) -> str:

@@ -157,9 +157,13 @@ NAMES = {
 }  # fmt: skip
 
 
-def made(seed, *runs, block="hidden"):
+def made(seed, *runs, block="hidden", **factors):
     known = {"family": "points-hard", "block": block, "steps_per_task": 30_720, "settings": {"seed": seed}}
-    return {"cell": known, "runs": list(runs), "factors": {OURS: [1, 1, 1], "one_for_all": [1, 2, 1]}}
+    return {
+        "cell": known,
+        "runs": list(runs),
+        "factors": {OURS: [1, 1, 1], "one_for_all": [1, 2, 1]} | factors,
+    }
 
 
 HIDDEN = {
@@ -223,6 +227,18 @@ def test_the_told_block_takes_what_needs_no_telling_from_the_hidden_one_by_seeds
     np.testing.assert_array_equal(alone, [[3, 4], [4, 4], [5, 4]])
     *_, sentence = main_tables.sentences({"cells": told + HIDDEN["cells"]})
     assert "told: take One policy for all; PolicyGradEx falls short by 1.0" in sentence
+
+
+def test_what_the_told_block_takes_from_the_hidden_one_had_its_settings():
+    own, blind = {OURS: [1, 0.5, 1], "told": [5, 1, 1]}, {OURS: [5, 1, 1], "one_a_task": [1, 2, 1]}
+    hidden = made(6, run(0, ours=[5, 7], then=[8, 8], alone=[3, 4], one=[1, 2]), **blind)
+    told = made(6, run(0, 1, ours=[8, 8], told=[9, 9]), block="told", **own)
+    _, part = main_tables.parts({"cells": [hidden, told]})
+    text = main_tables.whole({"cells": [hidden, told]}).partition(": task told")[2]
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2] for line in text.splitlines() if "|" in line}
+    assert rows["PolicyGradEx (ours)"] == "step size ×0.5" and rows["One policy for all"] == "entropy ×5"
+    assert rows["PolicyGradEx, groups found blind and told then"] == "entropy ×5"
+    assert rows["One policy per task"] == "step size ×2"
 
 
 def test_what_some_runs_lack_is_said_and_never_first():
