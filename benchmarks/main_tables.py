@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import method_search
 import numpy as np
-from aggregates import ahead, bootstrap, interquartile_mean, mean_of_strata, ratio_of_means
+from aggregates import ahead, bootstrap, interquartile_mean, probability, ratio_of_means
 from main_table import BLOCKS, BUDGETS, factors_of
 from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
@@ -106,6 +106,16 @@ class Part(NamedTuple):
         found = {run[:2]: [run.entry["unseen"].get(name) for name in names] for run in self._with(*names)}
         return None if any(None in means for means in found.values()) else self._by_unit(found).T
 
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two methods earn the same in every run."""
+        means = ([run.entry["methods"][x]["mean"] for x in (name, other)] for run in self._with(name, other))
+        return all(one == two for one, two in means)
+
+    def solved(self) -> bool:
+        """Whether most methods earn the same as ours in every run: the largest return there is."""
+        others = [name for name in self.names() if name != OURS]
+        return sum(self.equal(OURS, name) for name in others) > len(others) / 2
+
     def count(self, name: str) -> int:
         """Runs that have a method."""
         return len(self._with(name))
@@ -194,8 +204,12 @@ def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
     all whose paired difference to it has a t-interval that covers zero (itself included)."""
     known = [name for name in names if not name.startswith(UNATTAINABLE) and part.whole(name)]
     best = max(known, key=part.mean)
-    ties = [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
-    return best, ties
+    return best, as_good(part, best, known)
+
+
+def as_good(part: Part, best: str, known: Sequence[str]) -> list[str]:
+    """Of some methods those that the ``best`` is not ahead of by an interval above zero, itself included."""
+    return [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
 
 
 def overview(data: Mapping, search: Mapping | None = None) -> str:
@@ -207,9 +221,11 @@ def overview(data: Mapping, search: Mapping | None = None) -> str:
             pieces += [f"**{TITLES[block]}**", _overview(known)]
     pieces += [
         "Mean return; bold: the first, and all whose paired difference to it has a 95% t-interval over "
-        "family seeds that covers zero. True groups and groups by task parameters are given what no other "
-        "method is, and are left out of that; the gradient similarity and k that earned most on these very "
-        "runs is shown. In parentheses: on unseen tasks, each of which finds the best of the method's "
+        "family seeds that covers zero. That says what is not told apart, not what to take: the gradient "
+        "similarity and k that earned most on these very runs is shown, which nobody knows beforehand, so "
+        "that the sentences below never tell to take it; and of what is as good they name the simplest "
+        "first. True groups and groups by task parameters are given what no other method is, and are left "
+        "out of both. In parentheses: on unseen tasks, each of which finds the best of the method's "
         "policies (told: of what they may be told) in a few trial episodes; of random groups the first "
         "draw is tried. Interquartile means, intervals, in how many runs ours is better, and what every "
         "method costs: [docs/main_table.md](docs/main_table.md).",
@@ -243,11 +259,12 @@ def headline(data: Mapping) -> str:
     rows.append(["One policy for all, told its task", *(value.replace("**", "") for value in all_told)])
     head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in hidden]
     note = (
-        "Mean return, by family and environment steps a task, of policies that don't see which task they are "
-        "on; in parentheses on unseen tasks. Bold: the first of all methods of "
-        "[the whole table](docs/main_table.md), and those not told apart from it. The last row is told its "
-        "task, and stands outside that. Several methods that are not shown do as well: "
-        "[every method](docs/results_returns.md#every-method-on-every-family), told its task as well."
+        "Mean return, by family and environment steps a task, of policies that don't see which task they "
+        "are on; in parentheses on unseen tasks. Bold: the first of all methods of [the whole "
+        "table](docs/main_table.md), and those not told apart from it (of gradient similarities the one "
+        "that earned most on these very runs is shown, which nobody knows beforehand). The last row is told "
+        "its task, and stands outside that. Several methods that are not shown do as well: [every "
+        "method](docs/results_returns.md#every-method-on-every-family), told its task as well."
     )
     return f"{table(['', *head], rows)}\n\n{note}"
 
@@ -306,20 +323,79 @@ def _mean(part: Part, name: str, bold: bool) -> str:
     return shown if part.whole(name) else f"{shown}, {part.count(name)} of {len(part.runs)} runs"
 
 
+SIMPLEST = {
+    "hidden": tuple(result_name(name, HIDDEN[name]) for name in ("one_for_all", "one_a_task")),
+    "told": (result_name("told", TOLD["told"]), FROM_HIDDEN[1]),
+}
+"""What is the simplest to do, by blocks: one policy for all from scratch, or else one for each task."""
+MOST_NAMED = 3
+"""Methods that a sentence names."""
+
+
 def sentences(data: Mapping) -> Iterator[str]:
-    """What a user should do, one sentence a family, budget and block."""
+    """What a user should do, one sentence a family and block."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for part in parts(data):
-        names = part.names()
-        best, ties = first(part, names)
-        ks = {run.entry["k"] for run in part.runs}
-        ours = f" (k = {', '.join(map(str, sorted(ks)))})"
-        said = {name: short(names[name]) + ours * (name == OURS) for name in ties}
-        others = ", ".join(text for name, text in said.items() if name != best)
-        tied = f"; not told apart from it: {others}" if others else ""
+        said = found.setdefault((part.family, part.block), {})
+        said.setdefault(_advice(part), []).append(steps(part.budget))
+    for (family, block), said in found.items():
+        words = (f"at {' and '.join(sizes)} steps a task {advice}" for advice, sizes in said.items())
+        yield f"`{family}`, {block}: {'; '.join(words)}."
+
+
+def _advice(part: Part) -> str:
+    """What a user should do with a part's tasks: the simplest of what is as good as the first.
+
+    Which gradient similarity is the best is told by these very runs: it may be as good, and is never what to
+    take.
+    """
+    said = _said(part)
+    best = max((name for name in said if not name.startswith(SIMILAR)), key=part.mean)
+    gaps = {name: over_units(part.ahead(name, best)) for name in said if name.startswith(SIMILAR)}
+    above = [name for name, gap in gaps.items() if gap.above_zero]
+    ties = [name for name in as_good(part, best, list(said)) if name not in above]
+    simple = next((name for name in SIMPLEST[part.block] if name in ties), None)
+    taken = simple or best
+    others = sorted(
+        (name for name in ties if name != taken), key=lambda name: (name != OURS, -part.mean(name))
+    )
+    words = [f"take {said[taken]}" + ", the simplest" * (simple is not None and len(ties) > 1)]
+    if others:
+        words.append(
+            f"as good {'is' if len(others) == 1 else 'are'} {_listed([said[name] for name in others])}"
+        )
+    if OURS not in ties:
         gap = over_units(part.ahead(best, OURS))
-        behind = "" if OURS in ties else f"; PolicyGradEx falls short by {with_interval(gap)}"
-        where = f"`{part.family}`, {steps(part.budget)} steps a task, {part.block}"
-        yield f"{where}: take {said[best]}{tied}{behind}."
+        words.append(f"PolicyGradEx falls short of the first by {with_interval(gap)}")
+    words += [
+        f"{said[name]}, picked on these very runs, earns {with_interval(gaps[name])} more" for name in above
+    ]
+    return "; ".join(words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of some methods, and how many there are besides."""
+    shown, more = list(names[: MOST_NAMED - 1]), len(names[MOST_NAMED - 1 :])
+    last = plural(more, "other") if more else shown.pop()
+    return " and ".join(filter(None, (", ".join(shown), last)))
+
+
+def _said(part: Part) -> dict[str, str]:
+    """What sentences call the methods that all runs have and that are given no more than others."""
+    ks = sorted({run.entry["k"] for run in part.runs})
+    found = {
+        name: label if name.startswith(SIMILAR) else short(label)
+        for name, label in part.names().items()
+        if not name.startswith(UNATTAINABLE) and part.whole(name)
+    }
+    if ks == [1]:
+        for name in [name for name in found if name.startswith(("multitask_continued", SIMILAR))]:
+            if not part.ahead(OURS, name).any():  # the same policy
+                del found[name]
+        found[OURS] = f"{short(SHARED[OURS])} (k = 1: one policy for all, going on from the meta-policy)"
+    else:
+        found[OURS] = f"{short(SHARED[OURS])} (k = {', '.join(map(str, ks))})"
+    return found
 
 
 def whole(data: Mapping, search: Mapping | None = None) -> str:
@@ -329,16 +405,18 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "`benchmarks/results/main_table.json` (`python benchmarks/main_table.py`). All methods have the "
         "same total of environment steps. Several training seeds of one family seed are averaged first, "
         "since they have more in common than others (of a family with one seed the training seeds count): "
-        "brackets are 95% t-intervals over family seeds, those of interquartile means (the middle half of "
-        "all family seeds on all tasks) of a bootstrap over them, which is too narrow for so few. They "
-        "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
-        "the other with the same seeds, ties count half, with a bootstrap over family seeds; "
-        "*there* is on unseen tasks. *Settings* are what differs from the family's: what earned most in the "
-        "search below, where that was made. Those of groupings (random and true groups among them) are "
-        "ours, and were not searched for them. The entropy bonuses of the meta-policy (`--meta-entropy`) and "
-        "of policies from scratch that several but not all tasks share (`--group-entropy`: true and random "
-        "groups, those by task parameters, EM's) are the run's, and are not multiplied: an entropy ×5 is of "
-        "lone tasks' policies, of one for all, and of what goes on from the meta-policy for good."
+        "brackets are 95% t-intervals over family seeds; those of interquartile means (the middle half of "
+        "all family seeds on all tasks), of *ours is better* and of what is earned of the true groups are "
+        "of a bootstrap over them, which is too narrow for so few, and not shown where all of them agree "
+        "(where ours is better in all runs, or in none, the exact binomial interval of so many family seeds "
+        "is: 5 of 5 begins at 48%). They leave out other families. *Ours is better* is the part of the runs "
+        "in which ours earns more than the other with the same seeds, ties count half; *there* is on unseen "
+        "tasks. *Settings* are what differs from the family's: what earned most in the search below, where "
+        "that was made. Those of groupings (random and true groups among them) are ours, and were not "
+        "searched for them. The entropy bonuses of the meta-policy (`--meta-entropy`) and of policies from "
+        "scratch that several but not all tasks share (`--group-entropy`: true and random groups, those by "
+        "task parameters, EM's) are the run's, and are not multiplied: an entropy ×5 is of lone tasks' "
+        "policies, of one for all, and of what goes on from the meta-policy for good."
     ]
     for block in BLOCKS:
         known = [part for part in parts(data) if part.block == block]
@@ -385,17 +463,24 @@ def _share(value: Interval) -> str:
 
 def _all(known: Sequence[Part]) -> str:
     """How often ours is better than every other method, over families and budgets."""
+    solved = [f"{part.family} at {steps(part.budget)} steps a task" for part in known if part.solved()]
+    known = [part for part in known if not part.solved()]
     rows, places = [], [(part, part.by_label()) for part in known]
     for label in labels(known)[1:]:
         own = [(part, name) for part, names in places if (name := names.get(label)) and part.whole(name)]
         if own:
-            found = bootstrap(mean_of_strata, *(part.better(OURS, name) for part, name in own))
+            found = probability(*(part.better(OURS, name) for part, name in own))
             rows.append([label, str(len(own)), _share(found)])
     facts = (
         "The probability that ours earns more, ties counting half: the mean over families and budgets, which "
         "count the same, with a stratified bootstrap interval (family seeds are drawn again within each "
-        "family and budget). A method counts where all runs have it."
+        "family and budget; where ours is better in all runs, or in none, the exact binomial one of as many "
+        "family seeds). A method counts where all runs have it."
     )
+    if solved:
+        facts += (
+            f" Left out, since most methods earn the same there, the largest return: {'; '.join(solved)}."
+        )
     return f"{facts}\n\n{table(['method', 'families and budgets', 'ours is better'], rows)}"
 
 
@@ -437,7 +522,7 @@ def _whole(part: Part) -> str:
 def _row(part: Part, name: str, label: str) -> list[str]:
     (own,), unseen, both, apart = part.scores(name), part.unseen(name), part.unseen(OURS, name), ["", ""]
     if name != OURS:
-        better = bootstrap(mean_of_strata, part.better(OURS, name))
+        better = probability(part.better(OURS, name))
         apart = [with_interval(over_units(part.ahead(OURS, name)), signed=True), _share(better)]
     found = [run.entry["methods"][name]["env_steps"] for run in part.runs if run.has(name)]
     missing = "" if part.whole(name) else f", {part.count(name)} of {len(part.runs)} runs"
