@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import method_search
 import numpy as np
 from aggregates import ahead, bootstrap, interquartile_mean, probability, ratio_of_means
-from main_table import BLOCKS, BUDGETS, factors_of
+from main_table import ADDED, BLOCKS, BUDGETS, factors_of
 from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
 
@@ -199,7 +199,7 @@ def over_units(values: np.ndarray) -> Interval:
     return over_runs(values.reshape(len(values), -1).mean(1).tolist())
 
 
-def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
+def first(part: Part, names: Collection[str]) -> tuple[str, list[str]]:
     """The method of most mean return of those that all runs have and that are given no more than others, and
     all whose paired difference to it has a t-interval that covers zero (itself included)."""
     known = [name for name in names if not name.startswith(UNATTAINABLE) and part.whole(name)]
@@ -230,6 +230,7 @@ def overview(data: Mapping, search: Mapping | None = None) -> str:
         "draw is tried. Interquartile means, intervals, in how many runs ours is better, and what every "
         "method costs: [docs/main_table.md](docs/main_table.md).",
         "\n".join(f"- {sentence}" for sentence in sentences(data)),
+        halves(data),
         alone(data),
         _changed(data, search),
     ]
@@ -271,10 +272,45 @@ def headline(data: Mapping) -> str:
 
 def _changed(data: Mapping, search: Mapping | None) -> str:
     """Where the search tells other settings now."""
-    other = [part for part in parts(data) if search is not None and earlier(part, search)]
+    other = [part for part in parts(data) if earlier(part, search)]
     where = "; ".join(f"{part.family}, {steps(part.budget)}, {part.block}" for part in other)
     told = "of which methods, and what it tells now: docs/main_table.md"
     return f"With settings of an earlier search than the committed one ({told}): {where}." if where else ""
+
+
+def halves(data: Mapping) -> str:
+    """Family seeds that were added once others had been looked at, apart from these."""
+    pieces = []
+    for family, seed in ADDED.items():
+        words = list(filter(None, (_halved(part, seed) for part in parts(data) if part.family == family)))
+        if words:
+            pieces.append(
+                f"Family seeds {seed} and up of {family} were added because those before had shown ours, "
+                "with hidden tasks, behind a gradient similarity, mostly with equal groups. So the numbers "
+                "over all of them were not planned. Each half by itself, ours minus what was the best other "
+                f"method in the first: {'; '.join(words)}."
+            )
+    return "\n\n".join(pieces)
+
+
+def _halved(part: Part, seed: int) -> str:
+    """Ours minus the first of the family seeds below some, on these and on the others; nothing where there
+    are no others."""
+    early, late = (
+        part._replace(runs=[run for run in part.runs if (run.family_seed >= seed) == added])
+        for added in (False, True)
+    )
+    if not early.runs or not late.runs:
+        return ""
+    names = early.names()
+    best, _ = first(early, [name for name in names if name != OURS])
+    gaps = (
+        f"{with_interval(over_units(half.ahead(OURS, best)), signed=True)} on family seeds "
+        f"{half.runs[0].family_seed} to {half.runs[-1].family_seed}"
+        for half in (early, late)
+    )
+    where = f"{part.block}, {steps(part.budget)} steps a task, against {names[best]}"
+    return f"{where}, {' and '.join(gaps)}"
 
 
 def alone(data: Mapping) -> str:
@@ -422,6 +458,8 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         known = [part for part in parts(data) if part.block == block]
         if known:
             pieces += [f"## All families: {TITLES[block].lower()}", _all(known)]
+    if added := halves(data):
+        pieces += ["## Family seeds that were added", added]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
         pieces += [f"## {title}", _whole(part), *earlier(part, search)]
@@ -495,7 +533,9 @@ def reached(part: Part) -> str:
 
 
 def earlier(part: Part, search: Mapping | None) -> list[str]:
-    """Which methods had other settings than the search tells now, if any."""
+    """Which methods had other settings than the search tells now, if any; nothing where there is none."""
+    if search is None:
+        return []
     own = [name for name in part.factors if name != OURS]
     now = factors_of({"family": part.family, "block": part.block, "methods": own}, search)
     other = [name for name, factors in part.factors.items() if factors != now[name]]

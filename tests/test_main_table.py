@@ -205,7 +205,9 @@ def test_the_table_names_the_first_what_ties_and_what_falls_short():
     assert "6 runs of 3 family seeds; k found: 2, 2, 2, 2, 2, 2; mean NMI with the planted groups" in text
     assert "| step size ×2 |" in text and "| 100% [29%, 100%] |" in text
     assert "| One policy for all | 1 | 100% [29%, 100%] |" in text  # of one family and budget
-    assert "an earlier search than is shown below: One policy for all." in text
+    assert "an earlier search" not in text
+    searched = main_tables.whole(HIDDEN, {"cells": []})
+    assert "an earlier search than is shown below: One policy for all." in searched
     assert "Ours earns 6% [6%, 7%] of the true groups, from scratch." in text
     (row,) = (x for x in text.splitlines() if x.startswith("| One policy for all | 2.0 "))
     assert "| 1.00 [1.00, 1.00] | +4.5 [3.3, 5.7] |" in row  # on unseen tasks
@@ -259,6 +261,26 @@ def test_one_group_is_called_one_policy_for_all():
     continued = {"multitask_continued": lambda i: [9.0, 9.0 + i]}
     said = advised("told", 1, ours=lambda i: [9.0, 9.0 + i], told=lambda i: [1.0, 2.0], **continued)
     assert said == "take PolicyGradEx (k = 1: one policy for all, going on from the meta-policy)."
+
+
+def test_seeds_that_were_added_are_also_shown_by_themselves():
+    first = main_table.ADDED["cartpole-goals"]
+    runs = {
+        seed: run(0, ours=[5, 7], dot=[1 if seed < first else 99, 7], cosine=[5, 6], one=[2, 2])
+        for seed in (first - 2, first - 1, first + 4, first + 5)
+    }
+    cells = [made(seed, one) for seed, one in runs.items()]
+    assert not main_tables.halves({"cells": cells})  # of another family
+    cells = [{**c, "cell": c["cell"] | {"family": "cartpole-goals"}} for c in cells]
+    assert not main_tables.halves({"cells": cells[:2]})
+    text = main_tables.halves({"cells": cells})
+    assert text.endswith(
+        "hidden, 30.7k steps a task, against Gradient similarity at its best (cosine, our k), +0.500 [0.500, "
+        f"0.500] on family seeds {first - 2} to {first - 1} and +0.500 [0.500, 0.500] on family seeds "
+        f"{first + 4} to {first + 5}."
+    )
+    for shown in (main_tables.overview({"cells": cells}), main_tables.whole({"cells": cells})):
+        assert text in shown
 
 
 def test_where_most_methods_reach_the_top_nothing_is_compared():
