@@ -522,14 +522,28 @@ def _all(known: Sequence[Part]) -> str:
     return f"{facts}\n\n{table(['method', 'families and budgets', 'ours is better'], rows)}"
 
 
+UNSEARCHED = " (which have our settings, and no search of their own)"
+"""What is said of true groups wherever ours is held against them."""
+
+
 def reached(part: Part) -> str:
-    """What ours earns of the true groups' return, where both are positive."""
-    words = []
+    """What ours earns of the true groups' return, or (where returns may be negative) of what true groups earn
+    more than one policy for all, if that is more."""
+    one, words, gains = SIMPLEST[part.block][0], [], []
     for name in ("true_groups", "true_groups_continued"):
-        if part.count(name) and (part.scores(OURS, name).mean((1, 2)) > 0).all():
+        if not part.count(name):
+            continue
+        label = SHARED[name].lower()
+        if (part.scores(OURS, name).mean((1, 2)) > 0).all():
             pairs = part.scores(OURS, name).mean(2).T
-            words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {SHARED[name].lower()}")
-    return f" Ours earns {' and '.join(words)}." if words else ""
+            words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {label}")
+        elif part.count(one) and over_units(part.ahead(name, one)).above_zero:
+            ours, true, base = part.scores(OURS, name, one).mean(2)
+            found = bootstrap(ratio_of_means, np.stack([ours - base, true - base], 1))
+            gains.append(f"{_share(found)} of the {label}")
+    said = f" Ours earns {' and '.join(words)}{UNSEARCHED}." if words else ""
+    more = "of what they earn more than one policy for all, as returns are negative"
+    return said + (f" Ours earns {' and '.join(gains)}, {more}{UNSEARCHED}." if gains else "")
 
 
 def earlier(part: Part, search: Mapping | None) -> list[str]:

@@ -208,7 +208,7 @@ def test_the_table_names_the_first_what_ties_and_what_falls_short():
     assert "an earlier search" not in text
     searched = main_tables.whole(HIDDEN, {"cells": []})
     assert "an earlier search than is shown below: One policy for all." in searched
-    assert "Ours earns 6% [6%, 7%] of the true groups, from scratch." in text
+    assert "Ours earns 6% [6%, 7%] of the true groups, from scratch (which have our" in text
     (row,) = (x for x in text.splitlines() if x.startswith("| One policy for all | 2.0 "))
     assert "| 1.00 [1.00, 1.00] | +4.5 [3.3, 5.7] |" in row  # on unseen tasks
     text = main_tables.overview(HIDDEN, {"cells": []})
@@ -281,6 +281,20 @@ def test_seeds_that_were_added_are_also_shown_by_themselves():
     )
     for shown in (main_tables.overview({"cells": cells}), main_tables.whole({"cells": cells})):
         assert text in shown
+
+
+def test_of_negative_returns_the_gain_is_held_against_that_of_the_true_groups():
+    """A gain of 3 of 4."""
+    runs = [run(0, ours=[-7, -7], one=[-10, -10 - i], true=[-6, -6]) for i in range(5)]
+    (part,) = main_tables.parts({"cells": [made(6 + i, one) for i, one in enumerate(runs)]})
+    gains = np.array([[3 + i / 2, 4 + i / 2] for i in range(5)])
+    expected = main_tables._share(aggregates.bootstrap(aggregates.ratio_of_means, gains))
+    assert expected.startswith("80% [77%, 8")
+    said = main_tables.reached(part)
+    assert f"Ours earns {expected} of the true groups, from scratch, of what they earn more than one" in said
+    worse = [run(0, ours=[-7, -7], one=[-5, -6 - i], true=[-6, -6]) for i in range(5)]
+    (part,) = main_tables.parts({"cells": [made(6 + i, one) for i, one in enumerate(worse)]})
+    assert not main_tables.reached(part)  # true groups gain nothing
 
 
 def test_where_most_methods_reach_the_top_nothing_is_compared():
