@@ -67,24 +67,37 @@ class Weighting(NamedTuple):
     """Whether it needs ``again``."""
 
 
+class TransformState(NamedTuple):
+    """Of `transform`."""
+
+    step: Int[Array, ""]
+    """How many were made: each has a key of its own."""
+    own: PyTree
+    """Of the method."""
+
+
 def transform(weighting: Weighting, n: int) -> optax.GradientTransformationExtraArgs:
     """A method as a transform of gradients with leaves [n, ...] into one with leaves [...].
 
     Its ``update`` takes ``losses`` [n] and, where there are any, ``member`` [n], ``again`` [n] (see `Tasks`;
-    the losses themselves if they are left out) and a ``key``.
+    the losses themselves if they are left out) and a ``key``, into which the number of the step is folded, so
+    that one key does for all steps.
     """
 
+    def init(params: Any) -> TransformState:
+        return TransformState(jnp.zeros((), jnp.int32), weighting.init(n))
+
     def update(
-        gradients: PyTree, state: PyTree, params: Any = None, *, losses: Array, **more: Any
-    ) -> tuple[PyTree, PyTree]:
+        gradients: PyTree, state: TransformState, params: Any = None, *, losses: Array, **more: Any
+    ) -> tuple[PyTree, TransformState]:
         del params
         member = jnp.asarray(more.get("member", jnp.ones(n, bool)))
-        key = more.get("key", jax.random.PRNGKey(0))
+        key = jax.random.fold_in(more.get("key", jax.random.PRNGKey(0)), state.step)
         found = Tasks(member, losses, more.get("again", losses), products(matrix(gradients)), key)
-        weights, state = weighting.weigh(found, state)
-        return jax.tree.map(lambda g: together(weights, g), gradients), state
+        weights, own = weighting.weigh(found, state.own)
+        return jax.tree.map(lambda g: together(weights, g), gradients), TransformState(state.step + 1, own)
 
-    return optax.GradientTransformationExtraArgs(lambda params: weighting.init(n), update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def matrix(gradients: PyTree) -> Float[Array, "n p"]:
