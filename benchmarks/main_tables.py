@@ -448,11 +448,12 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "is: 5 of 5 begins at 48%). They leave out other families. *Ours is better* is the part of the runs "
         "in which ours earns more than the other with the same seeds, ties count half; *there* is on unseen "
         "tasks. *Settings* are what differs from the family's: what earned most in the search below, where "
-        "that was made. Those of groupings (random and true groups among them) are ours, and were not "
-        "searched for them. The entropy bonuses of the meta-policy (`--meta-entropy`) and of policies from "
-        "scratch that several but not all tasks share (`--group-entropy`: true and random groups, those by "
-        "task parameters, EM's) are the run's, and are not multiplied: an entropy ×5 is of lone tasks' "
-        "policies, of one for all, and of what goes on from the meta-policy for good."
+        "that was made, at one of the two budgets and for both. Those of groupings (random and true groups "
+        "among them) are ours, and were not searched for them. The entropy bonuses of the meta-policy "
+        "(`--meta-entropy`) and of policies from scratch that several but not all tasks share "
+        "(`--group-entropy`: true and random groups, those by task parameters, EM's) are the run's, and are "
+        "not multiplied: an entropy ×5 is of lone tasks' policies, of one for all, and of what goes on from "
+        "the meta-policy for good."
     ]
     for block in BLOCKS:
         known = [part for part in parts(data) if part.block == block]
@@ -483,7 +484,8 @@ def searched(data: Mapping) -> str:
     head = ["", *("the family's settings" if f == Factors() else _words(f) for f in tried)]
     seeds = sorted({str(cell["settings"]["seed"]) for cell in cells})
     facts = (
-        "`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds "
+        "`python benchmarks/method_search.py`: mean returns at the family's own budget (its default "
+        "`--steps-per-task`, one of the two above; what is taken is taken at both), over family seeds "
         f"that no table of methods uses ({', '.join(seeds)}), one training seed each; bold: taken. Other "
         f"settings than the family's must earn {NOISE:.0%} more (so few runs can't tell smaller gains from "
         "luck, and not all larger ones), and families that were not searched keep theirs, for all methods "
