@@ -49,7 +49,11 @@ def bootstrap(statistic: Statistic, *strata: np.ndarray) -> Interval:
     Args:
         statistic: of all strata.
         strata: scores, units first. Units are drawn again within each stratum, with all that is theirs; one
-            that is alone stays. No interval if there is one unit in every stratum.
+            that is alone stays.
+
+    Returns:
+        No interval if there is one unit in every stratum, or if what is drawn is always the same: that all
+        units agree does not make them certain.
     """
     value = float(statistic(*strata))
     if all(len(scores) < 2 for scores in strata):
@@ -64,4 +68,19 @@ def bootstrap(statistic: Statistic, *strata: np.ndarray) -> Interval:
         random_state=np.random.default_rng(0),
     )  # fmt: skip
     low, high = map(float, found.confidence_interval)
-    return Interval(value, (low, high))
+    return Interval(value, (low, high) if low < high else None)
+
+
+def probability(*strata: np.ndarray) -> Interval:
+    """Mean over strata of a probability, from its values [units] between 0 and 1, with a 95% interval.
+
+    It is that of `bootstrap`. Where all units of all strata are 1 (or all 0) that has no width: it is the
+    exact one of so many units (Clopper, Pearson, 1934). Where strata have different numbers, as many count
+    as the smallest has, so that the bound also holds for the mean of different probabilities.
+    """
+    found, (first, *others) = bootstrap(mean_of_strata, *strata), np.concatenate(strata)
+    if found.ci95 is None and first in (0.0, 1.0) and all(value == first for value in others):
+        count = len(strata) * min(map(len, strata))
+        low, high = stats.binomtest(round(first) * count, count).proportion_ci(0.95, "exact")
+        return Interval(found.mean, (float(low), float(high)))
+    return found

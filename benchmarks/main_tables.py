@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import method_search
 import numpy as np
-from aggregates import ahead, bootstrap, interquartile_mean, mean_of_strata, ratio_of_means
-from main_table import BLOCKS, BUDGETS, factors_of
+from aggregates import ahead, bootstrap, interquartile_mean, probability, ratio_of_means
+from main_table import ADDED, BLOCKS, BUDGETS, factors_of
 from method_search import HIDDEN, METHODS, NOISE, TOLD, TOLD_OURS, Baseline, Factors
 from tables import over_runs, plural, table
 
@@ -59,6 +59,8 @@ class Part(NamedTuple):
     block: str
     runs: list[Run]
     factors: Mapping[str, Factors]
+    blind: Mapping[str, Factors]
+    """Those of the hidden block, for what the told one takes from it."""
 
     def _by_unit(self, values: Mapping[tuple[int, int], np.ndarray]) -> np.ndarray:
         """Values of runs, averaged within family seeds; as they are where there is one family seed."""
@@ -103,6 +105,16 @@ class Part(NamedTuple):
         there are none."""
         found = {run[:2]: [run.entry["unseen"].get(name) for name in names] for run in self._with(*names)}
         return None if any(None in means for means in found.values()) else self._by_unit(found).T
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two methods earn the same in every run."""
+        means = ([run.entry["methods"][x]["mean"] for x in (name, other)] for run in self._with(name, other))
+        return all(one == two for one, two in means)
+
+    def solved(self) -> bool:
+        """Whether most methods earn the same as ours in every run: the largest return there is."""
+        others = [name for name in self.names() if name != OURS]
+        return sum(self.equal(OURS, name) for name in others) > len(others) / 2
 
     def count(self, name: str) -> int:
         """Runs that have a method."""
@@ -158,8 +170,12 @@ def _part(family: str, budget: int, block: str, cells: Sequence[Mapping]) -> Par
     mine = [c for c in own if c["cell"]["block"] == block]
     blind = {_seed(c, r): r for c in own if c["cell"]["block"] == "hidden" for r in c["runs"]}
     runs = [Run(*_seed(c, r), _joined(r, blind.get(_seed(c, r)), block)) for c in mine for r in c["runs"]]
-    factors = {name: Factors(*values) for c in mine[:1] for name, values in c["factors"].items()}
-    return Part(family, budget, block, sorted(runs, key=lambda run: run[:2]), factors)
+    hidden = [c for c in own if c["cell"]["block"] == "hidden"]
+    factors, given = (
+        {name: Factors(*values) for c in cells[:1] for name, values in c["factors"].items()}
+        for cells in (mine, hidden)
+    )
+    return Part(family, budget, block, sorted(runs, key=lambda run: run[:2]), factors, given)
 
 
 def _seed(cell: Mapping, run: Mapping) -> tuple[int, int]:
@@ -183,13 +199,17 @@ def over_units(values: np.ndarray) -> Interval:
     return over_runs(values.reshape(len(values), -1).mean(1).tolist())
 
 
-def first(part: Part, names: Mapping[str, str]) -> tuple[str, list[str]]:
+def first(part: Part, names: Collection[str]) -> tuple[str, list[str]]:
     """The method of most mean return of those that all runs have and that are given no more than others, and
     all whose paired difference to it has a t-interval that covers zero (itself included)."""
     known = [name for name in names if not name.startswith(UNATTAINABLE) and part.whole(name)]
     best = max(known, key=part.mean)
-    ties = [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
-    return best, ties
+    return best, as_good(part, best, known)
+
+
+def as_good(part: Part, best: str, known: Sequence[str]) -> list[str]:
+    """Of some methods those that the ``best`` is not ahead of by an interval above zero, itself included."""
+    return [name for name in known if name == best or not over_units(part.ahead(best, name)).above_zero]
 
 
 def overview(data: Mapping, search: Mapping | None = None) -> str:
@@ -201,13 +221,16 @@ def overview(data: Mapping, search: Mapping | None = None) -> str:
             pieces += [f"**{TITLES[block]}**", _overview(known)]
     pieces += [
         "Mean return; bold: the first, and all whose paired difference to it has a 95% t-interval over "
-        "family seeds that covers zero. True groups and groups by task parameters are given what no other "
-        "method is, and are left out of that; the gradient similarity and k that earned most on these very "
-        "runs is shown. In parentheses: on unseen tasks, each of which finds the best of the method's "
+        "family seeds that covers zero. That says what is not told apart, not what to take: the gradient "
+        "similarity and k that earned most on these very runs is shown, which nobody knows beforehand, so "
+        "that the sentences below never tell to take it; and of what is as good they name the simplest "
+        "first. True groups and groups by task parameters are given what no other method is, and are left "
+        "out of both. In parentheses: on unseen tasks, each of which finds the best of the method's "
         "policies (told: of what they may be told) in a few trial episodes; of random groups the first "
         "draw is tried. Interquartile means, intervals, in how many runs ours is better, and what every "
         "method costs: [docs/main_table.md](docs/main_table.md).",
         "\n".join(f"- {sentence}" for sentence in sentences(data)),
+        halves(data),
         alone(data),
         _changed(data, search),
     ]
@@ -237,21 +260,57 @@ def headline(data: Mapping) -> str:
     rows.append(["One policy for all, told its task", *(value.replace("**", "") for value in all_told)])
     head = [f"{part.family}, {steps(part.budget)}, {plural(len(part.runs), 'run')}" for part in hidden]
     note = (
-        "Mean return, by family and environment steps a task, of policies that don't see which task they are "
-        "on; in parentheses on unseen tasks. Bold: the first of all methods of "
-        "[the whole table](docs/main_table.md), and those not told apart from it. The last row is told its "
-        "task, and stands outside that. Several methods that are not shown do as well: "
-        "[every method](docs/results_returns.md#every-method-on-every-family), told its task as well."
+        "Mean return, by family and environment steps a task, of policies that don't see which task they "
+        "are on; in parentheses on unseen tasks. Bold: the first of all methods of [the whole "
+        "table](docs/main_table.md), and those not told apart from it (of gradient similarities the one "
+        "that earned most on these very runs is shown, which nobody knows beforehand). The last row is told "
+        "its task, and stands outside that. Several methods that are not shown do as well: [every "
+        "method](docs/results_returns.md#every-method-on-every-family), told its task as well."
     )
     return f"{table(['', *head], rows)}\n\n{note}"
 
 
 def _changed(data: Mapping, search: Mapping | None) -> str:
     """Where the search tells other settings now."""
-    other = [part for part in parts(data) if search is not None and earlier(part, search)]
+    other = [part for part in parts(data) if earlier(part, search)]
     where = "; ".join(f"{part.family}, {steps(part.budget)}, {part.block}" for part in other)
     told = "of which methods, and what it tells now: docs/main_table.md"
     return f"With settings of an earlier search than the committed one ({told}): {where}." if where else ""
+
+
+def halves(data: Mapping) -> str:
+    """Family seeds that were added once others had been looked at, apart from these."""
+    pieces = []
+    for family, seed in ADDED.items():
+        words = list(filter(None, (_halved(part, seed) for part in parts(data) if part.family == family)))
+        if words:
+            pieces.append(
+                f"Family seeds {seed} and up of {family} were added because those before had shown ours, "
+                "with hidden tasks, behind a gradient similarity, mostly with equal groups. So the numbers "
+                "over all of them were not planned. Each half by itself, ours minus what was the best other "
+                f"method in the first: {'; '.join(words)}."
+            )
+    return "\n\n".join(pieces)
+
+
+def _halved(part: Part, seed: int) -> str:
+    """Ours minus the first of the family seeds below some, on these and on the others; nothing where there
+    are no others."""
+    early, late = (
+        part._replace(runs=[run for run in part.runs if (run.family_seed >= seed) == added])
+        for added in (False, True)
+    )
+    if not early.runs or not late.runs:
+        return ""
+    names = early.names()
+    best, _ = first(early, [name for name in names if name != OURS])
+    gaps = (
+        f"{with_interval(over_units(half.ahead(OURS, best)), signed=True)} on family seeds "
+        f"{half.runs[0].family_seed} to {half.runs[-1].family_seed}"
+        for half in (early, late)
+    )
+    where = f"{part.block}, {steps(part.budget)} steps a task, against {names[best]}"
+    return f"{where}, {' and '.join(gaps)}"
 
 
 def alone(data: Mapping) -> str:
@@ -300,20 +359,79 @@ def _mean(part: Part, name: str, bold: bool) -> str:
     return shown if part.whole(name) else f"{shown}, {part.count(name)} of {len(part.runs)} runs"
 
 
+SIMPLEST = {
+    "hidden": tuple(result_name(name, HIDDEN[name]) for name in ("one_for_all", "one_a_task")),
+    "told": (result_name("told", TOLD["told"]), FROM_HIDDEN[1]),
+}
+"""What is the simplest to do, by blocks: one policy for all from scratch, or else one for each task."""
+MOST_NAMED = 3
+"""Methods that a sentence names."""
+
+
 def sentences(data: Mapping) -> Iterator[str]:
-    """What a user should do, one sentence a family, budget and block."""
+    """What a user should do, one sentence a family and block."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for part in parts(data):
-        names = part.names()
-        best, ties = first(part, names)
-        ks = {run.entry["k"] for run in part.runs}
-        ours = f" (k = {', '.join(map(str, sorted(ks)))})"
-        said = {name: short(names[name]) + ours * (name == OURS) for name in ties}
-        others = ", ".join(text for name, text in said.items() if name != best)
-        tied = f"; not told apart from it: {others}" if others else ""
+        said = found.setdefault((part.family, part.block), {})
+        said.setdefault(_advice(part), []).append(steps(part.budget))
+    for (family, block), said in found.items():
+        words = (f"at {' and '.join(sizes)} steps a task {advice}" for advice, sizes in said.items())
+        yield f"`{family}`, {block}: {'; '.join(words)}."
+
+
+def _advice(part: Part) -> str:
+    """What a user should do with a part's tasks: the simplest of what is as good as the first.
+
+    Which gradient similarity is the best is told by these very runs: it may be as good, and is never what to
+    take.
+    """
+    said = _said(part)
+    best = max((name for name in said if not name.startswith(SIMILAR)), key=part.mean)
+    gaps = {name: over_units(part.ahead(name, best)) for name in said if name.startswith(SIMILAR)}
+    above = [name for name, gap in gaps.items() if gap.above_zero]
+    ties = [name for name in as_good(part, best, list(said)) if name not in above]
+    simple = next((name for name in SIMPLEST[part.block] if name in ties), None)
+    taken = simple or best
+    others = sorted(
+        (name for name in ties if name != taken), key=lambda name: (name != OURS, -part.mean(name))
+    )
+    words = [f"take {said[taken]}" + ", the simplest" * (simple is not None and len(ties) > 1)]
+    if others:
+        words.append(
+            f"as good {'is' if len(others) == 1 else 'are'} {_listed([said[name] for name in others])}"
+        )
+    if OURS not in ties:
         gap = over_units(part.ahead(best, OURS))
-        behind = "" if OURS in ties else f"; PolicyGradEx falls short by {with_interval(gap)}"
-        where = f"`{part.family}`, {steps(part.budget)} steps a task, {part.block}"
-        yield f"{where}: take {said[best]}{tied}{behind}."
+        words.append(f"PolicyGradEx falls short of the first by {with_interval(gap)}")
+    words += [
+        f"{said[name]}, picked on these very runs, earns {with_interval(gaps[name])} more" for name in above
+    ]
+    return "; ".join(words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of some methods, and how many there are besides."""
+    shown, more = list(names[: MOST_NAMED - 1]), len(names[MOST_NAMED - 1 :])
+    last = plural(more, "other") if more else shown.pop()
+    return " and ".join(filter(None, (", ".join(shown), last)))
+
+
+def _said(part: Part) -> dict[str, str]:
+    """What sentences call the methods that all runs have and that are given no more than others."""
+    ks = sorted({run.entry["k"] for run in part.runs})
+    found = {
+        name: label if name.startswith(SIMILAR) else short(label)
+        for name, label in part.names().items()
+        if not name.startswith(UNATTAINABLE) and part.whole(name)
+    }
+    if ks == [1]:
+        for name in [name for name in found if name.startswith(("multitask_continued", SIMILAR))]:
+            if not part.ahead(OURS, name).any():  # the same policy
+                del found[name]
+        found[OURS] = f"{short(SHARED[OURS])} (k = 1: one policy for all, going on from the meta-policy)"
+    else:
+        found[OURS] = f"{short(SHARED[OURS])} (k = {', '.join(map(str, ks))})"
+    return found
 
 
 def whole(data: Mapping, search: Mapping | None = None) -> str:
@@ -323,17 +441,26 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "`benchmarks/results/main_table.json` (`python benchmarks/main_table.py`). All methods have the "
         "same total of environment steps. Several training seeds of one family seed are averaged first, "
         "since they have more in common than others (of a family with one seed the training seeds count): "
-        "brackets are 95% t-intervals over family seeds, those of interquartile means (the middle half of "
-        "all family seeds on all tasks) of a bootstrap over them, which is too narrow for so few. They "
-        "leave out other families. *Ours is better* is the part of the runs in which ours earns more than "
-        "the other with the same seeds, ties count half, with a bootstrap over family seeds; "
-        "*there* is on unseen tasks. *Settings* are what differs from the family's: what earned most in the "
-        "search below, where that was made. Those of groupings are ours."
+        "brackets are 95% t-intervals over family seeds; those of interquartile means (the middle half of "
+        "all family seeds on all tasks), of *ours is better* and of what is earned of the true groups are "
+        "of a bootstrap over them, which is too narrow for so few, and not shown where all of them agree "
+        "(where ours is better in all runs, or in none, the exact binomial interval of so many family seeds "
+        "is: 5 of 5 begins at 48%). They leave out other families. *Ours is better* is the part of the runs "
+        "in which ours earns more than the other with the same seeds, ties count half; *there* is on unseen "
+        "tasks. *Settings* are what differs from the family's: what earned most in the search below, where "
+        "that was made, at one of the two budgets and for both. Those of groupings (random and true groups "
+        "among them) are ours, and were not searched for them. The entropy bonuses of the meta-policy "
+        "(`--meta-entropy`) and of policies from scratch that several but not all tasks share "
+        "(`--group-entropy`: true and random groups, those by task parameters, EM's) are the run's, and are "
+        "not multiplied: an entropy ×5 is of lone tasks' policies, of one for all, and of what goes on from "
+        "the meta-policy for good."
     ]
     for block in BLOCKS:
         known = [part for part in parts(data) if part.block == block]
         if known:
             pieces += [f"## All families: {TITLES[block].lower()}", _all(known)]
+    if added := halves(data):
+        pieces += ["## Family seeds that were added", added]
     for part in parts(data):
         title = f"{part.family}, {steps(part.budget)} steps a task: {TITLES[part.block].lower()}"
         pieces += [f"## {title}", _whole(part), *earlier(part, search)]
@@ -357,7 +484,8 @@ def searched(data: Mapping) -> str:
     head = ["", *("the family's settings" if f == Factors() else _words(f) for f in tried)]
     seeds = sorted({str(cell["settings"]["seed"]) for cell in cells})
     facts = (
-        "`python benchmarks/method_search.py`: mean returns at the family's budget, over family seeds "
+        "`python benchmarks/method_search.py`: mean returns at the family's own budget (its default "
+        "`--steps-per-task`, one of the two above; what is taken is taken at both), over family seeds "
         f"that no table of methods uses ({', '.join(seeds)}), one training seed each; bold: taken. Other "
         f"settings than the family's must earn {NOISE:.0%} more (so few runs can't tell smaller gains from "
         "luck, and not all larger ones), and families that were not searched keep theirs, for all methods "
@@ -375,32 +503,55 @@ def _share(value: Interval) -> str:
 
 def _all(known: Sequence[Part]) -> str:
     """How often ours is better than every other method, over families and budgets."""
+    solved = [f"{part.family} at {steps(part.budget)} steps a task" for part in known if part.solved()]
+    known = [part for part in known if not part.solved()]
     rows, places = [], [(part, part.by_label()) for part in known]
     for label in labels(known)[1:]:
         own = [(part, name) for part, names in places if (name := names.get(label)) and part.whole(name)]
         if own:
-            found = bootstrap(mean_of_strata, *(part.better(OURS, name) for part, name in own))
+            found = probability(*(part.better(OURS, name) for part, name in own))
             rows.append([label, str(len(own)), _share(found)])
     facts = (
         "The probability that ours earns more, ties counting half: the mean over families and budgets, which "
         "count the same, with a stratified bootstrap interval (family seeds are drawn again within each "
-        "family and budget). A method counts where all runs have it."
+        "family and budget; where ours is better in all runs, or in none, the exact binomial one of as many "
+        "family seeds). A method counts where all runs have it."
     )
+    if solved:
+        facts += (
+            f" Left out, since most methods earn the same there, the largest return: {'; '.join(solved)}."
+        )
     return f"{facts}\n\n{table(['method', 'families and budgets', 'ours is better'], rows)}"
 
 
+UNSEARCHED = " (which have our settings, and no search of their own)"
+"""What is said of true groups wherever ours is held against them."""
+
+
 def reached(part: Part) -> str:
-    """What ours earns of the true groups' return, where both are positive."""
-    words = []
+    """What ours earns of the true groups' return, or (where returns may be negative) of what true groups earn
+    more than one policy for all, if that is more."""
+    one, words, gains = SIMPLEST[part.block][0], [], []
     for name in ("true_groups", "true_groups_continued"):
-        if part.count(name) and (part.scores(OURS, name).mean((1, 2)) > 0).all():
+        if not part.count(name):
+            continue
+        label = SHARED[name].lower()
+        if (part.scores(OURS, name).mean((1, 2)) > 0).all():
             pairs = part.scores(OURS, name).mean(2).T
-            words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {SHARED[name].lower()}")
-    return f" Ours earns {' and '.join(words)}." if words else ""
+            words.append(f"{_share(bootstrap(ratio_of_means, pairs))} of the {label}")
+        elif part.count(one) and over_units(part.ahead(name, one)).above_zero:
+            ours, true, base = part.scores(OURS, name, one).mean(2)
+            found = bootstrap(ratio_of_means, np.stack([ours - base, true - base], 1))
+            gains.append(f"{_share(found)} of the {label}")
+    said = f" Ours earns {' and '.join(words)}{UNSEARCHED}." if words else ""
+    more = "of what they earn more than one policy for all, as returns are negative"
+    return said + (f" Ours earns {' and '.join(gains)}, {more}{UNSEARCHED}." if gains else "")
 
 
 def earlier(part: Part, search: Mapping | None) -> list[str]:
-    """Which methods had other settings than the search tells now, if any."""
+    """Which methods had other settings than the search tells now, if any; nothing where there is none."""
+    if search is None:
+        return []
     own = [name for name in part.factors if name != OURS]
     now = factors_of({"family": part.family, "block": part.block, "methods": own}, search)
     other = [name for name, factors in part.factors.items() if factors != now[name]]
@@ -427,7 +578,7 @@ def _whole(part: Part) -> str:
 def _row(part: Part, name: str, label: str) -> list[str]:
     (own,), unseen, both, apart = part.scores(name), part.unseen(name), part.unseen(OURS, name), ["", ""]
     if name != OURS:
-        better = bootstrap(mean_of_strata, part.better(OURS, name))
+        better = probability(part.better(OURS, name))
         apart = [with_interval(over_units(part.ahead(OURS, name)), signed=True), _share(better)]
     found = [run.entry["methods"][name]["env_steps"] for run in part.runs if run.has(name)]
     missing = "" if part.whole(name) else f", {part.count(name)} of {len(part.runs)} runs"
@@ -445,8 +596,9 @@ def _row(part: Part, name: str, label: str) -> list[str]:
 
 def _factors(part: Part, name: str) -> str:
     """What a method's settings were multiplied by; of those of runs, what ours' were."""
-    own = next((key for key, m in BLOCKS[part.block].items() if result_name(key, m) == name), OURS)
-    return _words(part.factors.get(own, Factors()))
+    block, known = ("hidden", part.blind) if name in FROM_HIDDEN else (part.block, part.factors)
+    own = next((key for key, m in BLOCKS[block].items() if result_name(key, m) == name), OURS)
+    return _words(known.get(own, Factors()))
 
 
 def _words(factors: Factors) -> str:

@@ -113,19 +113,43 @@ def test_pcgrad_is_the_loop_and_leaves_no_conflict_with_the_last(seed):
         assert left[i] @ last >= -1e-4 * lengths
 
 
+def test_pcgrad_never_holds_a_gradient_against_itself():
+    """What is left of the first goes against the first itself once the second is taken from it."""
+    gram = np.array([[1, -0.8, -0.8], [-0.8, 1, 0.32], [-0.8, 0.32, 1]])
+    gradients = np.linalg.cholesky(gram)
+    orders = np.array([[1, 2, 0]] * 3)
+    left = np.asarray(projected(jnp.asarray(gram, jnp.float32), orders)) @ gradients
+    assert left[0] @ gradients[0] < -0.05
+    np.testing.assert_allclose(left, slow_pcgrad(gradients, orders), atol=1e-5)
+
+
 def test_pcgrad_leaves_orthogonal_gradients_alone_and_depends_on_the_key():
     gradients = (
         np.linalg.qr(np.random.default_rng(0).normal(size=(P, N)))[0].T * np.arange(1.0, N + 1)[:, None]
     )
     method = surgery.transform(surgery.pcgrad(), N)
-    found, _ = method.update(jnp.asarray(gradients, jnp.float32), (), losses=None)
+    start = method.init(None)
+    found, _ = method.update(jnp.asarray(gradients, jnp.float32), start, losses=None)
     np.testing.assert_allclose(found, gradients.mean(0), atol=1e-5)
     gradients, _ = drawn(3)
     one, two, again = (
-        method.update(gradients, (), losses=None, key=jax.random.PRNGKey(k))[0] for k in (0, 1, 0)
+        method.update(gradients, start, losses=None, key=jax.random.PRNGKey(k))[0] for k in (0, 1, 0)
     )
     assert not np.allclose(one, two, rtol=1e-3)
     np.testing.assert_array_equal(one, again)
+
+
+def test_a_transform_draws_other_orders_in_every_step():
+    """With one key for all steps, or none."""
+    gradients, _ = drawn(3)
+    method = surgery.transform(surgery.pcgrad(), N)
+    for more in ({}, {"key": jax.random.PRNGKey(1)}):
+        state, found = method.init(None), []
+        for _ in range(3):
+            gradient, state = method.update(gradients, state, losses=None, **more)
+            found.append(gradient)
+        assert not np.allclose(found[0], found[1], rtol=1e-3)
+        assert not np.allclose(found[1], found[2], rtol=1e-3)
 
 
 def test_pcgrad_draws_every_order():
@@ -234,7 +258,7 @@ def test_famo_is_the_loop():
         expected = sum(c * z[i] / (losses[i] + 0.01) * gradients[i] for i in range(N))
         np.testing.assert_allclose(found[t, 0], expected, rtol=1e-3, atol=1e-4)
         before = losses
-    np.testing.assert_allclose(state.logits[0], logits, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(state.own.logits[0], logits, rtol=1e-3, atol=1e-5)
     assert np.abs(logits).max() > 0.03
 
 
@@ -250,7 +274,7 @@ def test_gradnorm_is_the_loop():
         target = (weights * lengths).mean() * (rates / rates.mean()) ** 0.5
         weights = weights - 0.025 * adam(np.sign(weights * lengths - target) * lengths)
         weights = weights * N / weights.sum()
-    np.testing.assert_allclose(state.weights[0], weights, rtol=1e-3)
+    np.testing.assert_allclose(state.own.weights[0], weights, rtol=1e-3)
 
 
 @examples
@@ -261,11 +285,11 @@ def test_weights_of_losses_keep_their_sum(seed, member):
     for t in range(3):
         gradients, losses = drawn(seed + t)
         _, state = step(gradients, state, losses, losses, member[None], jax.random.PRNGKey(0))
-    np.testing.assert_allclose(state.weights[0, member].sum(), member.sum(), rtol=1e-5)
-    assert (state.weights[0] > 0).all() and (state.weights[0, ~member] == 1).all()
+    np.testing.assert_allclose(state.own.weights[0, member].sum(), member.sum(), rtol=1e-5)
+    assert (state.own.weights[0] > 0).all() and (state.own.weights[0, ~member] == 1).all()
     _, famo = gone("famo", member[None], steps=3, seed=seed)
     seen = surgery.Tasks(member, losses, losses, None, None)
-    weights, _ = METHODS["famo"].weigh(seen, jax.tree.map(lambda x: x[0], famo))
+    weights, _ = METHODS["famo"].weigh(seen, jax.tree.map(lambda x: x[0], famo.own))
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
     assert (weights[member] > 0).all() and (weights[~member] == 0).all()
 

@@ -67,24 +67,37 @@ class Weighting(NamedTuple):
     """Whether it needs ``again``."""
 
 
+class TransformState(NamedTuple):
+    """Of `transform`."""
+
+    step: Int[Array, ""]
+    """How many were made: each has a key of its own."""
+    own: PyTree
+    """Of the method."""
+
+
 def transform(weighting: Weighting, n: int) -> optax.GradientTransformationExtraArgs:
     """A method as a transform of gradients with leaves [n, ...] into one with leaves [...].
 
     Its ``update`` takes ``losses`` [n] and, where there are any, ``member`` [n], ``again`` [n] (see `Tasks`;
-    the losses themselves if they are left out) and a ``key``.
+    the losses themselves if they are left out) and a ``key``, into which the number of the step is folded, so
+    that one key does for all steps.
     """
 
+    def init(params: Any) -> TransformState:
+        return TransformState(jnp.zeros((), jnp.int32), weighting.init(n))
+
     def update(
-        gradients: PyTree, state: PyTree, params: Any = None, *, losses: Array, **more: Any
-    ) -> tuple[PyTree, PyTree]:
+        gradients: PyTree, state: TransformState, params: Any = None, *, losses: Array, **more: Any
+    ) -> tuple[PyTree, TransformState]:
         del params
         member = jnp.asarray(more.get("member", jnp.ones(n, bool)))
-        key = more.get("key", jax.random.PRNGKey(0))
+        key = jax.random.fold_in(more.get("key", jax.random.PRNGKey(0)), state.step)
         found = Tasks(member, losses, more.get("again", losses), products(matrix(gradients)), key)
-        weights, state = weighting.weigh(found, state)
-        return jax.tree.map(lambda g: together(weights, g), gradients), state
+        weights, own = weighting.weigh(found, state.own)
+        return jax.tree.map(lambda g: together(weights, g), gradients), TransformState(state.step + 1, own)
 
-    return optax.GradientTransformationExtraArgs(lambda params: weighting.init(n), update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def matrix(gradients: PyTree) -> Float[Array, "n p"]:
@@ -136,20 +149,21 @@ def project(products: Float[Array, "n n"], orders: Int[Array, "n n"]) -> Float[A
 
     Args:
         products: float [n, n], <g_i, g_j>.
-        orders: int [n, n], the tasks j in the order in which g_i is held against them.
+        orders: int [n, n], the tasks j in the order in which g_i is held against them; i itself among them
+            is left out, even where what is left of g_i goes against g_i.
     """
     tasks, square = jnp.arange(len(products)), jnp.diag(products)
 
-    def of_task(own: Array, order: Array) -> Array:
+    def of_task(i: Array, order: Array) -> Array:
         def against(t: Array, own: Array) -> Array:
             j = order[t]
             inner = jnp.dot(own, products[:, j], precision="highest")
             taken = jnp.where(inner < 0, inner / jnp.maximum(square[j], 1e-30), 0.0)
-            return own - jnp.where(tasks == j, taken, 0.0)
+            return own - jnp.where((tasks == j) & (j != i), taken, 0.0)
 
-        return jax.lax.fori_loop(0, len(tasks), against, own)
+        return jax.lax.fori_loop(0, len(tasks), against, jnp.where(tasks == i, 1.0, 0.0))
 
-    return jax.vmap(of_task)(jnp.eye(len(tasks)), orders)
+    return jax.vmap(of_task)(tasks, orders)
 
 
 def _orders(key: Key, member: Array) -> Int[Array, "n n"]:
