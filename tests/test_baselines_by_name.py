@@ -28,6 +28,12 @@ KINDS = {
 }
 
 
+WORDS = {
+    "told": "told the task", "gru": "network gru", "linear": "network linear", "reinforce": "Reinforce",
+    "mine": "RL2 ('mine')",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("engine", "names"),
     [
@@ -57,7 +63,7 @@ def test_any_network_and_any_learner_by_name(small_settings, engine, names):
         policy, learner, *of = name.split("/")
         kind, text = KINDS["".join(of)]
         entry = found[f"{kind}_{policy}_{learner}"]
-        assert entry.label == f"{text}, {policy} by {learner}"
+        assert entry.label == f"{text}, {WORDS[policy]}, trained by {WORDS[learner]}"
         assert entry.groups == found[kind].groups
         assert (
             entry.equal_steps and 0.9 * total < entry.env_steps <= total and entry.difference.mean is not None

@@ -235,7 +235,7 @@ def _named_baselines(contest: Contest) -> Methods:
         found[named.key] = [
             method(
                 contest, base.labels, contest.budget.total - spent, spent=spent, policy=named.policy,
-                learner=named.learner, label=f"{BASES[named.groups]}, {named.policy} by {named.learner}",
+                learner=named.learner, label=named.label(contest.learners[named.learner]),
             )
         ]  # fmt: skip
     return found
@@ -382,6 +382,17 @@ class Named(NamedTuple):
     def key(self) -> str:
         """What results call it."""
         return f"{self.groups}_{self.policy}_{self.learner}"
+
+    def label(self, learner: Learner) -> str:
+        """What it is called in words: "One policy for all, told the task, trained by CAGrad".
+
+        Args:
+            learner: of the name; one of another name than its class is called by both.
+        """
+        own = {BASE: "", "told": "told the task"}.get(self.policy, f"network {self.policy}")
+        kind = type(learner).__name__
+        called = "" if self.learner == kind.lower() else f" ({self.learner!r})"
+        return ", ".join(filter(None, (BASES[self.groups], own, f"trained by {kind}{called}")))
 
     def labels(self, n: int) -> np.ndarray:
         """int [n]: which policy serves each task; where that is yet to be found, as many as there may be."""
