@@ -133,6 +133,40 @@ def test_vectors_that_need_not_be_waited_for_step_at_the_same_time(chooser):
     assert heard == ["send", "send", "receive", "receive"] * 12
 
 
+def test_vectors_that_are_left_serve_again_or_close():
+    """However often rows change, no more copies are open than there are slots."""
+    made = []
+
+    class Counted(ScriptVector):
+        def __init__(self, task, count):
+            super().__init__("disabled", task, count)
+            made.append(self)
+            self.open = True
+            assert sum(len(vector.copies) for vector in made if vector.open) <= 6
+
+        def close(self):
+            assert self.open
+            self.open = False
+
+    class Env(ScriptEnv):
+        def make_vector(self, task, count):
+            return Counted(task, count)
+
+    family = dataclasses.replace(SCRIPT, env=Env())
+    slots, tasks = open_slots(family, 6), Tasks.of(family)
+    for row, index in enumerate([[0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0], [1, 0, 1]] * 2):
+        own = np.arange(3) + 3 * (row % 2)
+        slots.place(own, tasks, np.array(index))
+        slots.restart(own, [1, 2, 3], np.zeros((6, 3), np.float32))
+    assert sum(len(vector.copies) for vector in made if vector.open) == 6
+    again = len(made)
+    slots.place(own, tasks, np.array([0, 1, 0]))  # both vectors are of another size than before
+    slots.place(own, tasks, np.array([1, 0, 0]))  # and neither is now
+    assert len(made) == again + 2
+    slots.close()
+    assert not any(vector.open for vector in made)
+
+
 def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
     steps = experience(CHOOSER, SCRIPT, chooser, np.array([0, 1, 1]), KEY, 40)
     for slot in range(3):
