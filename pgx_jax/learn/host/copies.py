@@ -66,4 +66,5 @@ class Copies(Placed):
 
     def close(self) -> None:
         """Close all copies."""
+        super().close()
         close_all(self.copies)

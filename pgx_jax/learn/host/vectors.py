@@ -138,4 +138,5 @@ class Vectors(Placed):
 
     def close(self) -> None:
         """Close all vectors."""
+        super().close()
         close_all([part[0] for part in self.parts])

@@ -348,5 +348,6 @@ class RemoteCopies(Placed):
 
     def close(self) -> None:
         """Close the slots."""
+        super().close()
         with contextlib.suppress(Died):
             self.crew.let_go(self.number)
