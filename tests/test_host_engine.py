@@ -350,14 +350,26 @@ def spoilt(**fields):
     [
         (
             raising,
-            r"task 'long' of 'script' raised RuntimeError in step \(test_host_.*, line \d+\): the motor",
+            r"'long' \(seed \d+\) of 'script' raised RuntimeError in step \(test_host_.*, line \d+\): the mo",
         ),
-        (spoilt(obs=np.zeros(2)), r"task 'long' .* shape \(2,\); its observation space promises \(3,\)"),
-        (spoilt(obs=np.array([0, np.nan, 0])), "task 'long' .* non-finite observation"),
+        (
+            spoilt(obs=np.zeros(2)),
+            r"task 'long' \(seed \d+\) of .* shape \(2,\); its observation space promises \(3,\)",
+        ),
+        (spoilt(obs=np.array([0, np.nan, 0])), r"task 'long' \(seed \d+\) of .* non-finite observation"),
         (spoilt(reward=np.nan), "task 'long' .* non-finite reward"),
-        (spoilt(reward="much"), "task 'long' .* raised ValueError in step"),
+        (spoilt(reward="much"), r"task 'long' \(seed \d+\) of .* raised ValueError in step"),
     ],
 )
-def test_errors_name_the_task(chooser, trouble, message):
+def test_errors_name_the_task_and_the_seed(chooser, trouble, message):
     with pytest.raises(DataError, match=message):
         experience(CHOOSER, script_family(trouble=trouble), chooser, np.array([0, 1]), KEY, 40)
+
+
+def test_the_seed_that_an_error_names_is_that_of_its_episode():
+    slots = open_slots(script_family(trouble=spoilt(reward=np.nan)), 2)
+    slots.place(np.arange(2), Tasks.of(SCRIPT), np.arange(2))
+    slots.restart(np.arange(2), [5, 6], np.zeros((2, 3), np.float32))
+    slots.restart(np.array([1]), [7], np.zeros((2, 3), np.float32))
+    with pytest.raises(DataError, match=r"'long' \(seed 7\) of"):
+        slots.step(np.zeros(2, int), np.ones(2, bool))
