@@ -143,7 +143,7 @@ def _defaults(n: int, horizon: int) -> dict[str, Any]:
     episodes, many passes, deviations of the tasks' own), and an estimate of single steps' advantages, from
     whole episodes as well."""
     return {
-        "steps_per_task": 100_000,
+        "steps_per_task": 50_000,
         "min_updates": 20,
         "meta_entropy": None,
         "group_entropy": None,
