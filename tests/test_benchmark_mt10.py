@@ -123,7 +123,7 @@ def test_few_methods_are_compared_where_steps_are_many():
 
 
 def test_the_page_tells_its_source_and_its_goals(committed):
-    page = figures.documents(BENCHMARKS / "results")["metaworld.md"]
+    page = figures.metaworld_page(committed)
     (line,) = (line for line in page.splitlines() if line.startswith("<sub>"))
     assert "](../benchmarks/results/mt10.json)" in line and "commit" in line and "cores" in line
     assert "experts (goals of training, noisy)" in page and "Success on the goals of training." in page

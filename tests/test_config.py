@@ -226,7 +226,7 @@ def test_a_sampler_that_fails_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"compare": "most"}, "compare = 'most'; choose one of 'none', 'fast', 'full'"),
+        ({"compare": "most"}, "compare = 'most'; choose one of 'none', 'few', 'fast', 'full'"),
         (
             {"estimate": EstimateConfig(score="surogate")},
             "estimate.score = 'surogate'; choose one of 'surrogate'",
