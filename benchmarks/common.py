@@ -208,8 +208,9 @@ class ResultFile:
         write_atomically(self.path, text(self.data).encode())
 
     def run(self, cells: Iterable[Mapping], compute: Callable[[Mapping], Mapping]) -> int:
-        """Compute and save the cells that are missing, each with its time by the clock ("seconds") and on the
-        processor ("cpu_seconds"); returns how many there were."""
+        """Compute and save the cells that are missing, each with its time by the clock ("seconds": its own,
+        if it tells one, as where it goes on from an earlier sitting) and on the processor ("cpu_seconds");
+        returns how many there were."""
         ran = 0
         for cell in cells:
             if self.find(cell) is None:
@@ -218,7 +219,9 @@ class ResultFile:
                 result = dict(compute(cell))
                 seconds = time.perf_counter() - began
                 spent = {"seconds": seconds, "cpu_seconds": cpu_seconds() - before}
-                self.add(cell, result | {"timings": {**result.get("timings", {}), **spent}})
+                own = result.get("timings", {})
+                timings = {**own, **spent, "seconds": own.get("seconds", seconds)}
+                self.add(cell, result | {"timings": timings})
                 ran += 1
                 print(f"{self.data['name']} {describe(cell)}: {seconds:.1f} s", flush=True)
         return ran

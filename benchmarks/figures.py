@@ -388,11 +388,18 @@ def documents(folder: Path) -> dict[str, str]:
     if "meta_rl" in known:
         found["meta_rl.md"] = meta_tables.whole(known["meta_rl"], known.get("meta_search"))
     if "mt10" in known:
-        found["metaworld.md"] = metaworld_tables.whole(known["mt10"])
+        found["metaworld.md"] = metaworld_page(known["mt10"])
     beside = {name: read(path) for name in paper_tables.SOURCES if (path := folder / f"{name}.json").exists()}
     if beside:
         found["paper.md"] = paper_tables.whole(beside)
     return found
+
+
+def metaworld_page(data: Mapping) -> str:
+    """Meta-World's page, and where it comes from."""
+    (section,) = (section for section in SECTIONS if "mt10" in section.sources)
+    made = source("mt10", section.sources["mt10"], data)
+    return f"{metaworld_tables.whole(data)}\n{from_docs(made)}\n"
 
 
 def draw(folder: Path) -> dict[str, bytes]:

@@ -126,8 +126,9 @@ def one_policy(parts: Mapping[str, Sequence[Mapping]]) -> list[Row]:
     for part, label in (("scratch", "from scratch"), ("engines", "trained in EnvPool")):
         found += [_row(f"{label}, {wording.steps(c['cell']['steps'])}", c) for c in parts[part]]
     for cell in parts["experts"]:
-        found.append(Row("experts themselves", cell["experts"], []))
-        found += [_row("cloned from them", cell["cloned"]), _row("cloned, then PPO", cell)]
+        found.append(Row("experts themselves (noisy)", cell["experts"], []))
+        found.append(_row("demonstration-initialised: cloned", cell["cloned"]))
+        found.append(_row("demonstration-initialised, then PPO", cell))
     return found
 
 

@@ -5,9 +5,11 @@ Parts: "speed" (Meta-World's own vectors, our copies of it in processes, EnvPool
 environments and ours on experts' actions), "scratch" (one policy for all, told its task), "experts"
 (behaviour cloning, DAgger, then PPO), "groups" (a run with its baselines), "engines" (a policy that was
 trained in EnvPool, judged there as well) and "episodes" (pictures of what a trained policy does).
-Success is judged on Meta-World itself, on goals of another seed than in training: in any step of an episode,
-as the benchmark has it, and in the last one. Started again it goes on where it stopped (demonstrations are
-made anew). Policies stay in the folder of what is under way, for the parts that need them.
+Success is judged on Meta-World itself: in any step of an episode, as the benchmark has it, and in the last
+one; of one policy for all on goals of another seed than in training, of the runs with groups (and of the
+experts, as they are asked) on the goals of training. Started again it goes on where it stopped
+(demonstrations are made anew). Policies stay in the folder of what is under way, for the parts that need
+them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from pgx_jax.learn.host import experience
 from pgx_jax.learn.host.acting import Acting, open_slots
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.runs.checkpoint import StageCheckpoint
+from pgx_jax.runs.planning import plan
 from pgx_jax.runs.run import Run, run
 from pgx_jax.runs.saved import regroup, resume
 from pgx_jax.runs.serial import write_atomically
@@ -62,9 +65,11 @@ class Settings:
     """Run what is missing of a preset."""
 
     preset: Literal["small", "quick", "standard", "by_k", "paper"] = "quick"
-    """small: seconds, for tests; quick: speeds, and the method with its baselines in 20 minutes on two cores;
-    standard: three hours; by_k: the method alone at k = 1 to 4 and at its own, an hour; paper: 20 million
-    steps a method and five seeds, for many cores and an accelerator."""
+    """small: seconds, for tests; quick: speeds, and the method with its baselines in 20 minutes on two cores
+    (1.1 million steps); standard: 48 million steps, 5 million of every method with each of two networks,
+    which take 11 to 15 hours on two cores at the rates of one policy from scratch, and not three; by_k: the
+    method alone at k = 1 to 4 and at its own, 65 to 95 minutes (5.0 million steps); paper: 20 million steps a
+    method and five seeds, for many cores and an accelerator."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Only cells whose one-line description contains this text (may be repeated)."""
     work: Path = Path("runs/mt10")
@@ -98,12 +103,20 @@ def cells(preset: str) -> list[dict]:
     if preset == "standard":
         networks = ("mlp", "soft_modularization")
         learnt = [_scratch(1_000_000, 0), _scratch(6_000_000, 0), shown]
-        learnt += [_groups(500_000, 0, network=network) for network in networks]
+        learnt += [_groups(500_000, 0, network=network) | {"config": FEW} for network in networks]
         return [speed, spots, *learnt, _engines(1_000_000, 0), *map(_episodes, learnt)]
     if preset == "by_k":
         return [_groups(100_000, 0, k=k) | {"config": {"compare": "none"}} for k in (*BY_K, None)]
     networks = ("mlp", "multi_head", "soft_modularization", "paco", "care", "moore")
     return [_groups(2_000_000, seed, network=network) for seed in range(5) for network in networks]
+
+
+def planned(cell: Mapping) -> int:
+    """Environment steps that a cell trains and collects, if its groups are those that `pgx_jax.plan`
+    assumes; demonstrations and evaluations are left out."""
+    if cell["part"] == "groups":
+        return sum(stage.steps for stage in plan(_family(cell), _run_config(cell), timed=False).stages)
+    return cell["steps"] if cell["part"] in ("scratch", "experts", "engines") else 0
 
 
 def _scratch(steps: int, seed: int) -> dict:
@@ -134,6 +147,8 @@ SMALL = {
     },
 }  # fmt: skip
 """Changes of the cells of the small preset."""
+FEW = {"compare": "few", "similarities": ("cosine",)}
+"""What groups are compared with where steps are many: one policy, one a task, random and similar groups."""
 BY_K = (1, 2, 3, 4)
 """Numbers of groups of which the gain is predicted, beside the one that is chosen."""
 
@@ -317,6 +332,7 @@ def experts(cell: Mapping, work: Path) -> dict:
         "demonstrated": len(shown.task),
         "cloned": _judged(policy, cloned, cell),
     }
+    # The moments of observations, which cloning has set, stay as they are from the second update on.
     gentle = {"ppo.learning_rate": 1e-4, "ppo.freeze_observations": 1e-9}
     policy, trained = _train(cell, work, override(config, gentle), family, cloned)
     return {**found, **_judged(policy, trained.agents, cell), **_curves(trained)}
@@ -328,7 +344,8 @@ def groups(cell: Mapping, work: Path) -> dict:
     asked = [regroup(done, dataclasses.replace(done.config, k=k)) for k in (*BY_K, None)]
     kept = ("k", "groups", "gain", "evidence")
     by_k = [{name: value for name, value in to_plain(found).items() if name in kept} for found in asked]
-    return {"results": to_plain(done.results), "by_k": by_k}
+    timings = {"seconds": done.results.timings.total} if done.results.timings else {}  # of all sittings
+    return {"results": to_plain(done.results), "by_k": by_k, "timings": timings}
 
 
 def _run(cell: Mapping, work: Path) -> Run:
@@ -336,10 +353,14 @@ def _run(cell: Mapping, work: Path) -> Run:
     folder = _folder(cell, work)
     if folder.exists():
         return resume(folder)
-    family = _family(cell)
+    return run(_family(cell), _run_config(cell), out=folder)
+
+
+def _run_config(cell: Mapping) -> Config:
+    """The settings of a cell's run."""
     changes: dict[str, Any] = {"seed": cell["seed"], "k": cell["k"], "steps_per_task": cell["steps_per_task"]}
     changes |= {"policy.network": cell["network"], **cell["config"]}
-    return run(family, override(config_for(family), changes), out=folder)
+    return override(config_for(_family(cell)), changes)
 
 
 def episodes(cell: Mapping, work: Path) -> dict:

@@ -2,7 +2,8 @@
 
 A copy of its own costs Meta-World 27 MB and a tenth of a second, nearly all of it for the model. What its
 environments write into a model (where bodies and sites of the task stand) is put in before a copy moves, so
-that copies share all the rest.
+that copies share all the rest. This rests on what the library keeps to itself: in other versions than were
+checked (`metaworld_faster.CHECKED`) every copy has a model of its own.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from envs.metaworld_drawing import CAMERA, choose_library, drawn, no_library
-from envs.metaworld_faster import faster
+from envs.metaworld_drawing import CAMERA, choose_library, drawn, is_of_drawing, no_library
+from envs.metaworld_faster import faster, unchecked
 from pgx_jax.tasks import HostStep
 
 try:
     from metaworld import env_dict
     from metaworld.policies import ENV_POLICY_MAP
     from metaworld.types import Task
-except (AttributeError, RuntimeError) as error:  # from MuJoCo, which loads what MUJOCO_GL says
+except (AttributeError, RuntimeError, ImportError) as error:  # from MuJoCo, which loads what MUJOCO_GL says
+    if isinstance(error, ImportError) and not is_of_drawing(error):
+        raise
     raise no_library(error) from error
 
 P = ParamSpec("P")
@@ -92,19 +95,34 @@ class Model:
         return self.last
 
 
+class OwnModels:
+    """In place of a shared model, where every environment has one of its own: nothing is put in or taken."""
+
+    fresh = Positions(np.zeros((0, 3)), np.zeros((0, 3)))
+
+    def put(self, placed: Positions) -> None:
+        """Nothing."""
+
+    def take(self) -> Positions:
+        """Nothing."""
+        return self.fresh
+
+
 def _class(name: str) -> type:
     return faster(env_dict.ALL_V3_ENVIRONMENTS[name])
 
 
 @functools.lru_cache(None)
-def _model(name: str) -> Model:
-    return Model(name)
+def _model(name: str) -> Model | OwnModels:
+    return OwnModels() if unchecked() else Model(name)
 
 
 @functools.lru_cache(None)
 def _sharing(name: str) -> type:
-    """The environment of a task, with the shared model in place of one of its own."""
+    """The environment of a task, with the shared model, if there is one, in place of one of its own."""
     model = _model(name)
+    if isinstance(model, OwnModels):
+        return _class(name)
 
     def _initialize_simulation(self: Any) -> tuple[Any, Any]:
         return model.compiled, model.new_data(model.compiled)
@@ -126,8 +144,9 @@ def goals(name: str, count: int, seed: int) -> tuple[np.ndarray, ...]:
     env, model = _sharing(name)(), _model(name)
     model.put(model.fresh)
     show_goal(env)
-    env._reset_hand()  # it takes nearly all of a reset's time, and draws nothing
-    env._reset_hand = lambda *args: None
+    if isinstance(model, Model):
+        env._reset_hand()  # it takes nearly all of a reset's time, and draws nothing
+        env._reset_hand = lambda *args: None
     with _drawn_from(seed):
         drawn = tuple(_goal(env) for _ in range(count))
     model.take()
@@ -186,7 +205,7 @@ class Copy:
 
     def _made(self, name: str) -> tuple[Any, Positions]:
         """A new environment; the one that was used longest ago makes room for it."""
-        if len(self.known) >= KEPT:
+        if len(self.known) >= (1 if isinstance(self.model, OwnModels) else KEPT):
             self.known.pop(next(iter(self.known)))[0].close()
         self.model.put(self.model.fresh)
         return _sharing(name)(render_mode=self.render_mode, camera_name=CAMERA), self.model.fresh
@@ -229,8 +248,10 @@ class MetaworldEnv:
         return Copy()
 
     def memory(self, count: int, n: int, processes: int) -> int:
-        """Bytes that ``count`` copies of n tasks take: a model a task and process, and data a copy."""
-        return min(count, n * processes) * MODEL + count * DATA
+        """Bytes that ``count`` copies of n tasks take: a model a task and process (a copy, where versions
+        were not checked), and data a copy."""
+        models = count if unchecked() else min(count, n * processes)
+        return models * MODEL + count * DATA
 
     def make_drawn(self) -> Copy:
         """A copy that can be rendered; without a display by EGL, unless MUJOCO_GL says something else."""

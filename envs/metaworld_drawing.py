@@ -32,11 +32,22 @@ def drawn(env: Any) -> np.ndarray:
         raise no_library(error) from error
 
 
+def is_of_drawing(error: ImportError) -> bool:
+    """Whether PyOpenGL, or MuJoCo as it begins to use it, refuses to be imported; no package is missing then,
+    and none but PyOpenGL is named."""
+    return not isinstance(error, ModuleNotFoundError) and (error.name or "OpenGL").startswith("OpenGL")
+
+
 def no_library(error: Exception) -> ConfigError:
     """What to do where MuJoCo can't load, or draw with, the GL library that it is told to take."""
-    chosen = os.environ.get("MUJOCO_GL") or "glfw"
+    chosen, platform = os.environ.get("MUJOCO_GL") or "glfw", os.environ.get("PYOPENGL_PLATFORM")
+    also = (
+        f" and PYOPENGL_PLATFORM={platform}, which must be unset or the same"
+        if platform not in (None, "", chosen)
+        else ""
+    )
     return ConfigError(
-        f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({type(error).__name__}: {error}); set MUJOCO_GL to "
-        "egl, osmesa or glfw (which needs a display), and install that library (on Debian libegl1 and "
+        f"MuJoCo cannot draw with MUJOCO_GL={chosen}{also} ({type(error).__name__}: {error}); set MUJOCO_GL "
+        "to egl, osmesa or glfw (which needs a display), and install that library (on Debian libegl1 and "
         "libgl1-mesa-dri for egl, libosmesa6 for osmesa)"
     )

@@ -93,7 +93,11 @@ def custom(
     """
     settings = dict(locals())
     asked = tasks.split(",") if isinstance(tasks, str) else tasks  # of a command line
-    names = tuple(name for task in asked for name in SETS.get(task, (task,)))
+    if not isinstance(asked, (list, tuple)) or not all(isinstance(task, str) for task in asked):
+        raise ConfigError(
+            f"tasks = {tasks!r} must be names of tasks or sets, or a string of them with commas"
+        )
+    names = tuple(name for task in map(str.strip, asked) for name in SETS.get(task, (task,)))
     return _family("metaworld", _named(names, goals, seed), settings)
 
 
@@ -119,6 +123,8 @@ def mt1(
         ConfigError: for settings out of range, or a name that Meta-World doesn't have.
     """
     settings = dict(locals())
+    if not isinstance(task, str):
+        raise ConfigError(f"task = {task!r} must be the name of a task")
     n = common.integer("n_tasks", n_tasks, 2)
 
     def drawn(rng: np.random.Generator, count: int) -> MetaworldTask:
@@ -143,7 +149,7 @@ def _defaults(n: int, horizon: int) -> dict[str, Any]:
     episodes, many passes, deviations of the tasks' own), and an estimate of single steps' advantages, from
     whole episodes as well."""
     return {
-        "steps_per_task": 100_000,
+        "steps_per_task": 50_000,
         "min_updates": 20,
         "meta_entropy": None,
         "group_entropy": None,

@@ -19,7 +19,7 @@ from pgx_jax.mesh import is_joined
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Key, Named
 
-COMPARE = ("none", "fast", "full")
+COMPARE = ("none", "few", "fast", "full")
 """What may be compared with ours, in growing order; `compare.methods.BASELINES` has the methods of each."""
 
 STREAMS = (
@@ -93,8 +93,10 @@ class Config:
     learner_options: tuple[str, ...] = ()
     """Settings of this learner, as KEY=VALUE; those of PPO are in ``ppo``."""
     compare: Named[str, COMPARE] = "fast"
-    """Baselines to train at the same total: none, those of the report, or also some outside the rule (of up
-    to five tasks the best of all partitions, too, by training a policy for every subset)."""
+    """Baselines to train at the same total: none; the few that groups cannot do without (one policy for all,
+    one a task, random groups and groups of similar gradients), of which no gain over the meta-policy's own
+    continuation is measured; those of the report; or also some outside the rule (of up to five tasks the best
+    of all partitions, too, by training a policy for every subset)."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
     or "told" or "base" for the run's own networks, and of learners); with /each behind it one policy for

@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pgx_jax import Run, config_for, make_family
 from pgx_jax.compare.results import Interval
+from pgx_jax.runs.planning import expected_steps
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
     pytest.skip("no checkout around the tests", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import common  # noqa: E402
+import figures  # noqa: E402
+import metaworld_costs  # noqa: E402
 import metaworld_drawings  # noqa: E402
 import metaworld_episodes  # noqa: E402
 import metaworld_tables  # noqa: E402
@@ -39,6 +44,7 @@ def test_the_small_preset(tmp_path, capsys):
     assert np.shape(parts["hot_spots"]["timings"]["ours"]) == (1, 2)
     assert [entry["k"] for entry in parts["groups"]["by_k"]][:4] == [1, 2, 3, 4]
     assert parts["groups"]["results"]["k"] == 2
+    assert parts["groups"]["timings"]["seconds"] == parts["groups"]["results"]["timings"]["total"]
     assert parts["groups"]["by_k"][1]["evidence"] == parts["groups"]["results"]["evidence"]
     _check_words(found)
     if DRAWS:
@@ -75,6 +81,61 @@ def test_presets_and_cells():
     assert len(cells["paper"]) == 30 and [cell["k"] for cell in cells["by_k"]] == [1, 2, 3, 4, None]
     drawn = [metaworld_episodes.picture(cell) for cell in cells["standard"] if cell["part"] == "episodes"]
     assert len(set(drawn)) == 5 and "mt10_episodes_scratch_1M_seed0" in drawn
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads((BENCHMARKS / "results/mt10.json").read_text())
+
+
+def test_what_presets_train_is_what_is_stated(committed):
+    """In the tables, and in the words of the command line, with the time at the committed rates."""
+    planned = {preset: sum(map(mt10.planned, mt10.cells(preset))) for preset in metaworld_costs.PLANNED}
+    assert planned == metaworld_costs.PLANNED
+    words = " ".join(Path(mt10.__file__).read_text().partition("only: Annotated")[0].split())
+    assert f"standard: {planned['standard'] / 1e6:.0f} million steps" in words
+    assert f"({planned['quick'] / 1e6:.1f} million steps)" in words
+    assert f"({planned['by_k'] / 1e6:.1f} million steps)" in words
+    slow, quick = metaworld_costs.rates(committed)
+    for preset, unit in (("standard", 3600), ("by_k", 60)):
+        low, high = (planned[preset] / rate / unit for rate in (quick, slow))
+        assert f"{low:.0f} to {high:.0f} {'hours' if unit == 3600 else 'minutes'}" in words, preset
+        assert f"`{preset}` {metaworld_costs.steps(planned[preset])} ({low:.0f} to {high:.0f} " in (
+            metaworld_costs.told(committed)
+        )
+    assert metaworld_costs.told({"cells": []}) == ""
+
+
+def test_the_default_command_ends_within_an_hour(committed):
+    """At the committed rate of the longest training, its evaluation at the same rate."""
+    _, rate = metaworld_costs.rates(committed)
+    found = Run(make_family(mt10.FAMILY), config_for(make_family(mt10.FAMILY)))
+    assert 0 < expected_steps(found) / rate < 0.9 * 3600
+
+
+def test_few_methods_are_compared_where_steps_are_many():
+    cells = [cell for cell in mt10.cells("standard") if cell["part"] == "groups"]
+    for cell in cells:
+        found = mt10.plan(make_family(mt10.FAMILY), mt10._run_config(cell), timed=False)
+        stages = {stage.stage for stage in found.stages}
+        assert stages == {"meta", "transitions", "policies", "comparisons"}
+        assert cell["steps_per_task"] == 500_000
+
+
+def test_the_page_tells_its_source_and_its_goals(committed):
+    page = figures.metaworld_page(committed)
+    (line,) = (line for line in page.splitlines() if line.startswith("<sub>"))
+    assert "](../benchmarks/results/mt10.json)" in line and "commit" in line and "cores" in line
+    assert "experts (goals of training, noisy)" in page and "Success on the goals of training." in page
+    labels = [row.label for row in metaworld_drawings.one_policy(metaworld_drawings.by_part(committed))]
+    assert sum(label.startswith("demonstration-initialised") for label in labels) == 2
+
+
+def test_a_cell_may_tell_the_seconds_of_all_sittings(tmp_path):
+    found = common.ResultFile(tmp_path / "r.json", name="r", command="")
+    found.run([{"a": 1}, {"a": 2}], lambda cell: {"timings": {"seconds": 9e9}} if cell["a"] == 1 else {})
+    first, second = (cell["timings"] for cell in found.cells)
+    assert first["seconds"] == 9e9 and second["seconds"] < 9e9 and "cpu_seconds" in first
 
 
 def test_moments_of_an_episode():

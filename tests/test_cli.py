@@ -42,7 +42,7 @@ def test_help(capsys, command):
     if command == "run":
         for option in ("--seed", "--family-seed", "--n-tasks", "--k", "--out", "--compare", "--set"):
             assert option in out
-        assert "{none,fast,full}" in out
+        assert "{none,few,fast,full}" in out
 
 
 def test_help_of_a_light_command_imports_nothing_of_runs():

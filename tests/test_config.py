@@ -19,8 +19,8 @@ FAMILY = make_family("points", n_tasks=6, n_groups=2)
 
 
 def test_what_may_be_compared_grows_from_nothing_to_what_is_outside_the_rule():
-    assert list(BASELINES) == list(COMPARE) == ["none", "fast", "full"]
-    assert BASELINES["none"] == () and set(BASELINES["fast"]) < set(BASELINES["full"])
+    assert list(BASELINES) == list(COMPARE) == ["none", "few", "fast", "full"]
+    assert BASELINES["none"] == () and set(BASELINES["few"]) < set(BASELINES["fast"]) < set(BASELINES["full"])
 
 
 def contest_of(config, labels, **kw):
@@ -226,7 +226,7 @@ def test_a_sampler_that_fails_is_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"compare": "most"}, "compare = 'most'; choose one of 'none', 'fast', 'full'"),
+        ({"compare": "most"}, "compare = 'most'; choose one of 'none', 'few', 'fast', 'full'"),
         (
             {"estimate": EstimateConfig(score="surogate")},
             "estimate.score = 'surogate'; choose one of 'surrogate'",

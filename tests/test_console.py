@@ -103,7 +103,7 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
 
 
 @pytest.mark.parametrize(("expected", "said"), [(900_000, "about 5 min 0 s"), (100_000, None), (0, None)])
-def test_minutes_of_training_are_told_beforehand(expected, said):
+def test_minutes_of_a_run_are_told_beforehand(expected, said):
     console, clock = Console(file=io.StringIO(), width=WIDTH), Clock()
     listener = ConsoleListener(console, clock)
     for stage in ("meta", "policies"):
@@ -112,7 +112,7 @@ def test_minutes_of_training_are_told_beforehand(expected, said):
             listener.expect(expected)
         for clock.now, done in ((60.0, 3_000), (61.0, 6_000), (62.0, 9_000)):
             listener.progress(done, 10_000, 0.5)
-    whole = f"  training will take {said} (at most 900k steps at 3k a second)\n" if said else ""
+    whole = f"  the run will take {said} (900k steps with its evaluation, at 3k a second)\n" if said else ""
     told = console.file.getvalue().splitlines(keepends=True)
     assert "".join(line for line in told if not line.startswith("…")) == whole
 

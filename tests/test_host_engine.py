@@ -10,7 +10,7 @@ from hosts import ScriptEnv, ScriptVector, host_points, script_family
 from envs.points import points
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.learn import PPO, collect, evaluate, init_agents, make_policy, take, train
-from pgx_jax.learn.host import experience, memory
+from pgx_jax.learn.host import acting, experience, memory
 from pgx_jax.learn.host.acting import Acting, open_slots
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.rollout import reset_slots, unroll
@@ -133,6 +133,40 @@ def test_vectors_that_need_not_be_waited_for_step_at_the_same_time(chooser):
     assert heard == ["send", "send", "receive", "receive"] * 12
 
 
+def test_vectors_that_are_left_serve_again_or_close():
+    """However often rows change, no more copies are open than there are slots."""
+    made = []
+
+    class Counted(ScriptVector):
+        def __init__(self, task, count):
+            super().__init__("disabled", task, count)
+            made.append(self)
+            self.open = True
+            assert sum(len(vector.copies) for vector in made if vector.open) <= 6
+
+        def close(self):
+            assert self.open
+            self.open = False
+
+    class Env(ScriptEnv):
+        def make_vector(self, task, count):
+            return Counted(task, count)
+
+    family = dataclasses.replace(SCRIPT, env=Env())
+    slots, tasks = open_slots(family, 6), Tasks.of(family)
+    for row, index in enumerate([[0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0], [1, 0, 1]] * 2):
+        own = np.arange(3) + 3 * (row % 2)
+        slots.place(own, tasks, np.array(index))
+        slots.restart(own, [1, 2, 3], np.zeros((6, 3), np.float32))
+    assert sum(len(vector.copies) for vector in made if vector.open) == 6
+    again = len(made)
+    slots.place(own, tasks, np.array([0, 1, 0]))  # both vectors are of another size than before
+    slots.place(own, tasks, np.array([1, 0, 0]))  # and neither is now
+    assert len(made) == again + 2
+    slots.close()
+    assert not any(vector.open for vector in made)
+
+
 def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
     steps = experience(CHOOSER, SCRIPT, chooser, np.array([0, 1, 1]), KEY, 40)
     for slot in range(3):
@@ -144,23 +178,85 @@ def test_success_of_an_episode_is_that_of_any_step_so_far(chooser):
     assert 0 < steps.success.sum() < steps.solved.sum() < steps.solved.size
 
 
-def test_more_environments_than_fit_are_refused_before_they_are_made(tmp_path, monkeypatch):
-    class Large:
-        def memory(self, count, n, processes):
-            return count * 2**20 + n
+class Large(ScriptEnv):
+    """Copies of a megabyte each."""
 
-        def make(self):
-            raise AssertionError("nothing is to be made")
+    def memory(self, count, n, processes):
+        return count * 2**20 + n
 
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       16 kB\nMemAvailable:   2048 kB\n")
-    assert memory.available(meminfo) == 2 * 2**20 and memory.available(tmp_path / "none") is None
+
+LARGE = dataclasses.replace(script_family(lengths=((2,), (5,))), env=Large())
+
+
+def test_more_environments_than_fit_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(Large, "make", None)
     monkeypatch.setattr(memory, "available", lambda: 2**30)
-    family = dataclasses.replace(FAMILY, env=Large())
     with pytest.raises(
-        ConfigError, match=r"^1024 environments of 'points' take about 1.0 GiB, and 1.0 GiB are"
+        ConfigError,
+        match=r"^1024 environments of 'script' take about 1.0 GiB, and 1.0 GiB are free; lower ppo",
     ):
-        open_slots(family, 1024)
+        open_slots(LARGE, 1024)
+    monkeypatch.setattr(memory, "available", lambda: None)
+    with pytest.raises(DataError, match="in make"):
+        open_slots(LARGE, 1024)
+    assert memory.GRANTS.granted == 0
+
+
+def test_what_was_granted_is_kept_until_it_is_closed(monkeypatch):
+    """Several lanes open before any has taken its memory."""
+    free = [10 * 2**20]
+    monkeypatch.setattr(memory, "available", lambda: free[0])
+    one = open_slots(LARGE, 5)
+    with pytest.raises(ConfigError, match=r"and 0.0 GiB are free beside those that are open \(0.0 GiB\)"):
+        open_slots(LARGE, 5)
+    free[0] -= 6 * 2**20  # it has taken it: that does not count twice
+    two = open_slots(LARGE, 3)
+    one.close(), one.close()
+    free[0] += 6 * 2**20
+    three = open_slots(LARGE, 5)
+    two.close(), three.close()
+    open_slots(LARGE, 9).close()
+    assert memory.GRANTS.granted == 0
+
+
+def test_memory_is_the_least_that_machine_and_control_groups_leave(tmp_path):
+    def put(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert memory.available(tmp_path) is None
+    put("proc/meminfo", "MemTotal:       16 kB\nMemAvailable:   2048 kB\n")
+    assert memory.available(tmp_path) == 2 * 2**20
+    put("proc/self/cgroup", "5:cpu,memory:/own/one\n3:cpuset:/\n0::/job/step\n")
+    put("sys/fs/cgroup/job/step/memory.max", "max\n")
+    put("sys/fs/cgroup/job/step/memory.current", "500000\n")
+    assert memory.available(tmp_path) == 2 * 2**20
+    put("sys/fs/cgroup/job/memory.max", "1000000\n")
+    put("sys/fs/cgroup/job/memory.current", "600000\n")
+    put("sys/fs/cgroup/job/memory.stat", "anon 7\ninactive_file 100000\n")
+    assert memory.available(tmp_path) == 500_000
+    put("sys/fs/cgroup/memory/memory.limit_in_bytes", "900000\n")  # of all: its own is not to be seen
+    put("sys/fs/cgroup/memory/memory.usage_in_bytes", "800000\n")
+    put("sys/fs/cgroup/memory/memory.stat", "inactive_file 7\ntotal_inactive_file 50000\n")
+    assert memory.available(tmp_path) == 150_000
+    put("sys/fs/cgroup/memory/memory.usage_in_bytes", "960000\n")
+    assert memory.available(tmp_path) == 0
+
+
+def test_short_of_memory_acting_names_the_settings_of_the_caller(chooser, monkeypatch):
+    """Evaluation makes do with fewer slots before it gives up."""
+    agents = init_agents(CHOOSER, SCRIPT, np.asarray(KEY)[None])
+    asked = (agents, np.zeros(2, int), np.arange(2), KEY)
+    opened, reserve = [], memory.reserve
+    monkeypatch.setattr(acting, "reserve", lambda *args: opened.append(args[1]) or reserve(*args))
+    wanted = evaluate(CHOOSER, LARGE, *asked, episodes=3)
+    monkeypatch.setattr(memory, "available", lambda: 4 * 2**20)
+    close(evaluate(CHOOSER, LARGE, *asked, episodes=3), wanted)
+    assert opened == [6, 3]
+    with pytest.raises(ConfigError, match="are free; lower episodes, or free"):
+        evaluate(CHOOSER, LARGE, *asked, episodes=5)
+    with pytest.raises(ConfigError, match=r"lower the num_envs .*estimate\.num_envs"):
+        experience(CHOOSER, LARGE, chooser, np.zeros(5, int), KEY, 3)
 
 
 def test_curves_are_of_what_a_family_is_judged_by():
@@ -254,14 +350,26 @@ def spoilt(**fields):
     [
         (
             raising,
-            r"task 'long' of 'script' raised RuntimeError in step \(test_host_.*, line \d+\): the motor",
+            r"'long' \(seed \d+\) of 'script' raised RuntimeError in step \(test_host_.*, line \d+\): the mo",
         ),
-        (spoilt(obs=np.zeros(2)), r"task 'long' .* shape \(2,\); its observation space promises \(3,\)"),
-        (spoilt(obs=np.array([0, np.nan, 0])), "task 'long' .* non-finite observation"),
+        (
+            spoilt(obs=np.zeros(2)),
+            r"task 'long' \(seed \d+\) of .* shape \(2,\); its observation space promises \(3,\)",
+        ),
+        (spoilt(obs=np.array([0, np.nan, 0])), r"task 'long' \(seed \d+\) of .* non-finite observation"),
         (spoilt(reward=np.nan), "task 'long' .* non-finite reward"),
-        (spoilt(reward="much"), "task 'long' .* raised ValueError in step"),
+        (spoilt(reward="much"), r"task 'long' \(seed \d+\) of .* raised ValueError in step"),
     ],
 )
-def test_errors_name_the_task(chooser, trouble, message):
+def test_errors_name_the_task_and_the_seed(chooser, trouble, message):
     with pytest.raises(DataError, match=message):
         experience(CHOOSER, script_family(trouble=trouble), chooser, np.array([0, 1]), KEY, 40)
+
+
+def test_the_seed_that_an_error_names_is_that_of_its_episode():
+    slots = open_slots(script_family(trouble=spoilt(reward=np.nan)), 2)
+    slots.place(np.arange(2), Tasks.of(SCRIPT), np.arange(2))
+    slots.restart(np.arange(2), [5, 6], np.zeros((2, 3), np.float32))
+    slots.restart(np.array([1]), [7], np.zeros((2, 3), np.float32))
+    with pytest.raises(DataError, match=r"'long' \(seed 7\) of"):
+        slots.step(np.zeros(2, int), np.ones(2, bool))

@@ -1,7 +1,10 @@
 """Meta-World: the same numbers as the library's own, shared models, goals, processes and pools."""
 
 import ctypes.util
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,9 +17,9 @@ from metaworld.utils.reward_utils import tolerance
 from scipy.spatial.transform import Rotation
 
 import pgx_jax
-from envs import metaworld_faster
-from envs.metaworld_copies import Copy, MetaworldTask, goals
-from envs.metaworld_drawing import drawn
+from envs import metaworld_copies, metaworld_faster
+from envs.metaworld_copies import Copy, MetaworldEnv, MetaworldTask, goals
+from envs.metaworld_drawing import drawn, is_of_drawing
 from envs.metaworld_families import MT10
 from envs.metaworld_faster import _Rotation, _tolerance
 from pgx_jax.errors import ConfigError
@@ -140,13 +143,51 @@ def test_other_versions_are_left_alone(monkeypatch):
         assert metaworld_faster.faster.__wrapped__(cls) is cls
 
 
+@pytest.fixture
+def other_versions(monkeypatch):
+    """As if what is installed had not been checked."""
+    cached = (metaworld_copies._model, metaworld_copies._sharing, goals, metaworld_faster.faster)
+    monkeypatch.setitem(metaworld_faster.CHECKED, "mujoco", "1.0")
+    for one in cached:
+        one.cache_clear()
+    yield
+    for one in cached:
+        one.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore:Meta-World runs at its own speed")
+def test_copies_of_other_versions_have_models_of_their_own(other_versions):
+    """The library's own code, and its numbers all the same."""
+    task, (plain,) = MetaworldTask("push-v3", 1, 3), [next(own("push-v3", 3))]
+    one, two = Copy(), Copy()
+    first = [copy.reset(0, task) for copy in (one, two)]
+    np.testing.assert_array_equal(first, [plain.reset()[0]] * 2)
+    assert type(one.env) is type(plain) and one.env.model is not two.env.model
+    for action in np.random.default_rng(0).uniform(-1, 1, (5, 4)).astype(np.float32):
+        two.step(-action)
+        np.testing.assert_array_equal(one.step(action).obs, plain.step(action)[0])
+    one.reset(0, MetaworldTask("reach-v3", 1, 3))
+    assert len(one.known) == 1
+    env = MetaworldEnv()
+    assert env.memory(40, 10, 2) == 40 * (metaworld_copies.MODEL + metaworld_copies.DATA)
+
+
+def test_copies_of_the_checked_versions_share_a_model():
+    one, two = Copy(), Copy()
+    for copy in (one, two):
+        copy.reset(0, MetaworldTask("reach-v3", 1, 3))
+    assert one.env.model is two.env.model
+    env = MetaworldEnv()
+    assert env.memory(40, 10, 2) == 20 * metaworld_copies.MODEL + 40 * metaworld_copies.DATA
+
+
 def test_families_of_meta_world():
     family = pgx_jax.make_family("metaworld-mt10")
     assert family.task_names == MT10 == tuple(env_dict.MT10_V3)
     assert family.metric == "success" and family.horizon == 500 and family.true_groups is None
     several = pgx_jax.make_family("metaworld", tasks=("sweep-v3", "mt10"))
     assert several.task_names == ("sweep-v3", *MT10)
-    assert pgx_jax.make_family("metaworld", tasks="sweep-v3,mt10").task_names == several.task_names
+    assert pgx_jax.make_family("metaworld", tasks="sweep-v3, mt10").task_names == several.task_names
     one = pgx_jax.make_family("metaworld-mt1", task="reach-v3", n_tasks=3)
     seeds = [*one.tasks.seed, *one.sample_test_tasks(np.array([0, 1]), 2).seed]
     assert len(set(seeds)) == 5
@@ -156,6 +197,9 @@ def test_families_of_meta_world():
     ("name", "settings", "message"),
     [
         ("metaworld", {"tasks": ("push", "reach-v3")}, "no task 'push' .*push-v3"),
+        ("metaworld", {"tasks": 5}, "tasks = 5 must be names"),
+        ("metaworld", {"tasks": ("reach-v3", 5)}, "must be names"),
+        ("metaworld-mt1", {"task": 5}, "task = 5 must be the name"),
         ("metaworld-mt10", {"horizon": 501}, "after 500 steps"),
         ("metaworld-mt10", {"goals": -1}, "goals"),
         ("metaworld-mt10", {"engine": "envpol"}, "envpool"),
@@ -172,8 +216,20 @@ def test_a_missing_library_to_draw_with_says_what_to_do(monkeypatch):
             raise RuntimeError("no context")
 
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)  # which MuJoCo itself may have set
     with pytest.raises(ConfigError, match=r"MUJOCO_GL=osmesa \(RuntimeError: no context\).*libosmesa6"):
         drawn(Blind())
+
+
+def test_a_platform_of_pyopengl_that_is_in_the_way_is_told():
+    """Before anything of MuJoCo is imported; a package that is missing is left to the registry."""
+    command = [sys.executable, "-c", "import pgx_jax; pgx_jax.make_family('metaworld-mt10')"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env |= {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"}
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env).stderr
+    assert "MUJOCO_GL=egl and PYOPENGL_PLATFORM=osmesa" in told and "in the way" not in told
+    assert not is_of_drawing(ImportError("cannot import name", name="metaworld"))
+    assert not is_of_drawing(ModuleNotFoundError("no OpenGL", name="OpenGL"))
 
 
 @pytest.mark.skipif(not ctypes.util.find_library("EGL"), reason="no library to draw with")

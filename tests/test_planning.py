@@ -17,6 +17,7 @@ from pgx_jax.cli.run import RunCommand
 from pgx_jax.config import PRESETS, check
 from pgx_jax.learn import Metrics
 from pgx_jax.learn.device import DeviceLane
+from pgx_jax.report.wording import duration
 from pgx_jax.runs import planning
 
 training = importlib.import_module("pgx_jax.learn.training")
@@ -43,6 +44,24 @@ def test_a_run_without_further_looks_trains_exactly_that(small_settings):
     assert 0 < clustered <= stages["clustering"].steps
 
 
+def test_few_baselines_are_planned_and_trained_without_the_others(small_settings):
+    family, config = small(
+        small_settings, compare="few", steps_per_task=2700, k=2, random_draws=1, test_tasks=0,
+        similarities=("dot",),
+    )  # fmt: skip
+    done = run(family, config, progress=False)
+    assert {name.removesuffix("_our_k") for name in done.results.methods} == {
+        "policygradex", "multitask", "multitask_conditioned", "single_task", "random",
+        "gradient_similarity_dot",
+    }  # fmt: skip
+    assert done.clustered == {} and done.results.gain.realised is None
+    found = plan(family, config, labels=done.labels, timed=False)
+    trained = {stage: by_stage(found)[stage].steps for stage in ("policies", "comparisons")}
+    assert trained["policies"] == sum(row.steps for row in done.policies.rows)
+    assert "clustering" not in by_stage(found) and found.most < plan(family, dataclasses.replace(
+        config, compare="fast"), timed=False).most - found.total  # fmt: skip
+
+
 def test_the_time_is_that_of_updates(small_settings, monkeypatch):
     """A quarter of a second an update: policies share the lanes, and none is faster than it is alone."""
     asked = []
@@ -62,9 +81,19 @@ def test_the_time_is_that_of_updates(small_settings, monkeypatch):
     (own,) = stages["policies"].rows
     assert len(own.updates) == 6 and own.seconds == 0.25 * max(*own.updates, sum(own.updates) / 2)
     assert found.seconds == sum(rows.seconds for stage in found.stages for rows in stage.rows)
+    steps = sum(stage.steps for stage in found.stages if stage.stage != "transitions")
+    assert found.evaluating == pytest.approx(found.seconds * found.evaluation / steps)
+    assert f"evaluation: {duration(found.evaluating)}, were its steps as slow" in str(found)
     alone = plan(family, config)
     assert [3 * stage.steps for stage in alone.stages] == [stage.steps for stage in found.stages]
     assert by_stage(alone)["meta"].rows[0].seconds == 0.25 * meta.updates[0]
+
+
+def test_what_is_said_beforehand_is_what_is_planned(small_settings):
+    family, config = small(small_settings, compare="fast", k=2)
+    found, ran = plan(family, config, timed=False), Run(family, config)
+    planned = sum(stage.steps for stage in found.stages) + found.evaluation
+    assert planning.expected_steps(ran) == planned != found.most
 
 
 def test_updates_are_timed(small_settings, monkeypatch):

@@ -50,7 +50,9 @@ def test_fewer_slots_than_processes(agents):
 def test_an_error_comes_back_and_nothing_hangs(agents):
     family = script_family(trouble=raising, processes=2)
     for _ in range(2):
-        with pytest.raises(DataError, match="task 'long' of 'script' raised RuntimeError in step .*: the mo"):
+        with pytest.raises(
+            DataError, match=r"'long' \(seed \d+\) of 'script' raised RuntimeError in step .*: the mo"
+        ):
             experience(CHOOSER, family, take(agents, 0), np.array([0, 1, 1, 0]), KEY, 40)
     assert experience(CHOOSER, family, take(agents, 0), np.array([0]), KEY, 5).done.shape == (5, 1)
 
@@ -69,6 +71,22 @@ def test_a_process_that_dies_is_named_and_the_others_end(agents):
     slots.close()
     assert slots.crew not in workers._CREWS.values()
     assert experience(CHOOSER, SHARED, take(agents, 0), np.array([0, 1]), KEY, 5).done.shape == (5, 2)
+
+
+def test_all_slots_of_a_crew_name_the_process_that_died_first():
+    """Not the one that was ended because of it."""
+    both = [open_slots(SHARED, 4) for _ in range(2)]
+    for slots, seeds in zip(both, ([5, 6, 7, 8], [15, 16, 17, 18]), strict=True):
+        slots.place(np.arange(4), Tasks.of(SHARED), np.array([0, 1, 0, 1]))
+        slots.restart(np.arange(4), seeds, np.zeros((4, 3), np.float32))
+    assert both[0].crew is both[1].crew
+    both[0].crew.members[1].process.kill()
+    for slots, offset in zip(both, (5, 15), strict=True):
+        own = [f"{slots.names[slot]} (seed {offset + slot})" for slot in slots.shares[1].tolist()]
+        with pytest.raises(DataError, match=r"died \(exit code -9\)") as raised:
+            slots.step(np.zeros(4, int), np.ones(4, bool))
+        assert f"with episodes of {', '.join(own)};" in str(raised.value)
+        slots.close()
 
 
 def test_an_interrupt_leaves_no_answers_behind(agents, monkeypatch):

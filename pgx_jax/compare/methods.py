@@ -153,16 +153,19 @@ Methods = dict[str, list[Method]]
 
 
 def _one_policy(contest: Contest) -> Methods:
-    """From scratch, told its task, and theta* trained on as our groups are."""
+    """From scratch, and told its task."""
     one, total = np.zeros(contest.budget.n, int), contest.budget.total
     from_scratch = partial(method, contest, one, total)
     if contest.told:
-        found = {"multitask": [from_scratch(note="told the task, as all here")]}
-    else:
-        found = {"multitask": [from_scratch()], "multitask_conditioned": [from_scratch(policy="told")]}
-    if contest.config.continue_meta:
-        found["multitask_continued"] = [like_ours(contest, one)]
-    return found
+        return {"multitask": [from_scratch(note="told the task, as all here")]}
+    return {"multitask": [from_scratch()], "multitask_conditioned": [from_scratch(policy="told")]}
+
+
+def _one_policy_continued(contest: Contest) -> Methods:
+    """Theta* trained on as our groups are."""
+    if not contest.config.continue_meta:
+        return {}
+    return {"multitask_continued": [like_ours(contest, np.zeros(contest.budget.n, int))]}
 
 
 def _told_groups(contest: Contest) -> Methods:
@@ -283,14 +286,20 @@ def _with_steps(contest: Contest, row: Row, total: int) -> Row:
     return row._replace(steps=total // unit * unit, num_envs=_other(learner.num_envs, known))
 
 
+_FEW = (_one_policy, _one_policy_a_task, _random_groups, _similar_groups, _named_baselines)
 _EQUAL_STEPS = (
-    _told_groups, _one_policy, _one_policy_a_task, _random_groups, _similar_groups, _clustered, _committees,
-    _true_groups, _named_baselines,
+    _told_groups, _one_policy, _one_policy_continued, _one_policy_a_task, _random_groups, _similar_groups,
+    _clustered, _committees, _true_groups, _named_baselines,
 )  # fmt: skip
 BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
-    zip(COMPARE, ((), _EQUAL_STEPS, (*_EQUAL_STEPS, _best_partition, _more_steps)), strict=True)
+    zip(COMPARE, ((), _FEW, _EQUAL_STEPS, (*_EQUAL_STEPS, _best_partition, _more_steps)), strict=True)
 )
 """What is compared with ours, by ``config.compare``."""
+
+
+def clusters(config: Config) -> bool:
+    """Whether clustering on returns is among what is compared."""
+    return _clustered in BASELINES[config.compare]
 
 
 def baselines(contest: Contest) -> Methods:
@@ -304,13 +313,13 @@ def baselines(contest: Contest) -> Methods:
 def most_steps(contest: Contest) -> int:
     """Environment steps that all training takes, meta-training included, if no two methods have a policy in
     common; 0 where it can't be told (too few steps for some method). The groups of ``contest`` may be any."""
-    budget, compares = contest.budget, bool(BASELINES[contest.config.compare])
+    budget, also = contest.budget, clusters(contest.config)
     try:
         found = [ours(contest), *(m for draws in baselines(contest).values() for m in draws)]
     except ConfigError:
         return 0
     trained = sum(row.steps for m in found for row in m.rows)
-    return budget.meta + trained + (budget.total if compares else 0)  # clustering on returns
+    return budget.meta + trained + (budget.total if also else 0)  # by clustering on returns
 
 
 def check_baselines(config: Config, budget: Budget, learners: Mapping[str, Learner]) -> None:

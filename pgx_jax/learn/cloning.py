@@ -85,7 +85,7 @@ def demonstrate(
     experts = [family.env.expert(params) for params in tasks.params]  # type: ignore[union-attr]
     half = np.subtract(dist.high, dist.low) / 2
     rng, (reset_key, act_key) = np.random.default_rng(np.asarray(key)), jax.random.split(key)
-    acting = Acting(policy, family, 1, len(index), vectors=False)
+    acting = Acting(policy, family, 1, len(index), vectors=False, remedy="lower episodes")
     records: list[tuple[np.ndarray, ...]] = []
     try:
         acting.enter(0, tasks, index, np.asarray(family.context, np.float32)[index], reset_key)

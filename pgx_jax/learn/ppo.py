@@ -57,7 +57,8 @@ class PPO(Learner):
     clip: float = 0.2
     """Clipping range of the probability ratio."""
     entropy: float = 0.01
-    """Weight of the entropy bonus (a Gaussian's ends at the deviation of a fresh policy)."""
+    """Weight of the entropy bonus (a Gaussian's ends where its log deviation is `PolicyConfig.bonus_up_to`; a
+    policy that begins above it has none until it has fallen below)."""
     final_entropy: float = 1.0
     """Fraction of the entropy bonus that is left at the end of a row's budget (linear annealing)."""
     value: float = 0.5

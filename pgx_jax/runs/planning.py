@@ -14,6 +14,7 @@ import numpy as np
 from pgx_jax import learn
 from pgx_jax.compare import methods, oracle
 from pgx_jax.compare.budget import suited
+from pgx_jax.compare.methods import Contest
 from pgx_jax.compare.pool import BASE, Row, places, program
 from pgx_jax.config import Config, config_for
 from pgx_jax.errors import ConfigError, checked
@@ -92,6 +93,13 @@ class Plan:
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
     @property
+    def evaluating(self) -> float:
+        """Seconds of the evaluation, if its steps, of which nothing is learnt, take as long as those of
+        training."""
+        trained = sum(stage.steps for stage in self.stages if stage.rows)
+        return self.seconds * self.evaluation / trained if trained else 0.0
+
+    @property
     def compiling(self) -> float:
         """Seconds of first updates: most of it compiled programs, which later runs find compiled."""
         return sum(rows.first for stage in self.stages for rows in stage.rows)
@@ -121,7 +129,8 @@ class Plan:
         if self.seconds != self.seconds:
             return told
         return [
-            f"training: about {wording.duration(self.seconds)}{several}, by updates that were timed",
+            f"training: about {wording.duration(self.seconds)}{several}, by updates that were timed; "
+            f"evaluation: {wording.duration(self.evaluating)}, were its steps as slow",
             f"compiling: {wording.duration(self.compiling)} here; a run finds these programs compiled, where "
             f"they are kept",
             *told,
@@ -160,8 +169,7 @@ def plan(
         raise ConfigError(f"seeds = {seeds} must be at least 1")
     family = make_family(family) if isinstance(family, str) else family
     run = Records(family, config_for(family) if config is None else config, **own)
-    assumed = np.arange(family.n) % (run.config.k or min(2, family.n))
-    groups = assumed if labels is None else np.asarray(labels)
+    groups = _assumed(run) if labels is None else np.asarray(labels)
     if groups.shape != (family.n,) or groups.dtype.kind not in "iu" or groups.min() < 0:
         raise ConfigError(f"labels must be a whole number from 0 on for each of {family.n} tasks: {labels}")
     stages = [stage.times(seeds) for stage in _stages(run, groups)]
@@ -169,9 +177,7 @@ def plan(
         if run.config.keep_programs:
             keep_programs()
         stages = _timed(run, stages, doing or (lambda what: None))
-    contest = run.assumed(groups)
-    played = len(methods.baselines(contest)) + 1
-    budget, e = run.budget, run.config.estimate
+    contest, budget, e = run.assumed(groups), run.budget, run.config.estimate
     return Plan(
         family=family.name,
         n_tasks=family.n,
@@ -180,11 +186,32 @@ def plan(
         stages=tuple(stages),
         total=budget.total,
         most=run.most_steps(contest) * seeds,
-        evaluation=played * family.n * run.config.episodes * family.horizon * seeds,
+        evaluation=_evaluation(run, contest) * seeds,
         memory=_taken(),
         device_memory=_taken_on_device(),
         estimate=8 * budget.collect_once * e.dim + 20 * family.n * e.dim**2,
     )
+
+
+def _assumed(run: Records) -> np.ndarray:
+    """int [n]: groups of equal sizes; two where their number is not given."""
+    return np.arange(run.family.n) % (run.config.k or min(2, run.family.n))
+
+
+def _evaluation(run: Records, contest: Contest) -> int:
+    """Environment steps of the evaluation, where all its episodes are as long as may be."""
+    played = len(methods.baselines(contest)) + 1
+    return played * run.family.n * run.config.episodes * run.family.horizon
+
+
+def expected_steps(run: Records) -> int:
+    """About how many environment steps a run takes, its evaluation among them, where the first look leads to
+    the groups that `plan` assumes; 0 where it can't be told."""
+    labels = _assumed(run)
+    contest = run.assumed(labels)
+    if not run.most_steps(contest):
+        return 0
+    return sum(stage.steps for stage in _stages(run, labels)) + _evaluation(run, contest)
 
 
 def _stages(run: Records, labels: np.ndarray) -> list[Planned]:
@@ -203,7 +230,7 @@ def _stages(run: Records, labels: np.ndarray) -> list[Planned]:
     others = dict.fromkeys(
         row for made in methods.baselines(contest).values() for m in made for row in m.rows
     )
-    if clustered := _clustering(run, labels):
+    if methods.clusters(config) and (clustered := _clustering(run, labels)):
         found.append(_planned(run, "clustering", clustered))
     if searched := oracle.planned(contest):
         found.append(_planned(run, "oracle", searched))

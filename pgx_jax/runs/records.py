@@ -279,7 +279,10 @@ class Records:
 
     @property
     def clustered(self) -> dict[str, Clustered]:
-        """Groupings by clustering on returns, and their policies; none in runs that were finished without."""
+        """Groupings by clustering on returns, and their policies; none in runs that do, or were finished,
+        without."""
+        if not methods.clusters(self.config):
+            return {}
         older = "clustering" not in self.records and not self._has("clustering") and self._has("comparisons")
         return {} if older else self.record("clustering")
 

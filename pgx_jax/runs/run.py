@@ -22,6 +22,7 @@ from pgx_jax.mesh import agreed, check_equal, in_first
 from pgx_jax.runs.ahead import compiling_ahead
 from pgx_jax.runs.checkpoint import StageCheckpoint
 from pgx_jax.runs.drawing import draw_groups, drawn
+from pgx_jax.runs.planning import expected_steps
 from pgx_jax.runs.programs import keep_programs, make_room
 from pgx_jax.runs.provenance import environment, identity, versions
 from pgx_jax.runs.records import ASKED, Records, numbered
@@ -75,6 +76,7 @@ class Run(Records):
         oracle = searches(self.config, self.family.n) and not older
         shown = self.config.demonstrations > 0
         needs = {"demonstrations": shown, "meta": self.own_meta is None, "oracle": oracle}
+        needs |= {"clustering": methods.clusters(self.config)}
         return {stage for stage, need in needs.items() if not need}
 
     def _is_known(self, stage: str) -> bool:
@@ -176,7 +178,7 @@ class Run(Records):
         """
         self.listener.start(stage)
         if stage == "meta":
-            self.listener.expect(self.most_steps())
+            self.listener.expect(expected_steps(self))
         began = time.perf_counter()
         try:
             record = one_blas_thread(lambda: jax.block_until_ready(stage_of(stage).compute(self)))()

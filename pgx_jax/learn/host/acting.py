@@ -13,15 +13,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num, UInt32
 
 from pgx_jax.learn.host.copies import Copies
-from pgx_jax.learn.host.memory import check_memory
+from pgx_jax.learn.host.memory import Grant, fits, reserve
 from pgx_jax.learn.host.slots import Seeds, Slots, Tasks, spread
 from pgx_jax.learn.host.vectors import Vectors
 from pgx_jax.learn.host.workers import RemoteCopies, kind_of_crews, processes_of
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.steady import compiled
-from pgx_jax.tasks import TaskFamily
+from pgx_jax.tasks import HostVector, TaskFamily
 from pgx_jax.types import Agent, Array, Memory, Moments, PyTree
+
+REMEDY = "lower ppo.num_envs or rows_per_call"
+"""What makes slots fewer in training."""
 
 
 @partial(compiled, static_argnames=("policy", "deterministic", "per_slot"))
@@ -73,20 +76,46 @@ def _remember(
     return jax.tree.map(choose, policy.remember(state, action, reward, begins), memory)
 
 
-def open_slots(family: TaskFamily, count: int, *, vectors: bool = True) -> Slots:
+def open_slots(family: TaskFamily, count: int, *, vectors: bool = True, remedy: str = REMEDY) -> Slots:
     """S slots of a host family: vectors where it makes them (and they are wanted), else copies, in processes
-    of their own where it asks for some.
+    of their own where it asks for some. Their memory is kept for them until they are closed.
 
     Raises:
-        ConfigError: they would not fit into what memory is free here.
+        ConfigError: they would not fit into what memory is free here; the ``remedy`` says which settings
+            would make them fewer.
     """
+    make, processes, here = _made_by(family, vectors)
+    grant = reserve(family, count, processes, remedy) if here else Grant()
+    try:
+        slots: Slots
+        if make is not None:
+            slots = Vectors(family, count, make)
+        else:
+            slots = Copies(family, count) if processes == 1 else RemoteCopies(family, count, processes)
+    except BaseException:
+        grant.release()
+        raise
+    slots.grant = grant
+    return slots
+
+
+def width_that_fits(family: TaskFamily, width: int, envs: int) -> int:
+    """The width, or half of it and so on, with which copies of ``envs`` slots each fit into memory (1 if
+    none does)."""
+    _, processes, here = _made_by(family, vectors=False)
+    while here and width > 1 and not fits(family, width * envs, processes):
+        width //= 2
+    return width
+
+
+def _made_by(
+    family: TaskFamily, vectors: bool
+) -> tuple[Callable[[PyTree, int], HostVector] | None, int, bool]:
+    """What makes a family's vectors (None: it has copies), the processes that step them (0: the vectors'
+    own), and whether they take this machine's memory."""
     make = getattr(family.host_env, "make_vector", None) if vectors else None
     processes = processes_of(family) if make is None else 0
-    if processes <= 1 or kind_of_crews().here:
-        check_memory(family, count, processes)
-    if make is not None:
-        return Vectors(family, count, make)
-    return Copies(family, count) if processes == 1 else RemoteCopies(family, count, processes)
+    return make, processes, processes <= 1 or kind_of_crews().here
 
 
 class Episodes(NamedTuple):
@@ -126,17 +155,21 @@ class Moment(NamedTuple):
 class Acting:
     """C policies in the slots of a chunk, E each; counts the age and return of running episodes."""
 
-    def __init__(self, policy: Policy, family: TaskFamily, chunk: int, width: int, *, vectors: bool = True):
+    def __init__(
+        self, policy: Policy, family: TaskFamily, chunk: int, width: int, *,
+        vectors: bool = True, remedy: str = REMEDY,
+    ):  # fmt: skip
         """Open C * E slots.
 
         Args:
             policy, family: static description, and where to act.
             chunk, width: C, E.
             vectors: use vectors of the library's own, where the family has them.
+            remedy: what would make the slots fewer, for the error where they don't fit into memory.
         """
         self.policy, self.family, self.chunk, self.width = policy, family, chunk, width
         count = chunk * width
-        self.slots: Slots = open_slots(family, count, vectors=vectors)
+        self.slots: Slots = open_slots(family, count, vectors=vectors, remedy=remedy)
         self.obs = np.zeros((count, *family.observation_space.shape), np.float32)
         self.age = np.zeros(count, int)
         self.total, self.discounted = np.zeros((2, count), np.float32)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pgx_jax.errors import DataError
 from pgx_jax.learn.host.slots import Arrival, Placed, close_all
 from pgx_jax.tasks import HostStep, TaskFamily
 
@@ -17,15 +18,20 @@ class Copies(Placed):
         """Make the copies."""
         super().__init__(family, count)
         self.copies = [self.guard("make", None, family.host_env.make) for _ in range(count)]
+        self.seeds: list[int | None] = [None] * count
+        """Of the running episodes, for errors."""
         self.acted, self.no_vectors = np.ones(count, bool), np.zeros((count, 0), np.float32)
         """The same in every arrival, and never written to."""
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""
         for slot, seed in zip(slots, seeds, strict=True):
-            name = self.names[slot]
-            first = self.guard("reset", name, self.copies[slot].reset, seed, self.tasks[slot])
-            obs[slot] = self.guard.shaped(first, name)
+            self.seeds[slot] = seed
+            try:
+                first = self.copies[slot].reset(seed, self.tasks[slot])
+            except Exception as error:
+                raise self._failed("reset", slot, error) from error
+            obs[slot] = self.guard.shaped(first, self.names[slot], seed=seed)
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance the slots of the mask ``active`` [S]."""
@@ -35,13 +41,16 @@ class Copies(Placed):
             for slot in which:
                 outs.append(self.copies[slot].step(legal[slot]))
         except Exception as error:
-            raise self.guard.failed("step", self.names[which[len(outs)]], error) from error
+            raise self._failed("step", which[len(outs)], error) from error
         try:
             found = self._gather(outs)
         except (TypeError, ValueError):
             for slot, out in zip(which, outs, strict=True):
-                self.guard.shaped(out.obs, self.names[slot])
-                self.guard("step", self.names[slot], self._gather, [out])
+                self.guard.shaped(out.obs, self.names[slot], seed=self.seeds[slot])
+                try:
+                    self._gather([out])
+                except (TypeError, ValueError) as error:
+                    raise self._failed("step", slot, error) from error
             raise
         if len(which) == len(self.names):
             self.arrival = found
@@ -49,8 +58,12 @@ class Copies(Placed):
             self.arrival = self.fresh(active.copy())
             for all_slots, some in zip(self.arrival, found, strict=True):
                 all_slots[which] = some
-        self.guard.finite(self.arrival.obs, self.arrival.reward, self.arrival.acted, self.names)
-        return self.arrival
+        arrival = self.arrival
+        self.guard.finite(arrival.obs, arrival.reward, arrival.acted, self.names, self.seeds)
+        return arrival
+
+    def _failed(self, what: str, slot: int, error: Exception) -> DataError:
+        return self.guard.failed(what, self.names[slot], error, self.seeds[slot])
 
     def _gather(self, outs: list[HostStep]) -> Arrival:
         """Steps of some slots as arrays."""
@@ -66,4 +79,5 @@ class Copies(Placed):
 
     def close(self) -> None:
         """Close all copies."""
+        super().close()
         close_all(self.copies)

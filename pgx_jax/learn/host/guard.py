@@ -29,32 +29,39 @@ class Guard:
         except Exception as error:
             raise self.failed(what, task, error) from error
 
-    def failed(self, what: str, task: str | None, error: Exception) -> DataError:
-        """An environment raised."""
-        at = f"task {task!r} of {self.family!r}" if task else f"an environment of {self.family!r}"
+    def failed(self, what: str, task: str | None, error: Exception, seed: int | None = None) -> DataError:
+        """An environment raised, in an episode of this seed if it is known."""
+        at = self._at(task, seed) if task else f"an environment of {self.family!r}"
         return DataError(f"{at} {raised(what, error)}; mend the environment")
 
-    def shaped(self, obs: np.ndarray, task: str | None, count: int | None = None) -> np.ndarray:
+    def _at(self, task: str | None, seed: int | None) -> str:
+        return f"task {task!r}{'' if seed is None else f' (seed {seed})'} of {self.family!r}"
+
+    def shaped(
+        self, obs: np.ndarray, task: str | None, count: int | None = None, seed: int | None = None
+    ) -> np.ndarray:
         """The observation(s) as they are, if their shape is the family's."""
         shape = self.shape if count is None else (count, *self.shape)
         if np.shape(obs) != shape:
             raise DataError(
-                f"task {task!r} of {self.family!r} returned an observation of shape {np.shape(obs)}; its "
+                f"{self._at(task, seed)} returned an observation of shape {np.shape(obs)}; its "
                 f"observation space promises {shape}"
             )
         return obs
 
-    def finite(self, obs: np.ndarray, reward: np.ndarray, acted: np.ndarray, names: Sequence[str]) -> None:
+    def finite(
+        self, obs: np.ndarray, reward: np.ndarray, acted: np.ndarray, names: Sequence[str],
+        seeds: Sequence[int | None] = (),
+    ) -> None:  # fmt: skip
         """Refuse non-finite observations [S, ...] and rewards [S] of slots that acted, bool [S]."""
         if math.isfinite(np.add.reduce(obs, axis=None) + np.add.reduce(reward)):
             return
         for what, values in (("observation", obs), ("reward", reward)):
             sane = np.isfinite(values.reshape(len(reward), -1)).all(1)
             if not sane[acted].all():
-                name = names[int(np.argmax(~sane & acted))]
-                raise DataError(
-                    f"task {name!r} of {self.family!r} returned a non-finite {what}; mend the environment"
-                )
+                slot = int(np.argmax(~sane & acted))
+                at = self._at(names[slot], seeds[slot] if seeds else None)
+                raise DataError(f"{at} returned a non-finite {what}; mend the environment")
 
     def endless(self, task: str) -> DataError:
         """An episode outlived the horizon in a vector that resets by itself."""

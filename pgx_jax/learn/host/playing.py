@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgx_jax.learn.host.acting import Acting
+from pgx_jax.learn.host.acting import Acting, width_that_fits
 from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
@@ -28,7 +28,8 @@ def experience(
 ) -> Steps:
     """Steps [T, E, ...] of one agent in E fresh slots on the tasks ``index`` int [E]."""
     reset_key, key = jax.random.split(key)
-    acting = Acting(policy, family, 1, len(index))
+    remedy = "lower the num_envs that collect (estimate.num_envs of a run)"
+    acting = Acting(policy, family, 1, len(index), remedy=remedy)
     try:
         acting.enter(0, Tasks.of(family), index, np.asarray(family.context, np.float32)[index], reset_key)
         steps = acting.unroll(jax.tree.map(lambda x: jnp.asarray(x)[None], agent), key[None], length)
@@ -73,12 +74,15 @@ def _over_pairs(
     pairs: Pairs,
     envs: int,
     keys: int,
+    setting: str,
 ) -> PyTree:
     """``use(acting, chunk)`` -> leaves [W, ...] for chunks of pairs in ``envs`` slots each; leaves [P, ...].
 
-    One after the other, in slots that are opened once; pairs of a chunk act in one call a step."""
+    One after the other, in slots that are opened once; pairs of a chunk act in one call a step. They are
+    fewer where memory is short; ``setting`` is the caller's name of ``envs``."""
     width = min(max(1, SLOTS_PER_CALL // envs), 1 << (len(pairs.row) - 1).bit_length())
-    acting, parts = Acting(policy, family, width, envs, vectors=False), []
+    width, parts = width_that_fits(family, width, envs), []
+    acting = Acting(policy, family, width, envs, vectors=False, remedy=f"lower {setting}")
     try:
         for chunk in _chunks(acting, family, agents, pairs, keys):
             used = use(acting, chunk)
@@ -97,7 +101,7 @@ def play(
     A slot rests once its episode has ended.
     """
     use = partial(_first_episodes, deterministic=deterministic)
-    return _over_pairs(use, policy, family, agents, pairs, episodes, 2)
+    return _over_pairs(use, policy, family, agents, pairs, episodes, 2, "episodes")
 
 
 def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[np.ndarray, ...]:
@@ -122,7 +126,7 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
         )  # fmt: skip
         return _adapt(policy, learner, chunk.agents, chunk.context, steps, chunk.keys[:, 1])
 
-    return _over_pairs(use, policy, family, agents, pairs, envs, 3)
+    return _over_pairs(use, policy, family, agents, pairs, envs, 3, "adaptation_envs")
 
 
 @partial(compiled, static_argnames=("policy",))

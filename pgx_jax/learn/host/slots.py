@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from pgx_jax.learn.host.guard import Guard
+from pgx_jax.learn.host.memory import Grant
 from pgx_jax.tasks import HostCopy, HostVector, TaskFamily
 from pgx_jax.types import Array, PyTree
 
@@ -69,6 +70,8 @@ class Slots(Protocol):
 
     arrival: Arrival
     """Of the last step; every step makes new arrays, so that callers may keep them."""
+    grant: Grant
+    """The memory that is kept for them until they are closed."""
 
     def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
         """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next."""
@@ -94,7 +97,7 @@ class Placed:
     """What all kinds of slots share: the task and its name of each slot, and the last arrival."""
 
     def __init__(self, family: TaskFamily, count: int):
-        self.guard = Guard(family)
+        self.guard, self.grant = Guard(family), Grant()
         self.tasks: list[PyTree] = [None] * count
         self.names: list[str] = [""] * count
         self.shape = family.observation_space.shape
@@ -130,6 +133,10 @@ class Placed:
             active[slots] = turn < ages
             arrival = self.step(spread(some, slots, len(obs)), active)
             obs[active] = arrival.obs[active]
+
+    def close(self) -> None:
+        """Free what the slots hold, and the memory that is kept for them."""
+        self.grant.release()
 
     def fresh(self, acted: np.ndarray) -> Arrival:
         """The last arrival's observations, no rewards and endings, in new arrays."""

@@ -25,24 +25,32 @@ class Vectors(Placed):
         super().__init__(family, count)
         self.make = make
         self.parts: list[tuple[HostVector, np.ndarray, str]] = []
-        self.free: dict[tuple[str, int], list[HostVector]] = {}
         self.first = np.zeros((count, *self.shape), np.float32)
         """The first observations of vectors that reset in the same step."""
         self.resetting = np.zeros(count, bool)
         """Slots whose next step is a reset."""
 
     def place(self, slots: np.ndarray, tasks: Tasks, index: np.ndarray) -> None:
-        """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next."""
+        """Give the slots int [S'] the tasks ``index`` int [S']; they must be restarted next.
+
+        Of the vectors that these slots had, those of the same task and size serve again; the others close.
+        """
         super().place(slots, tasks, index)
         taken = set(slots.tolist())
-        for part in [part for part in self.parts if taken & set(part[1].tolist())]:
-            self.parts = [other for other in self.parts if other is not part]
-            self.free.setdefault((part[2], len(part[1])), []).append(part[0])
+        left = [part for part in self.parts if taken & set(part[1].tolist())]
+        self.parts = [part for part in self.parts if not taken & set(part[1].tolist())]
+        missing: list[tuple[np.ndarray, int]] = []
         for i in dict.fromkeys(index.tolist()):
             own, name = slots[index == i], tasks.names[i]
-            free = self.free.get((name, len(own)))
-            vector = free.pop() if free else self.guard("make", name, self.make, tasks.params[i], len(own))
-            self.parts.append((vector, own, name))
+            again = [j for j, part in enumerate(left) if (part[2], len(part[1])) == (name, len(own))]
+            if again:
+                self.parts.append((left.pop(again[0])[0], own, name))
+            else:
+                missing.append((own, i))
+        close_all([part[0] for part in left])  # before others are made: both may not fit
+        for own, i in missing:
+            vector = self.guard("make", tasks.names[i], self.make, tasks.params[i], len(own))
+            self.parts.append((vector, own, tasks.names[i]))
 
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...].
@@ -130,4 +138,5 @@ class Vectors(Placed):
 
     def close(self) -> None:
         """Close all vectors."""
-        close_all([part[0] for part in self.parts] + [v for some in self.free.values() for v in some])
+        super().close()
+        close_all([part[0] for part in self.parts])

@@ -146,6 +146,8 @@ class Crew:
         self.env, self.kind, self.lock, self.numbers = env, kind, threading.Lock(), itertools.count()
         self.open_now: set[int] = set()
         """Numbers of the slots that are open, or about to be."""
+        self.first: Died | None = None
+        """The first of its processes that ended, and took the others with it."""
         self.members: list[Member] = []
         try:
             for _ in range(count):
@@ -160,7 +162,8 @@ class Crew:
         try:
             self.ask("open", number, [(lean, count) for count in counts])
         except PgxError:
-            self.let_go(number)
+            with contextlib.suppress(Died):  # what was raised says why
+                self.let_go(number)
             raise
 
     def let_go(self, number: int) -> None:
@@ -172,9 +175,12 @@ class Crew:
         """What every process answers to a request about its slots of this number (None: it isn't asked).
 
         Raises:
-            Died: a process ended; none of them can be used any more.
+            Died: a process ended; none of them can be used any more. It is the first one that ended, whoever
+                asks.
         """
         with self.lock:
+            if self.first is not None:
+                raise Died(self.first.place, self.first.why) from self.first
             answers = self._answers(what, number, args)
         for answer in answers:
             if answer.error is not None:
@@ -190,10 +196,11 @@ class Crew:
             for place in asked:
                 answers[place] = self.members[place].receive()
         except (EOFError, OSError) as error:
-            why = self.members[place].why()
+            self.first = Died(place, self.members[place].why())
             self.close()
-            raise Died(place, why) from error
+            raise self.first from error
         except BaseException:  # an answer left unheard would be taken for that to another request
+            self.first = Died(place, "ended when what it was asked was given up")
             self.close()
             raise
         return answers
@@ -348,5 +355,6 @@ class RemoteCopies(Placed):
 
     def close(self) -> None:
         """Close the slots."""
+        super().close()
         with contextlib.suppress(Died):
             self.crew.let_go(self.number)

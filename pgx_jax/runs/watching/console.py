@@ -180,12 +180,12 @@ class ConsoleListener(Listener):
             self.task = None
 
     def _tell_time(self, rate: float) -> None:
-        """Say once how long all training will take at a rate, in steps a second, if it is minutes."""
+        """Say once how long the run will take at a rate, in steps a second, if it is minutes."""
         steps, self.expected = self.expected, 0
         if steps / rate > LONG:
-            whole = f"at most {wording.steps(steps)} steps at {wording.steps(rate)} a second"
+            whole = f"{wording.steps(steps)} steps with its evaluation, at {wording.steps(rate)} a second"
             about = wording.duration(steps / rate)
-            self.console.print(f"  training will take about {about} ({whole})", highlight=False)
+            self.console.print(f"  the run will take about {about} ({whole})", highlight=False)
 
     def finish(self, stage: str, seconds: float, text: str) -> None:
         """Keep one line of result."""

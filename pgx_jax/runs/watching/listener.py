@@ -21,7 +21,8 @@ class Listener:
         """A stage begins."""
 
     def expect(self, steps: int) -> None:
-        """The first training begins: environment steps that the run trains in all, at most."""
+        """The first training begins: about how many environment steps the run takes in all, its evaluation
+        among them."""
 
     def progress(self, done: int, total: int, recent: float) -> None:
         """Training goes on: environment steps done and in all, recent mean return (or success)."""
