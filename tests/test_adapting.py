@@ -8,13 +8,16 @@ import math
 import shutil
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hosts import HostPoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from probes import table, tabular_family
 from toys import Reinforce
 
 import pgx_jax
@@ -22,9 +25,13 @@ from pgx_jax import learn
 from pgx_jax.cli import main as cli
 from pgx_jax.compare.adapting import Entrant, Job, Tuning, adapt_all, adapt_and_judge, start_values
 from pgx_jax.compare.finding import FINDERS, NONE, halve
-from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
+from pgx_jax.compare.pool import BASE
+from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.engine import engine_of
+from pgx_jax.learn.moments import initial_moments
+from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.runs.adapting import arena_of, entrants_of
 from pgx_jax.types import Agent, Moments
@@ -110,8 +117,50 @@ def test_critics_judge_a_few_steps_as_those_of_a_known_task(arena):
                 begin = t + 1
         assert tried.returns[place, slot] == pytest.approx(np.mean(of_episodes), rel=1e-4)
         assert tried.surprise[place, slot] == pytest.approx(np.mean(np.square(errors)), rel=1e-3)
-        assert tried.rewards[slot] == pytest.approx(steps.reward[:, slot].mean(), rel=1e-4)
+        assert tried.earned[slot] == pytest.approx(steps.reward[:, slot].sum() / len(of_episodes), rel=1e-4)
     assert tried.advantage.shape == tried.action.shape[:2] == (TASKS, length)
+
+
+class Logits(nn.Module):
+    """An actor that says the two numbers it has learnt, whatever it sees."""
+
+    @nn.compact
+    def __call__(self, obs, context=None):
+        return self.param("says", lambda key: jnp.zeros(2))
+
+
+@pytest.mark.parametrize("pay", [1.0, -1.0])
+@pytest.mark.parametrize(("finder", "budget"), [("rewards", 60), ("halving", 60), ("rewards", 16)])
+def test_a_policy_whose_episodes_are_short_earns_less_of_constant_rewards(finder, budget, pay):
+    """Every step pays the same, and the episodes of one policy end after a step. It comes first where it is
+    the worse one, so that it is what a finder chooses that sees no difference."""
+    cells = {"reward": {(0, None): pay}, "terminal": {(0, 1): True}}
+    family = tabular_family([table(states=1, **cells)] * 3, horizon=5)
+    policy = Policy(Logits(), Logits(), Categorical(2))
+    moments, known = Moments(*np.ones((3, 3), np.float32)), np.ones(2, bool)
+    falls, stays = (
+        Start(name, Agent({"params": {"says": jnp.array(x)}}, {}, initial_moments((1,)), moments), known)
+        for name, x in (("falls", [-50.0, 50.0]), ("stays", [50.0, -50.0]))
+    )
+    starts = (falls, stays) if pay > 0 else (stays, falls)
+    config = pgx_jax.Config()
+    arena = Arena(family, 2, {BASE: policy}, {"ppo": Reinforce()}, config, starts[0], None, None)
+    found = FINDERS[finder].find(arena, starts, budget, jax.random.PRNGKey(0))
+    assert found.choice.tolist() == [1]
+    if budget == 60:  # whole episodes
+        np.testing.assert_allclose(found.value[0, :2], [pay, 5 * pay] if pay > 0 else [5 * pay, pay])
+
+
+def test_where_all_episodes_are_as_long_returns_order_policies_as_rewards_of_a_step_do(arena):
+    """As many whole episodes of each, and one that is cut."""
+    key, length = jax.random.PRNGKey(3), 40
+    tried = learn.try_out(
+        arena.policies["base"], arena.learners["ppo"], arena.family, arena.meta.agent, arena.unseen, key, length
+    )
+    played = engine_of(arena.family).experience(
+        arena.policies["base"], arena.family, arena.meta.agent, arena.unseen, key, length
+    )
+    np.testing.assert_allclose(tried.earned, np.asarray(played.reward).mean(0) * length / 3, rtol=1e-5)
 
 
 def test_an_unseen_task_is_scaled_as_a_policys_own_tasks_are_on_average():

@@ -102,7 +102,8 @@ def compare(
 ) -> Found:
     """Successive halving over the policies by what they do in their steps.
 
-    A round's steps are one stretch: whole episodes, and one that is cut.
+    A round's steps are one stretch, as long for all policies that are left: whole episodes, and one that is
+    cut. (Policies that left earlier had shorter ones, and more was cut of theirs.)
 
     Args:
         arena, starts: the tasks and the policies.
@@ -132,8 +133,8 @@ def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True
 
 
 def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
-    """Mean reward of a step."""
-    return _tried(arena, start, key, steps, judged=False).rewards
+    """Undiscounted return of an episode, the last one as far as it came (`Tried.earned`)."""
+    return _tried(arena, start, key, steps, judged=False).earned
 
 
 def values(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:

@@ -24,8 +24,11 @@ from pgx_jax.types import Agent, Array, Key, PyTree
 class Tried(NamedTuple):
     """T steps of one policy on each of U tasks, as J of the tasks that it knows would have them."""
 
-    rewards: Float[np.ndarray, "U"]
-    """float [U]: mean reward of a step."""
+    earned: Float[np.ndarray, "U"]
+    """float [U]: undiscounted return of an episode: all rewards over the number of episodes that began. The
+    last one counts, though it is cut: nobody has been trained to say what would come on a task that none has
+    seen. So a policy whose episodes are short by falling earns less than one that keeps its task going, where
+    each step pays the same, and more where each step costs."""
     returns: Float[np.ndarray, "J U"]
     """float [J, U]: mean discounted return of the episodes that began, in the tasks' own rewards; after the
     end of the window an episode is worth what the critic says of the known task (nothing, if the critic was
@@ -81,7 +84,9 @@ def try_out(
     empty = (np.zeros((0, len(index))),) * 2
     returns, surprise = map(np.array, zip(*found, strict=True)) if found else empty
     swapped = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), (inputs, played.action, advantage))
-    return Tried(np.asarray(played.reward).mean(0), returns, surprise, *swapped)
+    assert played.age is not None, "the engines tell it"
+    begun = (np.asarray(played.age) == 0).sum(0)
+    return Tried(np.asarray(played.reward).sum(0) / begun, returns, surprise, *swapped)
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic", "limits_end"))
