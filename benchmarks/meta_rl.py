@@ -246,10 +246,18 @@ def main(args: Sequence[str] | None = None) -> int:
     found.run(todo, compute)
     for cell in found.cells:
         for name, entry in cell["methods"].items():
-            known = {b: [x for x in y["per_task"] if x is not None] for b, y in entry.items()}
-            shown = ", ".join(f"{b}: {np.mean(x):.1f}" for b, x in known.items() if x)
+            shown = ", ".join(f"{budget}: {said(x['per_task'])}" for budget, x in entry.items())
             print(f"{describe(cell['cell'])} {name}: {shown}")
     return 0
+
+
+def said(per_task: Sequence[float | None]) -> str:
+    """The mean over the tasks that did not fail, and how many did."""
+    known = [x for x in per_task if x is not None]
+    pieces = [f"{np.mean(known):.1f}"] if known else []
+    if lost := len(per_task) - len(known):
+        pieces.append(f"({lost} of {len(per_task)} tasks failed)")
+    return " ".join(pieces)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.moments import initial_moments
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Pairs
+from pgx_jax.learn.stopping import drift
 from pgx_jax.runs.adapting import arena_of, entrants_of
 from pgx_jax.types import Agent, Moments
 
@@ -154,12 +155,9 @@ def test_a_policy_whose_episodes_are_short_earns_less_of_constant_rewards(finder
 def test_where_all_episodes_are_as_long_returns_order_policies_as_rewards_of_a_step_do(arena):
     """As many whole episodes of each, and one that is cut."""
     key, length = jax.random.PRNGKey(3), 40
-    tried = learn.try_out(
-        arena.policies["base"], arena.learners["ppo"], arena.family, arena.meta.agent, arena.unseen, key, length
-    )
-    played = engine_of(arena.family).experience(
-        arena.policies["base"], arena.family, arena.meta.agent, arena.unseen, key, length
-    )
+    policy, family, agent = arena.policies["base"], arena.family, arena.meta.agent
+    tried = learn.try_out(policy, arena.learners["ppo"], family, agent, arena.unseen, key, length)
+    played = engine_of(family).experience(policy, family, agent, arena.unseen, key, length)
     np.testing.assert_allclose(tried.earned, np.asarray(played.reward).mean(0) * length / 3, rtol=1e-5)
 
 
@@ -293,6 +291,43 @@ def test_a_learner_that_adapts_does_so_on_the_steps_there_are(arena):
     assert [x.steps for x in done] == [0, 3, 28]
     kernels = [jax.tree.leaves(x.agent.actor)[0] for x in done]
     assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[0], kernels[2])
+
+
+def test_an_adaptation_that_goes_too_far_with_finite_numbers_has_failed(arena):
+    """By all rounds of one step; a step of 0 goes nowhere."""
+    start = arena.meta._replace(key="adapts", learner="adapts")
+    job = Job(start, int(arena.unseen[0]), 30)
+    for rate in (1e10, 0.0):
+        learner = Reinforce(adaptation_steps=64, adaptation_envs=4, adaptation_rate=rate)
+        there = arena._replace(learners={**arena.learners, "adapts": learner})
+        done = adapt_and_judge(there, [job], Tuning())[job.key]
+        if rate:
+            assert isinstance(done, str) and "by adapts diverged" in done and "more than 100 nats" in done
+            found = adapt_all(there, {"maml": Entrant((start,))}, (30,))["maml"][30]
+            assert [*found.failed] == [*arena.names] and np.isnan(found.mean().mean)
+        else:
+            assert np.isfinite(done.judged).all()
+
+
+def test_how_far_a_policy_goes_is_the_mean_of_log_ratios(arena):
+    """Against a loop over what it did; parameters that are not finite are infinitely far, or NaN."""
+    policy, family, before = arena.policies["base"], arena.family, arena.meta.agent
+    played = engine_of(family).experience(
+        policy, family, before, arena.unseen, jax.random.PRNGKey(3), 40
+    )  # a program that other tests have compiled
+    steps, context = jax.tree.map(lambda x: np.asarray(x)[:9, :2], played), family.context[0]
+    after = before._replace(actor=jax.tree.map(lambda x: 1.1 * np.asarray(x) + 0.02, before.actor))
+
+    def log_prob(agent, t, e):
+        inputs = policy.actor_input(policy.normalise(agent, steps.obs[t, e]), context)
+        return float(policy.log_prob(agent.actor, inputs, steps.action[t, e]))
+
+    ratios = [log_prob(before, t, e) - log_prob(after, t, e) for t in range(9) for e in range(2)]
+    assert abs(np.mean(ratios)) > 1e-3
+    found = float(drift(policy, before, after, context, steps))
+    assert found == pytest.approx(np.mean(ratios), rel=1e-3, abs=1e-5)
+    spoilt = before._replace(actor=jax.tree.map(lambda x: np.full_like(x, np.nan), before.actor))
+    assert not np.isfinite(drift(policy, before, spoilt, context, steps))
 
 
 def no_sampler(run):
@@ -451,6 +486,9 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
         entry["per_task"] = [None] * len(entry["per_task"])
     (failed,) = meta_tables.parts(lost)
     assert meta_tables.verdict(failed).count("our groups have failed on all tasks of a seed") == 2
+    assert [meta_rl.said(x) for x in ([1.0, 2.0], [1.0, None], [None])] == [
+        "1.5", "1.0 (1 of 2 tasks failed)", "(1 of 1 tasks failed)",
+    ]  # fmt: skip
     assert len(meta_rl.cells(meta_rl.Settings(families=("lunarlander",), seeds=2))) == 2
     assert len(meta_rl.cells(meta_rl.Settings())) == 6 * 10 + 5
 

@@ -27,6 +27,7 @@ from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.learn import Learner, Policy
+from pgx_jax.learn.evaluation import DIVERGED
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.types import Agent, Rows
 
@@ -105,7 +106,7 @@ class Adapted(NamedTuple):
     finding: Int[np.ndarray, "U"]
     """int [U]: those of them that finding the policy took."""
     failed: dict[str, str]
-    """Names of the tasks whose adaptation was not finite, with what was wrong."""
+    """Names of the tasks whose adaptation diverged, with what was wrong."""
     found: Found | None = None
     """What the choice goes by, where there was one."""
 
@@ -391,8 +392,7 @@ def _by_its_learner(
         agents, fails = learn.adapted(arena.policies[policy], learner, arena.family, agents, own)
         failed |= fails
     wrong = (
-        f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, or "
-        f"check the task's rewards"
+        f"adapting by {name} {DIVERGED}; lower the step size of the adaptation, or check the task's rewards"
     )
     taken = times * whole
     return [wrong if fails else (learn.take(agents, i), taken) for i, fails in enumerate(failed.tolist())]

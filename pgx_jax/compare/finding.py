@@ -163,14 +163,17 @@ def by_rewards(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> 
 
 BLOCKS = 10
 """Stretches of a task's transitions whose spread tells the standard error of their mean."""
+CLEAR = 1.0
+"""Standard errors by which a gain must be above none to count."""
 
 
 def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
     """The surrogate's question, asked of a single task: how much does the step that a group's tasks want
     reduce the task's own loss, on what theta* experiences there?
 
-    A task goes to the group of most gain, if that is more than 0 and than what all tasks together would
-    bring: it goes on from theta* otherwise.
+    A task goes to the group of most gain. Where none is clearly (`CLEAR`) above 0 it goes on from theta*.
+    Advantages are measured against a baseline that is fitted to the task's own steps: theta*'s critic is told
+    which of the known tasks it judges, and of an unseen one it says nothing.
 
     Args:
         arena, starts: the tasks and the policies.
@@ -179,14 +182,25 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
     """
     member = np.stack([*(start.member for start in starts), np.ones(arena.n, bool)])
     policy, learner = arena.policies[arena.meta.policy], arena.learners[arena.meta.learner]
-    tried = learn.try_out(policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget)
-    gain = gains(arena, member, tried)
-    blocks = np.array_split(gain, min(BLOCKS, budget), axis=-1)
-    means = np.stack([block.mean(-1) for block in blocks])
-    value, noise = gain.mean(-1), means.std(0, ddof=1) if budget > 1 else np.full(gain.shape[:2], np.nan)
-    groups, together = value[:, :-1], np.maximum(value[:, -1], 0.0)
-    choice = np.where(groups.max(1) > together, groups.argmax(1), NONE)
-    return Found(choice, np.full(len(gain), budget), value, noise / np.sqrt(len(means)))
+    tried = learn.try_out(
+        policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget, baseline="linear"
+    )
+    value, stderr = mean_gains(gains(arena, member, tried))
+    choice = np.where(clear(value, stderr)[:, :-1].any(1), value[:, :-1].argmax(1), NONE)
+    return Found(choice, np.full(len(value), budget), value, stderr)
+
+
+def mean_gains(gain: Float[np.ndarray, "U m T"]) -> tuple[Float[np.ndarray, "U m"], Float[np.ndarray, "U m"]]:
+    """Means [U, m] over transitions, and their standard errors by `BLOCKS` (NaN of one transition)."""
+    count = min(BLOCKS, gain.shape[-1])
+    means = np.stack([block.mean(-1) for block in np.array_split(gain, count, axis=-1)])
+    noise = means.std(0, ddof=1) if count > 1 else np.full(gain.shape[:2], np.nan)
+    return gain.mean(-1), noise / np.sqrt(count)
+
+
+def clear(value: Float[np.ndarray, "U m"], stderr: Float[np.ndarray, "U m"]) -> Bool[np.ndarray, "U m"]:
+    """Whether gains are clearly above 0."""
+    return value > CLEAR * stderr
 
 
 def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:

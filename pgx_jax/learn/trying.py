@@ -40,7 +40,7 @@ class Tried(NamedTuple):
     """The policy's inputs, leaves [U, T, ...]."""
     action: Num[np.ndarray, "U T ..."]
     advantage: Float[np.ndarray, "U T"]
-    """float [U, T]: by the learner's own baseline, with the context that the family gives the task."""
+    """float [U, T]: with the context that the family gives the task."""
 
 
 def try_out(
@@ -52,6 +52,7 @@ def try_out(
     key: Key,
     steps: int,
     known: Int[np.ndarray, "J"] | None = None,
+    baseline: str | None = None,
 ) -> Tried:
     """Act for ``steps`` in one fresh environment of each task ``index`` [U].
 
@@ -66,6 +67,7 @@ def try_out(
         steps: environment steps on each task.
         known: int [J], numbers of tasks by whose contexts and scales the critic judges the steps; none by
             default.
+        baseline: what advantages are measured against, of `BASELINES`; the learner's own by default.
     """
     index, known = np.asarray(index), np.asarray([] if known is None else known, int)
     played = engine_of(family).experience(policy, family, agent, index, key, steps)
@@ -73,7 +75,7 @@ def try_out(
     context, critic, ends = jnp.asarray(family.context), learner.critic, learner.limits_end
     inputs, _, advantage = judge(
         policy, agent, scale, played, index, context, None, learner.gamma, learner.gae_lambda, critic,
-        learner.baseline, ends,
+        baseline or learner.baseline, ends,
     )  # fmt: skip
     found: list[tuple[Array, Array]] = [
         _foretold(
