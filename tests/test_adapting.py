@@ -278,7 +278,7 @@ def test_an_adaptation_that_diverges_is_named_and_left_out(small_run):
     alone = adapt_all(without, {"meta": Entrant((without.meta,))}, (32,))["meta"][32]
     np.testing.assert_allclose(alone.judged[0], found.judged[0], rtol=1e-3)  # as if nobody had failed
     own = jax.tree.map(lambda x: np.asarray(x)[1], tasks)
-    with pytest.raises(DataError, match="adapting to 'own': .*non-finite|not finite"):
+    with pytest.raises(DataError, match="adapting to 'own-.*': .*non-finite|not finite"):
         pgx_jax.adapt(small_run, own, steps=32)
 
 
@@ -397,8 +397,10 @@ def test_adapt_saves_the_policy_and_what_it_went_by(small_run, tmp_path, capsys)
     assert written["policy"] == "base" and len(written["context"]) == run.family.context.shape[1]
     again = pgx_jax.adapt(run, 2, steps=60, finder="halving")
     assert again.after.mean == written["after"]["mean"]
-    own = jax.tree.map(lambda x: x[0], run.family.tasks)
-    assert pgx_jax.adapt(run, own, steps=0).group is None
+    own, other = (jax.tree.map(lambda x, i=i: x[i], run.family.tasks) for i in (0, 1))
+    first, second, same = (pgx_jax.adapt(run, x, steps=0) for x in (own, other, own))
+    assert first.group is None and first.stage == same.stage != second.stage
+    assert run.store.has(first.stage) and run.store.has(second.stage)
 
 
 def test_a_task_of_ones_own_from_the_command_line(small_run, tmp_path, capsys):
@@ -415,6 +417,12 @@ def test_a_task_of_ones_own_from_the_command_line(small_run, tmp_path, capsys):
         (["--parameters", 'goal="x"'], "goal = 'x' is no number"),
         (["--parameters", "goal"], "--parameters goal: there is no '='"),
         (["--parameters", "goal=far"], "value 'far' is no number"),
+        (["--parameters", "goal=null"], "goal has shape (); expected (2,)"),
+        (["--parameters", "goal=[null,1]"], "goal = [None, 1] is not finite; give numbers"),
+        (["--parameters", "goal=[NaN,1]"], "goal = [nan, 1] is not finite"),
+        (["--parameters", "goal=[1,2]", "goal=[1,3]"], "goal is given twice"),
+        (["--parameters", "goal=[1,2]", "--task", "0"], "--task: of a task of the family's sampler"),
+        (["--parameters", "goal=[1,2]", "--task", "1", "--seed", "2"], "--task and --seed: of a task"),
     ):
         assert cli.main(["adapt", str(path), *wrong]) == 2
         assert words in " ".join(capsys.readouterr().err.split())

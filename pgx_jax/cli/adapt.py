@@ -26,13 +26,14 @@ class AdaptCommand:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    task: int = 0
-    """Number of an unseen task of the family's sampler, 0 to 49."""
+    task: int | None = None
+    """Number of an unseen task of the family's sampler, 0 to 49; 0 by default."""
     parameters: tuple[str, ...] = ()
     """A task of your own instead: NAME=VALUE of all parameters in which the run's tasks differ, arrays as in
     JSON (goal=[0.5,1])."""
     name: str | None = None
-    """What it is called in the folder; "own" or the number by default."""
+    """What it is called in the folder; by default its number, or "own" and a few letters, which every task of
+    your own has others of."""
     seed: int | None = None
     """Seed of the sampler; the run's own by default."""
     steps: int = 200
@@ -46,8 +47,9 @@ class AdaptCommand:
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
+        own = self._own()
         run = load(self.run)
-        task = task_of(run.family, dict(map(_named, self.parameters))) if self.parameters else self.task
+        task = task_of(run.family, own) if own else self.task or 0
         found = adapt(run, task, steps=self.steps, finder=self.finder, seed=self.seed, name=self.name)
         if found.evidence:
             console.print(evidence_table(found))
@@ -61,6 +63,21 @@ class AdaptCommand:
         ]
         for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _own(self) -> dict[str, Any]:
+        """The parameters of a task of one's own."""
+        found: dict[str, Any] = {}
+        for name, value in map(_named, self.parameters):
+            if name in found:
+                raise ConfigError(f"--parameters: {name} is given twice; give every parameter once")
+            found[name] = value
+        sampled = {"--task": self.task, "--seed": self.seed}
+        if found and (given := [name for name, value in sampled.items() if value is not None]):
+            raise ConfigError(
+                f"{' and '.join(given)}: of a task of the family's sampler, and --parameters are of your own; "
+                f"give the one or the other"
+            )
+        return found
 
 
 def _named(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +165,8 @@ def adapt(
             episode would be left to train on.
         finder: how it finds its group, a name of `compare.finding.FINDERS`.
         seed: of the sampler; the run's own by default.
-        name: of the task in the folder.
+        name: of the task in the folder; by default its number, or "own" and some letters that are those of its
+            parameters.
         tuning: how the steps are used.
 
     Raises:
@@ -228,12 +230,19 @@ def _record(
 def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> tuple[PyTree, str]:
     """Parameters of a task, every leaf with a leading axis of 1, and its name."""
     if not isinstance(task, int | np.integer):
-        return jax.tree.map(lambda x: np.asarray(x)[None], task), name or "own"
+        return jax.tree.map(lambda x: np.asarray(x)[None], task), name or f"own-{_digest(task)}"
     if not 0 <= task < TEST_TASKS:
         raise ConfigError(f"there is no unseen task {task}; their numbers are 0 to {TEST_TASKS - 1}")
     seed = run.config.seed if seed is None else seed
     tasks = sampled(run.family, replace(run.config, seed=seed).stream("test_tasks"), TEST_TASKS)
     return jax.tree.map(lambda x: np.asarray(x)[task][None], tasks), name or f"unseen-{seed}-{task}"
+
+
+def _digest(task: PyTree) -> str:
+    """A few letters that equal parameters share, and others hardly ever."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(task)]
+    numbers = [x.astype(np.float32) if x.dtype.kind == "f" else x for x in leaves]
+    return hashlib.sha256(str([x.tolist() for x in numbers]).encode()).hexdigest()[:8]
 
 
 def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
