@@ -209,7 +209,7 @@ def record(entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
     return {
         str(budget): {
             "per_task": rounded(x.judged.mean(1)), "choice": x.choice if several else None,
-            "steps": x.steps.mean(), "finding": x.finding.mean(), "failed": x.failed,
+            "steps": x.steps.mean(), "finding": x.finding_steps.mean(), "failed": x.failed,
         }
         for budget, x in adapted.items()
     }  # fmt: skip

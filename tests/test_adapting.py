@@ -23,7 +23,16 @@ from toys import Reinforce
 import pgx_jax
 from pgx_jax import learn
 from pgx_jax.cli import main as cli
-from pgx_jax.compare.adapting import Entrant, Job, Tuning, adapt_all, adapt_and_judge, start_values
+from pgx_jax.compare.adapting import (
+    Entrant,
+    Job,
+    Tuning,
+    adapt_all,
+    adapt_and_judge,
+    choose,
+    start_values,
+    stream,
+)
 from pgx_jax.compare.finding import FINDERS, NONE, halve
 from pgx_jax.compare.pool import BASE
 from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
@@ -68,7 +77,11 @@ def halved_alone(values, budget):
 def test_halving_finds_the_best_arm_and_spends_no_more_than_the_budget(values, data):
     tasks, arms = values.shape
     budget = data.draw(st.integers(arms * max(1, math.ceil(math.log2(arms))), 300))
-    mean, best, spent = halve(lambda arm, turn, steps: values[:, arm], arms, tasks, budget)
+
+    def play(arm, turn, steps):
+        return values[:, arm], np.full(tasks, np.nan)
+
+    mean, _, best, spent = halve(play, arms, tasks, budget)
     assert (spent <= budget).all()
     for task in range(tasks):
         assert (best[task], spent[task]) == halved_alone(values[task], budget)
@@ -81,14 +94,27 @@ def test_halving_weighs_rounds_by_their_steps_and_refuses_too_few():
 
     def play(arm, turn, steps):
         played.append((arm, turn, steps))
-        return np.array([{0: 1.0, 1: 3.0, 2: 2.0}[arm] if turn == 0 else -float(arm)])
+        value = {0: 1.0, 1: 3.0, 2: 2.0}[arm] if turn == 0 else -float(arm)
+        return np.array([value]), np.array([0.5 + turn])
 
-    mean, best, spent = halve(play, 3, 1, 25)
+    mean, stderr, best, spent = halve(play, 3, 1, 25)
     assert played == [(0, 0, 4), (1, 0, 4), (2, 0, 4), (1, 1, 6), (2, 1, 6)] and spent.tolist() == [24]
     np.testing.assert_allclose(mean[0], [1.0, (4 * 3 - 6) / 10, (4 * 2 - 12) / 10])
+    of_two = np.sqrt((4 * 0.5) ** 2 + (6 * 1.5) ** 2) / 10
+    np.testing.assert_allclose(stderr[0], [0.5, of_two, of_two])
     assert best.tolist() == [1]
     with pytest.raises(ConfigError, match="5 steps are too few to try 3 policies; use at least 6"):
         halve(play, 3, 1, 5)
+
+
+def test_halving_keeps_no_arm_that_has_left_before_one_without_a_value():
+    """The second of two rounds tells nothing of either arm that is left."""
+
+    def play(arm, turn, steps):
+        return np.array([5.0 - arm if turn == 0 else np.nan]), np.array([0.0])
+
+    mean, _, best, _ = halve(play, 4, 1, 40, rounds=2)
+    assert best.tolist() == [0] and np.isnan(mean[0, :2]).all() and np.isfinite(mean[0, 2:]).all()
 
 
 def test_critics_judge_a_few_steps_as_those_of_a_known_task(arena):
@@ -118,7 +144,9 @@ def test_critics_judge_a_few_steps_as_those_of_a_known_task(arena):
                 begin = t + 1
         assert tried.returns[place, slot] == pytest.approx(np.mean(of_episodes), rel=1e-4)
         assert tried.surprise[place, slot] == pytest.approx(np.mean(np.square(errors)), rel=1e-3)
-        assert tried.earned[slot] == pytest.approx(steps.reward[:, slot].sum() / len(of_episodes), rel=1e-4)
+        plain = [steps.reward[:15, slot].sum(), steps.reward[15:, slot].sum()]  # an episode, and a cut one
+        assert tried.earned[slot] == pytest.approx(np.mean(plain), rel=1e-4)
+        assert tried.earned_stderr[slot] == pytest.approx(np.std(plain, ddof=1) / 2**0.5, rel=1e-4)
     assert tried.advantage.shape == tried.action.shape[:2] == (TASKS, length)
 
 
@@ -223,7 +251,7 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
         learn, "train_all", lambda *args, **kw: calls.append(args[0]) or train_all(*args, **kw)
     )
     one, ours = entrants["multitask"], entrants["policygradex/halving"]
-    several = {"one": one, "again": one, "ours": ours, "told": ours._replace(told=np.arange(TASKS) % 2)}
+    several = {"one": one, "again": one, "ours": ours, "told": ours._replace(assigned=np.arange(TASKS) % 2)}
     several |= {"short": one._replace(most_steps=14), "found": ours._replace(finding=1.0, most_steps=0)}
     found = adapt_all(arena, several, (0, 14, 64))
     assert len(calls) == 3  # of all tasks, and of each group
@@ -234,11 +262,11 @@ def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants
             x = found[name][budget]
             half = budget == 64 and name != "found"  # of 14, 7 would be less than an episode
             share = budget / 2 if half else budget
-            assert (x.steps <= budget).all() and (x.finding <= share).all() and not x.failed
+            assert (x.steps <= budget).all() and (x.finding_steps <= share).all() and not x.failed
     assert (found["one"][64].steps == 60).all() and (found["one"][14].steps == 12).all()  # an episode has 15
     np.testing.assert_array_equal(found["short"][64].judged, found["one"][14].judged)
     assert (found["short"][64].steps == 12).all()
-    assert (found["found"][64].steps == found["found"][64].finding).all()
+    assert (found["found"][64].steps == found["found"][64].finding_steps).all()
     assert (found["ours"][0].choice == NONE).all()
     value = start_values(arena, ours.starts)
     np.testing.assert_allclose(found["ours"][0].judged.mean(1), value[:, -1], rtol=1e-6)
@@ -328,6 +356,20 @@ def test_how_far_a_policy_goes_is_the_mean_of_log_ratios(arena):
     assert found == pytest.approx(np.mean(ratios), rel=1e-3, abs=1e-5)
     spoilt = before._replace(actor=jax.tree.map(lambda x: np.full_like(x, np.nan), before.actor))
     assert not np.isfinite(drift(policy, before, spoilt, context, steps))
+
+
+def test_finding_training_and_a_fresh_policy_have_keys_of_their_own(arena, entrants, monkeypatch):
+    """Two rounds of two groups and theta*, and fine-tuning."""
+    met, try_out = [], learn.try_out
+
+    def spied(*args, **kw):
+        met.append(tuple(np.asarray(args[5]).tolist()))
+        return try_out(*args, **kw)
+
+    monkeypatch.setattr(learn, "try_out", spied)
+    choose(arena, entrants["policygradex/halving"], 96, Tuning())
+    of_others = {tuple(np.asarray(stream(arena.config, x)).tolist()) for x in ("training", "fresh")}
+    assert len({*met}) == 2 and len(of_others) == 2 and not {*met} & of_others
 
 
 def no_sampler(run):
@@ -447,7 +489,7 @@ def test_a_few_steps_on_cartpole():
     run = pgx_jax.run(pgx_jax.make_family("cartpole-goals", n_tasks=4, n_groups=2, horizon=20), config)
     found = pgx_jax.adapt(run, 0, steps=200, finder="evidence")
     assert found.steps <= 200 and found.finding_steps == 100 and found.stage is None
-    assert len(found.evidence) == 3 and sum(entry.chosen for entry in found.evidence) == 1
+    assert len(found.tried) == 3 and sum(entry.chosen for entry in found.tried) == 1
     assert found.before.ci95 and found.after.ci95 and not found.cut
 
 

@@ -51,8 +51,8 @@ class AdaptCommand:
         run = load(self.run)
         task = task_of(run.family, own) if own else self.task or 0
         found = adapt(run, task, steps=self.steps, finder=self.finder, seed=self.seed, name=self.name)
-        if found.evidence:
-            console.print(evidence_table(found))
+        if found.tried:
+            console.print(tried_table(found))
         whose = "the meta-policy" if found.group is None else f"the policy of {', '.join(found.group)}"
         lines = [
             f"{found.task}: goes on from {whose}",
@@ -74,7 +74,7 @@ class AdaptCommand:
         sampled = {"--task": self.task, "--seed": self.seed}
         if found and (given := [name for name, value in sampled.items() if value is not None]):
             raise ConfigError(
-                f"{' and '.join(given)}: of a task of the family's sampler, and --parameters are of your own; "
+                f"{' and '.join(given)}: of a task of the family's sampler, and --parameters are your own; "
                 f"give the one or the other"
             )
         return found
@@ -97,11 +97,11 @@ def _cut(found: AdaptedTask) -> str:
     return "fewer steps than an episode has: it was trained on a cut one"
 
 
-def evidence_table(found: AdaptedTask) -> Table:
+def tried_table(found: AdaptedTask) -> Table:
     """What the task's choice goes by."""
     table = Table("policy of", f"by {found.finder}", "± 95%", "", title=found.task)
-    for i, entry in enumerate(found.evidence):
-        last = i == len(found.evidence) - 1
+    for i, entry in enumerate(found.tried):
+        last = i == len(found.tried) - 1
         table.add_row(
             "all tasks (meta-policy)" if last else ", ".join(entry.tasks),
             "not tried" if entry.value is None else f"{entry.value:.4g}",

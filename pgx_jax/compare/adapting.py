@@ -25,14 +25,25 @@ from pgx_jax.compare.pool import places
 from pgx_jax.compare.results import Interval
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
+from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.learn.evaluation import DIVERGED
 from pgx_jax.learn.rollout import Pairs
-from pgx_jax.types import Agent, Rows
+from pgx_jax.types import Agent, Key, Rows
 
 BUDGETS = (0, 200, 1000, 5000)
 """Environment steps of adaptation; 200 is the paper's."""
+
+
+STREAMS = ("finding", "training", "fresh")
+"""What an adaptation draws, each with a key of its own: what happens while a task finds its policy, what while
+it trains, and a policy at random."""
+
+
+def stream(config: Config, purpose: str) -> Key:
+    """The key of one of `STREAMS`."""
+    return jax.random.fold_in(config.stream("adapting"), STREAMS.index(purpose))
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Entrant(NamedTuple):
     starts: tuple[Start, ...]
     finder: str | None = None
     """A name of `FINDERS`, where there are several."""
-    told: Int[np.ndarray, "U"] | None = None
+    assigned: Int[np.ndarray, "U"] | None = None
     """int [U]: the policy of every task, where it is told."""
     rate: float | None = None
     """As `Tuning.rate`, for its own policies."""
@@ -103,7 +114,7 @@ class Adapted(NamedTuple):
     """int [U]: the policy that each began from, or `finding.NONE`."""
     steps: Int[np.ndarray, "U"]
     """int [U]: environment steps that were taken, of the budget; all that were allowed where it failed."""
-    finding: Int[np.ndarray, "U"]
+    finding_steps: Int[np.ndarray, "U"]
     """int [U]: those of them that finding the policy took."""
     failed: dict[str, str]
     """Names of the tasks whose adaptation diverged, with what was wrong."""
@@ -208,7 +219,7 @@ def check_adapting(
             raise ConfigError(f"finding = {entrant.finding} of {name!r} must be above 0 and at most 1")
         if entrant.most_steps is not None and entrant.most_steps < 0:
             raise ConfigError(f"most_steps = {entrant.most_steps} of {name!r} must be 0 or more")
-        if len(entrant.starts) == 1 or entrant.told is not None:
+        if len(entrant.starts) == 1 or entrant.assigned is not None:
             continue
         called = entrant.finder or ""
         finder = pick(FINDERS, called, f"the finder of {name!r}")
@@ -232,14 +243,14 @@ def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found
     """The policy that every unseen task begins from."""
     count, k = len(arena.unseen), len(entrant.starts)
     nothing = np.full((count, k + 1), np.nan)
-    if entrant.told is not None or k == 1:
-        choice = np.zeros(count, int) if entrant.told is None else np.asarray(entrant.told)
+    if entrant.assigned is not None or k == 1:
+        choice = np.zeros(count, int) if entrant.assigned is None else np.asarray(entrant.assigned)
         return Found(choice, np.zeros(count, int), nothing, nothing)
     steps = _for_finding(arena, entrant, budget, tuning)
     if not steps:
         return Found(np.full(count, NONE), np.zeros(count, int), nothing, nothing)
     assert entrant.finder is not None, "see `check_adapting`"
-    return FINDERS[entrant.finder].find(arena, entrant.starts, steps, arena.config.stream("adapting"))
+    return FINDERS[entrant.finder].find(arena, entrant.starts, steps, stream(arena.config, "finding"))
 
 
 def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> Start:
@@ -273,9 +284,9 @@ def _adapted(
         judged=np.stack([x.judged if isinstance(x, Done) else lost for x in results]),
         choice=found.choice,
         steps=found.steps + np.array(taken),
-        finding=found.steps,
+        finding_steps=found.steps,
         failed={name: x for name, x in zip(names, results, strict=True) if isinstance(x, str)},
-        found=found if len(entrant.starts) > 1 and entrant.told is None else None,
+        found=found if len(entrant.starts) > 1 and entrant.assigned is None else None,
     )
 
 
@@ -359,7 +370,7 @@ def _kind(job: Job) -> tuple[str, str, int, float | None, bool, tuple[bool, ...]
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
     """A row of `learn.train` for every job; the keys are those of the tasks."""
     tasks = np.array([job.task for job in jobs])
-    base = jax.random.fold_in(arena.config.stream("adapting"), 1)
+    base = stream(arena.config, "training")
     keys = np.stack([np.asarray(jax.random.fold_in(base, task)) for task in tasks.tolist()])
     member = tasks[:, None] == np.arange(arena.family.n)
     return Rows(member, np.full(len(jobs), steps), keys, learn.stack([job.start.agent for job in jobs]))
@@ -383,7 +394,7 @@ def _by_its_learner(
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
-        jax.random.fold_in(arena.config.stream("adapting"), 1), None,
+        stream(arena.config, "training"), None,
         np.broadcast_to(arena.told(member), (len(jobs), arena.family.context.shape[1])),
     )  # fmt: skip
     failed = np.zeros(len(jobs), bool)

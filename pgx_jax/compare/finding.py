@@ -21,6 +21,10 @@ NONE = -1
 """The choice of a task that none of the groups suits: it goes on from theta*."""
 
 
+Valued = tuple[Float[np.ndarray, "U"], Float[np.ndarray, "U"]]
+"""Values of a policy on U tasks, and their standard errors (NaN where these are not known)."""
+
+
 class Found(NamedTuple):
     """What U tasks have found among k policies."""
 
@@ -35,31 +39,34 @@ class Found(NamedTuple):
 
 
 def halve(
-    play: Callable[[int, int, int], Float[np.ndarray, "U"]],
+    play: Callable[[int, int, int], Valued],
     arms: int,
     tasks: int,
     budget: int,
     rounds: int | None = None,
-) -> tuple[Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+) -> tuple[
+    Float[np.ndarray, "U arms"], Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]
+]:
     """Successive halving (Karnin et al., 2013; Jamieson, Talwalkar, 2016): rounds of equal steps, after each
     of which a task keeps the better half of the arms that it tried.
 
     Args:
-        play: (arm, round, steps) -> a value [U] of the arm on every task, from so many steps on each.
+        play: (arm, round, steps) -> the value of the arm on every task, from so many steps on each. One that
+            is not a number is worse than all that are.
         arms, tasks: how many.
         budget: steps of a task in all rounds.
         rounds: as many as leave one arm by default; the best of those that are left is chosen.
 
     Returns:
-        The mean value [U, arms] of all rounds by their steps, the best arm [U], and the steps [U] of each
-        task, of the arms that it still had.
+        The mean value [U, arms] of all rounds by their steps, its standard error, the best arm [U], and the
+        steps [U] of each task, of the arms that it still had.
 
     Raises:
         ConfigError: the budget is less than a step of every arm.
     """
     rounds = rounds or halvings(arms)
-    alive, total, weight = np.ones((tasks, arms), bool), np.zeros((tasks, arms)), np.zeros((tasks, arms))
-    spent = np.zeros(tasks, int)
+    alive, spent = np.ones((tasks, arms), bool), np.zeros(tasks, int)
+    total, square, weight = np.zeros((3, tasks, arms))
     for turn in range(rounds):
         count = int(alive[0].sum())
         steps = budget // (rounds * count)
@@ -68,17 +75,18 @@ def halve(
                 f"{budget} steps are too few to try {arms} policies; use at least {rounds * arms}"
             )
         for arm in np.flatnonzero(alive.any(0)).tolist():
-            value = play(arm, turn, steps)
+            value, stderr = play(arm, turn, steps)
             total[:, arm] += np.where(alive[:, arm], steps * value, 0.0)
+            square[:, arm] += np.where(alive[:, arm], (steps * stderr) ** 2, 0.0)
             weight[:, arm] += steps * alive[:, arm]
         spent += steps * count
-        mean = np.where(alive, total / np.maximum(weight, 1), -np.inf)
-        order = np.argsort(-mean, axis=1, kind="stable")
+        mean = np.nan_to_num(total / np.maximum(weight, 1), nan=-np.finfo(float).max)
+        order = np.argsort(-np.where(alive, mean, -np.inf), axis=1, kind="stable")
         keep = max(1, math.ceil(count / 2))
         alive = np.zeros_like(alive)
         np.put_along_axis(alive, order[:, :keep], True, axis=1)
-    best = order[:, 0]
-    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan), best, spent
+    by_steps = np.where(weight > 0, weight, np.nan)
+    return total / by_steps, np.sqrt(square) / by_steps, order[:, 0], spent
 
 
 def halvings(arms: int) -> int:
@@ -86,8 +94,8 @@ def halvings(arms: int) -> int:
     return max(1, math.ceil(math.log2(arms)))
 
 
-Score = Callable[[Arena, Start, Key, int], Float[np.ndarray, "U"]]
-"""(arena, policy, key, steps) -> a value of the policy on every unseen task, from so many steps on each."""
+Score = Callable[[Arena, Start, Key, int], Valued]
+"""(arena, policy, key, steps) -> the value of the policy on every unseen task, from so many steps on each."""
 
 
 def compare(
@@ -115,13 +123,13 @@ def compare(
     """
     arms = (*starts, arena.meta) if with_meta else tuple(starts)
 
-    def play(arm: int, turn: int, steps: int) -> np.ndarray:
+    def play(arm: int, turn: int, steps: int) -> Valued:
         return by(arena, arms[arm], jax.random.fold_in(key, turn), steps)
 
-    value, best, spent = halve(play, len(arms), len(arena.unseen), budget, rounds)
-    value = np.pad(value, ((0, 0), (0, len(starts) + 1 - len(arms))), constant_values=np.nan)
-    choice = np.where(best == len(starts), NONE, best)
-    return Found(choice, spent, value, np.full(value.shape, np.nan))
+    *known, best, spent = halve(play, len(arms), len(arena.unseen), budget, rounds)
+    untried = (0, 0), (0, len(starts) + 1 - len(arms))
+    value, stderr = (np.pad(x, untried, constant_values=np.nan) for x in known)
+    return Found(np.where(best == len(starts), NONE, best), spent, value, stderr)
 
 
 def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True) -> Tried:
@@ -132,23 +140,26 @@ def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True
     return learn.try_out(policy, learner, family, start.agent, arena.unseen, key, steps, known)
 
 
-def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
     """Undiscounted return of an episode, the last one as far as it came (`Tried.earned`)."""
-    return _tried(arena, start, key, steps, judged=False).earned
+    tried = _tried(arena, start, key, steps, judged=False)
+    return tried.earned, tried.earned_stderr
 
 
-def values(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+def values(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
     """Discounted return; an episode that is cut goes on with the critic's value, as if the task were that of
     the policy's own which it resembles most."""
     tried = _tried(arena, start, key, steps)
-    return np.take_along_axis(tried.returns, tried.surprise.argmin(0)[None], 0)[0]
+    value = np.take_along_axis(tried.returns, tried.surprise.argmin(0)[None], 0)[0]
+    return value, np.full(len(value), np.nan)
 
 
-def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
     """Minus the mean squared error with which the policy's critic foretells its rewards, as if the task were
     that of its own which it resembles most: long before one policy earns more than others, it meets what it
     knows, or not."""
-    return -_tried(arena, start, key, steps).surprise.min(0)
+    value = -_tried(arena, start, key, steps).surprise.min(0)
+    return value, np.full(len(value), np.nan)
 
 
 def by_rewards(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:

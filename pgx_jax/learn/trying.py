@@ -29,6 +29,8 @@ class Tried(NamedTuple):
     last one counts, though it is cut: nobody has been trained to say what would come on a task that none has
     seen. So a policy whose episodes are short by falling earns less than one that keeps its task going, where
     each step pays the same, and more where each step costs."""
+    earned_stderr: Float[np.ndarray, "U"]
+    """float [U]: its standard error, by how the episodes differ; NaN of a single one."""
     returns: Float[np.ndarray, "J U"]
     """float [J, U]: mean discounted return of the episodes that began, in the tasks' own rewards; after the
     end of the window an episode is worth what the critic says of the known task (nothing, if the critic was
@@ -87,8 +89,22 @@ def try_out(
     returns, surprise = map(np.array, zip(*found, strict=True)) if found else empty
     swapped = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), (inputs, played.action, advantage))
     assert played.age is not None, "the engines tell it"
-    begun = (np.asarray(played.age) == 0).sum(0)
-    return Tried(np.asarray(played.reward).sum(0) / begun, returns, surprise, *swapped)
+    earned = _per_episode(np.asarray(played.reward), np.asarray(played.age))
+    return Tried(*earned, returns, surprise, *swapped)
+
+
+def _per_episode(
+    reward: Float[np.ndarray, "T E"], age: Int[np.ndarray, "T E"]
+) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    """The mean return of the episodes that began in every slot, and its standard error."""
+    begun = (age == 0).cumsum(0)
+    count, slots = begun[-1], np.broadcast_to(np.arange(len(begun[0])), begun.shape)
+    returns = np.zeros((count.max(), len(count)))
+    np.add.at(returns, (begun - 1, slots), reward)
+    mean, known = returns.sum(0) / count, np.arange(len(returns))[:, None] < count
+    squares = np.where(known, (returns - mean) ** 2, 0.0).sum(0)
+    degrees = np.where(count > 1, count - 1, np.nan)
+    return mean, np.sqrt(squares / degrees / count)
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic", "limits_end"))

@@ -22,6 +22,7 @@ from pgx_jax.compare.adapting import (
     choose,
     chosen_start,
     jobs_of,
+    stream,
 )
 from pgx_jax.compare.finding import FINDERS, NONE, Found
 from pgx_jax.compare.methods import Method
@@ -82,7 +83,7 @@ def entrants_of(
     pool = run.trained().joined(run.comparisons) if others else run.policies
     known: Mapping[str, Method] = {OURS: run.ours()} | {name: several[0] for name, several in others.items()}
     count = len(arena.unseen)
-    key = np.asarray(jax.random.fold_in(run.config.stream("adapting"), 2))
+    key = np.asarray(stream(run.config, "fresh"))
     fresh = learn.take(learn.init_agents(run.policy, arena.family, key[None]), 0)
     found = {
         "meta": Entrant((arena.meta,)),
@@ -98,11 +99,13 @@ def entrants_of(
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
         if name.startswith("true_groups"):
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
-            found[f"{name}/told"] = Entrant(starts, told=likeliest_group(run.family, method.labels, tasks))
+            found[f"{name}/told"] = Entrant(
+                starts, assigned=likeliest_group(run.family, method.labels, tasks)
+            )
     return found
 
 
-class Evidence(Struct, frozen=True, kw_only=True):
+class TriedPolicy(Struct, frozen=True, kw_only=True):
     """What a task has found about a policy."""
 
     tasks: list[str]
@@ -120,8 +123,9 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     finder: str
     group: list[str] | None
     """Known tasks of the group that it found; None where none suits it, and it went on from theta*."""
-    evidence: list[Evidence]
-    """Of every group, and of theta* (last); empty where there was nothing to choose."""
+    tried: list[TriedPolicy]
+    """What it has found about the policy of every group, and theta* (last); empty where there was nothing to
+    choose."""
     metric: str
     before: Interval
     """Of the policy that it began from, on fresh episodes (which are no adaptation steps), with a 95%
@@ -165,8 +169,8 @@ def adapt(
             episode would be left to train on.
         finder: how it finds its group, a name of `compare.finding.FINDERS`.
         seed: of the sampler; the run's own by default.
-        name: of the task in the folder; by default its number, or "own" and some letters that are those of its
-            parameters.
+        name: of the task in the folder; by default its number, or "own" and some letters that its parameters
+            make.
         tuning: how the steps are used.
 
     Raises:
@@ -214,7 +218,7 @@ def _record(
         task=called,
         finder=entrant.finder or "",
         group=None if chosen is arena.meta else names[chosen.member].tolist(),
-        evidence=_evidence(found, (*entrant.starts, arena.meta), names),
+        tried=_tried(found, (*entrant.starts, arena.meta), names),
         metric=run.family.metric,
         before=stratified(before.judged[None]),
         after=stratified(after.judged[None]),
@@ -245,14 +249,14 @@ def _digest(task: PyTree) -> str:
     return hashlib.sha256(str([x.tolist() for x in numbers]).encode()).hexdigest()[:8]
 
 
-def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
+def _tried(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[TriedPolicy]:
     """What was found about every policy; nothing where nothing was asked."""
     value, stderr = found.value[0], found.stderr[0]
     if not np.isfinite(value).any():
         return []
     best = len(arms) - 1 if found.choice[0] == NONE else int(found.choice[0])
     return [
-        Evidence(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
+        TriedPolicy(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
         for i, (arm, x, s) in enumerate(zip(arms, value, stderr, strict=True))
     ]
 
