@@ -41,6 +41,7 @@ from pgx_jax.compare.adapting import (
     Tuning,
     adapt_all,
     check_budgets,
+    check_finders,
     start_values,
 )
 from pgx_jax.compare.finding import FINDERS
@@ -50,6 +51,7 @@ from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
+from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 
 FIRST = ("cartpole-goals", "points-hard", "cartpole-physics")
@@ -124,6 +126,7 @@ def compute(cell: Mapping) -> dict:
     }
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
+    check_finding(family, config, cell["budgets"], [x.learner for x in named])
     began = time.process_time()
     trained = run(family, config, learners=learners)
     middle = time.process_time()
@@ -141,6 +144,21 @@ def compute(cell: Mapping) -> dict:
         "starts": unadapted(arena, entrants),
         "timings": {"training": middle - began, "adapting": time.process_time() - middle},
     }
+
+
+def check_finding(
+    family: TaskFamily, config: Config, budgets: Sequence[int], learners: Sequence[str]
+) -> None:
+    """Refuse budgets that are too few for as many groups as there may be, before these are trained.
+
+    Raises:
+        ConfigError: naming finder and remedy.
+    """
+    true = 0 if family.true_groups is None else len({*np.asarray(family.true_groups).tolist()})
+    k = max(config.k or family.n, true)
+    check_finders(tuple(FINDERS), k, budgets, family.horizon)
+    if any(LEARNERS[name].grouped for name in learners):
+        check_finders(("rewards",), k, budgets, 0)
 
 
 def taken_of(cell: Mapping, data: Mapping | None) -> dict[str, dict]:
@@ -229,6 +247,15 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.vectorize(lambda x: float(f"{x:.4g}"))(values)
 
 
+def said(per_task: Sequence[float | None]) -> str:
+    """The mean over the tasks that did not fail, and how many did."""
+    known = [x for x in per_task if x is not None]
+    pieces = [f"{np.mean(known):.1f}"] if known else []
+    if lost := len(per_task) - len(known):
+        pieces.append(f"({lost} of {len(per_task)} tasks failed)")
+    return " ".join(pieces)
+
+
 @says_errors
 def main(args: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
@@ -249,15 +276,6 @@ def main(args: Sequence[str] | None = None) -> int:
             shown = ", ".join(f"{budget}: {said(x['per_task'])}" for budget, x in entry.items())
             print(f"{describe(cell['cell'])} {name}: {shown}")
     return 0
-
-
-def said(per_task: Sequence[float | None]) -> str:
-    """The mean over the tasks that did not fail, and how many did."""
-    known = [x for x in per_task if x is not None]
-    pieces = [f"{np.mean(known):.1f}"] if known else []
-    if lost := len(per_task) - len(known):
-        pieces.append(f"({lost} of {len(per_task)} tasks failed)")
-    return " ".join(pieces)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from hosts import HostPoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.flatten_util import ravel_pytree
 from probes import table, tabular_family
 from toys import Reinforce
 
 import pgx_jax
-from pgx_jax import learn
+from pgx_jax import learn, pipeline
 from pgx_jax.cli import main as cli
 from pgx_jax.compare.adapting import (
     Entrant,
@@ -29,14 +30,16 @@ from pgx_jax.compare.adapting import (
     Tuning,
     adapt_all,
     adapt_and_judge,
+    check_finders,
     choose,
     start_values,
     stream,
 )
-from pgx_jax.compare.finding import FINDERS, NONE, halve
+from pgx_jax.compare.finding import FINDERS, NONE, gains, halve, mean_gains
 from pgx_jax.compare.pool import BASE
 from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError
+from pgx_jax.estimate.projections import rows, shapes_of
 from pgx_jax.learn.distributions import Categorical
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.moments import initial_moments
@@ -44,9 +47,10 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Pairs
 from pgx_jax.learn.stopping import drift
 from pgx_jax.runs.adapting import arena_of, entrants_of
-from pgx_jax.types import Agent, Moments
+from pgx_jax.types import FIT, SCORE, SELECT, Agent, Moments
 
 TASKS = 6
+KEY = jax.random.PRNGKey(3)
 NUMBERS = st.floats(-9, 9, width=16)
 
 
@@ -223,14 +227,72 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
         np.testing.assert_array_equal(found.choice, truth)
 
 
-def test_where_rounds_are_no_whole_episodes_each_group_has_one_stretch(arena, entrants):
+def test_gains_are_what_a_step_of_a_groups_surrogate_saves(arena, entrants):
+    """Against a loop over transitions, with the dense map of the features."""
+    groups = [start.member for start in entrants["policygradex/evidence"].starts]
+    member, policy, agent = (
+        np.stack([*groups, np.ones(arena.n, bool)]),
+        arena.policies["base"],
+        arena.meta.agent,
+    )
+    tried = learn.try_out(
+        policy, arena.learners["ppo"], arena.family, agent, arena.unseen, KEY, 40, baseline="linear"
+    )
+    own = learn.try_out(policy, arena.learners["ppo"], arena.family, agent, arena.unseen, KEY, 40)
+    assert not np.allclose(tried.advantage, own.advantage) and (tried.action == own.action).all()
+    spoilt = tried.advantage.copy()
+    spoilt[2, 5] = np.nan
+    gain = gains(arena, member, tried._replace(advantage=spoilt))
+    assert gain.shape == (TASKS, 3, 40) and not gain[2].any()
+    known, settings = arena.features, arena.config.estimate
+    parts = (FIT, SCORE, SELECT)
+    delta = pipeline.fit_subsets(known, arena.transitions, member, settings, parts=parts).delta
+    dense = np.asarray(rows(known.key, shapes_of(agent.actor), settings.dim, projection=known.projection))
+    for u, t in ((0, 0), (1, 7), (5, 39)):
+        obs, action = tried.obs[u, t], tried.action[u, t]
+        slope = jax.grad(lambda actor, x=obs, y=action: policy.log_prob(actor, x, y))(agent.actor)
+        a, z = tried.advantage[u], ravel_pytree(slope)[0] @ dense @ np.asarray(delta).T
+        a = (a[t] - a.mean()) / a.std()
+        saved = abs(a) * (np.log(2) - np.log1p(np.exp(-np.sign(a) * z)))
+        np.testing.assert_allclose(gain[u, :, t], saved, rtol=1e-3, atol=1e-5)
+
+
+def test_the_spread_of_stretches_tells_how_sure_a_gain_is():
+    gain = np.random.default_rng(0).normal(1.0, 1.0, (2, 3, 25))
+    value, stderr = mean_gains(gain)
+    ends = [0, 3, 6, 9, 12, *range(15, 26, 2)]
+    stretches = [gain[1, 2, first:end].mean() for first, end in itertools.pairwise(ends)]
+    assert value[1, 2] == pytest.approx(gain[1, 2].mean())
+    assert stderr[1, 2] == pytest.approx(np.std(stretches, ddof=1) / 10**0.5)
+    assert np.isnan(mean_gains(gain[..., :1])[1]).all()
+
+
+def test_a_task_goes_on_from_the_meta_policy_where_every_gain_is_clearly_below_0(
+    arena, entrants, monkeypatch
+):
+    """Most gain, though it is small; a loss that may be none; losses that are sure; nothing known of it."""
+    spread = np.array([-1.0, 1.0] * 5)
+    wanted = {(0.1, -3.0): 0, (-0.1, -3.0): 0, (-3.0, -2.0): NONE, (np.nan, np.nan): NONE}
+    means = np.array([*wanted, (0.0, 0.0), (0.0, 0.0)])
+    told = np.stack([means[:, [0, 1, 1]]] * 10, -1) + spread
+    told[3] = 0.0  # as of a task with an advantage that is not finite
+    monkeypatch.setattr("pgx_jax.compare.finding.gains", lambda *args: told)
+    found = FINDERS["evidence"].find(arena, entrants["policygradex/evidence"].starts, 10, KEY)
+    assert found.choice[:4].tolist() == [*wanted.values()]
+
+
+def test_where_rounds_are_no_whole_episodes_each_policy_has_one_stretch(arena, entrants):
     """Two groups and theta*, two rounds, episodes of 15 steps."""
     starts = entrants["policygradex/rewards"].starts
     long, short = (
         FINDERS["rewards"].find(arena, starts, budget, jax.random.PRNGKey(0)) for budget in (90, 89)
     )
-    assert np.isfinite(long.value[:, 2]).all() and np.isnan(short.value[:, 2]).all()
-    assert (short.steps == 88).all() and NONE not in short.choice
+    assert (long.steps == 89).all() and np.isnan(long.stderr).all()  # of single episodes
+    assert (short.steps == 87).all() and np.isfinite(short.value).all() and np.isfinite(short.stderr).all()
+    best = np.where(short.value.argmax(1) == 2, NONE, short.value.argmax(1))
+    np.testing.assert_array_equal(short.choice, best)
+    none = FINDERS["rewards"].find(arena, starts[:1], 50, jax.random.PRNGKey(0))  # for half of the tasks
+    assert {*none.choice.tolist()} == {0, NONE}
 
 
 def test_an_unseen_task_is_told_the_mean_of_what_a_policy_knows(arena):
@@ -391,7 +453,7 @@ def no_sampler(run):
         (lambda run, arena: pgx_jax.adapt(run, None), "unseen tasks of 'points' have 0 parameters"),
         (lambda run, arena: pgx_jax.adapt(run, 0, seed=2**70), "seed = .* must fit 64 bits"),
         (lambda run, arena: pgx_jax.adapt(run, np.zeros(3)), "unseen tasks of 'points'"),
-        (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few.*'rewards'; use at least 2"),
+        (lambda run, arena: pgx_jax.adapt(run, 0, steps=1), "1 steps are too few.*'rewards'; use at least 3"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_before_any_training(small_run, arena, no_training, ask, words):
@@ -536,6 +598,12 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
         entry["per_task"] = [None] * len(entry["per_task"])
     (failed,) = meta_tables.parts(lost)
     assert meta_tables.verdict(failed).count("our groups have failed on all tasks of a seed") == 2
+    cell = meta_rl.cells(meta_rl.Settings(preset="quick"))[0]
+    with pytest.raises(ConfigError, match="5 steps are too few to try 2 policies by 'halving'"):
+        meta_rl.compute(cell | {"budgets": [0, 5]})
+    with pytest.raises(ConfigError, match="4 steps are too few to try 5 policies by 'rewards'"):
+        check_finders(("rewards",), 5, (0, 8), 0)
+    check_finders(("rewards",), 5, (0, 8), 15)  # all of them find it
     assert [meta_rl.said(x) for x in ([1.0, 2.0], [1.0, None], [None])] == [
         "1.5", "1.0 (1 of 2 tasks failed)", "(1 of 1 tasks failed)",
     ]  # fmt: skip

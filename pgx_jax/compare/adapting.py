@@ -37,8 +37,8 @@ BUDGETS = (0, 200, 1000, 5000)
 
 
 STREAMS = ("finding", "training", "fresh")
-"""What an adaptation draws, each with a key of its own: what happens while a task finds its policy, what while
-it trains, and a policy at random."""
+"""What an adaptation draws, each with a key of its own: what happens while a task finds its policy, what
+while it trains, and a policy at random."""
 
 
 def stream(config: Config, purpose: str) -> Key:
@@ -227,16 +227,43 @@ def check_adapting(
             finder.check(arena, entrant.starts, _for_finding(arena, entrant, budget, tuning), called)
 
 
+def check_finders(
+    finders: Sequence[str], k: int, budgets: Sequence[int], least: int, tuning: Tuning | None = None
+) -> None:
+    """Refuse budgets with which tasks can't find one of k policies, while these are yet to be trained.
+
+    Args:
+        finders: names of `FINDERS`.
+        k: policies, the most that there may be.
+        budgets: environment steps of each task.
+        least: steps that are worth training on: an episode, or 0 if the policies adapt in their own way.
+        tuning: how the steps are used.
+
+    Raises:
+        ConfigError: naming finder, steps and remedy.
+    """
+    share = (tuning or Tuning()).finding
+    for name in finders:
+        for budget in budgets:
+            pick(FINDERS, name, "finder").check_steps(k, _finding_steps(budget, share, least), name)
+
+
+def _finding_steps(budget: int, share: float, least: int) -> int:
+    """A share of a budget; all of it, if less than the ``least`` that is worth training on would be left."""
+    steps = int(share * budget)
+    return budget if budget - steps < least else steps
+
+
 def _for_finding(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> int:
     """Steps of a budget in which a task finds its policy."""
-    steps = int((tuning.finding if entrant.finding is None else entrant.finding) * budget)
-    return budget if _too_few(arena, entrant, budget - steps) else steps
+    share = tuning.finding if entrant.finding is None else entrant.finding
+    return _finding_steps(budget, share, _worth_training_on(arena, entrant))
 
 
-def _too_few(arena: Arena, entrant: Entrant, steps: int) -> bool:
-    """Whether so many steps are not worth training on; to adapt in its own way, a policy may have few."""
+def _worth_training_on(arena: Arena, entrant: Entrant) -> int:
+    """An episode; to adapt in its own way, a policy may have few steps."""
     adapts = arena.learners[entrant.starts[0].learner].adaptation_steps > 0
-    return not adapts and steps < arena.family.horizon
+    return 0 if adapts else arena.family.horizon
 
 
 def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found:
@@ -262,9 +289,9 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
 def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task, which trains on what finding its policy has left."""
     most = budget if entrant.most_steps is None else entrant.most_steps
+    least = _worth_training_on(arena, entrant)
     left = [
-        0 if spent and _too_few(arena, entrant, budget - spent) else min(budget - spent, most)
-        for spent in found.steps.tolist()
+        0 if spent and budget - spent < least else min(budget - spent, most) for spent in found.steps.tolist()
     ]
     return [
         Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate, entrant.again)

@@ -163,28 +163,27 @@ def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
 
 
 def by_rewards(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
-    """Halving by rewards where all rounds have whole episodes. Else one stretch of each of the groups'
-    policies, as long as it can be: what they earn at first tells little, and theta* often begins better than
-    the best of them."""
+    """Halving by rewards where all rounds have whole episodes. Else one stretch of every policy, theta* among
+    them, as long as it can be: what they earn at first tells little."""
     arms = len(starts) + 1
-    if budget >= arms * halvings(arms) * arena.family.horizon:
-        return compare(arena, starts, budget, key, rewards)
-    return compare(arena, starts, budget, key, rewards, with_meta=False, rounds=1)
+    whole = budget >= arms * halvings(arms) * arena.family.horizon
+    return compare(arena, starts, budget, key, rewards, rounds=None if whole else 1)
 
 
 BLOCKS = 10
 """Stretches of a task's transitions whose spread tells the standard error of their mean."""
 CLEAR = 1.0
-"""Standard errors by which a gain must be above none to count."""
+"""Standard errors by which a gain must lie below 0 to be none."""
 
 
 def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
     """The surrogate's question, asked of a single task: how much does the step that a group's tasks want
     reduce the task's own loss, on what theta* experiences there?
 
-    A task goes to the group of most gain. Where none is clearly (`CLEAR`) above 0 it goes on from theta*.
-    Advantages are measured against a baseline that is fitted to the task's own steps: theta*'s critic is told
-    which of the known tasks it judges, and of an unseen one it says nothing.
+    A task goes to the group of most gain. Where all of them are clearly (`CLEAR`) below 0, so that each of
+    these steps would harm it, it goes on from theta*. Advantages are measured against a baseline that is
+    fitted to the task's own steps: theta*'s critic is told which of the known tasks it judges, and of an
+    unseen one it says nothing.
 
     Args:
         arena, starts: the tasks and the policies.
@@ -197,7 +196,8 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
         policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget, baseline="linear"
     )
     value, stderr = mean_gains(gains(arena, member, tried))
-    choice = np.where(clear(value, stderr)[:, :-1].any(1), value[:, :-1].argmax(1), NONE)
+    useless = (value + CLEAR * np.nan_to_num(stderr))[:, :-1] <= 0
+    choice = np.where(useless.all(1), NONE, value[:, :-1].argmax(1))
     return Found(choice, np.full(len(value), budget), value, stderr)
 
 
@@ -207,11 +207,6 @@ def mean_gains(gain: Float[np.ndarray, "U m T"]) -> tuple[Float[np.ndarray, "U m
     means = np.stack([block.mean(-1) for block in np.array_split(gain, count, axis=-1)])
     noise = means.std(0, ddof=1) if count > 1 else np.full(gain.shape[:2], np.nan)
     return gain.mean(-1), noise / np.sqrt(count)
-
-
-def clear(value: Float[np.ndarray, "U m"], stderr: Float[np.ndarray, "U m"]) -> Bool[np.ndarray, "U m"]:
-    """Whether gains are clearly above 0."""
-    return value > CLEAR * stderr
 
 
 def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
@@ -247,6 +242,15 @@ class Finder(NamedTuple):
     """Number of policies -> the smallest budget, in environment steps."""
     needs_critic: bool = False
     """Whether it asks the critics of the policies."""
+    needs_vectors: bool = False
+    """Whether it fits a linear baseline, which is one of vectors."""
+
+    def check_steps(self, k: int, budget: int, name: str) -> None:
+        """Refuse a ``budget`` in which a task cannot find one of k policies (see `check`)."""
+        if 0 < budget < (least := self.least(k)):
+            raise ConfigError(
+                f"{budget} steps are too few to try {k} policies by {name!r}; use at least {least}"
+            )
 
     def check(self, arena: Arena, starts: Sequence[Start], budget: int, name: str) -> None:
         """Refuse what cannot work.
@@ -258,26 +262,29 @@ class Finder(NamedTuple):
         Raises:
             ConfigError: naming finder and remedy.
         """
-        if 0 < budget < (least := self.least(len(starts))):
-            raise ConfigError(
-                f"{budget} steps are too few to try {len(starts)} policies by {name!r}; use at least {least}"
-            )
+        self.check_steps(len(starts), budget, name)
         for learner in sorted({start.learner for start in starts}) if self.needs_critic else ():
             if not arena.learners[learner].critic:
                 raise ConfigError(
                     f"the finder {name!r} asks critics, and the learner {learner!r} trains none (with "
                     f"its baseline); find by 'rewards'"
                 )
+        shape = arena.family.observation_space.shape
+        if self.needs_vectors and len(shape) != 1:
+            raise ConfigError(
+                f"the finder {name!r} fits a linear baseline, which is one of vectors, and observations of "
+                f"{arena.family.name!r} have shape {list(shape)}; find by 'rewards'"
+            )
 
 
 FINDERS: dict[str, Finder] = {
-    "rewards": Finder(by_rewards, lambda k: k),
+    "rewards": Finder(by_rewards, lambda k: k + 1),
     "halving": Finder(partial(compare, by=rewards)),
     "values": Finder(partial(compare, by=values), needs_critic=True),
     "foresight": Finder(
         partial(compare, by=foresight, with_meta=False, rounds=1), lambda k: k, needs_critic=True
     ),
-    "evidence": Finder(evidence, lambda k: 1),
+    "evidence": Finder(evidence, lambda k: 1, needs_vectors=True),
 }
-"""Ways of finding a group by name. A critic of all tasks foretells none of them well, so that theta* has no
-chance by foresight, however it does."""
+"""Ways of finding a group by name; all but foresight may say that none suits. A critic of all tasks foretells
+none of them well, so that theta* has no chance by foresight, however it does."""
