@@ -253,6 +253,12 @@ def rate(data: Mapping | None, family: str, name: str) -> float:
     return RATES[clearly_best(_means(done, name), RATES.index(usual))] if done else usual
 
 
+def is_searched(data: Mapping | None, family: str) -> bool:
+    """Whether every way of adapting was searched on a family itself."""
+    cells = [c["cell"] for c in (data or {"cells": []})["cells"]]
+    return {*LEARNERS, FINE_TUNING} <= {c["method"] for c in cells if c["family"] == family}
+
+
 def _searched(data: Mapping | None, family: str, method: str, tried: list, name: str) -> list[Mapping]:
     """The cells of a family by which a method was searched; if there are none, those of the first family."""
     known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]

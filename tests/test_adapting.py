@@ -563,6 +563,7 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import drawings
     import meta_rl
+    import meta_search
     import meta_tables
 
     out = tmp_path / "meta_rl.json"
@@ -589,6 +590,14 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     assert f"| True groups | {told:.1f} |" in short and "| Gradient similarity | – |" in short
     hits, loss = part.right("policygradex/halving", 32)
     assert 0 <= hits <= 1 and loss >= 0
+    ways = (*meta_search.LEARNERS, meta_search.FINE_TUNING)
+    search = {"cells": [{"cell": {"family": "points", "method": method}} for method in ways]}
+    some, elsewhere = {"cells": search["cells"][1:]}, copy.deepcopy(search)
+    elsewhere["cells"][0]["cell"]["family"] = "cartpole-goals"
+    assert "first (" in meta_tables.verdict(part, search) or " first," in meta_tables.verdict(part, search)
+    for fewer in (None, some, elsewhere):  # others than ours have the settings of another family
+        said = meta_tables.verdict(part, fewer)
+        assert " first " not in said.replace("Which is first is not said", "") and "not searched" in said
     assert drawings.meta_rl(data).startswith(b"\x89PNG")
     entry = data["cells"][0]["methods"]["meta"]["32"]["per_task"]
     entry[0] = None
@@ -597,7 +606,7 @@ def test_the_table_of_unseen_tasks(tmp_path, monkeypatch):
     for entry in lost["cells"][0]["methods"]["policygradex/rewards"].values():
         entry["per_task"] = [None] * len(entry["per_task"])
     (failed,) = meta_tables.parts(lost)
-    assert meta_tables.verdict(failed).count("our groups have failed on all tasks of a seed") == 2
+    assert meta_tables.verdict(failed, None).count("our groups have failed on all tasks of a seed") == 2
     cell = meta_rl.cells(meta_rl.Settings(preset="quick"))[0]
     with pytest.raises(ConfigError, match="5 steps are too few to try 2 policies by 'halving'"):
         meta_rl.compute(cell | {"budgets": [0, 5]})
