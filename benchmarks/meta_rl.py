@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -29,7 +29,7 @@ from common import (
     says_errors,
     tuples,
 )  # fmt: skip
-from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results
+from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results, tuned
 from meta_tables import method_of
 from study import SMALL_CONFIG, SMALL_FAMILY
 
@@ -162,8 +162,8 @@ def check_finding(
 
 
 def taken_of(cell: Mapping, data: Mapping | None) -> dict[str, dict]:
-    """What a search tells for a cell: step sizes of fine-tuning as factors, by method, and settings of the
-    learners."""
+    """What a search tells for a cell: ways of fine-tuning (`meta_search.tuned`), by method, and settings of
+    the learners."""
     family, learners = cell["family"], [split_name(name).learner for name in cell["adapting"]]
     return {
         "rates": {name: rate(data, family, name) for name in (*FINE_TUNED, *GROUPINGS)},
@@ -183,12 +183,12 @@ def check_taken(done: Sequence[Mapping]) -> None:
 
 
 def all_entrants(
-    trained: Run, arena: Arena, adapting: Sequence[str], known: Mapping[str, float]
+    trained: Run, arena: Arena, adapting: Sequence[str], known: Mapping[str, Any]
 ) -> dict[str, Entrant]:
-    """All methods of a run with the step sizes that the search found for each, if it had it; "/gently": by
-    that of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all, all steps
-    find the policy; "/trial": remembering what comes before a trial's last episode. A grouping of one policy
-    stands there under all finders."""
+    """All methods of a run, fine-tuned in the way that the search found for each, if it had it; "/gently": by
+    the step size of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all,
+    all steps find the policy; "/trial": remembering what comes before a trial's last episode. A grouping of
+    one policy stands there under all finders."""
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
@@ -197,7 +197,7 @@ def all_entrants(
     for name, entrant in list(found.items()):
         method, learner = method_of(name), arena.learners[entrant.starts[0].learner]
         if known.get(method, usual) != usual:
-            found[name] = entrant._replace(rate=known[method])
+            found[name] = tuned(entrant, known[method])
         if learner.remembers:
             found[f"{name}/trial"] = entrant._replace(most_steps=learner.num_steps - arena.family.horizon)
         elif method in adapting and not name.endswith("/told"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from meta_search import FAMILIES, FINE_TUNING, chosen, is_searched, rate
+from meta_search import FAMILIES, FINE_TUNING, chosen, is_searched, means_of, rate
 from method_search import NOISE
 from tables import over_runs, plural, table
 
@@ -276,7 +276,7 @@ NOTE = (
     "another. MAML and Reptile adapt in their own way: once, with a few inner steps on all of the budget, "
     "or again and again, each time with about 200 steps; RL² remembers what it meets (also while it is "
     "judged), all of it or what one trial in training leaves before its last episode. Their settings were "
-    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of the family that no table "
+    "searched, too (`benchmarks/meta_search.py`: eight each or a few more, on two seeds of the family that no table "
     "has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; families "
     "that were not searched have what was found on cartpole-goals, and are not ranked). Policies by PPO "
     "are trained with the family's settings, ours and all others. A "
@@ -311,11 +311,13 @@ def searched(data: Mapping) -> str:
 
 def _tried(cells: Sequence[Mapping], name: str, title: str, taken: object) -> str:
     """A table of one method: a row for each of its settings."""
-    tried, budgets = cells[0]["cell"]["tried"], cells[0]["cell"]["budgets"]
-    rows = []
-    every = np.array([c["returns"][name] for c in cells], float).mean(0).tolist()
-    for setting, means in zip(tried, every, strict=True):
-        words = _setting(setting) if isinstance(setting, Mapping) else f"step size ×{setting:g}"
+    budgets, rows, tried = cells[0]["cell"]["budgets"], [], []
+    for cell in cells:
+        tried += [x for x in cell["cell"]["tried"] if x not in tried]
+    for setting, means in zip(tried, means_of(cells, name, tried), strict=True):
+        if means is None:
+            continue
+        words = _setting(setting if isinstance(setting, Mapping) else {"rate": setting})
         rows.append(
             [
                 f"**{words}**" if setting == taken else words,
@@ -326,10 +328,11 @@ def _tried(cells: Sequence[Mapping], name: str, title: str, taken: object) -> st
 
 
 def _setting(setting: Mapping) -> str:
-    """Settings of a learner in words."""
+    """Settings of a learner, or of fine-tuning, in words."""
     words = {
+        "rate": "step size ×{:g}",
         "baseline": "{} baseline", "inner_rate": "inner step {}", "learning_rate": "step size ×{:g}",
-        "entropy": "entropy bonus ×{:g}", "minibatches": "{} minibatches",
+        "entropy": "entropy bonus ×{:g}", "minibatches": "{} minibatches", "inner_steps": "{} inner step(s)",
     }  # fmt: skip
     return ", ".join(text.format(setting[key]) for key, text in words.items() if key in setting)
 

@@ -32,6 +32,7 @@ from pgx_jax.compare.adapting import (
     adapt_and_judge,
     check_finders,
     choose,
+    jobs_of,
     start_values,
     stream,
 )
@@ -372,6 +373,19 @@ def test_an_adaptation_that_diverges_is_named_and_left_out(small_run):
         pgx_jax.adapt(small_run, own, steps=32)
 
 
+def test_fine_tuning_may_have_a_baseline_of_its_own(arena):
+    learner = pgx_jax.PPO(num_envs=2, num_steps=8, minibatches=1)
+    assert Tuning().learner(learner, 200).baseline == "critic"
+    assert Tuning().learner(learner, 200, 1.0, "linear") == Tuning().learner(
+        dataclasses.replace(learner, baseline="linear"), 200, 1.0
+    )
+    one, other = (Entrant((arena.meta,), baseline=x) for x in (None, "linear"))
+    jobs = [jobs_of(arena, x, choose(arena, x, 60, Tuning()), 60)[0] for x in (one, other)]
+    assert [job.baseline for job in jobs] == [None, "linear"] and jobs[0].key != jobs[1].key
+    done = adapt_and_judge(arena, jobs, Tuning())
+    assert not np.array_equal(done[jobs[0].key].judged, done[jobs[1].key].judged)
+
+
 def test_a_learner_that_adapts_does_so_on_the_steps_there_are(arena):
     learner = Reinforce(adaptation_steps=64, adaptation_envs=4, adaptation_rate=0.5)
     arena = arena._replace(learners={**arena.learners, "adapts": learner})
@@ -691,6 +705,20 @@ def test_the_search_for_settings_of_what_adapts(tmp_path, monkeypatch):
     data = searched(meta_search.FINE_TUNING, meta_search.RATES, earned)
     assert meta_search.rate(data, "points", "fresh") == 10.0
     assert meta_search.rate(None, "points", "fresh") == Tuning().rate
+    linear, more = meta_search.FURTHER[meta_search.FINE_TUNING], copy.deepcopy(data["cells"][0])
+    more["cell"]["tried"], more["returns"] = [*linear], {x: [[0, 0], [99, 99]] for x in earned}
+    added = {"cells": [*data["cells"], more]}
+    assert meta_search.rate(added, "points", "fresh") == linear[1]
+    assert "| **step size ×1, linear baseline** | 99.0 | 99.0 |" in meta_tables.searched(added)
+    second = copy.deepcopy(data["cells"][0])
+    second["cell"]["settings"] = {"seed": 101}  # with which these are yet to be tried
+    assert meta_search.rate({"cells": [*added["cells"], second]}, "points", "fresh") == 10.0
+    one = meta_search.LEARNERS["maml"].made(known, meta_search.FURTHER["maml"][0], 200)
+    assert (one.inner_steps, one.phases, one.baseline) == (1, 2, "linear")
+    cells = meta_search.cells(meta_search.Settings(seeds=(100,), families=("points-hard",)))
+    assert (
+        len(cells) == 8 and [cells[i]["method"] for i in (0, 1, 6, 7)] == ["maml"] * 2 + ["fine-tuning"] * 2
+    )
     text = meta_tables.searched(data)
     assert "| **step size ×10** | 5.0 | 7.0 |" in text and "seeds that no table of methods has (100)" in text
 

@@ -72,8 +72,13 @@ class Tuning:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
 
-    def learner(self, learner: Learner, steps: int, rate: float | None = None) -> Learner:
-        """The learner with batches that suit so many steps on one task, and another ``rate`` if given."""
+    def learner(
+        self, learner: Learner, steps: int, rate: float | None = None, baseline: str | None = None
+    ) -> Learner:
+        """The learner with batches that suit so many steps on one task, and another ``rate`` and ``baseline``
+        if given."""
+        if baseline is not None:
+            learner = replace(learner, baseline=baseline)  # type: ignore[type-var]
         if hasattr(learner, "learning_rate"):
             slower = learner.learning_rate * (self.rate if rate is None else rate)
             learner = replace(learner, learning_rate=slower)  # type: ignore[type-var]
@@ -96,6 +101,9 @@ class Entrant(NamedTuple):
     """int [U]: the policy of every task, where it is told."""
     rate: float | None = None
     """As `Tuning.rate`, for its own policies."""
+    baseline: str | None = None
+    """What advantages are measured against when its policies are fine-tuned, of `learn.BASELINES`; that with
+    which they were trained by default."""
     again: bool = False
     """Whether policies whose learner adapts in its own way do so again and again, each time with about
     `Learner.adaptation_steps`; else once, with all steps."""
@@ -137,13 +145,14 @@ class Job(NamedTuple):
     steps: int
     """That it may take; 0 leaves it as it is."""
     rate: float | None = None
+    baseline: str | None = None
     again: bool = False
-    """See `Entrant`, for both."""
+    """See `Entrant`, for all three."""
 
     @property
     def key(self) -> Hashable:
         """What equal jobs have in common."""
-        return self.start.key, self.task, self.steps, self.rate, self.again
+        return self.start.key, self.task, self.steps, self.rate, self.baseline, self.again
 
 
 class Done(NamedTuple):
@@ -294,7 +303,14 @@ def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[J
         0 if spent and budget - spent < least else min(budget - spent, most) for spent in found.steps.tolist()
     ]
     return [
-        Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate, entrant.again)
+        Job(
+            chosen_start(arena, entrant, found, place),
+            task,
+            left[place],
+            entrant.rate,
+            entrant.baseline,
+            entrant.again,
+        )
         for place, task in enumerate(arena.unseen.tolist())
     ]
 
@@ -365,14 +381,14 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     """
     waiting: dict[tuple[bool, ...], list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
     found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
-    for (policy, name, steps, rate, again, member), index in places(jobs, _kind).items():
+    for (policy, name, steps, rate, baseline, again, member), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
             for i, one in zip(index, _by_its_learner(arena, some, steps, again), strict=True):
                 found[i] = one
             continue
-        tuned = tuning.learner(learner, steps, rate)
+        tuned = tuning.learner(learner, steps, rate, baseline)
         whole = steps // tuned.steps_per_update * tuned.steps_per_update
         if whole:
             call = arena.policies[policy], tuned, _rows(arena, some, whole)
@@ -388,10 +404,11 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     return found
 
 
-def _kind(job: Job) -> tuple[str, str, int, float | None, bool, tuple[bool, ...]]:
+def _kind(job: Job) -> tuple[str, str, int, float | None, str | None, bool, tuple[bool, ...]]:
     """What jobs have in common that one call trains."""
     start = job.start
-    return start.policy, start.learner, job.steps, job.rate, job.again, tuple(start.member.tolist())
+    member = tuple(start.member.tolist())
+    return start.policy, start.learner, job.steps, job.rate, job.baseline, job.again, member
 
 
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
