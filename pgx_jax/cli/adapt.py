@@ -40,10 +40,10 @@ class AdaptCommand:
     """Environment steps that may be taken on the task: half of them find its group's policy, and half train
     it; all of them find it where less than an episode would be left."""
     finder: Named[str, FINDERS] = "rewards"
-    """How the task finds its group: by the rewards of the groups' policies (successive halving where the
-    steps allow whole episodes, else a stretch of each), by rewards with halving always, by their critics'
-    values of what is cut, by how well their critics foretell the rewards, or by the gain of the groups'
-    surrogates on what the meta-policy experiences there."""
+    """How the task finds its group: by what the groups' policies and the meta-policy earn in an episode
+    (successive halving where the steps allow whole ones, else a stretch of each), by that with halving
+    always, by their critics' values of what is cut, by how well their critics foretell the rewards, or by the
+    gain of the groups' surrogates on what the meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
