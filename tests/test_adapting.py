@@ -222,10 +222,10 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
     groups = found.choice != NONE
     assert (found.choice[groups] == found.value[groups, :2].argmax(1)).all()
     assert (found.value[~groups, 2] >= found.value[~groups, :2].max(1)).all() or finder == "evidence"
-    if finder in ("halving", "rewards", "foresight"):
-        tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
-        truth = likeliest_group(small_run.family, np.asarray(small_run.family.true_groups), tasks)
-        np.testing.assert_array_equal(found.choice, truth)
+    tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
+    truth = likeliest_group(small_run.family, np.asarray(small_run.family.true_groups), tasks)
+    right = (found.choice == truth).mean()
+    assert right == 1 or (finder in ("evidence", "values") and right >= 5 / 6), (found.choice, truth)
 
 
 def test_gains_are_what_a_step_of_a_groups_surrogate_saves(arena, entrants):
