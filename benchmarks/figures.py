@@ -96,8 +96,13 @@ PAGES = {
             ),
             Section(
                 "The first moments on unseen tasks",
-                {"meta_rl": "python benchmarks/meta_rl.py"},
-                meta_tables.overview,
+                {
+                    "meta_rl": "python benchmarks/meta_rl.py",
+                    "meta_search": "python benchmarks/meta_search.py",
+                },
+                lambda found: (
+                    meta_tables.overview(found["meta_rl"], found["meta_search"]) if found["meta_rl"] else ""
+                ),
                 waits=True,
             ),
             Section(

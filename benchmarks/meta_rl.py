@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -29,7 +29,7 @@ from common import (
     says_errors,
     tuples,
 )  # fmt: skip
-from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results
+from meta_search import FINE_TUNED, GROUPINGS, LEARNERS, STEPS, chosen, rate, results, tuned
 from meta_tables import method_of
 from study import SMALL_CONFIG, SMALL_FAMILY
 
@@ -41,6 +41,7 @@ from pgx_jax.compare.adapting import (
     Tuning,
     adapt_all,
     check_budgets,
+    check_finders,
     start_values,
 )
 from pgx_jax.compare.finding import FINDERS
@@ -50,6 +51,7 @@ from pgx_jax.compare.unknown import Arena, sampled
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.runs.adapting import TEST_TASKS, arena_of, entrants_of
 from pgx_jax.runs.run import Run, run
+from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
 
 FIRST = ("cartpole-goals", "points-hard", "cartpole-physics")
@@ -124,6 +126,7 @@ def compute(cell: Mapping) -> dict:
     }
     config = dataclasses.replace(config, test_tasks=0, random_draws=1, baselines=tuple(cell["adapting"]))
     sampled(family, config.stream("test_tasks"), cell["tasks"])  # before any work
+    check_finding(family, config, cell["budgets"], [x.learner for x in named])
     began = time.process_time()
     trained = run(family, config, learners=learners)
     middle = time.process_time()
@@ -143,9 +146,24 @@ def compute(cell: Mapping) -> dict:
     }
 
 
+def check_finding(
+    family: TaskFamily, config: Config, budgets: Sequence[int], learners: Sequence[str]
+) -> None:
+    """Refuse budgets that are too few for as many groups as there may be, before these are trained.
+
+    Raises:
+        ConfigError: naming finder and remedy.
+    """
+    true = 0 if family.true_groups is None else len({*np.asarray(family.true_groups).tolist()})
+    k = max(config.k or family.n, true)
+    check_finders(tuple(FINDERS), k, budgets, family.horizon)
+    if any(LEARNERS[name].grouped for name in learners):
+        check_finders(("rewards",), k, budgets, 0)
+
+
 def taken_of(cell: Mapping, data: Mapping | None) -> dict[str, dict]:
-    """What a search tells for a cell: step sizes of fine-tuning as factors, by method, and settings of the
-    learners."""
+    """What a search tells for a cell: ways of fine-tuning (`meta_search.tuned`), by method, and settings of
+    the learners."""
     family, learners = cell["family"], [split_name(name).learner for name in cell["adapting"]]
     return {
         "rates": {name: rate(data, family, name) for name in (*FINE_TUNED, *GROUPINGS)},
@@ -165,12 +183,12 @@ def check_taken(done: Sequence[Mapping]) -> None:
 
 
 def all_entrants(
-    trained: Run, arena: Arena, adapting: Sequence[str], known: Mapping[str, float]
+    trained: Run, arena: Arena, adapting: Sequence[str], known: Mapping[str, Any]
 ) -> dict[str, Entrant]:
-    """All methods of a run with the step sizes that the search found for each, if it had it; "/gently": by
-    that of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all, all steps
-    find the policy; "/trial": remembering what comes before a trial's last episode. A grouping of one policy
-    stands there under all finders."""
+    """All methods of a run, fine-tuned in the way that the search found for each, if it had it; "/gently": by
+    the step size of `Tuning`, where it is another; "/again": adapting again and again; "/found": not at all,
+    all steps find the policy; "/trial": remembering what comes before a trial's last episode. A grouping of
+    one policy stands there under all finders."""
     others = [name for name in (*METHODS, *adapting) if name not in STUDIED]
     found = _by_finder(entrants_of(trained, arena, STUDIED), tuple(FINDERS))
     found |= _by_finder(entrants_of(trained, arena, others, ("rewards",)), ("rewards",))
@@ -179,7 +197,7 @@ def all_entrants(
     for name, entrant in list(found.items()):
         method, learner = method_of(name), arena.learners[entrant.starts[0].learner]
         if known.get(method, usual) != usual:
-            found[name] = entrant._replace(rate=known[method])
+            found[name] = tuned(entrant, known[method])
         if learner.remembers:
             found[f"{name}/trial"] = entrant._replace(most_steps=learner.num_steps - arena.family.horizon)
         elif method in adapting and not name.endswith("/told"):
@@ -209,7 +227,7 @@ def record(entrant: Entrant, adapted: Mapping[int, Adapted]) -> dict:
     return {
         str(budget): {
             "per_task": rounded(x.judged.mean(1)), "choice": x.choice if several else None,
-            "steps": x.steps.mean(), "finding": x.finding.mean(), "failed": x.failed,
+            "steps": x.steps.mean(), "finding": x.finding_steps.mean(), "failed": x.failed,
         }
         for budget, x in adapted.items()
     }  # fmt: skip
@@ -229,6 +247,15 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return np.vectorize(lambda x: float(f"{x:.4g}"))(values)
 
 
+def said(per_task: Sequence[float | None]) -> str:
+    """The mean over the tasks that did not fail, and how many did."""
+    known = [x for x in per_task if x is not None]
+    pieces = [f"{np.mean(known):.1f}"] if known else []
+    if lost := len(per_task) - len(known):
+        pieces.append(f"({lost} of {len(per_task)} tasks failed)")
+    return " ".join(pieces)
+
+
 @says_errors
 def main(args: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
@@ -246,8 +273,7 @@ def main(args: Sequence[str] | None = None) -> int:
     found.run(todo, compute)
     for cell in found.cells:
         for name, entry in cell["methods"].items():
-            known = {b: [x for x in y["per_task"] if x is not None] for b, y in entry.items()}
-            shown = ", ".join(f"{b}: {np.mean(x):.1f}" for b, x in known.items() if x)
+            shown = ", ".join(f"{budget}: {said(x['per_task'])}" for budget, x in entry.items())
             print(f"{describe(cell['cell'])} {name}: {shown}")
     return 0
 

@@ -127,6 +127,11 @@ GROUPINGS = (
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Factors on the step size of training with which policies are fine-tuned; `Tuning` has that which is taken
 where others are not clearly better."""
+FURTHER: dict[str, tuple[Mapping[str, Any], ...]] = {
+    "maml": tuple(BLIND | {"inner_rate": rate, "inner_steps": 1} for rate in (0.1, 0.3)),
+    FINE_TUNING: tuple({"rate": rate, "baseline": "linear"} for rate in (0.1, 1.0)),
+}
+"""What is tried beside these, in cells of its own (they were done when it was added)."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +162,24 @@ def cells(settings: Settings) -> list[dict]:
         {
             "family": family, "settings": {"seed": seed}, "config": {"seed": seed},
             "steps_per_task": STEPS[family][0], "tasks": TEST_TASKS, "budgets": list(BUDGETS),
-            "method": method,
-            "tried": list(RATES if method == FINE_TUNING else map(dict, LEARNERS[method].tried)),
+            "method": method, "tried": list(some),
         }
         for family in settings.families
         for seed in settings.seeds
         for method in settings.methods
+        for some in (first_tried(method), FURTHER.get(method, ()))
+        if some
     ]  # fmt: skip
+
+
+def first_tried(method: str) -> Sequence[Any]:
+    """Settings of a learner, or factors of fine-tuning."""
+    return RATES if method == FINE_TUNING else [*map(dict, LEARNERS[method].tried)]
+
+
+def all_tried(method: str) -> list[Any]:
+    """The same with what is tried beside them."""
+    return [*first_tried(method), *FURTHER.get(method, ())]
 
 
 def compute(cell: Mapping) -> dict:
@@ -190,17 +206,22 @@ Entrants = list[tuple[str, int, Entrant]]
 """Methods with what is tried, by its number."""
 
 
+def tuned(entrant: Entrant, how: float | Mapping[str, Any]) -> Entrant:
+    """A method with another way of fine-tuning: a factor on the step size, or fields of `Entrant`."""
+    return entrant._replace(**(how if isinstance(how, Mapping) else {"rate": how}))
+
+
 def fine_tuned(
-    family: TaskFamily, config: Config, tasks: PyTree, names: Sequence[str], rates: Sequence[float]
+    family: TaskFamily, config: Config, tasks: PyTree, names: Sequence[str], ways: Sequence[Any]
 ) -> tuple[Arena, Entrants]:
-    """Policies of a run, each fine-tuned with all rates."""
+    """Policies of a run, each fine-tuned in all ways."""
     own = {"compare": "fast", "random_draws": 1, "test_tasks": 0}
     trained = run(family, dataclasses.replace(config, **own))
     arena = arena_of(trained, tasks, names)
     known = entrants_of(trained, arena, finders=("rewards",))
     found = {name.removesuffix("/rewards"): entrant for name, entrant in known.items()}
-    tuned = [name for name in (*FINE_TUNED, *GROUPINGS) if name in found]
-    return arena, [(name, i, found[name]._replace(rate=x)) for name in tuned for i, x in enumerate(rates)]
+    some = [name for name in (*FINE_TUNED, *GROUPINGS) if name in found]
+    return arena, [(name, i, tuned(found[name], x)) for name in some for i, x in enumerate(ways)]
 
 
 def by_learner(
@@ -240,31 +261,46 @@ def by_learner(
 def chosen(data: Mapping | None, family: str, method: str) -> Mapping[str, Any]:
     """The settings of a learner with most mean return over seeds and budgets, if they gain more than `NOISE`
     over the first; the first otherwise, and where it was searched nowhere."""
-    known = LEARNERS[method].tried
-    done = _searched(data, family, method, list(map(dict, known)), method)
-    return known[clearly_best(_means(done, method), 0)] if done else known[0]
+    return _best(data, family, method, method, 0)
 
 
-def rate(data: Mapping | None, family: str, name: str) -> float:
-    """The factor on the step size by which a method's policies earn most when they are fine-tuned, by the
-    same rule; that of `Tuning` is the first."""
-    usual = Tuning().rate
-    done = _searched(data, family, FINE_TUNING, list(RATES), name)
-    return RATES[clearly_best(_means(done, name), RATES.index(usual))] if done else usual
+def rate(data: Mapping | None, family: str, name: str) -> float | Mapping[str, Any]:
+    """The way of fine-tuning a method's policies (`tuned`) by which they earn most, by the same rule; the
+    factor of `Tuning` is the first."""
+    return _best(data, family, FINE_TUNING, name, RATES.index(Tuning().rate))
 
 
-def _searched(data: Mapping | None, family: str, method: str, tried: list, name: str) -> list[Mapping]:
-    """The cells of a family by which a method was searched; if there are none, those of the first family."""
-    known = [c for c in (data or {"cells": []})["cells"] if c["cell"]["method"] == method]
-    known = [c for c in known if c["cell"]["tried"] == tried and name in c["returns"]]
-    own = [[c for c in known if c["cell"]["family"] == place] for place in (family, FAMILIES[0])]
-    return next(filter(None, own), [])
+def _best(data: Mapping | None, family: str, method: str, name: str, first: int) -> Any:
+    """What serves a name in results best, of all that was tried of a method on a family; if that was not
+    searched, on the first one."""
+    known = all_tried(method)
+    for place in (family, FAMILIES[0]):
+        cells = [c for c in (data or {"cells": []})["cells"] if c["cell"]["family"] == place]
+        means = means_of([c for c in cells if c["cell"]["method"] == method], name, known)
+        if means[first] is not None:
+            found = np.array([np.nan if x is None else np.mean(x) for x in means])
+            return known[clearly_best(np.where(np.isnan(found), -np.inf, found), first)]
+    return known[first]
 
 
-def _means(done: Sequence[Mapping], name: str) -> np.ndarray:
-    """Mean returns of all that was tried, over seeds and budgets; -inf where training or adapting failed."""
-    found = np.array([c["returns"][name] for c in done], float).mean((0, 2))
-    return np.where(np.isnan(found), -np.inf, found)
+def means_of(cells: Sequence[Mapping], name: str, known: Sequence[Any]) -> list[np.ndarray | None]:
+    """Returns by budget, over family seeds, of a name in results with all known settings; NaN where training
+    or adapting failed, None of what was not tried with as many seeds as others."""
+    returns: list[dict[int, Any]] = [{} for _ in known]
+    for done in cells:
+        for setting, means in zip(done["cell"]["tried"], done["returns"].get(name, ()), strict=False):
+            if setting in known:
+                returns[known.index(setting)][done["cell"]["settings"]["seed"]] = means
+    seeds = set().union(*returns)
+    return [
+        np.array([*by.values()], float).mean(0) if seeds and by.keys() == seeds else None for by in returns
+    ]
+
+
+def is_searched(data: Mapping | None, family: str) -> bool:
+    """Whether every way of adapting was searched on a family itself."""
+    cells = [c["cell"] for c in (data or {"cells": []})["cells"]]
+    return {*LEARNERS, FINE_TUNING} <= {c["method"] for c in cells if c["family"] == family}
 
 
 results = partial(committed, "meta_search")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from meta_search import FINE_TUNING, chosen, rate
+from meta_search import FAMILIES, FINE_TUNING, chosen, is_searched, means_of, rate
 from method_search import NOISE
 from tables import over_runs, plural, table
 
@@ -161,21 +161,29 @@ def finders(part: Part) -> str:
     return table(["best policy found (loss)", *(f"{b:,} steps" for b in budgets)], rows) if rows else ""
 
 
-def verdict(part: Part) -> str:
+def verdict(part: Part, search: Mapping | None) -> str:
     """Ours against all methods, the best with one policy for all, MAML, and the groups that are told, in
-    sentences; seeds are paired."""
+    sentences; seeds are paired. Which comes first is said of families alone on which all were searched."""
     mine, names = f"{OURS}/rewards", part.names()
     if mine not in names:
         return ""
     ks = [str(c["k"]) for c in part.cells]
     every = f"k = {ks[0]}" if len({*ks}) == 1 else f"k = {', '.join(ks)} by seed"
-    pieces = [_at(part, mine, budget) for budget in part.budgets]
-    return f"{part.family} ({every}): {'; '.join(pieces)}."
+    fair = is_searched(search, part.family)
+    pieces = [_at(part, mine, budget, fair) for budget in part.budgets]
+    text = f"{part.family} ({every}): {'; '.join(pieces)}."
+    return text if fair else f"{text} {UNSEARCHED}"
 
 
-def _at(part: Part, mine: str, budget: int) -> str:
-    """The same after so many steps. Tasks on which some method failed are left out for all, and so are
-    methods that failed on all tasks of a seed."""
+UNSEARCHED = (
+    f"Which is first is not said here: settings of what adapts were not searched on this family, and are "
+    f"those of {FAMILIES[0]}."
+)
+
+
+def _at(part: Part, mine: str, budget: int, ranked: bool) -> str:
+    """The same after so many steps, with the place of ours if they are ranked. Tasks on which some method
+    failed are left out for all, and so are methods that failed on all tasks of a seed."""
     returns = {name: part.returns(name, budget) for name in part.names()}
     returns = {name: x for name, x in returns.items() if np.isfinite(x).any(1).all()}
     if mine not in returns:
@@ -185,17 +193,21 @@ def _at(part: Part, mine: str, budget: int) -> str:
     own, told = means[mine], means.get("true_groups/told")
     fair = {name: x.tolist() for name, x in means.items() if not name.startswith("true_groups")}
     fair = {name: x for name, x in fair.items() if form_of(name) in FAIR}
-    first = unbeaten(fair)
-    place = "first" if first == [mine] else "tied for first" if mine in first else "not first"
-    text = f"after {budget:,} steps our groups earn {own.mean():.1f} and are {place}"
-    if mine not in first:
-        text += f" ({label(first[0])}: {np.mean(fair[first[0]]):.1f})"
+    text = f"after {budget:,} steps our groups earn {own.mean():.1f}" + (_place(mine, fair) if ranked else "")
     one = [name for name in fair if name.startswith(("multitask", "meta", "fresh"))]
     maml = [name for name in one if name.startswith("multitask_base_maml")]
     for some, words in ((one, "the best of those with one policy for all"), (maml, "MAML")):
         if rival := max(some, key=lambda name: np.mean(fair[name]), default=None):
             text += f", {_against(own, means[rival])} {words} ({label(rival)})"
     return text + (f", {_against(own, told)} the true groups that are told" if told is not None else "")
+
+
+def _place(mine: str, means: Mapping[str, Sequence[float]]) -> str:
+    """Whether ours is first by the means of all seeds, and what is, if it isn't."""
+    first = unbeaten(means)
+    if mine not in first:
+        return f" and are not first ({label(first[0])}: {np.mean(means[first[0]]):.1f})"
+    return " and are first" if first == [mine] else " and are tied for first"
 
 
 def _against(own: np.ndarray, other: np.ndarray) -> str:
@@ -205,7 +217,7 @@ def _against(own: np.ndarray, other: np.ndarray) -> str:
     return f"{ahead}{part.replace('-0%', '+0%')} against"
 
 
-def overview(data: Mapping) -> str:
+def overview(data: Mapping, search: Mapping | None = None) -> str:
     """All methods at the first two numbers of adaptation steps, and ours against them in words."""
     known = parts(data)
     some = [b for b in known[0].budgets if b][:2]
@@ -214,7 +226,9 @@ def overview(data: Mapping) -> str:
         rows.setdefault("Gradient similarity" if name.startswith("gradient") else words, []).append(name)
     body = [[words, *(_shown(part, names, some) for part in known)] for words, names in rows.items()]
     head = f"after {' / '.join(f'{b:,}' for b in some)} steps"
-    return "\n\n".join([table([head, *map(title, known)], body), BEST, *map(verdict, known), NOTE])
+    return "\n\n".join(
+        [table([head, *map(title, known)], body), BEST, *(verdict(part, search) for part in known), NOTE]
+    )
 
 
 BEST = (
@@ -262,10 +276,10 @@ NOTE = (
     "another. MAML and Reptile adapt in their own way: once, with a few inner steps on all of the budget, "
     "or again and again, each time with about 200 steps; RL² remembers what it meets (also while it is "
     "judged), all of it or what one trial in training leaves before its last episode. Their settings were "
-    "searched, too (`benchmarks/meta_search.py`: eight each, on two seeds of the family that no table "
-    "has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; families "
-    "that were not searched have what was found on cartpole-goals). Policies by PPO are trained with the "
-    "family's settings, ours and all others. A "
+    "searched, too (`benchmarks/meta_search.py`: eight each or a few more, on two seeds of the family that "
+    "no table has, with unseen tasks of their own; MAML in groups: in the true ones, by half of the steps; "
+    "families that were not searched have what was found on cartpole-goals, and are not ranked). Policies "
+    "by PPO are trained with the family's settings, ours and all others. A "
     "budget below an episode trains on cut episodes, with the critic's value for the rest, if there is a "
     "critic. The meta-policy took its part of the training steps alone, and the policy at random none; "
     "random groups are one draw a seed. Unseen tasks, training and episodes are of each family seed's "
@@ -297,11 +311,13 @@ def searched(data: Mapping) -> str:
 
 def _tried(cells: Sequence[Mapping], name: str, title: str, taken: object) -> str:
     """A table of one method: a row for each of its settings."""
-    tried, budgets = cells[0]["cell"]["tried"], cells[0]["cell"]["budgets"]
-    rows = []
-    every = np.array([c["returns"][name] for c in cells], float).mean(0).tolist()
-    for setting, means in zip(tried, every, strict=True):
-        words = _setting(setting) if isinstance(setting, Mapping) else f"step size ×{setting:g}"
+    budgets, rows, tried = cells[0]["cell"]["budgets"], [], []
+    for cell in cells:
+        tried += [x for x in cell["cell"]["tried"] if x not in tried]
+    for setting, means in zip(tried, means_of(cells, name, tried), strict=True):
+        if means is None:
+            continue
+        words = _setting(setting if isinstance(setting, Mapping) else {"rate": setting})
         rows.append(
             [
                 f"**{words}**" if setting == taken else words,
@@ -312,10 +328,11 @@ def _tried(cells: Sequence[Mapping], name: str, title: str, taken: object) -> st
 
 
 def _setting(setting: Mapping) -> str:
-    """Settings of a learner in words."""
+    """Settings of a learner, or of fine-tuning, in words."""
     words = {
+        "rate": "step size ×{:g}",
         "baseline": "{} baseline", "inner_rate": "inner step {}", "learning_rate": "step size ×{:g}",
-        "entropy": "entropy bonus ×{:g}", "minibatches": "{} minibatches",
+        "entropy": "entropy bonus ×{:g}", "minibatches": "{} minibatches", "inner_steps": "{} inner step(s)",
     }  # fmt: skip
     return ", ".join(text.format(setting[key]) for key, text in words.items() if key in setting)
 
@@ -340,7 +357,7 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
         "chosen one earns than the best.",
     ]
     for part in parts(data):
-        pieces += [f"## {part.family}", returns(part), verdict(part), finders(part)]
+        pieces += [f"## {part.family}", returns(part), verdict(part, search), finders(part)]
     if search is not None:
         pieces += ["## Settings of every way of adapting", searched(search)]
     return "\n\n".join(filter(None, pieces)) + "\n"

@@ -71,9 +71,10 @@ def test_an_agent_adapts_before_it_is_evaluated(family):
     unseen = family.sample_test_tasks(KEY, 4)
     there = [played(which, tasks=unseen).returns.mean() for which in (None, learner)]
     assert there[1] > there[0]
-    with pytest.warns(UserWarning, match="adapting to task.* gave parameters that are not finite"):
-        failed = played(learner.replace(adaptation_rate=np.nan))
-    assert failed.failed.all() and np.isnan(failed.returns).all()
+    for rate in (np.nan, 1e10):  # with the second, all numbers are finite
+        with pytest.warns(UserWarning, match="adapting to task.* diverged"):
+            failed = played(learner.replace(adaptation_rate=rate))
+        assert failed.failed.all() and np.isnan(failed.returns).all()
 
 
 @ENGINES

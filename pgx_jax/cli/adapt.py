@@ -26,31 +26,33 @@ class AdaptCommand:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    task: int = 0
-    """Number of an unseen task of the family's sampler, 0 to 49."""
+    task: int | None = None
+    """Number of an unseen task of the family's sampler, 0 to 49; 0 by default."""
     parameters: tuple[str, ...] = ()
     """A task of your own instead: NAME=VALUE of all parameters in which the run's tasks differ, arrays as in
     JSON (goal=[0.5,1])."""
     name: str | None = None
-    """What it is called in the folder; "own" or the number by default."""
+    """What it is called in the folder; by default its number, or "own" and a few letters, which every task of
+    your own has others of."""
     seed: int | None = None
     """Seed of the sampler; the run's own by default."""
     steps: int = 200
     """Environment steps that may be taken on the task: half of them find its group's policy, and half train
     it; all of them find it where less than an episode would be left."""
     finder: Named[str, FINDERS] = "rewards"
-    """How the task finds its group: by the rewards of the groups' policies (successive halving where the
-    steps allow whole episodes, else a stretch of each), by rewards with halving always, by their critics'
-    values of what is cut, by how well their critics foretell the rewards, or by the gain of the groups'
-    surrogates on what the meta-policy experiences there."""
+    """How the task finds its group: by what the groups' policies and the meta-policy earn in an episode
+    (successive halving where the steps allow whole ones, else a stretch of each), by that with halving
+    always, by their critics' values of what is cut, by how well their critics foretell the rewards, or by the
+    gain of the groups' surrogates on what the meta-policy experiences there."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
+        own = self._own()
         run = load(self.run)
-        task = task_of(run.family, dict(map(_named, self.parameters))) if self.parameters else self.task
+        task = task_of(run.family, own) if own else self.task or 0
         found = adapt(run, task, steps=self.steps, finder=self.finder, seed=self.seed, name=self.name)
-        if found.evidence:
-            console.print(evidence_table(found))
+        if found.tried:
+            console.print(tried_table(found))
         whose = "the meta-policy" if found.group is None else f"the policy of {', '.join(found.group)}"
         lines = [
             f"{found.task}: goes on from {whose}",
@@ -61,6 +63,21 @@ class AdaptCommand:
         ]
         for line in filter(None, lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _own(self) -> dict[str, Any]:
+        """The parameters of a task of one's own."""
+        found: dict[str, Any] = {}
+        for name, value in map(_named, self.parameters):
+            if name in found:
+                raise ConfigError(f"--parameters: {name} is given twice; give every parameter once")
+            found[name] = value
+        sampled = {"--task": self.task, "--seed": self.seed}
+        if found and (given := [name for name, value in sampled.items() if value is not None]):
+            raise ConfigError(
+                f"{' and '.join(given)}: of a task of the family's sampler, and --parameters are your own; "
+                f"give the one or the other"
+            )
+        return found
 
 
 def _named(text: str) -> tuple[str, Any]:
@@ -80,11 +97,11 @@ def _cut(found: AdaptedTask) -> str:
     return "fewer steps than an episode has: it was trained on a cut one"
 
 
-def evidence_table(found: AdaptedTask) -> Table:
+def tried_table(found: AdaptedTask) -> Table:
     """What the task's choice goes by."""
     table = Table("policy of", f"by {found.finder}", "± 95%", "", title=found.task)
-    for i, entry in enumerate(found.evidence):
-        last = i == len(found.evidence) - 1
+    for i, entry in enumerate(found.tried):
+        last = i == len(found.tried) - 1
         table.add_row(
             "all tasks (meta-policy)" if last else ", ".join(entry.tasks),
             "not tried" if entry.value is None else f"{entry.value:.4g}",

@@ -25,13 +25,25 @@ from pgx_jax.compare.pool import places
 from pgx_jax.compare.results import Interval
 from pgx_jax.compare.summaries import over_draws
 from pgx_jax.compare.unknown import Arena, Start
+from pgx_jax.config import Config
 from pgx_jax.errors import ConfigError, DataError, pick
 from pgx_jax.learn import Learner, Policy
+from pgx_jax.learn.evaluation import DIVERGED
 from pgx_jax.learn.rollout import Pairs
-from pgx_jax.types import Agent, Rows
+from pgx_jax.types import Agent, Key, Rows
 
 BUDGETS = (0, 200, 1000, 5000)
 """Environment steps of adaptation; 200 is the paper's."""
+
+
+STREAMS = ("finding", "training", "fresh")
+"""What an adaptation draws, each with a key of its own: what happens while a task finds its policy, what
+while it trains, and a policy at random."""
+
+
+def stream(config: Config, purpose: str) -> Key:
+    """The key of one of `STREAMS`."""
+    return jax.random.fold_in(config.stream("adapting"), STREAMS.index(purpose))
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,13 @@ class Tuning:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
 
-    def learner(self, learner: Learner, steps: int, rate: float | None = None) -> Learner:
-        """The learner with batches that suit so many steps on one task, and another ``rate`` if given."""
+    def learner(
+        self, learner: Learner, steps: int, rate: float | None = None, baseline: str | None = None
+    ) -> Learner:
+        """The learner with batches that suit so many steps on one task, and another ``rate`` and ``baseline``
+        if given."""
+        if baseline is not None:
+            learner = replace(learner, baseline=baseline)  # type: ignore[type-var]
         if hasattr(learner, "learning_rate"):
             slower = learner.learning_rate * (self.rate if rate is None else rate)
             learner = replace(learner, learning_rate=slower)  # type: ignore[type-var]
@@ -80,10 +97,13 @@ class Entrant(NamedTuple):
     starts: tuple[Start, ...]
     finder: str | None = None
     """A name of `FINDERS`, where there are several."""
-    told: Int[np.ndarray, "U"] | None = None
+    assigned: Int[np.ndarray, "U"] | None = None
     """int [U]: the policy of every task, where it is told."""
     rate: float | None = None
     """As `Tuning.rate`, for its own policies."""
+    baseline: str | None = None
+    """What advantages are measured against when its policies are fine-tuned, of `learn.BASELINES`; that with
+    which they were trained by default."""
     again: bool = False
     """Whether policies whose learner adapts in its own way do so again and again, each time with about
     `Learner.adaptation_steps`; else once, with all steps."""
@@ -102,10 +122,10 @@ class Adapted(NamedTuple):
     """int [U]: the policy that each began from, or `finding.NONE`."""
     steps: Int[np.ndarray, "U"]
     """int [U]: environment steps that were taken, of the budget; all that were allowed where it failed."""
-    finding: Int[np.ndarray, "U"]
+    finding_steps: Int[np.ndarray, "U"]
     """int [U]: those of them that finding the policy took."""
     failed: dict[str, str]
-    """Names of the tasks whose adaptation was not finite, with what was wrong."""
+    """Names of the tasks whose adaptation diverged, with what was wrong."""
     found: Found | None = None
     """What the choice goes by, where there was one."""
 
@@ -125,13 +145,14 @@ class Job(NamedTuple):
     steps: int
     """That it may take; 0 leaves it as it is."""
     rate: float | None = None
+    baseline: str | None = None
     again: bool = False
-    """See `Entrant`, for both."""
+    """See `Entrant`, for all three."""
 
     @property
     def key(self) -> Hashable:
         """What equal jobs have in common."""
-        return self.start.key, self.task, self.steps, self.rate, self.again
+        return self.start.key, self.task, self.steps, self.rate, self.baseline, self.again
 
 
 class Done(NamedTuple):
@@ -207,7 +228,7 @@ def check_adapting(
             raise ConfigError(f"finding = {entrant.finding} of {name!r} must be above 0 and at most 1")
         if entrant.most_steps is not None and entrant.most_steps < 0:
             raise ConfigError(f"most_steps = {entrant.most_steps} of {name!r} must be 0 or more")
-        if len(entrant.starts) == 1 or entrant.told is not None:
+        if len(entrant.starts) == 1 or entrant.assigned is not None:
             continue
         called = entrant.finder or ""
         finder = pick(FINDERS, called, f"the finder of {name!r}")
@@ -215,30 +236,57 @@ def check_adapting(
             finder.check(arena, entrant.starts, _for_finding(arena, entrant, budget, tuning), called)
 
 
+def check_finders(
+    finders: Sequence[str], k: int, budgets: Sequence[int], least: int, tuning: Tuning | None = None
+) -> None:
+    """Refuse budgets with which tasks can't find one of k policies, while these are yet to be trained.
+
+    Args:
+        finders: names of `FINDERS`.
+        k: policies, the most that there may be.
+        budgets: environment steps of each task.
+        least: steps that are worth training on: an episode, or 0 if the policies adapt in their own way.
+        tuning: how the steps are used.
+
+    Raises:
+        ConfigError: naming finder, steps and remedy.
+    """
+    share = (tuning or Tuning()).finding
+    for name in finders:
+        for budget in budgets:
+            pick(FINDERS, name, "finder").check_steps(k, _finding_steps(budget, share, least), name)
+
+
+def _finding_steps(budget: int, share: float, least: int) -> int:
+    """A share of a budget; all of it, if less than the ``least`` that is worth training on would be left."""
+    steps = int(share * budget)
+    return budget if budget - steps < least else steps
+
+
 def _for_finding(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> int:
     """Steps of a budget in which a task finds its policy."""
-    steps = int((tuning.finding if entrant.finding is None else entrant.finding) * budget)
-    return budget if _too_few(arena, entrant, budget - steps) else steps
+    share = tuning.finding if entrant.finding is None else entrant.finding
+    return _finding_steps(budget, share, _worth_training_on(arena, entrant))
 
 
-def _too_few(arena: Arena, entrant: Entrant, steps: int) -> bool:
-    """Whether so many steps are not worth training on; to adapt in its own way, a policy may have few."""
+def _worth_training_on(arena: Arena, entrant: Entrant) -> int:
+    """An episode; to adapt in its own way, a policy may have few steps."""
     adapts = arena.learners[entrant.starts[0].learner].adaptation_steps > 0
-    return not adapts and steps < arena.family.horizon
+    return 0 if adapts else arena.family.horizon
 
 
 def choose(arena: Arena, entrant: Entrant, budget: int, tuning: Tuning) -> Found:
     """The policy that every unseen task begins from."""
     count, k = len(arena.unseen), len(entrant.starts)
     nothing = np.full((count, k + 1), np.nan)
-    if entrant.told is not None or k == 1:
-        choice = np.zeros(count, int) if entrant.told is None else np.asarray(entrant.told)
+    if entrant.assigned is not None or k == 1:
+        choice = np.zeros(count, int) if entrant.assigned is None else np.asarray(entrant.assigned)
         return Found(choice, np.zeros(count, int), nothing, nothing)
     steps = _for_finding(arena, entrant, budget, tuning)
     if not steps:
         return Found(np.full(count, NONE), np.zeros(count, int), nothing, nothing)
     assert entrant.finder is not None, "see `check_adapting`"
-    return FINDERS[entrant.finder].find(arena, entrant.starts, steps, arena.config.stream("adapting"))
+    return FINDERS[entrant.finder].find(arena, entrant.starts, steps, stream(arena.config, "finding"))
 
 
 def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> Start:
@@ -250,12 +298,19 @@ def chosen_start(arena: Arena, entrant: Entrant, found: Found, place: int) -> St
 def jobs_of(arena: Arena, entrant: Entrant, found: Found, budget: int) -> list[Job]:
     """A job for every unseen task, which trains on what finding its policy has left."""
     most = budget if entrant.most_steps is None else entrant.most_steps
+    least = _worth_training_on(arena, entrant)
     left = [
-        0 if spent and _too_few(arena, entrant, budget - spent) else min(budget - spent, most)
-        for spent in found.steps.tolist()
+        0 if spent and budget - spent < least else min(budget - spent, most) for spent in found.steps.tolist()
     ]
     return [
-        Job(chosen_start(arena, entrant, found, place), task, left[place], entrant.rate, entrant.again)
+        Job(
+            chosen_start(arena, entrant, found, place),
+            task,
+            left[place],
+            entrant.rate,
+            entrant.baseline,
+            entrant.again,
+        )
         for place, task in enumerate(arena.unseen.tolist())
     ]
 
@@ -272,9 +327,9 @@ def _adapted(
         judged=np.stack([x.judged if isinstance(x, Done) else lost for x in results]),
         choice=found.choice,
         steps=found.steps + np.array(taken),
-        finding=found.steps,
+        finding_steps=found.steps,
         failed={name: x for name, x in zip(names, results, strict=True) if isinstance(x, str)},
-        found=found if len(entrant.starts) > 1 and entrant.told is None else None,
+        found=found if len(entrant.starts) > 1 and entrant.assigned is None else None,
     )
 
 
@@ -326,14 +381,14 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     """
     waiting: dict[tuple[bool, ...], list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
     found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
-    for (policy, name, steps, rate, again, member), index in places(jobs, _kind).items():
+    for (policy, name, steps, rate, baseline, again, member), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
             for i, one in zip(index, _by_its_learner(arena, some, steps, again), strict=True):
                 found[i] = one
             continue
-        tuned = tuning.learner(learner, steps, rate)
+        tuned = tuning.learner(learner, steps, rate, baseline)
         whole = steps // tuned.steps_per_update * tuned.steps_per_update
         if whole:
             call = arena.policies[policy], tuned, _rows(arena, some, whole)
@@ -349,16 +404,17 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     return found
 
 
-def _kind(job: Job) -> tuple[str, str, int, float | None, bool, tuple[bool, ...]]:
+def _kind(job: Job) -> tuple[str, str, int, float | None, str | None, bool, tuple[bool, ...]]:
     """What jobs have in common that one call trains."""
     start = job.start
-    return start.policy, start.learner, job.steps, job.rate, job.again, tuple(start.member.tolist())
+    member = tuple(start.member.tolist())
+    return start.policy, start.learner, job.steps, job.rate, job.baseline, job.again, member
 
 
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
     """A row of `learn.train` for every job; the keys are those of the tasks."""
     tasks = np.array([job.task for job in jobs])
-    base = jax.random.fold_in(arena.config.stream("adapting"), 1)
+    base = stream(arena.config, "training")
     keys = np.stack([np.asarray(jax.random.fold_in(base, task)) for task in tasks.tolist()])
     member = tasks[:, None] == np.arange(arena.family.n)
     return Rows(member, np.full(len(jobs), steps), keys, learn.stack([job.start.agent for job in jobs]))
@@ -382,7 +438,7 @@ def _by_its_learner(
     learner = replace(learner, adaptation_steps=whole)  # type: ignore[type-var]
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
-        jax.random.fold_in(arena.config.stream("adapting"), 1), None,
+        stream(arena.config, "training"), None,
         np.broadcast_to(arena.told(member), (len(jobs), arena.family.context.shape[1])),
     )  # fmt: skip
     failed = np.zeros(len(jobs), bool)
@@ -391,8 +447,7 @@ def _by_its_learner(
         agents, fails = learn.adapted(arena.policies[policy], learner, arena.family, agents, own)
         failed |= fails
     wrong = (
-        f"adapting by {name} gave parameters that are not finite; lower the step size of the adaptation, or "
-        f"check the task's rewards"
+        f"adapting by {name} {DIVERGED}; lower the step size of the adaptation, or check the task's rewards"
     )
     taken = times * whole
     return [wrong if fails else (learn.take(agents, i), taken) for i, fails in enumerate(failed.tolist())]

@@ -21,6 +21,10 @@ NONE = -1
 """The choice of a task that none of the groups suits: it goes on from theta*."""
 
 
+Valued = tuple[Float[np.ndarray, "U"], Float[np.ndarray, "U"]]
+"""Values of a policy on U tasks, and their standard errors (NaN where these are not known)."""
+
+
 class Found(NamedTuple):
     """What U tasks have found among k policies."""
 
@@ -35,31 +39,34 @@ class Found(NamedTuple):
 
 
 def halve(
-    play: Callable[[int, int, int], Float[np.ndarray, "U"]],
+    play: Callable[[int, int, int], Valued],
     arms: int,
     tasks: int,
     budget: int,
     rounds: int | None = None,
-) -> tuple[Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]]:
+) -> tuple[
+    Float[np.ndarray, "U arms"], Float[np.ndarray, "U arms"], Int[np.ndarray, "U"], Int[np.ndarray, "U"]
+]:
     """Successive halving (Karnin et al., 2013; Jamieson, Talwalkar, 2016): rounds of equal steps, after each
     of which a task keeps the better half of the arms that it tried.
 
     Args:
-        play: (arm, round, steps) -> a value [U] of the arm on every task, from so many steps on each.
+        play: (arm, round, steps) -> the value of the arm on every task, from so many steps on each. One that
+            is not a number is worse than all that are.
         arms, tasks: how many.
         budget: steps of a task in all rounds.
         rounds: as many as leave one arm by default; the best of those that are left is chosen.
 
     Returns:
-        The mean value [U, arms] of all rounds by their steps, the best arm [U], and the steps [U] of each
-        task, of the arms that it still had.
+        The mean value [U, arms] of all rounds by their steps, its standard error, the best arm [U], and the
+        steps [U] of each task, of the arms that it still had.
 
     Raises:
         ConfigError: the budget is less than a step of every arm.
     """
     rounds = rounds or halvings(arms)
-    alive, total, weight = np.ones((tasks, arms), bool), np.zeros((tasks, arms)), np.zeros((tasks, arms))
-    spent = np.zeros(tasks, int)
+    alive, spent = np.ones((tasks, arms), bool), np.zeros(tasks, int)
+    total, square, weight = np.zeros((3, tasks, arms))
     for turn in range(rounds):
         count = int(alive[0].sum())
         steps = budget // (rounds * count)
@@ -68,17 +75,18 @@ def halve(
                 f"{budget} steps are too few to try {arms} policies; use at least {rounds * arms}"
             )
         for arm in np.flatnonzero(alive.any(0)).tolist():
-            value = play(arm, turn, steps)
+            value, stderr = play(arm, turn, steps)
             total[:, arm] += np.where(alive[:, arm], steps * value, 0.0)
+            square[:, arm] += np.where(alive[:, arm], (steps * stderr) ** 2, 0.0)
             weight[:, arm] += steps * alive[:, arm]
         spent += steps * count
-        mean = np.where(alive, total / np.maximum(weight, 1), -np.inf)
-        order = np.argsort(-mean, axis=1, kind="stable")
+        mean = np.nan_to_num(total / np.maximum(weight, 1), nan=-np.finfo(float).max)
+        order = np.argsort(-np.where(alive, mean, -np.inf), axis=1, kind="stable")
         keep = max(1, math.ceil(count / 2))
         alive = np.zeros_like(alive)
         np.put_along_axis(alive, order[:, :keep], True, axis=1)
-    best = order[:, 0]
-    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan), best, spent
+    by_steps = np.where(weight > 0, weight, np.nan)
+    return total / by_steps, np.sqrt(square) / by_steps, order[:, 0], spent
 
 
 def halvings(arms: int) -> int:
@@ -86,8 +94,8 @@ def halvings(arms: int) -> int:
     return max(1, math.ceil(math.log2(arms)))
 
 
-Score = Callable[[Arena, Start, Key, int], Float[np.ndarray, "U"]]
-"""(arena, policy, key, steps) -> a value of the policy on every unseen task, from so many steps on each."""
+Score = Callable[[Arena, Start, Key, int], Valued]
+"""(arena, policy, key, steps) -> the value of the policy on every unseen task, from so many steps on each."""
 
 
 def compare(
@@ -102,7 +110,8 @@ def compare(
 ) -> Found:
     """Successive halving over the policies by what they do in their steps.
 
-    A round's steps are one stretch: whole episodes, and one that is cut.
+    A round's steps are one stretch, as long for all policies that are left: whole episodes, and one that is
+    cut. (Policies that left earlier had shorter ones, and more was cut of theirs.)
 
     Args:
         arena, starts: the tasks and the policies.
@@ -114,13 +123,13 @@ def compare(
     """
     arms = (*starts, arena.meta) if with_meta else tuple(starts)
 
-    def play(arm: int, turn: int, steps: int) -> np.ndarray:
+    def play(arm: int, turn: int, steps: int) -> Valued:
         return by(arena, arms[arm], jax.random.fold_in(key, turn), steps)
 
-    value, best, spent = halve(play, len(arms), len(arena.unseen), budget, rounds)
-    value = np.pad(value, ((0, 0), (0, len(starts) + 1 - len(arms))), constant_values=np.nan)
-    choice = np.where(best == len(starts), NONE, best)
-    return Found(choice, spent, value, np.full(value.shape, np.nan))
+    *known, best, spent = halve(play, len(arms), len(arena.unseen), budget, rounds)
+    untried = (0, 0), (0, len(starts) + 1 - len(arms))
+    value, stderr = (np.pad(x, untried, constant_values=np.nan) for x in known)
+    return Found(np.where(best == len(starts), NONE, best), spent, value, stderr)
 
 
 def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True) -> Tried:
@@ -131,45 +140,50 @@ def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True
     return learn.try_out(policy, learner, family, start.agent, arena.unseen, key, steps, known)
 
 
-def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
-    """Mean reward of a step."""
-    return _tried(arena, start, key, steps, judged=False).rewards
+def rewards(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
+    """Undiscounted return of an episode, the last one as far as it came (`Tried.earned`)."""
+    tried = _tried(arena, start, key, steps, judged=False)
+    return tried.earned, tried.earned_stderr
 
 
-def values(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+def values(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
     """Discounted return; an episode that is cut goes on with the critic's value, as if the task were that of
     the policy's own which it resembles most."""
     tried = _tried(arena, start, key, steps)
-    return np.take_along_axis(tried.returns, tried.surprise.argmin(0)[None], 0)[0]
+    value = np.take_along_axis(tried.returns, tried.surprise.argmin(0)[None], 0)[0]
+    return value, np.full(len(value), np.nan)
 
 
-def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Float[np.ndarray, "U"]:
+def foresight(arena: Arena, start: Start, key: Key, steps: int) -> Valued:
     """Minus the mean squared error with which the policy's critic foretells its rewards, as if the task were
     that of its own which it resembles most: long before one policy earns more than others, it meets what it
     knows, or not."""
-    return -_tried(arena, start, key, steps).surprise.min(0)
+    value = -_tried(arena, start, key, steps).surprise.min(0)
+    return value, np.full(len(value), np.nan)
 
 
 def by_rewards(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
-    """Halving by rewards where all rounds have whole episodes. Else one stretch of each of the groups'
-    policies, as long as it can be: what they earn at first tells little, and theta* often begins better than
-    the best of them."""
+    """Halving by rewards where all rounds have whole episodes. Else one stretch of every policy, theta* among
+    them, as long as it can be: what they earn at first tells little."""
     arms = len(starts) + 1
-    if budget >= arms * halvings(arms) * arena.family.horizon:
-        return compare(arena, starts, budget, key, rewards)
-    return compare(arena, starts, budget, key, rewards, with_meta=False, rounds=1)
+    whole = budget >= arms * halvings(arms) * arena.family.horizon
+    return compare(arena, starts, budget, key, rewards, rounds=None if whole else 1)
 
 
 BLOCKS = 10
 """Stretches of a task's transitions whose spread tells the standard error of their mean."""
+CLEAR = 1.0
+"""Standard errors by which a gain must lie below 0 to be none."""
 
 
 def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Found:
     """The surrogate's question, asked of a single task: how much does the step that a group's tasks want
     reduce the task's own loss, on what theta* experiences there?
 
-    A task goes to the group of most gain, if that is more than 0 and than what all tasks together would
-    bring: it goes on from theta* otherwise.
+    A task goes to the group of most gain. Where all of them are clearly (`CLEAR`) below 0, so that each of
+    these steps would harm it, it goes on from theta*. Advantages are measured against a baseline that is
+    fitted to the task's own steps: theta*'s critic is told which of the known tasks it judges, and of an
+    unseen one it says nothing.
 
     Args:
         arena, starts: the tasks and the policies.
@@ -178,14 +192,21 @@ def evidence(arena: Arena, starts: Sequence[Start], budget: int, key: Key) -> Fo
     """
     member = np.stack([*(start.member for start in starts), np.ones(arena.n, bool)])
     policy, learner = arena.policies[arena.meta.policy], arena.learners[arena.meta.learner]
-    tried = learn.try_out(policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget)
-    gain = gains(arena, member, tried)
-    blocks = np.array_split(gain, min(BLOCKS, budget), axis=-1)
-    means = np.stack([block.mean(-1) for block in blocks])
-    value, noise = gain.mean(-1), means.std(0, ddof=1) if budget > 1 else np.full(gain.shape[:2], np.nan)
-    groups, together = value[:, :-1], np.maximum(value[:, -1], 0.0)
-    choice = np.where(groups.max(1) > together, groups.argmax(1), NONE)
-    return Found(choice, np.full(len(gain), budget), value, noise / np.sqrt(len(means)))
+    tried = learn.try_out(
+        policy, learner, arena.family, arena.meta.agent, arena.unseen, key, budget, baseline="linear"
+    )
+    value, stderr = mean_gains(gains(arena, member, tried))
+    useless = (value + CLEAR * np.nan_to_num(stderr))[:, :-1] <= 0
+    choice = np.where(useless.all(1), NONE, value[:, :-1].argmax(1))
+    return Found(choice, np.full(len(value), budget), value, stderr)
+
+
+def mean_gains(gain: Float[np.ndarray, "U m T"]) -> tuple[Float[np.ndarray, "U m"], Float[np.ndarray, "U m"]]:
+    """Means [U, m] over transitions, and their standard errors by `BLOCKS` (NaN of one transition)."""
+    count = min(BLOCKS, gain.shape[-1])
+    means = np.stack([block.mean(-1) for block in np.array_split(gain, count, axis=-1)])
+    noise = means.std(0, ddof=1) if count > 1 else np.full(gain.shape[:2], np.nan)
+    return gain.mean(-1), noise / np.sqrt(count)
 
 
 def gains(arena: Arena, member: Bool[np.ndarray, "m n"], tried: Tried) -> Float[np.ndarray, "U m T"]:
@@ -221,6 +242,15 @@ class Finder(NamedTuple):
     """Number of policies -> the smallest budget, in environment steps."""
     needs_critic: bool = False
     """Whether it asks the critics of the policies."""
+    needs_vectors: bool = False
+    """Whether it fits a linear baseline, which is one of vectors."""
+
+    def check_steps(self, k: int, budget: int, name: str) -> None:
+        """Refuse a ``budget`` in which a task cannot find one of k policies (see `check`)."""
+        if 0 < budget < (least := self.least(k)):
+            raise ConfigError(
+                f"{budget} steps are too few to try {k} policies by {name!r}; use at least {least}"
+            )
 
     def check(self, arena: Arena, starts: Sequence[Start], budget: int, name: str) -> None:
         """Refuse what cannot work.
@@ -232,26 +262,29 @@ class Finder(NamedTuple):
         Raises:
             ConfigError: naming finder and remedy.
         """
-        if 0 < budget < (least := self.least(len(starts))):
-            raise ConfigError(
-                f"{budget} steps are too few to try {len(starts)} policies by {name!r}; use at least {least}"
-            )
+        self.check_steps(len(starts), budget, name)
         for learner in sorted({start.learner for start in starts}) if self.needs_critic else ():
             if not arena.learners[learner].critic:
                 raise ConfigError(
                     f"the finder {name!r} asks critics, and the learner {learner!r} trains none (with "
                     f"its baseline); find by 'rewards'"
                 )
+        shape = arena.family.observation_space.shape
+        if self.needs_vectors and len(shape) != 1:
+            raise ConfigError(
+                f"the finder {name!r} fits a linear baseline, which is one of vectors, and observations of "
+                f"{arena.family.name!r} have shape {list(shape)}; find by 'rewards'"
+            )
 
 
 FINDERS: dict[str, Finder] = {
-    "rewards": Finder(by_rewards, lambda k: k),
+    "rewards": Finder(by_rewards, lambda k: k + 1),
     "halving": Finder(partial(compare, by=rewards)),
     "values": Finder(partial(compare, by=values), needs_critic=True),
     "foresight": Finder(
         partial(compare, by=foresight, with_meta=False, rounds=1), lambda k: k, needs_critic=True
     ),
-    "evidence": Finder(evidence, lambda k: 1),
+    "evidence": Finder(evidence, lambda k: 1, needs_vectors=True),
 }
-"""Ways of finding a group by name. A critic of all tasks foretells none of them well, so that theta* has no
-chance by foresight, however it does."""
+"""Ways of finding a group by name; all but foresight may say that none suits. A critic of all tasks foretells
+none of them well, so that theta* has no chance by foresight, however it does."""

@@ -122,7 +122,7 @@ def task_of(family: TaskFamily, values: Mapping[str, Any]) -> PyTree:
             may be left out.
 
     Raises:
-        ConfigError: there is no such parameter, one is missing, or one has another shape.
+        ConfigError: there is no such parameter, one is missing, one has another shape, or is not finite.
     """
     leaves = jax.tree_util.tree_leaves_with_path(family.tasks)
     known = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in leaves}
@@ -143,6 +143,8 @@ def task_of(family: TaskFamily, values: Mapping[str, Any]) -> PyTree:
             raise ConfigError(f"{name} = {values[name]!r} is no number, or array of numbers") from error
         if value.shape != of_tasks.shape[1:]:
             raise ConfigError(f"{name} has shape {value.shape}; expected {of_tasks.shape[1:]}")
+        if name in values and value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ConfigError(f"{name} = {values[name]!r} is not finite; give numbers")
         found.append(value)
     return jax.tree.unflatten(jax.tree.structure(family.tasks), found)
 

@@ -16,6 +16,7 @@ from pgx_jax.learn.lane import Outcome, Saved, fill, pick, put, restored_row, sa
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
+from pgx_jax.learn.stopping import drift
 from pgx_jax.learn.updating import RowState
 from pgx_jax.learn.work import take
 from pgx_jax.mesh import CUT, WHOLE, mesh_size, place, rounded, whole
@@ -331,17 +332,18 @@ def _adapt(
     context: Array,
     key: Array,
     index: Array,
-) -> Agent:
+) -> tuple[Agent, Array]:
     envs, length = learner.adaptation_envs, learner.adaptation_length
 
-    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> Agent:
+    def one(agent: Agent, task: PyTree, context: Array, i: Array) -> tuple[Agent, Array]:
         reset_key, act_key, key_of_pair = jax.random.split(jax.random.fold_in(key, i), 3)
         tasks, contexts = _copies(envs, task), _copies(envs, context)
         slots = reset_slots(env, tasks, jax.random.split(reset_key, envs))
         _, steps = unroll(
             policy, env, horizon, agent, tasks, contexts, slots, act_key, length, gamma=learner.gamma
         )
-        return learner.adapt(policy, agent, context, steps, key_of_pair)
+        after = learner.adapt(policy, agent, context, steps, key_of_pair)
+        return after, drift(policy, agent, after, context, steps)
 
     return jax.vmap(one)(agents, tasks, context, index)
 
@@ -355,8 +357,11 @@ def play(
     return _over_pairs(program, family, agents, pairs)
 
 
-def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
-    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it."""
+def adapt(
+    policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
+) -> tuple[Agent, np.ndarray]:
+    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it, and how
+    far that has brought it, float [P] (`drift`)."""
     program = partial(_adapt, policy, family.device_env, family.horizon, learner)
     adapting = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
     return _over_pairs(program, family, agents, adapting)

@@ -27,9 +27,9 @@ class Engine(NamedTuple):
     """(policy, family, agents [R, ...], pairs, episodes, deterministic) -> returns, success in any
     step and in the last one, and length, [P, episodes] each, of the first episodes of every pair
     (`rollout.Pairs`)."""
-    adapt: Callable[[Policy, Learner, TaskFamily, Agent, Pairs], Agent]
-    """(policy, learner, family, agents [R, ...], pairs) -> agents [P, ...]: of every pair the agent after
-    a round of adapting to its task."""
+    adapt: Callable[[Policy, Learner, TaskFamily, Agent, Pairs], tuple[Agent, np.ndarray]]
+    """(policy, learner, family, agents [R, ...], pairs) -> agents [P, ...], of every pair the agent after
+    a round of adapting to its task, and float [P], how far that has brought it (`stopping.drift`)."""
 
 
 ENGINES: dict[str, Engine] = {

@@ -34,13 +34,24 @@ class Evaluation(NamedTuple):
     adaptation_steps: Int[np.ndarray, "P"]
     """int [P]: environment steps that the policy took before, to adapt to the task."""
     failed: Bool[np.ndarray, "P"] | None = None
-    """bool [P]: whether adapting to the task led to parameters that are not finite; None if nobody adapts."""
+    """bool [P]: whether adapting to the task diverged (`adapted`); None if nobody adapts."""
 
     def judged_by(self, metric: str) -> Float[np.ndarray, "P episodes"]:
         """float [P, episodes]: success or returns, as a family is judged (`TaskFamily.metric`); NaN where
         adapting to the task failed."""
         judged = pick({"return": self.returns, "success": self.success}, metric, "metric")
         return np.where(np.isnan(self.returns), np.nan, np.asarray(judged, float))
+
+
+MOST_NATS = 100.0
+"""How far a round of adapting may bring a policy from the one before it, in nats (`stopping.drift`). What
+that one did has then become less probable by e^-100 in the mean, about the least that float32 can tell from
+0: nothing is left of the policy that was trained to be adapted. Steps that serve move it by a few."""
+DIVERGED = (
+    f"diverged (to parameters or log-probabilities that are not finite, or by more than {MOST_NATS:g} nats "
+    f"from the policy before it)"
+)
+"""What has failed, in words."""
 
 
 def evaluate(
@@ -101,8 +112,8 @@ def evaluate(
         pairs = pairs._replace(row=np.arange(count))
         if failed.any():
             warnings.warn(
-                f"adapting to task(s) {named(failed)} gave parameters that are not finite: they have failed, "
-                f"and count as NaN; lower the step size of the adaptation, or check the task's rewards",
+                f"adapting to task(s) {named(failed)} {DIVERGED}: they have failed, and count as NaN; lower "
+                f"the step size of the adaptation, or check the task's rewards",
                 stacklevel=2,
             )
     returns, success, at_end, steps = engine.play(policy, family, agents, pairs, episodes, deterministic)
@@ -122,13 +133,15 @@ def adapted(
     policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
 ) -> tuple[Agent, Bool[np.ndarray, "P"]]:
     """The agents of all pairs, leaves [P, ...], after all rounds of adapting (`Learner.adapt`), and where one
-    of these failed, bool [P]; there they are as they were before it."""
+    of these failed, bool [P]; there they are as they were before it. One fails that leads to parameters which
+    are not finite, or to log-probabilities of what was done that are not, or further than `MOST_NATS`."""
     engine = engine_of(family)
     before = take(jax.tree.map(np.asarray, agents), pairs.row)
     pairs, failed = pairs._replace(row=np.arange(len(pairs.row))), np.zeros(len(pairs.row), bool)
     for _ in range(learner.adaptation_rounds):
-        after = engine.adapt(policy, learner, family, before, pairs)
+        after, far = engine.adapt(policy, learner, family, before, pairs)
         sound = [np.isfinite(x).reshape(len(x), -1).all(1) for x in jax.tree.leaves(after)]
+        sound.append(far <= MOST_NATS)  # which NaN is not
         diverged = ~np.all(sound, axis=0)
 
         def kept(new: np.ndarray, old: np.ndarray, diverged: np.ndarray = diverged) -> np.ndarray:

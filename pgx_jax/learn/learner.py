@@ -144,8 +144,8 @@ class Learner(Protocol):
         self, policy: Policy, agent: Agent, context: Float[Array, "C"], steps: Steps, key: Key
     ) -> Agent:
         """The agent as it is after a round of adapting to one task, if ``adaptation_steps`` are taken for
-        that (MAML: an inner step). A task where it comes to numbers that are not finite has failed
-        (`evaluation.Evaluation`).
+        that (MAML: an inner step). A task where it comes to numbers that are not finite, or too far from
+        the agent before (`evaluation.MOST_NATS`), has failed (`evaluation.Evaluation`).
 
         Args:
             policy, agent: what acted.

@@ -24,8 +24,13 @@ from pgx_jax.types import Agent, Array, Key, PyTree
 class Tried(NamedTuple):
     """T steps of one policy on each of U tasks, as J of the tasks that it knows would have them."""
 
-    rewards: Float[np.ndarray, "U"]
-    """float [U]: mean reward of a step."""
+    earned: Float[np.ndarray, "U"]
+    """float [U]: undiscounted return of an episode: all rewards over the number of episodes that began. The
+    last one counts, though it is cut: nobody has been trained to say what would come on a task that none has
+    seen. So a policy whose episodes are short by falling earns less than one that keeps its task going, where
+    each step pays the same, and more where each step costs."""
+    earned_stderr: Float[np.ndarray, "U"]
+    """float [U]: its standard error, by how the episodes differ; NaN of a single one."""
     returns: Float[np.ndarray, "J U"]
     """float [J, U]: mean discounted return of the episodes that began, in the tasks' own rewards; after the
     end of the window an episode is worth what the critic says of the known task (nothing, if the critic was
@@ -37,7 +42,7 @@ class Tried(NamedTuple):
     """The policy's inputs, leaves [U, T, ...]."""
     action: Num[np.ndarray, "U T ..."]
     advantage: Float[np.ndarray, "U T"]
-    """float [U, T]: by the learner's own baseline, with the context that the family gives the task."""
+    """float [U, T]: with the context that the family gives the task."""
 
 
 def try_out(
@@ -49,6 +54,7 @@ def try_out(
     key: Key,
     steps: int,
     known: Int[np.ndarray, "J"] | None = None,
+    baseline: str | None = None,
 ) -> Tried:
     """Act for ``steps`` in one fresh environment of each task ``index`` [U].
 
@@ -63,6 +69,7 @@ def try_out(
         steps: environment steps on each task.
         known: int [J], numbers of tasks by whose contexts and scales the critic judges the steps; none by
             default.
+        baseline: what advantages are measured against, of `BASELINES`; the learner's own by default.
     """
     index, known = np.asarray(index), np.asarray([] if known is None else known, int)
     played = engine_of(family).experience(policy, family, agent, index, key, steps)
@@ -70,7 +77,7 @@ def try_out(
     context, critic, ends = jnp.asarray(family.context), learner.critic, learner.limits_end
     inputs, _, advantage = judge(
         policy, agent, scale, played, index, context, None, learner.gamma, learner.gae_lambda, critic,
-        learner.baseline, ends,
+        baseline or learner.baseline, ends,
     )  # fmt: skip
     found: list[tuple[Array, Array]] = [
         _foretold(
@@ -81,7 +88,23 @@ def try_out(
     empty = (np.zeros((0, len(index))),) * 2
     returns, surprise = map(np.array, zip(*found, strict=True)) if found else empty
     swapped = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), (inputs, played.action, advantage))
-    return Tried(np.asarray(played.reward).mean(0), returns, surprise, *swapped)
+    assert played.age is not None, "the engines tell it"
+    earned = _per_episode(np.asarray(played.reward), np.asarray(played.age))
+    return Tried(*earned, returns, surprise, *swapped)
+
+
+def _per_episode(
+    reward: Float[np.ndarray, "T E"], age: Int[np.ndarray, "T E"]
+) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    """The mean return of the episodes that began in every slot, and its standard error."""
+    begun = (age == 0).cumsum(0)
+    count, slots = begun[-1], np.broadcast_to(np.arange(len(begun[0])), begun.shape)
+    returns = np.zeros((count.max(), len(count)))
+    np.add.at(returns, (begun - 1, slots), reward)
+    mean, known = returns.sum(0) / count, np.arange(len(returns))[:, None] < count
+    squares = np.where(known, (returns - mean) ** 2, 0.0).sum(0)
+    degrees = np.where(count > 1, count - 1, np.nan)
+    return mean, np.sqrt(squares / degrees / count)
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "critic", "limits_end"))

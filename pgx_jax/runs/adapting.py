@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pgx_jax.compare.adapting import (
     choose,
     chosen_start,
     jobs_of,
+    stream,
 )
 from pgx_jax.compare.finding import FINDERS, NONE, Found
 from pgx_jax.compare.methods import Method
@@ -81,7 +83,7 @@ def entrants_of(
     pool = run.trained().joined(run.comparisons) if others else run.policies
     known: Mapping[str, Method] = {OURS: run.ours()} | {name: several[0] for name, several in others.items()}
     count = len(arena.unseen)
-    key = np.asarray(jax.random.fold_in(run.config.stream("adapting"), 2))
+    key = np.asarray(stream(run.config, "fresh"))
     fresh = learn.take(learn.init_agents(run.policy, arena.family, key[None]), 0)
     found = {
         "meta": Entrant((arena.meta,)),
@@ -97,11 +99,13 @@ def entrants_of(
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
         if name.startswith("true_groups"):
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
-            found[f"{name}/told"] = Entrant(starts, told=likeliest_group(run.family, method.labels, tasks))
+            found[f"{name}/told"] = Entrant(
+                starts, assigned=likeliest_group(run.family, method.labels, tasks)
+            )
     return found
 
 
-class Evidence(Struct, frozen=True, kw_only=True):
+class TriedPolicy(Struct, frozen=True, kw_only=True):
     """What a task has found about a policy."""
 
     tasks: list[str]
@@ -119,8 +123,9 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     finder: str
     group: list[str] | None
     """Known tasks of the group that it found; None where none suits it, and it went on from theta*."""
-    evidence: list[Evidence]
-    """Of every group, and of theta* (last); empty where there was nothing to choose."""
+    tried: list[TriedPolicy]
+    """What it has found about the policy of every group, and theta* (last); empty where there was nothing to
+    choose."""
     metric: str
     before: Interval
     """Of the policy that it began from, on fresh episodes (which are no adaptation steps), with a 95%
@@ -164,7 +169,8 @@ def adapt(
             episode would be left to train on.
         finder: how it finds its group, a name of `compare.finding.FINDERS`.
         seed: of the sampler; the run's own by default.
-        name: of the task in the folder.
+        name: of the task in the folder; by default its number, or "own" and some letters that its parameters
+            make.
         tuning: how the steps are used.
 
     Raises:
@@ -212,7 +218,7 @@ def _record(
         task=called,
         finder=entrant.finder or "",
         group=None if chosen is arena.meta else names[chosen.member].tolist(),
-        evidence=_evidence(found, (*entrant.starts, arena.meta), names),
+        tried=_tried(found, (*entrant.starts, arena.meta), names),
         metric=run.family.metric,
         before=stratified(before.judged[None]),
         after=stratified(after.judged[None]),
@@ -228,7 +234,7 @@ def _record(
 def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> tuple[PyTree, str]:
     """Parameters of a task, every leaf with a leading axis of 1, and its name."""
     if not isinstance(task, int | np.integer):
-        return jax.tree.map(lambda x: np.asarray(x)[None], task), name or "own"
+        return jax.tree.map(lambda x: np.asarray(x)[None], task), name or f"own-{_digest(task)}"
     if not 0 <= task < TEST_TASKS:
         raise ConfigError(f"there is no unseen task {task}; their numbers are 0 to {TEST_TASKS - 1}")
     seed = run.config.seed if seed is None else seed
@@ -236,14 +242,21 @@ def _task(run: Run, task: int | PyTree, seed: int | None, name: str | None) -> t
     return jax.tree.map(lambda x: np.asarray(x)[task][None], tasks), name or f"unseen-{seed}-{task}"
 
 
-def _evidence(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Evidence]:
+def _digest(task: PyTree) -> str:
+    """A few letters that equal parameters share, and others hardly ever."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(task)]
+    numbers = [x.astype(np.float32) if x.dtype.kind == "f" else x for x in leaves]
+    return hashlib.sha256(str([x.tolist() for x in numbers]).encode()).hexdigest()[:8]
+
+
+def _tried(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[TriedPolicy]:
     """What was found about every policy; nothing where nothing was asked."""
     value, stderr = found.value[0], found.stderr[0]
     if not np.isfinite(value).any():
         return []
     best = len(arms) - 1 if found.choice[0] == NONE else int(found.choice[0])
     return [
-        Evidence(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
+        TriedPolicy(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
         for i, (arm, x, s) in enumerate(zip(arms, value, stderr, strict=True))
     ]
 

@@ -15,6 +15,7 @@ from pgx_jax.learn.host.slots import Tasks
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps
+from pgx_jax.learn.stopping import drift
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
@@ -113,12 +114,15 @@ def _first_episodes(acting: Acting, chunk: Chunk, deterministic: bool) -> tuple[
     return tuple(x.reshape(shape).copy() for x in (acting.total, acting.solved, at_end, acting.age))
 
 
-def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs) -> Agent:
-    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it."""
+def adapt(
+    policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, pairs: Pairs
+) -> tuple[Agent, np.ndarray]:
+    """An agent for every pair, leaves [P, ...], that has adapted to the pair's task by acting on it, and how
+    far that has brought it, float [P] (`drift`)."""
     envs = learner.adaptation_envs
     pairs = pairs._replace(key=jax.random.fold_in(pairs.key, ADAPTING))
 
-    def use(acting: Acting, chunk: Chunk) -> Agent:
+    def use(acting: Acting, chunk: Chunk) -> tuple[Agent, Array]:
         active = np.arange(acting.chunk) < chunk.size
         steps = acting.unroll(
             chunk.agents, chunk.keys[:, 0], learner.adaptation_length,
@@ -132,5 +136,6 @@ def adapt(policy: Policy, learner: Learner, family: TaskFamily, agents: Agent, p
 @partial(compiled, static_argnames=("policy",))
 def _adapt(
     policy: Policy, learner: Learner, agents: Agent, context: Array, steps: Steps, keys: Array
-) -> Agent:
-    return jax.vmap(partial(learner.adapt, policy))(agents, context, steps, keys)
+) -> tuple[Agent, Array]:
+    after = jax.vmap(partial(learner.adapt, policy))(agents, context, steps, keys)
+    return after, jax.vmap(partial(drift, policy))(agents, after, context, steps)
