@@ -343,8 +343,8 @@ def legend(known: Sequence[Family]) -> str:
         f"Gaussian kernels of who was in them (KernelSM, arXiv 2602.03783), and are asked of the others; "
         f"means over {_draws(known)} draws. Family seeds are those of other tables' results. Four updates "
         f"were chosen on family seed 100; one was added, and the repeats raised from two, after the table "
-        f"had shown what estimates tell of four, and family seeds 100 and 101 that they tell less with "
-        f"every update from the first on."
+        f"had shown what estimates tell of four, and family seeds 100 and 101 that they tell more of one; "
+        f"not so on all seeds of the table."
     )
 
 

@@ -75,8 +75,7 @@ class TruthConfig:
     """Subsets of the usual size that are trained, drawn so that every pair meets about as often; all that
     there are, if they are fewer. Of up to 6 tasks all subsets of all sizes are."""
     updates: tuple[int, ...] = (1, 4)
-    """Updates of the short horizons, one each: the estimates are of first order, so that they tell less with
-    every update."""
+    """Updates of the short horizons, one each."""
     repeats: int = 8
     """Trainings of every subset at each of these; the fewer the updates, the more are needed."""
     long_repeats: int = 2
