@@ -65,6 +65,9 @@ METHODS = (*GROUPINGS, "multitask", "multitask_continued")
 """Methods of every run that adapt, beside theta* and a policy at random."""
 STUDIED = (OURS, "true_groups")
 """Methods with all finders; the others have that which is the default."""
+FINDING = "episodes"
+"""Of cells: by what a policy that a task tries is judged, the return of an episode. (Those without it are of
+code with which it was the mean reward of a step; see `meta_tables.earlier`.)"""
 ADAPTING = (
     "base/maml", "base/fomaml", "base/reptile", "gru/rl2", f"base/group_maml/{OURS}",
     "base/group_maml/true_groups",
@@ -102,12 +105,14 @@ def cells(settings: Settings) -> list[dict]:
     if settings.preset == "quick":
         small = {"family": "points", "settings": {"seed": 0, **SMALL_FAMILY}, "steps_per_task": 1024}
         small |= {"config": merge(SMALL_CONFIG, {"k": 2, "similarities": []}), "tasks": 2, "budgets": [0, 32]}
+        small["finding"] = FINDING
         return [small | {"adapting": ["base/fomaml"]}]
     return [
         {
             "family": family, "settings": {"seed": FIRST_SEED + seed}, "config": {"seed": FIRST_SEED + seed},
             "steps_per_task": settings.steps_per_task or STEPS[family][0],
             "tasks": settings.tasks, "budgets": list(settings.budgets), "adapting": list(ADAPTING),
+            "finding": FINDING,
         }
         for seed in range(settings.seeds)
         for family in settings.families

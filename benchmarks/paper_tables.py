@@ -200,7 +200,9 @@ def returns(found: Mapping[str, Mapping]) -> str:
             if theirs is None and not any(name in x.scores for x in beside):
                 continue
             rows.append([name, _published(theirs, PUBLISHED[BASE][place]), *(x.shown(name) for x in beside)])
-        pieces.append(f"{table(head, rows)}\n\n{column.why}")
+        adapted = any(name == "meta_rl" for name, *_ in column.beside) and "meta_rl" in found
+        old = meta_tables.earlier(meta_tables.parts(found["meta_rl"])) if adapted else ""
+        pieces += filter(None, [table(head, rows), column.why, old])
     return "\n\n".join(pieces)
 
 

@@ -248,8 +248,8 @@ def silent(known: Sequence[Family]) -> str:
     if not names:
         return ""
     return (
-        f"On {' and '.join(names)} all trainings that include a task come to the same for it, whoever else "
-        f"was there: nothing is to be told within tasks, and groups mean nothing."
+        f"On {' and '.join(names)} all trainings that include a task come to the same for it in the end, "
+        f"whoever else was there: there is little to tell within tasks, and groups mean nothing."
     )
 
 
