@@ -255,16 +255,13 @@ def _predicted(entry: Mapping) -> list[str]:
 
 
 def _realised(k: int | None, same: Sequence[Mapping]) -> Interval:
-    """Gain in success of the run that was given this k: that of its results, or else over its one policy from
-    scratch or the run that was given k = 1, as of independent episodes."""
+    """Gain in success of the run that was given this k: that of its results, or else over the run that was
+    given k = 1, as of independent episodes."""
     given = {cell["cell"]["k"]: from_plain(cell["results"]) for cell in same}
     if k not in given:
         return Interval()
     if given[k].gain.realised is not None:
         return given[k].gain.realised
-    if "multitask" in given[k].methods:
-        ours, one = (given[k].methods[name] for name in (OURS, "multitask"))
-        return apart(ours.interval, one.interval)
     if 1 not in given or k == 1:
         return Interval()
     ours, one = (given[number].methods[OURS] for number in (k, 1))

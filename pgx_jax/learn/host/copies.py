@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pgx_jax.errors import DataError
 from pgx_jax.learn.host.slots import Arrival, Placed, close_all
 from pgx_jax.tasks import HostStep, TaskFamily
 
@@ -26,12 +25,9 @@ class Copies(Placed):
     def restart(self, slots: np.ndarray, seeds: Sequence[int], obs: np.ndarray) -> None:
         """Start episodes in the slots; their first observations go to the rows of ``obs`` [S, ...]."""
         for slot, seed in zip(slots, seeds, strict=True):
-            self.seeds[slot] = seed
-            try:
-                first = self.copies[slot].reset(seed, self.tasks[slot])
-            except Exception as error:
-                raise self._failed("reset", slot, error) from error
-            obs[slot] = self.guard.shaped(first, self.names[slot], seed=seed)
+            self.seeds[slot], name = seed, self.names[slot]
+            first = self.guard("reset", name, self.copies[slot].reset, seed, self.tasks[slot], of=seed)
+            obs[slot] = self.guard.shaped(first, name, seed=seed)
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Arrival:
         """Advance the slots of the mask ``active`` [S]."""
@@ -41,16 +37,15 @@ class Copies(Placed):
             for slot in which:
                 outs.append(self.copies[slot].step(legal[slot]))
         except Exception as error:
-            raise self._failed("step", which[len(outs)], error) from error
+            slot = which[len(outs)]
+            raise self.guard.failed("step", self.names[slot], error, self.seeds[slot]) from error
         try:
             found = self._gather(outs)
         except (TypeError, ValueError):
             for slot, out in zip(which, outs, strict=True):
-                self.guard.shaped(out.obs, self.names[slot], seed=self.seeds[slot])
-                try:
-                    self._gather([out])
-                except (TypeError, ValueError) as error:
-                    raise self._failed("step", slot, error) from error
+                name, seed = self.names[slot], self.seeds[slot]
+                self.guard.shaped(out.obs, name, seed=seed)
+                self.guard("step", name, self._gather, [out], of=seed)
             raise
         if len(which) == len(self.names):
             self.arrival = found
@@ -61,9 +56,6 @@ class Copies(Placed):
         arrival = self.arrival
         self.guard.finite(arrival.obs, arrival.reward, arrival.acted, self.names, self.seeds)
         return arrival
-
-    def _failed(self, what: str, slot: int, error: Exception) -> DataError:
-        return self.guard.failed(what, self.names[slot], error, self.seeds[slot])
 
     def _gather(self, outs: list[HostStep]) -> Arrival:
         """Steps of some slots as arrays."""

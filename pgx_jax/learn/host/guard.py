@@ -22,12 +22,14 @@ class Guard:
     def __init__(self, family: TaskFamily):
         self.family, self.shape = family.name, family.observation_space.shape
 
-    def __call__(self, what: str, task: str | None, call: Callable[[*Ts], R], *args: *Ts) -> R:
-        """``call(*args)``, or a DataError that names the task."""
+    def __call__(
+        self, what: str, task: str | None, call: Callable[[*Ts], R], *args: *Ts, of: int | None = None
+    ) -> R:
+        """``call(*args)``, or a DataError that names the task, and the seed ``of`` the episode if given."""
         try:
             return call(*args)
         except Exception as error:
-            raise self.failed(what, task, error) from error
+            raise self.failed(what, task, error, of) from error
 
     def failed(self, what: str, task: str | None, error: Exception, seed: int | None = None) -> DataError:
         """An environment raised, in an episode of this seed if it is known."""
