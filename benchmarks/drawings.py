@@ -9,7 +9,7 @@ import ablation_tables
 import approximation_tables
 import generalisation_tables
 import language_tables
-import main_tables
+import main_parts
 import matplotlib
 import meta_tables
 import numpy as np
@@ -60,7 +60,7 @@ def of_source(source: str, data: Mapping) -> list[str]:
     if source == "truth":
         return ["truth", "truth_calibration"]
     if source == "main_table":
-        return list(dict.fromkeys(f"main_table_{part.block}" for part in main_tables.parts(data)))
+        return list(dict.fromkeys(f"main_table_{part.block}" for part in main_parts.parts(data)))
     if source == "ablations":
         return [f"ablation_{axis}" for axis in ablation_tables.known(data)]
     own = {"ppo": "ppo_curves", "curves": "peer_curves"}.get(source, source.removeprefix("study_"))
@@ -164,14 +164,14 @@ def by_budget(data: Mapping) -> bytes:
 
 def main_table(data: Mapping, block: str) -> bytes:
     """Mean return of every method with its interval over family seeds, a panel a family."""
-    known = [part for part in main_tables.parts(data) if part.block == block]
+    known = [part for part in main_parts.parts(data) if part.block == block]
     families = list(dict.fromkeys(part.family for part in known))
-    labels = main_tables.labels(known)
+    labels = main_parts.labels(known)
     with matplotlib.rc_context(RC):
         figure, panels = canvas(2.6 + 2.1 * len(families), 1.0 + 0.3 * len(labels), columns=len(families))
         for axes, family in zip(panels, families, strict=True):
             for part in [part for part in known if part.family == family]:
-                scarce = part.budget == main_tables.BUDGETS[family][0]
+                scarce = part.budget == main_parts.BUDGETS[family][0]
                 _methods_of(axes, part, labels, scarce)
             axes.set(title=family, ylim=(len(labels) - 0.4, -0.6), yticks=range(len(labels)), yticklabels=[])
             axes.tick_params(axis="y", length=0)
@@ -237,11 +237,11 @@ def language(data: Mapping) -> bytes:
         return png(figure)
 
 
-def _methods_of(axes, part: main_tables.Part, labels: Sequence[str], scarce: bool) -> None:
+def _methods_of(axes, part: main_parts.Part, labels: Sequence[str], scarce: bool) -> None:
     for name, label in part.names().items():
-        row = labels.index(main_tables.short(label)) + (-0.16 if scarce else 0.16)
-        found = main_tables.over_units(part.scores(name)[0])
-        given = name.startswith(main_tables.UNATTAINABLE)
+        row = labels.index(main_parts.short(label)) + (-0.16 if scarce else 0.16)
+        found = main_parts.over_units(part.scores(name)[0])
+        given = name.startswith(main_parts.UNATTAINABLE)
         colour = BLUE if name.startswith(OURS) else "#c0609a" if given else INK
         if found.lo is not None:
             axes.plot([found.lo, found.hi], [row, row], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")

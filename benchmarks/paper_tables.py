@@ -8,7 +8,7 @@ from typing import NamedTuple
 import approximation_tables
 import cost_tables
 import generalisation_tables
-import main_tables
+import main_parts
 import meta_tables
 import numpy as np
 import tables
@@ -85,7 +85,7 @@ def of_meta(data: Mapping, family: str) -> list[Measured]:
 def of_main(data: Mapping, family: str) -> list[Measured]:
     """The family's tasks, told to the policy, at every budget of the main table."""
     found = []
-    for part in main_tables.parts(data):
+    for part in main_parts.parts(data):
         if (part.family, part.block) != (family, "told"):
             continue
         by_label = {label.partition(" (")[0]: name for name, label in part.names().items()}

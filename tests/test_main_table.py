@@ -17,6 +17,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import aggregates  # noqa: E402
 import common  # noqa: E402
+import main_advice  # noqa: E402
+import main_parts  # noqa: E402
 import main_table  # noqa: E402
 import main_tables  # noqa: E402
 import method_search  # noqa: E402
@@ -191,12 +193,12 @@ HIDDEN = {
 
 
 def test_the_table_names_the_first_what_ties_and_what_falls_short():
-    (part,) = main_tables.parts(HIDDEN)
+    (part,) = main_parts.parts(HIDDEN)
     names = part.names()
     assert "Gradient similarity at its best (cosine, our k)" in names.values()
     assert f"{OURS}_told" not in names and "multitask_base_one_for_all" in names
-    assert main_tables.first(part, names) == (OURS, [OURS, "gradient_similarity_cosine_our_k"])
-    (sentence,) = main_tables.sentences(HIDDEN)
+    assert main_parts.first(part, names) == (OURS, [OURS, "gradient_similarity_cosine_our_k"])
+    (sentence,) = main_advice.sentences(HIDDEN)
     assert sentence == (
         "`points-hard`, hidden: at 30.7k steps a task take PolicyGradEx (k = 2); as good is Gradient "
         "similarity at its best (cosine, our k)."
@@ -227,7 +229,7 @@ def advised(block="hidden", k=2, **methods):
         made(6 + i, run(0, k, **{name: means(i) for name, means in methods.items()}), block=block)
         for i in range(5)
     ]
-    (sentence,) = main_tables.sentences({"cells": told})
+    (sentence,) = main_advice.sentences({"cells": told})
     return sentence.partition(" a task ")[2]
 
 
@@ -270,10 +272,10 @@ def test_seeds_that_were_added_are_also_shown_by_themselves():
         for seed in (first - 2, first - 1, first + 4, first + 5)
     }
     cells = [made(seed, one) for seed, one in runs.items()]
-    assert not main_tables.halves({"cells": cells})  # of another family
+    assert not main_advice.halves({"cells": cells})  # of another family
     cells = [{**c, "cell": c["cell"] | {"family": "cartpole-goals"}} for c in cells]
-    assert not main_tables.halves({"cells": cells[:2]})
-    text = main_tables.halves({"cells": cells})
+    assert not main_advice.halves({"cells": cells[:2]})
+    text = main_advice.halves({"cells": cells})
     assert text.endswith(
         "hidden, 30.7k steps a task, against Gradient similarity at its best (cosine, our k), +0.500 [0.500, "
         f"0.500] on family seeds {first - 2} to {first - 1} and +0.500 [0.500, 0.500] on family seeds "
@@ -286,14 +288,14 @@ def test_seeds_that_were_added_are_also_shown_by_themselves():
 def test_of_negative_returns_the_gain_is_held_against_that_of_the_true_groups():
     """A gain of 3 of 4."""
     runs = [run(0, ours=[-7, -7], one=[-10, -10 - i], true=[-6, -6]) for i in range(5)]
-    (part,) = main_tables.parts({"cells": [made(6 + i, one) for i, one in enumerate(runs)]})
+    (part,) = main_parts.parts({"cells": [made(6 + i, one) for i, one in enumerate(runs)]})
     gains = np.array([[3 + i / 2, 4 + i / 2] for i in range(5)])
     expected = main_tables._share(aggregates.bootstrap(aggregates.ratio_of_means, gains))
     assert expected.startswith("80% [77%, 8")
     said = main_tables.reached(part)
     assert f"Ours earns {expected} of the true groups, from scratch, of what they earn more than one" in said
     worse = [run(0, ours=[-7, -7], one=[-5, -6 - i], true=[-6, -6]) for i in range(5)]
-    (part,) = main_tables.parts({"cells": [made(6 + i, one) for i, one in enumerate(worse)]})
+    (part,) = main_parts.parts({"cells": [made(6 + i, one) for i, one in enumerate(worse)]})
     assert not main_tables.reached(part)  # true groups gain nothing
 
 
@@ -312,19 +314,19 @@ def test_where_most_methods_reach_the_top_nothing_is_compared():
 def test_a_sentence_has_both_budgets():
     cells = HIDDEN["cells"]
     large = [{**c, "cell": c["cell"] | {"steps_per_task": 81_920}} for c in cells]
-    (sentence,) = main_tables.sentences({"cells": cells + large})
+    (sentence,) = main_advice.sentences({"cells": cells + large})
     assert sentence.startswith("`points-hard`, hidden: at 30.7k and 81.9k steps a task take PolicyGradEx")
 
 
 def test_intervals_are_over_family_seeds():
     """Two training seeds of one family seed are no two runs."""
-    (part,) = main_tables.parts(HIDDEN)
+    (part,) = main_parts.parts(HIDDEN)
     (scores,) = part.scores("multitask_base_one_for_all")
     np.testing.assert_array_equal(scores, [[1, 2], [1, 3], [1, 4]])
-    found = main_tables.over_units(scores)
+    found = main_parts.over_units(scores)
     assert found.mean == 2.0 and found.ci95 == pytest.approx((2 - 1.2421, 2 + 1.2421), abs=1e-3)
     alone = {"cells": HIDDEN["cells"][:1]}
-    assert len(main_tables.parts(alone)[0].scores(OURS)[0]) == 2  # of one family, its training seeds
+    assert len(main_parts.parts(alone)[0].scores(OURS)[0]) == 2  # of one family, its training seeds
 
 
 def test_the_told_block_takes_what_needs_no_telling_from_the_hidden_one_by_seeds():
@@ -332,12 +334,12 @@ def test_the_told_block_takes_what_needs_no_telling_from_the_hidden_one_by_seeds
         made(6 + i, *(run(seed, 1, ours=[8, 8], told=[9, 9], then=[0, 0]) for seed in range(2)), block="told")
         for i in range(3)
     ]
-    blind, part = main_tables.parts({"cells": told[::-1] + HIDDEN["cells"]})
+    blind, part = main_parts.parts({"cells": told[::-1] + HIDDEN["cells"]})
     assert (blind.block, part.block) == ("hidden", "told") and not blind.count(f"{OURS}_told")
     assert part.mean(f"{OURS}_told") == 8
     (alone,) = part.scores("single_task_base_one_a_task")
     np.testing.assert_array_equal(alone, [[3, 4], [4, 4], [5, 4]])
-    *_, sentence = main_tables.sentences({"cells": told + HIDDEN["cells"]})
+    *_, sentence = main_advice.sentences({"cells": told + HIDDEN["cells"]})
     assert "a task take One policy for all; PolicyGradEx falls short of the first by 1.0" in sentence
 
 
@@ -345,7 +347,7 @@ def test_what_the_told_block_takes_from_the_hidden_one_had_its_settings():
     own, blind = {OURS: [1, 0.5, 1], "told": [5, 1, 1]}, {OURS: [5, 1, 1], "one_a_task": [1, 2, 1]}
     hidden = made(6, run(0, ours=[5, 7], then=[8, 8], alone=[3, 4], one=[1, 2]), **blind)
     told = made(6, run(0, 1, ours=[8, 8], told=[9, 9]), block="told", **own)
-    _, part = main_tables.parts({"cells": [hidden, told]})
+    _, part = main_parts.parts({"cells": [hidden, told]})
     text = main_tables.whole({"cells": [hidden, told]}).partition(": task told")[2]
     rows = {line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2] for line in text.splitlines() if "|" in line}
     assert rows["PolicyGradEx (ours)"] == "step size ×0.5" and rows["One policy for all"] == "entropy ×5"
@@ -356,9 +358,9 @@ def test_what_the_told_block_takes_from_the_hidden_one_had_its_settings():
 def test_what_some_runs_lack_is_said_and_never_first():
     some = [run(0, ours=[5, 7], alone=[1, 2], em=[50, 50]), run(1, ours=[5, 6], alone=[None, 2])]
     data = {"cells": [made(6, *some)]}
-    (part,) = main_tables.parts(data)
+    (part,) = main_parts.parts(data)
     assert part.count("em") == part.count("single_task_base_one_a_task") == 1
-    assert main_tables.first(part, part.names()) == (OURS, [OURS])
+    assert main_parts.first(part, part.names()) == (OURS, [OURS])
     assert "50.0 (50.0), 1 of 2 runs" in main_tables.overview(data)
     assert "Clustering on returns (EM), our k, 1 of 2 runs |" in main_tables.whole(data)
 
