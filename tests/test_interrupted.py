@@ -347,7 +347,9 @@ def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
         steps_per_task=30 * UNIT, meta_fraction=0.2, compare="none", episodes=4, test_tasks=2, ppo=CONFIG,
         estimate=EstimateConfig(steps=96, num_envs=8, dim=8), policy=PolicyConfig(hidden=(8,)),
     )  # fmt: skip
-    with pytest.raises(DataError, match="task '.*' of 'points' raised RuntimeError in step .*: broken"):
+    with pytest.raises(
+        DataError, match=r"task '.*' \(seed \d+\) of 'points' raised RuntimeError in step .*: broken"
+    ):
         run(family, config, out=tmp_path / "run")
     stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
     assert len(stages) == 1 and stages[0].startswith("meta.")
