@@ -256,7 +256,7 @@ def generalisation(data: Mapping) -> str:
         f"of the generalisation error that is observed. Ours is not vacuous for {np.sum(~vacuous)} of "
         f"{len(vacuous)} policies, but far above what is observed: in the median it allows a gap of "
         f"{np.median(promised):.2f}, and {np.median(gaps):.3f} is measured. It counts every trajectory, not "
-        "every transition, as one observation, and pays for the choice of its noise, which is "
+        "every transition, as one observation, and pays for the choice of groups and of its noise, which is "
         f"{np.median(noise):.0%} as long as θ* in the median{generalisation_tables.speaks_of(noise)} "
         "([by depth and groups](results_estimate.md#generalisation))."
     )

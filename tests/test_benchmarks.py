@@ -12,9 +12,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
+from pgx_jax.analysis.generalisation import (
+    LAMBDAS,
+    NOISES,
+    GeneralisationResult,
+    SubsetGeneralisation,
+    pac_bayes,
+)
 from pgx_jax.cli import main as cli
 from pgx_jax.config import Config, check, override
 from pgx_jax.errors import ConfigError, PgxError
@@ -488,6 +496,29 @@ def test_generalisation_small_preset(tmp_path):
         assert least == pytest.approx(policy.bound - policy.expected[0] + policy.fitted)
         assert generalisation_tables.at_noise(policy, record, policy.noise / 2) > least
     assert generalisation_tables.draw(common.read(out)).startswith(b"\x89PNG")
+    assert "older code" not in shown
+
+
+def test_bounds_of_older_code_are_paid_for_the_choice_of_their_subset():
+    """As the code of today would have it, where one deviation of the noise is all that there is."""
+    expected, kl, n = 0.01, 0.3, 40.0
+    price = {"n": n, "width": 1.2, "delta": 0.05}
+    sigmas = np.full(len(NOISES), 0.5)
+    given = np.full(len(NOISES), expected), kl / 2, sigmas, np.array(LAMBDAS)
+    old, now = (pac_bayes(*given, **price, choices=count).value for count in (1, 7))
+    subset = SubsetGeneralisation(
+        tasks=["a"], trajectories=n, distance=0.1, fitted=0.0, fresh=0.0, gap_stderr=0.1, kl=kl,
+        trace={"hutch++": (0.0, 0.0)}, eigenvalues=(0.0, 1.0), bound=old, bound_by_trace=old - 0.1,
+        expected=(expected, 0.0), noise=0.1, vacuous=False,
+    )  # fmt: skip
+    whole = msgspec.structs.replace(subset, tasks=["a", "b", "c"])
+    record = GeneralisationResult(
+        family="x", parameters=9, clip=0.2, cut=3.0, delta=0.05, subsets=[whole, subset]
+    )
+    paid = generalisation_tables.paid_for_choice(record)
+    assert paid.subsets[0] == whole and paid.subsets[1].bound == pytest.approx(now) and now > old
+    assert paid.subsets[1].bound_by_trace == pytest.approx(now - 0.1)
+    assert generalisation_tables.paid_for_choice(paid) == paid
 
 
 def test_truth_small_preset(tmp_path):

@@ -19,15 +19,18 @@ fitted; without a hat, over those that theta* would have in all.
 **The bound** (PAC-Bayes, in the form linear in lambda: Catoni 2007; Alquier, Ridgway and Chopin 2016). For
 Gaussian noise of deviation sigma in all p parameters, prior N(theta*, sigma^2 I) and posterior
 Q = N(theta, sigma^2 I): with a probability of at least 1 - delta over the trajectories, for all pairs of
-sigma and lambda of a grid of G that was fixed beforehand::
+sigma and lambda of a grid of G that was fixed beforehand, and all of M subsets::
 
-    E_Q L  <=  E_Q L^  +  lambda C^2 / (8 n)  +  (|theta - theta*|^2 / (2 sigma^2) + log(G / delta)) / lambda
+    E_Q L  <=  E_Q L^ + lambda C^2 / (8 n) + (|theta - theta*|^2 / (2 sigma^2) + log(G M / delta)) / lambda
 
 with C = 2cA the width of the loss's range, and n = 1 / sum of the squared weights of the trajectories (their
-number, where all weigh the same). To second order E_Q L^ is L^(theta) + sigma^2 / 2 tr H, H the Hessian of L^
-at theta: so the trace enters (Ju, Li and Zhang 2022). The bound takes E_Q L^ as measured with ``draws`` draws
-of the noise, and the pair whose bound is the least; at the same pair it is told with the trace instead. Where
-the two differ, the noise reaches beyond what second order describes, and the second is no bound.
+number, where all weigh the same). M is 1 of all tasks together, and else 2^n_tasks - 1: groups are chosen by
+the same trajectories, so that a bound must hold for whatever subset they name.
+
+To second order E_Q L^ is L^(theta) + sigma^2 / 2 tr H, H the Hessian of L^ at theta: so the trace
+enters (Ju, Li and Zhang 2022). The bound takes E_Q L^ as measured with ``draws`` draws of the noise, and the
+pair whose bound is the least; at the same pair it is told with the trace instead. Where the two differ, the
+noise reaches beyond what second order describes, and the second is no bound.
 
 **What it assumes.** Trajectories are independent: those of different environments are, those of one that
 follow each other, or were cut by the end of collecting, nearly. theta* and its critic were trained on
@@ -263,6 +266,7 @@ def pac_bayes(
     n: float,
     width: float,
     delta: float,
+    choices: float = 1,
 ) -> Bound:
     """The least bound of a grid (see the head of this module).
 
@@ -274,9 +278,10 @@ def pac_bayes(
         n: trajectories, or what unequal weights leave of them.
         width: C.
         delta: chance with which it may fail.
+        choices: M, the subsets for all of which it holds.
     """
     kl = squared_distance / (2 * np.asarray(sigmas) ** 2)
-    price = np.log(len(sigmas) * len(lambdas) / delta)
+    price = np.log(len(sigmas) * len(lambdas) * choices / delta)
     lam = np.asarray(lambdas)
     values = np.asarray(expected)[:, None] + lam * width**2 / (8 * n) + (kl[:, None] + price) / lam
     noise, _ = np.unravel_index(int(values.argmin()), values.shape)
@@ -313,6 +318,8 @@ class SubsetGeneralisation(Record, frozen=True, kw_only=True):
     noise: Number
     """sigma sqrt(p) / |theta*| there."""
     kl: Number
+    choices: Number = 1
+    """M: the subsets for all of which the bound holds. (Records of before it paid for that have 1.)"""
     vacuous: bool
     """Whether the bound is above every value that the loss may have."""
 
@@ -348,6 +355,11 @@ class GeneralisationResult(Record, frozen=True, kw_only=True):
 
 def _number(x: Number) -> float:
     return math.nan if x is None else x
+
+
+def choices_of(size: int, tasks: int) -> int:
+    """M, the subsets that one of so many tasks, of all that there are, may have been chosen from."""
+    return 1 if size == tasks else 2**tasks - 1
 
 
 def all_and_groups(run: Subject) -> Bool[np.ndarray, "m n"]:
@@ -482,9 +494,10 @@ def _subset(
     length, moved = (float(np.linalg.norm(ravel_pytree(x)[0])) for x in (before, move))
     sigmas = np.array(NOISES) * length / np.sqrt(ravel_pytree(before)[0].size)
     noisy, n = curved.noisy(sigmas), fitted.effective(member)
+    choices = choices_of(int(member.sum()), run.family.n)
     bound = pac_bayes(
         noisy.mean(1), moved**2, sigmas, np.array(LAMBDAS),
-        n=n, width=2 * clip * settings.cut, delta=settings.delta,
+        n=n, width=2 * clip * settings.cut, delta=settings.delta, choices=choices,
     )  # fmt: skip
     draws, sigma = noisy[bound.noise], sigmas[bound.noise]
     second = at_theta + sigma**2 / 2 * curved.traces["hutch++"].mean
@@ -504,6 +517,7 @@ def _subset(
         expected=(float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(len(draws)))),
         noise=NOISES[bound.noise],
         kl=bound.kl,
+        choices=choices,
         vacuous=bound.value >= clip * settings.cut,
     )
 
