@@ -233,26 +233,48 @@ def _values(runs: Mapping[str, Runs]) -> list[str]:
 
 def caption(runs: Mapping[str, Runs], axis: str) -> str:
     """What to set, what tells so, and what the values are."""
-    words, default, whole = WORDS[axis], _axis(axis).default, _axis(axis).whole
+    words, default = WORDS[axis], _axis(axis).default
     counts = sum(len(r.truths) for r in runs.values() if r.conflict)
-    measures = ("return",) if whole else ("ari", "auc")
-    compared = {name: against_default(runs, axis, name) for name in measures}
-    better, _ = better_and_worse(compared[measures[0]])
+    better, _ = better_and_worse(against_default(runs, axis, measures(axis)[0]))
     own, of, split = _splits(runs, default)
     safe = [x for x in better if x.splits <= own]
     advice = _advice(words, better, safe) if counts >= ENOUGH else "Too few runs yet to say what to set"
     pieces = [f"**{advice}.** {words.says}".strip()]
-    pieces.append(
-        f"Against the default (“{default}”), paired over {plural(counts, 'run')} with conflict: "
-        + "; ".join(_compared(name, several) for name, several in compared.items())
-        + "."
-    )
+    pieces += [f"{x}, which has no such setting, is left out." for x in _axis(axis).without]
+    pieces.append(comparison(runs, axis))
+    pieces += alone(runs, axis)
     if of:
         others = f", by {', by '.join(split)}." if split else " and by no other value."
         pieces.append(
             f"Tasks without conflict are split in {own} of {plural(of, 'run')} by the default{others}"
         )
     return " ".join(pieces)
+
+
+def measures(axis: str) -> tuple[str, ...]:
+    """By which the values of an axis are compared, the one that advice goes by first."""
+    return ("return",) if _axis(axis).whole else ("ari", "auc")
+
+
+def comparison(runs: Mapping[str, Runs], axis: str) -> str:
+    """Every value against the default, in a sentence."""
+    counts = sum(len(r.truths) for r in runs.values() if r.conflict)
+    told = [_compared(name, against_default(runs, axis, name)) for name in measures(axis)]
+    return (
+        f"Against the default (“{_axis(axis).default}”), paired over {plural(counts, 'run')} with conflict: "
+        f"{'; '.join(told)}."
+    )
+
+
+def alone(runs: Mapping[str, Runs], axis: str) -> list[str]:
+    """A sentence of the families on which, by themselves, a value is better than the default; or none."""
+    name, told = measures(axis)[0], []
+    families = {family: r for family, r in runs.items() if r.conflict and len(r.truths) >= ENOUGH}
+    for family, r in families.items():
+        if len(families) > 1:
+            better, _ = better_and_worse(against_default({family: r}, axis, name))
+            told += [f"on {family} {', '.join(x.told for x in better)}"] if better else []
+    return [f"On a single family, {COMPARED[name]}, better {'; '.join(told)}."] if told else []
 
 
 COMPARED = {
@@ -330,8 +352,8 @@ def introduction(data: Mapping) -> str:
         f"to gain, in standardised advantage a step. Of whole runs: mean return, and agreement or number of "
         f"groups. Tables: normalised mutual information and adjusted Rand index of the chosen groups (the "
         f"latter at the planted k), k as found, and θ*'s mean return while training where it differs. So few "
-        f"seeds tell large differences alone, and of {compared} comparisons with the default one in twenty "
-        f"would look different by chance.{told}"
+        f"seeds tell large differences alone, and of {compared} comparisons with the default (and as many on "
+        f"every family by itself) one in twenty would look different by chance.{told}"
     )
 
 

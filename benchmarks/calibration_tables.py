@@ -17,6 +17,13 @@ WANTED = {
 }
 """What the simulated tasks want, by the kind of their world."""
 
+SOME = {
+    "ridge": "Ridge: of the sum of a group's losses, or of their mean (the default where nothing stands: "
+    "sum).",
+    "exact, older rule": "Older rule: the smallest k within two standard errors of the best.",
+}
+"""What columns are that not all results have."""
+
 
 def calibration(data: Mapping) -> str:
     """How often tasks are split, and how often the interval of the predicted gain covers the true one."""
@@ -31,6 +38,8 @@ def calibration(data: Mapping) -> str:
         "exact", "exact, older rule",
     ]  # fmt: skip
     body = [_row(key, worlds[key]) for key in order]
+    shown = [i for i in range(len(head)) if any(row[i] for row in body)]
+    head, body = [head[i] for i in shown], [[row[i] for i in shown] for row in body]
     size = data["settings"]
     facts = (
         f"Simulated data of known truth (d = {size['dim']}, {size['trajectories']} trajectories of about "
@@ -39,9 +48,9 @@ def calibration(data: Mapping) -> str:
         "noise and of what there is to gain together, at one look, or at any of three that share the level. "
         "Covered: how often the 95% interval of the predicted gain holds the true gain of the splits as they "
         "were fitted, or "
-        "fitted afresh on other draws. Ridge: of the sum of a group's losses, or of their mean (the default "
-        "where nothing stands: sum). Older rule: the smallest k within two standard errors of the best."
+        "fitted afresh on other draws."
     )
+    facts += "".join(f" {text}" for name, text in SOME.items() if name in head)
     return table(head, body) + "\n\n" + facts
 
 

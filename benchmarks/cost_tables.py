@@ -114,7 +114,40 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
         f"one call (on one core policies take turns, as programs of several are slower there); one after "
         f"another: in a call each. Operations are counted from the traced programs. "
         f"`{EstimateConfig().projection}` is the default. With the features and the grouping by which the "
-        f"groups are selected added to the estimate, side by side takes {chosen} (meta-training not counted)."
+        f"groups are selected added to the estimate, side by side takes {chosen} (meta-training not "
+        f"counted). {_reached(cells, (short, long))}"
+    )
+
+
+OPERATIONS, CLOCK = 50, 25
+"""How many times as much training all side by side is to take at the longest total, in operations and in
+time, with meta-training not counted."""
+
+
+def _reached(cells: list[Mapping], updates: Sequence[int]) -> str:
+    """Where these were reached, in words."""
+    from estimation import estimate_cost, projected, training_cost
+
+    longest = max(cell["cell"]["steps_per_task"] for cell in cells)
+    known = [cell for cell in cells if cell["cell"]["steps_per_task"] == longest]
+    told = []
+    for way in projected(known[0]["dim"]):
+        pairs = [(training_cost(c, "side by side", updates), estimate_cost(c, way)) for c in known]
+        ratios = np.array([(x.operations / y.operations, x.seconds / y.seconds) for x, y in pairs])
+        missed = [
+            f"{plural(c['cell']['layers'], 'layer')} {what}"
+            for c, row in zip(known, ratios, strict=True)
+            for what, ratio, least in zip(("in operations", "in time"), row, (OPERATIONS, CLOCK), strict=True)
+            if round(ratio) < least
+        ]
+        operations, seconds = (_range(column) for column in ratios.T)
+        told.append(
+            f"{operations} times and {seconds} times with `{way.projection}`, d = {way.dim}"
+            + (f" (**not reached** with {', '.join(missed)})" if missed else "")
+        )
+    return (
+        f"To be reached side by side, meta-training not counted, at {steps(longest)} steps a task: "
+        f"{OPERATIONS} times in operations, and {CLOCK} times in time. It is {'; '.join(told)}."
     )
 
 

@@ -156,7 +156,7 @@ def _facts(found: Found) -> str:
         f"on the trajectories that were fitted, on fresh ones of θ*, and on unseen tasks; means over tasks, "
         f"with 95% t-intervals over {' or '.join(plural(n, 'seed') for n in seeds)}. The gap is the fresh "
         f"loss less the fitted one. H: the Hessian of the fitted loss (Hutch++, Lanczos), averaged over the "
-        f"policies. {_of_bounds(found)}"
+        f"policies. In the figure every seed has a mark. {_of_bounds(found)}"
     )
 
 
@@ -211,14 +211,18 @@ def draw(data: Mapping) -> bytes:
         return png(figure)
 
 
+SHIFTS = {"fitted": -0.25, "fresh": 0.0, "unseen": 0.25, "bound": 0.0}
+"""Of what is shown of a row, downwards: losses are so near each other that they would hide one another."""
+
+
 def _panel(axes, found: Found) -> None:
     for row, measured in enumerate(found.values()):
-        for name in ("fitted", "fresh", "unseen", "bound"):
+        for name, shift in SHIFTS.items():
             colour, marker, label = LOSSES[name]
             values = measured.over_tasks(name)
-            size = 11 if marker == "|" else 5
-            axes.plot(values, np.full(len(values), row), marker, ms=size, mew=1.5, color=colour, label=label,
-                      alpha=0.8)  # fmt: skip
+            size = 11 if marker == "|" else 4
+            axes.plot(values, np.full(len(values), row + shift), marker, ms=size, mew=1.2, color=colour,
+                      label=label, alpha=0.8)  # fmt: skip
     largest = next(iter(found.values())).found[0].largest
     axes.axvline(largest, color=FAINT, lw=0.8, ls=(0, (4, 3)), label="largest possible loss")
     axes.axvline(0, color=FAINT, lw=1)

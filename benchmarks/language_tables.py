@@ -89,6 +89,19 @@ def _predicted(cells: Cells) -> str:
     return with_interval(over_runs([cell["found"]["predicted"]["mean"] for cell in cells]), signed=True)
 
 
+def told_apart(found: Mapping[str, Cells]) -> str:
+    """Of which methods ours is ahead, and which are ahead of it, by the paired intervals; in words."""
+    told = []
+    for family, cells in found.items():
+        gains = {LABELS[name]: difference(cells, name) for name in LABELS if name != OURS}
+        known = {label: x for label, x in gains.items() if x.lo is not None and x.hi is not None}
+        ahead = [label for label, x in known.items() if x.lo > 0]
+        behind = [label for label, x in known.items() if x.hi < 0]
+        parts = [f"{word} {'; '.join(x)}" for word, x in (("ahead of", ahead), ("behind", behind)) if x]
+        told.append(f"- {family}: {', and '.join(parts) or 'not told apart from any'}")
+    return "\n".join(["Where ours stands, by the paired intervals:", "", *told])
+
+
 def _facts(data: Mapping, found: Mapping[str, Cells]) -> str:
     sizes, batch = data["settings"]["sizes"], data["settings"]["dpo"]["batch"]
     some = next(iter(found.values()))
@@ -99,6 +112,7 @@ def _facts(data: Mapping, found: Mapping[str, Cells]) -> str:
     tried = sorted(search["accuracy"]["one"], key=float)
     paid = cell["methods"]["one"]["steps"]
     return (
+        f"{told_apart(found)}\n\n"
         "Held-out preference accuracy, with its 95% interval over seeds (of readers, texts, reference and "
         "training alike; the grammar and the network are the same), in parentheses ours minus it, paired by "
         "seed, and after the semicolon the mean reward margin (beta times what the log-ratio of the better "

@@ -46,11 +46,17 @@ def times(found: Mapping[str, Mapping | None]) -> str:
     """Every study's cells and time, and what all of them come to."""
     known = {name: spent(data) for name, data in found.items() if data}
     rows = [
-        [f"`{COMMANDS[name]}`", len(found[name]["cells"]), _processor(x), duration(x.clock)]
+        [
+            f"`{COMMANDS[name]}`",
+            count := len(found[name]["cells"]),
+            _processor(x),
+            duration(x.clock),
+            ("≤ " if x.at_most else "") + duration((x.processor + x.at_most) / count),
+        ]  # fmt: skip
         for name, x in known.items()
     ]
     every = sum(x.processor + x.at_most for x in known.values())
-    return table(["command", "cells", "CPU time", "by the clock"], rows) + (
+    return table(["command", "cells", "CPU time", "by the clock", "CPU time of a cell"], rows) + (
         f"\n\nOf the cells that are in the result files. The clock went on while other work had the cores; "
         f"where the processor's own time was not measured, the clock's on every core that the process had "
         f"is an upper bound (≤). In all {_at_most(known)}{duration(every)} of one core: "

@@ -201,7 +201,8 @@ def groups(known: Sequence[Family]) -> str:
     names = list(dict.fromkeys(name for family in known for name in estimates_of(family)))
     rows = []
     for name in names:
-        row = [label_of(name)]
+        spent = [x.steps for family in known for x in agreements(family, name, LONG)]
+        row = [label_of(name), " to ".join(dict.fromkeys(map(steps, (min(spent), max(spent)))))]
         for family in known:
             own = agreements(family, name, LONG)
             row += [
@@ -209,12 +210,12 @@ def groups(known: Sequence[Family]) -> str:
                 for kind in AFFINITIES
             ]
         rows.append(row)
-    chance = ["*random groups of these sizes*"]
+    chance = ["*random groups of these sizes*", "0"]
     for family in known:
         last = [record.horizons[-1] for record in family.records]
         chance += [_mean(h.random_nmi[kind] for h in last) for kind in AFFINITIES]
     head = [f"{family.name}, {words}" for family in known for words in AFFINITIES.values()]
-    return table(["NMI (ARI)", *head], [*rows, chance])
+    return table(["NMI (ARI)", "environment steps", *head], [*rows, chance])
 
 
 def verdict(known: Sequence[Family]) -> str:
@@ -275,13 +276,19 @@ def beside(known: Sequence[Family]) -> str:
     return "\n\n".join(_beside(known, name) for name in shorts(known))
 
 
+def same_data(name: str) -> str:
+    """The name of f-hat that an estimate is compared with: of as many transitions, where it reads any."""
+    own = f"surrogate_{kind_of(name).amount}"
+    return own if own in OURS else "surrogate"
+
+
 def _beside(known: Sequence[Family], horizon: str) -> str:
     better: dict[str, list[bool]] = {}
     cost: dict[str, list[float]] = {}
     for record in (record for family in known for record in family.records):
-        ours = record.agreement("surrogate", horizon)
         for x in record.agreements:
             if x.horizon == horizon and kind_of(x.estimate).kind not in ("surrogate", "chosen"):
+                ours = record.agreement(same_data(x.estimate), horizon)
                 pair = (v.correlations["within"]["spearman"] for v in (x, ours))
                 theirs, own = (math.nan if v is None else float(v) for v in pair)
                 if math.isnan(theirs) or math.isnan(own):
@@ -292,7 +299,8 @@ def _beside(known: Sequence[Family], horizon: str) -> str:
     told = [f"{label_of(name)} {sum(better[name])} ({np.mean(cost[name]):.0f}×)" for name in order]
     return (
         f"Of {len(better['training'])} runs, others rank the company of tasks better than f-hat in so many "
-        f"(Spearman within tasks, {horizon}; times its steps): {'; '.join(told)}."
+        f"(Spearman within tasks, {horizon}; times the steps of the f-hat that they are compared with, which "
+        f"reads as many transitions where they read more): {'; '.join(told)}."
     )
 
 

@@ -53,6 +53,7 @@ import features  # noqa: E402
 import generalisation  # noqa: E402
 import generalisation_tables  # noqa: E402
 import learning_tables  # noqa: E402
+import paper_tables  # noqa: E402
 import peers  # noqa: E402
 import ppo  # noqa: E402
 import ppo_options  # noqa: E402
@@ -404,6 +405,44 @@ def test_what_a_user_should_set_follows_from_the_runs():
     assert "in 0 of 3 runs by the default, by “10” in 3." in text
 
 
+def test_a_value_that_is_better_on_one_family_alone_is_told():
+    right, whole, wrong = [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]
+    other = {"family": "points-objectives, own weight .5 to .7"}
+    cells = [ablated({"1": whole, "10": right}) for _ in range(5)]
+    text = ablation_tables.ablation({"cells": cells}, "ridge")
+    assert "On a single family" not in text  # there is no other
+    cells += [ablated({"1": right, "10": wrong}, **other) for _ in range(5)]
+    text = ablation_tables.ablation({"cells": cells}, "ridge")
+    assert "**Leave `estimate.l2` at 1.**" in text and "chosen groups better none" in text
+    told = text.partition("On a single family, ")[2]
+    assert told.startswith(f"{ablation_tables.COMPARED['ari']}, better on points-hard “10” by +1")
+
+
+def test_numbers_of_groups_stand_beside_the_papers():
+    def cell(axis, values):
+        return {"cell": {"axis": axis, "family": "points-hard", "family_seed": 7}, "truth": [0, 0, 1]} | {
+            "values": values
+        }
+
+    earned = {"chosen": 9.0, "1": 2.0, "2": 8.0, "5": 9.5}
+    k = [cell("k", {name: {"labels": [0, 0, 1], "return": x} for name, x in earned.items()})]
+    text = paper_tables.numbers_of_groups({"cells": k})
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        ["1", "71.0", "2.00"], ["2", "89.5", "8.00"], ["3", "94.0", "–"], ["4", "95.1", "–"],
+        ["5", "–", "9.50"], ["chosen by the method", "–", "9.00"],
+    ]  # fmt: skip
+    dims = {name: {"labels": [0, 0, 1], "at_k": [0, 0, 1], "auc": 1.0} for name in ("50", "400")}
+    text = paper_tables.numbers_of_groups({"cells": [*k, cell("dim", dims)]})
+    assert "We tried 50 to 400. Against the default (“400”)" in text
+
+
+def test_estimates_are_compared_with_what_read_as_much():
+    names = {"dot": "surrogate", "dot_8192": "surrogate_8192", "rollouts_8": "surrogate"}
+    names["kernel_10"] = names["training"] = "surrogate"
+    assert {name: truth_tables.same_data(name) for name in names} == names
+
+
 def test_a_value_that_was_refused_finds_no_groups():
     cell = ablated({"1": [0, 0, 1, 1]})
     cell["values"]["10"] = {"refused": "no reward but 0"}
@@ -474,7 +513,7 @@ def test_approximation_small_preset(tmp_path):
     kinds = [x["kind"] for x in cell["found"]["directions"]]
     assert kinds == ["finetuning"] * 4 + ["surrogate"] * 4 + ["random"] * 2
     shown = approximation_tables.first_order(common.read(out))
-    assert "| cartpole-goals, 2 |" in shown and "| *the paper: Highway* | – | 0.02% | 0.11% | 2.0% |" in shown
+    assert "| cartpole-goals, 2 |" in shown and "| – | 0.02% | 0.11% | 2.0% | – | – |" in shown
     assert approximation_tables.draw(common.read(out)).startswith(b"\x89PNG")
 
 

@@ -245,6 +245,17 @@ def test_the_small_preset_and_what_is_shown_of_it(tmp_path, monkeypatch):
     assert all(f"| {label} |" in shown for label in language_tables.LABELS.values())
     gain = accuracy["ours"] - accuracy["one"]
     assert f"({gain:+.3f})" in shown or f"({gain:+.4f})" in shown
-    assert "60 gradient steps of 32 pairs" in shown
+    assert "60 gradient steps of 32 pairs" in shown and "- readers: not told apart from any" in shown
     assert len(drawings.language(common.read(out))) > 5000
     assert language.main(["--seeds", "0", "--out", str(out)]) == 2
+
+
+def test_where_ours_stands_follows_from_the_paired_intervals():
+    def seed(shift):
+        level = {"ours": 0.7, "one": 0.5, "each": 0.8, "true": 0.7 + 10 * shift}
+        names = [*language_tables.LABELS, "similarity_dot"]
+        measures = {name: level.get(name, 0.7 + (-1) ** (shift > 0) * 0.1) + shift for name in names}
+        return {"methods": {name: {"accuracy": [value]} for name, value in measures.items()}}
+
+    told = language_tables.told_apart({"some": [seed(-0.01), seed(0.0), seed(0.01)]})
+    assert told.endswith("- some: ahead of One policy for all, and behind One policy per reader")
