@@ -135,7 +135,8 @@ def _directions(found: Found) -> str:
         f"more at {AT:.0%}{beyond} (the worst {percent(worst.max())}, {family} with {depth} hidden layers). "
         f"Fine-tuning that ends before {last:.0%} is lengthened to it ({np.sum(ends < last)} of "
         f"{len(ends)}). Along the surrogates' directions, which the estimate itself takes, the error at "
-        f"{AT:.0%} is {along_surrogates(found)} by family and depth. Figure: means; the grey line is at 10%."
+        f"{AT:.0%} is {along_surrogates(found)} by family and depth. Figure: means, with the "
+        f"range of single fine-tuning directions shaded; the grey line is at 10%."
     )
 
 
@@ -202,6 +203,9 @@ def _handles() -> list[matplotlib.lines.Line2D]:
 def _panel(axes, found: Mapping[int, list[ApproximationResult]], measure: str) -> None:
     for layers, records in found.items():
         x = 100 * np.array(records[0].distances)
+        single = 100 * np.concatenate([record.of_kind("finetuning", measure) for record in records])
+        colour = KIND_STYLE["finetuning"][0]
+        axes.fill_between(x, single.min(0), single.max(0), color=colour, alpha=0.13, lw=0)
         for kind, (colour, _, marker) in KIND_STYLE.items():
             y = 100 * mean_errors(records, kind, measure)
             axes.plot(x, y, LINES.get(layers, "-."), marker=marker, ms=3, color=colour, lw=1.3)

@@ -490,7 +490,7 @@ def _k(run: Subject, settings: TruthConfig) -> int:
     known = len(groups_of(run)) if planted is None and settings.k is None else 0
     k = settings.k or (known if planted is None else len(np.unique(planted)))
     if settings.k is not None and k > run.family.n:
-        raise ConfigError(f"k = {k}, but there are {run.family.n} tasks")
+        raise ConfigError(f"truth.k = {k}, but there are {run.family.n} tasks")
     return min(max(k, 2), run.family.n)
 
 
