@@ -105,7 +105,9 @@ def stability(data: Mapping) -> str:
         "given; k where it is chosen). Another seed: how often the other training seeds of the same tasks "
         "came to it, at their own k. Groups are those of the last look at theta*."
     )
-    return "\n\n".join([table(groups_head, said), table(pairs_head, pairs), facts])
+    certain = " ".join(filter(None, (_too_certain(family, cells) for family, cells in runs.items())))
+    shown = [table(groups_head, said), table(pairs_head, pairs), certain, facts]
+    return "\n\n".join(text for text in shown if text)
 
 
 def _others(cells: Cells, one: Mapping) -> list[np.ndarray]:
@@ -117,8 +119,28 @@ def _others(cells: Cells, one: Mapping) -> list[np.ndarray]:
     ]
 
 
-def _groups_again(family: str, cells: Cells) -> list[list[str]]:
-    again, exact = [], []
+MUCH = 0.1
+"""By which a frequency that was said must differ from what came of it to be called too large."""
+
+
+def _too_certain(family: str, cells: Cells) -> str:
+    """A sentence where runs are more certain than what came of collecting again allows; or none."""
+    rates = _again(cells)
+    told = [
+        f"{what} {_rate(said)}, and {which} in {_rate(afresh)} (with another seed in {_rate(seed)})"
+        for what, which, (said, afresh, seed) in (
+            ("their k comes again in", "it does", rates[:3]),
+            ("their groups do in", "they do", rates[3:]),
+        )
+        if said - afresh > MUCH
+    ]
+    return f"**On {family} runs are too certain**: they say that {'; that '.join(told)}." if told else ""
+
+
+def _again(cells: Cells) -> list[float]:
+    """Means over runs: how often their k comes again, as they say, as it did where they collected again, and
+    with another seed; and the same of their groups. NaN of what is not known."""
+    again = []
     for c in cells:
         labels, others = np.array(c["labels"]), _others(cells, c)
         k = labels.max()
@@ -132,10 +154,15 @@ def _groups_again(family: str, cells: Cells) -> list[list[str]]:
                 _mean([grouping.exact(one, labels) for one in others]),
             ]
         )
-        planted = np.zeros_like(labels) if c["truth"] is None else c["truth"]
-        exact.append(grouping.exact(planted, labels))
-    rates = (_mean(column) for column in zip(*again, strict=True))
-    return [[family, str(len(cells)), *map(_rate, rates), f"{sum(exact)} of {len(cells)}"]]
+    return [_mean(column) for column in zip(*again, strict=True)]
+
+
+def _groups_again(family: str, cells: Cells) -> list[list[str]]:
+    exact = []
+    for c in cells:
+        planted = np.zeros_like(c["labels"]) if c["truth"] is None else c["truth"]
+        exact.append(grouping.exact(planted, np.array(c["labels"])))
+    return [[family, str(len(cells)), *map(_rate, _again(cells)), f"{sum(exact)} of {len(cells)}"]]
 
 
 PAIRS = {

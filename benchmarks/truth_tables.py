@@ -28,7 +28,7 @@ from pgx_jax.report.figures.truth import (
     pairs_of,
     within_tasks,
 )
-from pgx_jax.report.truth import ceiling, kind_of, label_of, mean_of, training
+from pgx_jax.report.truth import ceiling, kind_of, label_of, mean_of, steps_of, training
 from pgx_jax.report.wording import number, steps
 
 SPEARMAN, NMI = 0.75, 0.85
@@ -201,8 +201,7 @@ def groups(known: Sequence[Family]) -> str:
     names = list(dict.fromkeys(name for family in known for name in estimates_of(family)))
     rows = []
     for name in names:
-        spent = [x.steps for family in known for x in agreements(family, name, LONG)]
-        row = [label_of(name), " to ".join(dict.fromkeys(map(steps, (min(spent), max(spent)))))]
+        row = [label_of(name), steps_of([x for family in known for x in agreements(family, name, LONG)])]
         for family in known:
             own = agreements(family, name, LONG)
             row += [

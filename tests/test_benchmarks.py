@@ -783,6 +783,8 @@ def test_what_came_again_is_counted_by_pairs_and_runs():
     assert [row[1] for row in rows[1:]] == [*calibration_tables.PAIRS]
     assert rows[1][2:] == ["10", "75%", "100%", "80%"]  # two of the other seed's six are apart
     assert rows[2][2:] == ["3", "75%", "0%", "0%"] and rows[3][2:] == ["2", "0%", "100%", "100%"]
+    certain = "their k comes again in 50%, and it does in 0% (with another seed in 100%)."
+    assert f"**On points runs are too certain**: they say that {certain}\n" in text
 
 
 def test_the_true_gain_is_that_of_a_large_data_set():

@@ -30,7 +30,8 @@ from pgx_jax.cli import main as cli
 from pgx_jax.errors import ConfigError, DataError
 from pgx_jax.estimate import kernels
 from pgx_jax.report import analyses
-from pgx_jax.report.truth import label_of
+from pgx_jax.report.truth import label_of, steps_of
+from pgx_jax.report.wording import steps
 from pgx_jax.types import FIT, SCORE
 
 QUICK = TruthConfig(
@@ -280,6 +281,13 @@ def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_p
     analysed("truth", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert told in out and "kernel surrogate, 4 trainings" in out and "truth.json" in out
+
+
+def test_steps_of_what_trains_are_told_from_short_to_long_and_not_on_average(found):
+    of = lambda name: [x for x in found.agreements if x.estimate == name]  # noqa: E731
+    short, *_, long = sorted(x.steps for x in of("training"))
+    assert short < long and steps_of(of("training")) == f"{steps(short)} to {steps(long)}"
+    assert steps_of(of("surrogate")) == steps(of("surrogate")[0].steps)
 
 
 def test_it_is_made_where_it_is_named_alone_and_bad_settings_are_refused_before(capsys, tmp_path):

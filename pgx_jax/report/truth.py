@@ -103,8 +103,7 @@ def table(found: TruthResult) -> Table:
     for name in dict.fromkeys(x.estimate for x in found.agreements):
         known = [found.agreement(name, horizon.name) for horizon in found.horizons]
         own = [x for x in known if x is not None]
-        spent = steps(np.mean([float(x.steps or 0) for x in own]))
-        shown.add_row(label_of(name), spent, *(cell for x in known for cell in _cells(x)))
+        shown.add_row(label_of(name), steps_of(own), *(cell for x in known for cell in _cells(x)))
     most = [
         [number(ceiling(h.reliability["within"]["spearman"]), 2), number(ceiling(h.reliability_of_all), 2)]
         + [number(h.commoner_sign, 2), number(h.random_nmi["per_task"], 2)]
@@ -112,6 +111,12 @@ def table(found: TruthResult) -> Table:
     ]
     shown.add_row("ceiling (of sign and NMI: chance)", "", *sum(most, []))
     return shown
+
+
+def steps_of(found: Sequence[EstimateAgreement]) -> str:
+    """Environment steps of an estimate at all horizons: what trains needs more of them at the longer ones."""
+    known = [float(x.steps or 0) for x in found]
+    return " to ".join(dict.fromkeys(steps(x) for x in (min(known), max(known))))
 
 
 def mean_of(values: Sequence[Number]) -> float:
