@@ -3,6 +3,7 @@ terminal, in a file, and nowhere."""
 
 import io
 import json
+import re
 import struct
 import sys
 import time
@@ -192,11 +193,11 @@ def test_success_in_any_step_and_in_the_last_one_have_names_of_their_own(tmp_pat
     log.close()
     assert scalars(tmp_path / "tensorboard/meta/meta-policy") == {
         "success": [(10, 0.75), (20, 0.75)],
-        "success at the end": [(10, 0.375), (20, 0.0)],
-        "success/end of a": [(10, 0.5)],
+        "success_at_the_end": [(10, 0.375), (20, 0.0)],
+        "success/end_of_a": [(10, 0.5)],
         "success/b": [(10, 1.0), (20, 0.75)],
-        "success at the end/end of a": [(10, 0.25)],
-        "success at the end/b": [(10, 0.5), (20, 0.0)],
+        "success_at_the_end/end_of_a": [(10, 0.25)],
+        "success_at_the_end/b": [(10, 0.5), (20, 0.0)],
         "kl": [(10, 0.125), (20, 0.25)],
     }
 
@@ -372,10 +373,10 @@ def test_curves_in_the_terminal():
         heard.start("meta")
         heard.metrics(judged_metrics([100, 200]))
         terminal.print(listener.shown.curves)
-    (head, line, *tasks) = [x.split() for x in terminal.file.getvalue()[len(shown) :].splitlines()[:4]]
-    text = " ".join(head)
-    assert "success while training" in text and "now at the end loss" in text
-    assert "0.75" in line and "0" in line
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue()[len(shown) :])
+    assert re.search(r"policy +steps +success while training +now +at the end +loss", shown)
+    assert re.search(r"seed 7: meta-policy +200 +▁+ +0.75 +0 +– +0.25 +–", shown)
+    assert re.search(r" a +▁ +0.5 +0.25 .*\n.* b +█▁ +0.75 +0 ", shown)
 
 
 def test_the_newest_policies_are_shown_where_there_are_many():

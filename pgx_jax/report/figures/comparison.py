@@ -66,7 +66,7 @@ def curves(results: Results) -> Figure | None:
     return figure
 
 
-LAST_STEP: dict[str, Any] = {"lw": 0.8, "alpha": 0.55}
+LAST_STEP: dict[str, Any] = {"lw": 0.9, "alpha": 0.65}
 """How lines of success in the last step look."""
 
 
@@ -88,18 +88,19 @@ def curves_by_task(results: Results) -> Figure | None:
         return None
     found = task_labels(results.groups, tasks)
     order, n = np.argsort(found, kind="stable"), len(tasks)
-    parts = [(name, curve.steps, curve.per_task, "") for name, curve in shown.items()]
-    if all(curve.per_task_at_end for curve in shown.values()):
-        last = ", in the last step"
-        parts += [(name, curve.steps, curve.per_task_at_end, last) for name, curve in shown.items()]
-    count, rows = len(shown), len(parts) // len(shown)
+    labels = [wording.method_label(results.methods, name) for name in shown]
+    lines = [*shown.values()]
+    parts = [(x.steps, x.per_task, label) for x, label in zip(lines, labels, strict=True)]
+    if all(x.per_task_at_end for x in lines):
+        parts += [(x.steps, x.per_task_at_end, "in the last step") for x in lines]
+    count, rows = len(lines), len(parts) // len(lines)
     figure, panels = canvas(2.6 + 2.6 * count, 1.3 + rows * max(0.17 * n, 1.2), columns=count, rows=rows)
-    for axes, (name, x, values, what) in zip(panels, parts, strict=True):
+    for axes, (x, values, title) in zip(panels, parts, strict=True):
         steps, rates = np.array(x, float), np.array(values, float)[order]
         first, end = steps[0] - (steps[1:2] - steps[:1]).sum(), max(end, steps[-1])
         extent = (first, steps[-1], n - 0.5, -0.5)
         image = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
-        axes.set_title(wording.method_label(results.methods, name) + what)
+        axes.set_title(title)
         axes.set(ylim=(n - 0.5, -0.5), yticks=[])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
