@@ -85,8 +85,8 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
     clock = Clock()
     listener = ConsoleListener(Console(file=io.StringIO()), clock)
 
-    def rate(done, recent=float("nan")):
-        listener.progress(done, 100_000, recent)
+    def rate(done, recent=float("nan"), *at_end):
+        listener.progress(done, 100_000, recent, *at_end)
         return listener.bar.tasks[-1].fields["rate"]
 
     listener.start("meta")
@@ -100,6 +100,7 @@ def test_the_rate_leaves_out_what_comes_before_the_first_report():
     assert rate(1_000, 1.25) == "return 1.2"
     listener.metric = "success"
     assert rate(1_000, 0.25) == "success 25%"
+    assert rate(1_000, 0.25, 0.2) == "success 25%, at the end 20%"
 
 
 @pytest.mark.parametrize(("expected", "said"), [(900_000, "about 5 min 0 s"), (100_000, None), (0, None)])

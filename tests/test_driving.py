@@ -12,7 +12,7 @@ from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO, make_policy, take, train
 from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.lane import Outcome, Saved, pick
-from pgx_jax.learn.updating import soundness
+from pgx_jax.learn.updating import Earned, soundness
 from pgx_jax.learn.work import Part, Work
 from pgx_jax.types import Agent, Moments, Rows
 
@@ -63,7 +63,7 @@ class Counting:
         finite = self.update < at
         spoilt = ~finite[:, None] & (np.arange(FAMILY.n) == 3)
         watched = Watched(curve * 1.0, lambda: self.events.append(("read", number)))
-        return Outcome(watched, np.zeros((*done.shape, 0)), finite, spoilt)
+        return Outcome(Earned(watched), np.zeros((*done.shape, 0)), finite, spoilt)
 
     def agents(self, slots):
         self.events.append(("left", *self.row[slots].tolist()))
@@ -131,8 +131,8 @@ def test_a_broken_row_stops_all_jobs():
 def test_all_rows_are_trained_to_their_budgets(width, ahead):
     work, events = drive([3, 7, 4], width, ahead)
     for row, total in enumerate([3, 7, 4]):
-        np.testing.assert_array_equal(work.returns[row, :total, 0], 100 * row + 1 + np.arange(total))
-        assert np.isnan(work.returns[row, total:]).all()
+        np.testing.assert_array_equal(work.earned.returns[row, :total, 0], 100 * row + 1 + np.arange(total))
+        assert np.isnan(work.earned.returns[row, total:]).all()
         assert work.finished[row] == {"row": row, "update": total}
     left = [row for kind, *rows in events if kind == "left" for row in rows]
     assert sorted(left) == [0, 1, 2] and events[-1][0] == "closed"
@@ -163,7 +163,9 @@ def test_a_row_that_breaks_is_named_and_the_others_are_kept(ahead):
         assert np.isnan(memory.record["returns"][row, end:]).all()
     assert np.isnan(memory.record["returns"][1]).all()
     work, _ = drive([8, 8, 8], 3, ahead, checkpoint=memory)
-    np.testing.assert_array_equal(work.returns[:, :, 0], 100 * np.arange(3)[:, None] + 1 + np.arange(8))
+    np.testing.assert_array_equal(
+        work.earned.returns[:, :, 0], 100 * np.arange(3)[:, None] + 1 + np.arange(8)
+    )
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])

@@ -259,18 +259,6 @@ def test_short_of_memory_acting_names_the_settings_of_the_caller(chooser, monkey
         experience(CHOOSER, LARGE, chooser, np.zeros(5, int), KEY, 3)
 
 
-def test_curves_are_of_what_a_family_is_judged_by():
-    """Episodes of the first task always come to their second step, which succeeds; of the other one, two of
-    three do."""
-    learner, rows = (
-        PPO(num_envs=2, num_steps=30, epochs=1, minibatches=1),
-        ROWS._replace(member=np.ones((1, 2), bool), steps=np.array([60]), key=ROWS.key[:1]),
-    )
-    judged = [dataclasses.replace(SCRIPT, metric=metric) for metric in ("return", "success")]
-    returns, success = (train(CHOOSER, learner, family, rows).returns[0, 0] for family in judged)
-    assert (returns > 1).all() and success[0] == 1 and 0.5 < success[1] < 0.8
-
-
 def test_episodes_are_seeded_by_key_and_slot(chooser):
     index = np.array([0, 1, 0, 1])
     one, two, other = (experience(CHOOSER, SCRIPT, chooser, index, k, 20) for k in (KEY, KEY, KEY + 1))

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -83,10 +84,10 @@ class Drift(type(points().env)):
     def step(self, key, state, action, task):
         now, later = jax.random.split(state.key)
         out = super().step(key, state.point, action + jax.random.normal(now, (2,)), task)
-        return out._replace(state=Drifting(out.state, later))
+        return out._replace(state=Drifting(out.state, later), success=out.obs[0] > 0.1)
 
 
-DEVICE = dataclasses.replace(points(n_tasks=4, n_groups=2, horizon=7), env=Drift())
+DEVICE = dataclasses.replace(points(n_tasks=4, n_groups=2, horizon=7), env=Drift(), metric="success")
 POLICY = make_policy(DEVICE, hidden=(8,), normalise_observations=True)
 ROWS = Rows(MEMBER, np.array([26, 13, 37]) * UNIT, np.asarray(jax.random.split(KEY, 3)))
 
@@ -117,6 +118,7 @@ def stopping(after, error=KeyboardInterrupt):
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_a_stopped_training_ends_as_if_it_had_not_been(how, after):
     whole = train(POLICY, CONFIG, DEVICE, ROWS, **how)
+    assert 0 < np.nanmean(whole.at_end) < np.nanmean(whole.returns) < 1
     memory, heard = Memory(every=np.inf), []
     with pytest.raises(KeyboardInterrupt):
         train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=memory, progress=stopping(after), **how)
@@ -137,8 +139,9 @@ def test_every_record_is_of_one_moment(how):
     assert len(memory.history) >= 2  # how many depends on how the lanes' segments fall
     for name, record in memory.history[:: max(1, len(memory.history) // 4)]:
         for row, updates in zip(record["rows"], record["updates"], strict=True):
-            assert np.isnan(record["returns"][row, updates:]).all()
-            same(record["returns"][row, :updates], whole.returns[row, :updates])
+            for name in ("returns", "at_end"):
+                assert np.isnan(record[name][row, updates:]).all()
+                same(record[name][row, :updates], getattr(whole, name)[row, :updates])
         same(train(POLICY, CONFIG, DEVICE, ROWS, checkpoint=Memory.of(name, record), **how), whole)
 
 
@@ -236,7 +239,7 @@ def test_equal_trainings_have_one_name_in_every_process():
 
 
 class Frail(HostPoints):
-    """Breaks down once, when all copies together have taken ``limit`` steps."""
+    """Breaks down once, when all copies together have taken ``limit`` steps. Some of these succeed."""
 
     def __init__(self, limit):
         super().__init__()
@@ -250,7 +253,8 @@ class Frail(HostPoints):
         def frail(action):
             if next(self.steps) == self.limit:
                 raise RuntimeError("broken")
-            return step(action)
+            out = step(action)
+            return out._replace(success=bool(abs(out.obs[0]) < 0.1))
 
         copy.step = frail
         return copy
@@ -342,7 +346,7 @@ def test_slots_come_to_their_states_again(vector):
 
 def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
     family = host_points(n_tasks=4, n_groups=2, horizon=6, seed=1)
-    family = dataclasses.replace(family, env=Frail(12 * UNIT))
+    family = dataclasses.replace(family, env=Frail(12 * UNIT), metric="success")
     config = Config(
         steps_per_task=30 * UNIT, meta_fraction=0.2, compare="none", episodes=4, test_tasks=2, ppo=CONFIG,
         estimate=EstimateConfig(steps=96, num_envs=8, dim=8), policy=PolicyConfig(hidden=(8,)),
@@ -354,7 +358,11 @@ def test_a_stopped_run_keeps_what_it_has_and_resumes(tmp_path):
     stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
     assert len(stages) == 1 and stages[0].startswith("meta.")
     found = resume(tmp_path / "run", family=family)
-    assert found.meta_training.steps[0] == 24 * UNIT and np.isfinite(found.meta_training.returns[0, 2:]).any()
+    meta, curve = found.meta_training, found.results.curves["policygradex"]
+    assert meta.steps[0] == 24 * UNIT and 0 < np.nanmean(meta.at_end) < np.nanmean(meta.returns) < 1
+    assert len(curve.at_end) == len(curve.returns) and np.shape(curve.per_task_at_end) == (4, 40)
+    told = [line["result"] for line in found.store.metrics() if line.get("stage") == "meta"]
+    assert re.fullmatch(r"success [01]\.\d\d \([01]\.\d\d at the end\) in the last updates, .*", told[-1])
     assert not [path for path in (tmp_path / "run" / "stages").iterdir() if path.name.startswith("meta.")]
     stopped, whole, same = (to_plain(done.results) for done in (found, *(run(family, config) for _ in "ab")))
     assert stopped.pop("timings") and whole.pop("timings") and same.pop("timings")

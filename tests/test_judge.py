@@ -13,9 +13,10 @@ from pgx_jax.compare import groups, judging, summaries, unseen
 from pgx_jax.compare.budget import make_budget
 from pgx_jax.compare.judging import Played
 from pgx_jax.compare.methods import Method
-from pgx_jax.compare.pool import Pool, Row
+from pgx_jax.compare.pool import EMPTY, Pool, Row
 from pgx_jax.compare.results import OURS, Interval
 from pgx_jax.learn import Evaluation, make_policy
+from pgx_jax.learn.updating import Earned
 
 
 def partition(*labels: int, steps: int = 100) -> Method:
@@ -124,11 +125,29 @@ def test_learning_curves_begin_with_the_meta_policy_where_all_rows_go_on_from_it
     assert found.steps == pytest.approx(total * np.arange(1, 9) / 8)
     assert found.returns[-4:] == pytest.approx([250, 300, 350, 400])
     assert found.per_task[0][1] == pytest.approx(200) and 90 < found.per_task[0][0] < 110
+    judged = pool._replace(at_end=tuple(x / 2 for x in pool.returns))
+    older = summaries.learning_curve([method], judged, points=8, by_task=True, before=before)
+    assert older == found  # success in the last step of theta*'s training is not known
+    both = before._replace(at_end=before.returns / 2)
+    ends = summaries.learning_curve([method], judged, points=8, by_task=True, before=both)
+    assert (ends.steps, ends.returns, ends.per_task) == (found.steps, found.returns, found.per_task)
+    assert ends.at_end == pytest.approx(np.array(found.returns) / 2)
+    assert np.array(ends.per_task_at_end) == pytest.approx(np.array(found.per_task) / 2)
     fresh = Method(labels, tuple(row._replace(continues=False) for row in rows), spent)
     pool = pool._replace(rows=fresh.rows)
     without = summaries.learning_curve([fresh], pool, points=4)
+    assert without.at_end is found.at_end is found.per_task_at_end is UNSET
     assert summaries.learning_curve([fresh], pool, points=4, before=before) == without
     assert without.steps == pytest.approx([250, 300, 350, 400])
+
+
+def test_success_in_the_last_step_is_known_of_pools_whose_rows_all_have_it():
+    rows, returns = PAIRS.rows, np.zeros((3, 4))
+    plain, judged = (Pool.of(rows, (None, None), [Earned(returns, x)] * 2) for x in (None, returns + 1))
+    assert plain.at_end is None and np.shape(judged.at_end) == (2, 3, 4)
+    assert EMPTY.joined(plain).at_end is plain.joined(judged).at_end is None
+    both = EMPTY.joined(judged).joined(judged)
+    assert len(both.at_end) == len(both.rows) == 4
 
 
 def test_groups_alone_pay_for_what_was_needed_before(monkeypatch):

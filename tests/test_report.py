@@ -18,7 +18,16 @@ from rich.console import Console
 from small import with_methods
 
 from pgx_jax import report
-from pgx_jax.compare.results import Curve, Diagnostics, Results, UnseenMethod, finite, from_plain, to_plain
+from pgx_jax.compare.results import (
+    BY_TASK,
+    Curve,
+    Diagnostics,
+    Results,
+    UnseenMethod,
+    finite,
+    from_plain,
+    to_plain,
+)
 from pgx_jax.errors import DataError
 from pgx_jax.learn import PPO
 from pgx_jax.report import figures, page, tables, wording
@@ -199,11 +208,57 @@ def test_numbers_have_a_minus_sign_and_names_keep_their_hyphens(run_results):
     assert run_results.task_names[1] == "goal+0-1" and "goal+0-1" in found.words
 
 
-def test_success_in_the_last_step_stands_beside_success_in_any(run_results):
-    assert "in the last step" not in without_figures(run_results)
-    ends = {name: {"metric": "success", "at_end": [0.25, 0.5]} for name in run_results.methods}
-    html = without_figures(with_methods(run_results, ends))
+@pytest.fixture(scope="module")
+def by_success(run_results):
+    """The same run, had it been judged by success, in the last step half as often as in any."""
+
+    def halves(values):
+        return (np.array(values) / 2).tolist()
+
+    ends = {name: {"metric": "success", "at_end": [0.25] * 5 + [0.5] * 5} for name in run_results.methods}
+    curves = {
+        name: structs.replace(curve, at_end=halves(curve.returns))
+        for name, curve in run_results.curves.items()
+    }
+    curves |= {
+        name: structs.replace(curves[name], per_task_at_end=halves(curves[name].per_task)) for name in BY_TASK
+    }
+    return structs.replace(with_methods(run_results, ends), curves=curves)
+
+
+def test_success_in_the_last_step_stands_beside_success_in_any(run_results, by_success):
+    known = outlined(run_results)["report.html"].decode()
+    html = outlined(by_success)["report.html"].decode()
+    assert "last step" not in known and check(html)
     assert "Success rate [95%], in the last step" in html and html.count(", 0.38</td>") > 1
+    assert "Task (success in any step, in the last step)" in html and html.count(", 0.25</td>") > 5
+    assert all(text in unescape(html) for text in wording.AT_END.values())
+    for results, column in ((run_results, []), (by_success, ["in the last step"])):
+        table = report.terminal_table(results)
+        heads = [each.header for each in table.columns]
+        assert heads == ["method", "policies", "mean", *column, "environment steps"]
+    assert {*table.columns[3].cells} == {"0.38"}
+    older = structs.replace(by_success.methods["policygradex"], at_end=[None, 0.5])
+    assert wording.mean_at_end(older) == "–"
+
+
+def test_curves_of_success_in_the_last_step(run_results, by_success):
+    before, after = (
+        [f(x) for f in (figures.curves, figures.curves_by_task)] for x in (run_results, by_success)
+    )
+    lines = [figure.axes[0].lines for figure in (before[0], after[0])]
+    assert len(lines[1]) == 2 * len(lines[0]) and not before[0].legends
+    names = [text.get_text() for text in after[0].legends[0].get_texts()]
+    assert names == ["in any step", "in the last step"]
+    ends = {tuple(np.round(2 * line.get_ydata(), 6)) for line in lines[1]}
+    assert ends > {tuple(np.round(line.get_ydata(), 6)) for line in lines[0]}
+    above, below = ([axes.images[0].get_array() for axes in after[1].axes[i : i + 3]] for i in (0, 3))
+    np.testing.assert_allclose(np.array(below), np.array(above) / 2)
+    np.testing.assert_array_equal(above, [axes.images[0].get_array() for axes in before[1].axes[:3]])
+    marks = [line for line in figures.per_task(by_success).axes[0].lines if line.get_marker() == "D"]
+    order = [name for group in by_success.groups for name in group]
+    wanted = [by_success.methods["policygradex"].at_end[by_success.task_names.index(name)] for name in order]
+    assert len(marks) == 3 and [*marks[0].get_ydata()] == wanted
 
 
 def test_unseen_tasks_on_which_adapting_failed_are_named(run_results):

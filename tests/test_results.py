@@ -35,6 +35,14 @@ def test_what_is_written_is_read_again(run_results, small_run):
     matrix = [[None, *row[1:]] for row in run_results.affinity.matrix]
     run_results = structs.replace(run_results, affinity=structs.replace(run_results.affinity, matrix=matrix))
     assert results.from_plain(json.loads(json.dumps(results.to_plain(run_results)))) == run_results
+    curve = structs.replace(
+        run_results.curves["random"], at_end=[0.5, None], per_task_at_end=[[0.25], [None]]
+    )
+    judged = structs.replace(run_results, curves={"random": curve})
+    plain = json.loads(json.dumps(results.to_plain(judged)))
+    assert results.from_plain(plain) == judged != run_results
+    jsonschema.validate(plain, published())
+    assert "at_end" not in results.to_plain(run_results)["curves"]["random"]  # so have older files
     kept = json.loads((small_run.store.path / "results.json").read_text())
     assert json.loads(json.dumps(results.to_plain(results.from_plain(kept)))) == kept
 

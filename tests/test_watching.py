@@ -3,6 +3,7 @@ terminal, in a file, and nowhere."""
 
 import io
 import json
+import re
 import struct
 import sys
 import time
@@ -178,6 +179,29 @@ def some_metrics(steps, name):
     return Metrics(0, ("a", "b"), np.array(steps), returns, {"kl": kl}, name)
 
 
+def judged_metrics(steps, name="meta-policy"):
+    """The same of tasks that are judged by success."""
+    return some_metrics(steps, name)._replace(
+        returns=np.array([[0.5, 1.0], [np.nan, 0.75]]), at_end=np.array([[0.25, 0.5], [np.nan, 0.0]])
+    )
+
+
+def test_success_in_any_step_and_in_the_last_one_have_names_of_their_own(tmp_path):
+    log = LOGS["tensorboard"].load()(tmp_path)
+    log.start("meta")
+    log.metrics(judged_metrics([10, 20])._replace(tasks=("end of a", "b")))
+    log.close()
+    assert scalars(tmp_path / "tensorboard/meta/meta-policy") == {
+        "success": [(10, 0.75), (20, 0.75)],
+        "success_at_the_end": [(10, 0.375), (20, 0.0)],
+        "success/end_of_a": [(10, 0.5)],
+        "success/b": [(10, 1.0), (20, 0.75)],
+        "success_at_the_end/end_of_a": [(10, 0.25)],
+        "success_at_the_end/b": [(10, 0.5), (20, 0.0)],
+        "kl": [(10, 0.125), (20, 0.25)],
+    }
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_ends_a_run_with_an_error(tmp_path, monkeypatch):
     from tensorboardX import record_writer
@@ -341,9 +365,18 @@ def test_curves_in_the_terminal():
         terminal.print(listener.shown.curves)
         heard.start("policies")
         assert not listener.shown.curves.lines
-    shown = terminal.file.getvalue()
-    for text in ("seed 7: meta-policy", "300", "▁ █", "4.5", "0.03", "return while training"):
-        assert text in shown
+        shown = terminal.file.getvalue()
+        for text in ("seed 7: meta-policy", "300", "▁ █", "4.5", "0.03", "return while training"):
+            assert text in shown
+        assert "at the end" not in shown
+        heard.metric = "success"
+        heard.start("meta")
+        heard.metrics(judged_metrics([100, 200]))
+        terminal.print(listener.shown.curves)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue()[len(shown) :])
+    assert re.search(r"policy +steps +success while training +now +at the end +loss", shown)
+    assert re.search(r"seed 7: meta-policy +200 +▁+ +0.75 +0 +– +0.25 +–", shown)
+    assert re.search(r" a +▁ +0.5 +0.25 .*\n.* b +█▁ +0.75 +0 ", shown)
 
 
 def test_the_newest_policies_are_shown_where_there_are_many():
@@ -361,7 +394,7 @@ def test_updates_that_come_again_take_the_place_of_the_first():
     for first, value in ((1, 1.0), (4, 2.0), (3, 3.0)):
         steps = 10 * (first + np.arange(3))
         line.add(Metrics(0, ("a",), steps, np.full((3, 1), value), {}))
-    assert [*line.steps] == [10, 20, 30, 40, 50] and np.ravel(line.returns).tolist() == [1, 1, 3, 3, 3]
+    assert [*line.steps] == [10, 20, 30, 40, 50] and np.ravel(line.values).tolist() == [1, 1, 3, 3, 3]
 
 
 def test_a_curve_as_a_line_of_bars():

@@ -20,6 +20,7 @@ from pgx_jax.compare.budget import Budget, bonus, suited
 from pgx_jax.compare.pool import BASE, Pool, Row
 from pgx_jax.config import Config
 from pgx_jax.learn import Hears, Learner, Metrics, Policy, Progress
+from pgx_jax.learn.updating import Earned
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, Rows
 
@@ -87,7 +88,7 @@ def cluster(
         return None
     agents = learn.init_agents(policy, family, np.asarray(jax.random.split(key, k)))
     labels = grouping.random_groupings(key, np.bincount(np.arange(n) % k), 1)[0]
-    steps, curves = np.zeros(k, int), [np.zeros((0, n), np.float32)] * k
+    steps, curves = np.zeros(k, int), [Earned.unknown(family.metric, (0, n))] * k
     evaluated, history = 0, []
     for turn in range(rounds):
         history.append(labels)
@@ -102,7 +103,8 @@ def cluster(
         agents = jax.tree.map(lambda x, new, own=own: _put(x, own, new), agents, trained.agents)
         for place, i in enumerate(own):
             steps[i] += rows.steps[place]
-            curves[i] = np.concatenate([curves[i], trained.returns[place, : rows.steps[place] // unit]])
+            new = learn.take(trained.earned, (place, slice(rows.steps[place] // unit)))
+            curves[i] = jax.tree.map(lambda *parts: np.concatenate(parts), curves[i], new)
         labels, taken = _best(policy, learner, family, agents, labels, jax.random.fold_in(key, 2 * turn + 2))
         evaluated += taken
     pool = _serving(labels, agents, steps, curves, learner, config)
@@ -117,7 +119,7 @@ def _tell_on(metrics: Hears, own: list[int], before: np.ndarray, each: Metrics) 
 
 
 def _serving(
-    labels: np.ndarray, agents: Agent, steps: np.ndarray, curves: list[np.ndarray], learner: Learner,
+    labels: np.ndarray, agents: Agent, steps: np.ndarray, curves: list[Earned], learner: Learner,
     config: Config,
 ) -> Pool:  # fmt: skip
     """The policies that serve a task, by the first task of each."""
@@ -135,8 +137,7 @@ def _serving(
         )
         for i in places
     ]
-    agents_of = tuple(learn.take(agents, i) for i in places)
-    return Pool(tuple(rows), agents_of, tuple(curves[i] for i in places))
+    return Pool.of(rows, [learn.take(agents, i) for i in places], [curves[i] for i in places])
 
 
 def _rows(

@@ -17,6 +17,7 @@ from pgx_jax import learn
 from pgx_jax.config import Config
 from pgx_jax.errors import DataError, named
 from pgx_jax.learn import Checkpoint, Hears, Learner, Policy, Progress
+from pgx_jax.learn.updating import Earned
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Key, Rows
 
@@ -57,10 +58,21 @@ class Pool(NamedTuple):
     agents: tuple[Agent, ...]
     returns: tuple[Float[np.ndarray, "updates n"], ...]
     """float [updates, n] each: returns or success rates, as of `learn.Trained`."""
+    at_end: tuple[Float[np.ndarray, "updates n"], ...] | None = None
+    """float [updates, n] each: success in the last step; None where the family is judged by the return, or
+    older code has trained some of the rows."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], agents: Sequence[Agent], earned: Sequence[Earned]) -> Pool:
+        """Rows with their agents, and what each earned in its updates."""
+        returns = tuple(np.asarray(own.returns) for own in earned)
+        ends = tuple(np.asarray(own.at_end) for own in earned if own.at_end is not None)
+        return cls(tuple(rows), tuple(agents), returns, ends if len(ends) == len(returns) else None)
 
     def joined(self, other: Pool) -> Pool:
         """The rows of both, one pool after the other."""
-        return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns)
+        ends = None if self.at_end is None or other.at_end is None else self.at_end + other.at_end
+        return Pool(self.rows + other.rows, self.agents + other.agents, self.returns + other.returns, ends)
 
     def agent(self, row: Row) -> Agent:
         """The trained policy of a row.
@@ -76,7 +88,7 @@ class Pool(NamedTuple):
         return self.agents[self.rows.index(row)]
 
 
-EMPTY = Pool((), (), ())
+EMPTY = Pool((), (), (), ())
 
 
 Item = TypeVar("Item")
@@ -167,12 +179,9 @@ def train_pool(
     pool = EMPTY
     for ((_, learner), some), trained in zip(kinds, found, strict=True):
         updates = [row.steps // learner.steps_per_update for row in some]
-        new = Pool(
-            tuple(some),
-            tuple(learn.take(trained.agents, i) for i in range(len(some))),
-            tuple(trained.returns[i, :count] for i, count in enumerate(updates)),
-        )
-        pool = pool.joined(new)
+        agents = [learn.take(trained.agents, i) for i in range(len(some))]
+        earned = [learn.take(trained.earned, (i, slice(count))) for i, count in enumerate(updates)]
+        pool = pool.joined(Pool.of(some, agents, earned))
     return pool
 
 

@@ -263,6 +263,11 @@ class Curve(Record, frozen=True):
     returns: list[Number] = msgspec.field(name="return")
     per_task: list[list[Number]] | UnsetType = UNSET
     """[n, points]: the same of every task; of the methods `BY_TASK` of a family that is judged by success."""
+    at_end: list[Number] | UnsetType = UNSET
+    """Success in the last step of an episode, where ``return`` is success in any; unset in results of older
+    code."""
+    per_task_at_end: list[list[Number]] | UnsetType = UNSET
+    """[n, points]: the same of every task, where there is ``per_task``."""
 
 
 class UnseenMethod(Record, frozen=True, kw_only=True):

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from msgspec import UNSET
+from msgspec.structs import replace
 from scipy import stats
 
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool
-from pgx_jax.compare.results import Curve, Interval
+from pgx_jax.compare.results import Curve, Interval, Number
 
 
 def stratified(episodes: Float[np.ndarray, "n E"]) -> Interval:
@@ -96,6 +98,8 @@ class Before(NamedTuple):
     steps: Float[np.ndarray, "updates"]
     """Environment steps after each update."""
     returns: Float[np.ndarray, "updates n"]
+    at_end: Float[np.ndarray, "updates n"] | None = None
+    """Success in the last step, where the metric is success in any."""
 
 
 def learning_curve(
@@ -108,19 +112,33 @@ def learning_curve(
 ) -> Curve:
     """Mean return (success rate, where a family is judged by it) over tasks and draws along a method's
     budget; ``by_task`` of every task, too. ``before`` its policies' own training is that of theta*, if it is
-    given and they go on from it."""
+    given and they go on from it. Success in the last step is told where all of these have it."""
+    if not all(row.continues for m in methods for row in m.rows):
+        before = None
+    steps, mean, each = _over_draws(methods, pool, points, before)
+    found = Curve(steps, mean, per_task=each if by_task else UNSET)
+    first = None if before is None or before.at_end is None else before._replace(returns=before.at_end)
+    if pool.at_end is None or (before is not None and first is None):
+        return found
+    _, mean, each = _over_draws(methods, pool._replace(returns=pool.at_end), points, first)
+    return replace(found, at_end=mean, per_task_at_end=each if by_task else UNSET)
+
+
+def _over_draws(
+    methods: Sequence[Method], pool: Pool, points: int, before: Before | None
+) -> tuple[list[Number], list[Number], list[list[Number]]]:
+    """Steps [points], and what the pool's curves come to over tasks and draws, and over draws of every task
+    [n, points]."""
     curves = [_curve(m, pool, points) for m in methods]
-    if before is not None and all(row.continues for m in methods for row in m.rows):
+    if before is not None:
         ends = [m.env_steps for m in methods]
         curves = [_with_before(curve, before, end) for curve, end in zip(curves, ends, strict=True)]
     steps, returns = zip(*curves, strict=True)
-    mean = np.mean([each.mean(0) for each in returns], axis=0)
-    known = np.mean(returns, axis=0) if by_task else ()
-    own = {"per_task": [_numbers(task) for task in known]} if by_task else {}
-    return Curve(np.mean(steps, axis=0).tolist(), _numbers(mean), **own)
+    mean, each = np.mean([own.mean(0) for own in returns], axis=0), np.mean(returns, axis=0)
+    return np.mean(steps, axis=0).tolist(), _numbers(mean), [_numbers(task) for task in each]
 
 
-def _numbers(values: Float[np.ndarray, "points"]) -> list[float | None]:
+def _numbers(values: Float[np.ndarray, "points"]) -> list[Number]:
     return [float(x) if np.isfinite(x) else None for x in values]
 
 

@@ -17,7 +17,7 @@ from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import ADAPTING, Pairs, Steps, reset_slots, unroll
 from pgx_jax.learn.stopping import drift
-from pgx_jax.learn.updating import RowState
+from pgx_jax.learn.updating import Earned, RowState
 from pgx_jax.learn.work import take
 from pgx_jax.mesh import CUT, WHOLE, mesh_size, place, rounded, whole
 from pgx_jax.shortage import in_parts_that_fit
@@ -77,7 +77,7 @@ def update(
     total: Array,
     state: RowState,
     metric: str = "return",
-) -> tuple[RowState, Array]:
+) -> tuple[RowState, Earned]:
     """One update of one row, act and learn in each of its phases; returns its curve [n], too."""
     row = updating.row_tasks(learner, problem.context, member, total)
     tasks, context = jax.tree.map(lambda x: x[row.slot_task], problem)
@@ -102,9 +102,12 @@ def update(
         )
         steps = (*steps, new)
         learn_from = updating.LEARN_FROM[metric]
-        state, returns = learn_from(policy, learner, row, state._replace(slots=slots), steps)
-    return state, returns
+        state, earned = learn_from(policy, learner, row, state._replace(slots=slots), steps)
+    return state, earned
 
+
+Told = tuple[Earned, Array]
+"""Curves of some updates, and what was measured of each."""
 
 ROWS = Spread({"member": CUT, "total": CUT, "state": CUT}, stays=True)
 """Rows stay on the devices where they train."""
@@ -133,16 +136,18 @@ def _segment(
     """``count`` (traced) updates of C rows; their curves are [C, SEGMENT, n], their measures
     [C, SEGMENT, M]."""
 
-    def body(i: Array, carry: tuple[RowState, jax.Array, jax.Array]) -> tuple[RowState, jax.Array, jax.Array]:
-        state, curve, measured = carry
+    def body(i: Array, carry: tuple[RowState, Told]) -> tuple[RowState, Told]:
+        state, told = carry
         one = partial(update, policy, env, horizon, learner, problem, metric=metric)
-        state, returns = jax.vmap(one)(member, total, state)
-        return state, curve.at[:, i].set(returns), measured.at[:, i].set(state.learning.measured)
+        state, earned = jax.vmap(one)(member, total, state)
+        new = earned, state.learning.measured
+        return state, jax.tree.map(lambda x, own: x.at[:, i].set(own), told, new)
 
     rows, n = member.shape
-    curve, measured = (jnp.full((rows, SEGMENT, x), jnp.nan) for x in (n, len(learner.measures)))
-    state, curve, measured = jax.lax.fori_loop(0, count, body, (state, curve, measured))
-    return state, Outcome(curve, measured, *jax.vmap(updating.soundness)(state.learning.agent))
+    curves = Earned.unknown(metric, (rows, SEGMENT, n), jnp)
+    told = curves, jnp.full((rows, SEGMENT, len(learner.measures)), jnp.nan)
+    state, (curves, measured) = jax.lax.fori_loop(0, count, body, (state, told))
+    return state, Outcome(curves, measured, *jax.vmap(updating.soundness)(state.learning.agent))
 
 
 @partial(compiled, quick=True, static_argnames=("policy", "env"))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.updating import Earned
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
@@ -21,8 +22,8 @@ from pgx_jax.types import Agent, Array, PyTree
 class Outcome(NamedTuple):
     """What a segment led to, of all slots. The arrays may still be under way: reading them waits."""
 
-    curve: Float[Array, "C T n"]
-    """float [C, T, n]: mean returns by task, of the updates that were done; T is at least their number."""
+    earned: Earned
+    """float [C, T, n]: by task, of the updates that were done; T is at least their number."""
     measured: Float[Array, "C T M"]
     """float [C, T, M]: what the learner measured of each."""
     finite: Bool[Array, "C"]

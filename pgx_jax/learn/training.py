@@ -22,6 +22,7 @@ from pgx_jax.learn.driving import Job, run_all
 from pgx_jax.learn.engine import engine_of
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy, tell
+from pgx_jax.learn.updating import Earned
 from pgx_jax.learn.work import Checkpoint, Hears, Part, Progress, Work, fingerprint, stack, take
 from pgx_jax.mesh import is_joined, mesh, mesh_size
 from pgx_jax.shortage import in_parts_that_fit
@@ -45,6 +46,14 @@ class Trained(NamedTuple):
     are "kl", the divergence from the policy that acted, in nats, "explained_variance", the part of the
     returns' variance within tasks that was expected, "learning_rate", and, of the update's data after it,
     "loss" and "entropy" (in nats, as the bonus rewards it)."""
+    at_end: Float[np.ndarray, "R updates n"] | None = None
+    """float [R, updates, n]: of a family that is judged by success (in any step), that in the last step of
+    these episodes; None of others, and in records of older code."""
+
+    @property
+    def earned(self) -> Earned:
+        """``returns`` and ``at_end``."""
+        return Earned(self.returns, self.at_end)
 
 
 def init_agents(policy: Policy, family: TaskFamily, keys: UInt32[Array, "R 2"]) -> Agent:
@@ -339,10 +348,10 @@ TIMED = 3
 def _tell(order: Order, calls: Sequence[Call], places: Sequence[tuple[Work, range]]) -> None:
     """Let the rows of an order's calls be told to its progress, and be kept by its checkpoint."""
 
-    def hear(recent: float) -> None:
+    def hear(recent: Earned) -> None:
         if order.progress:
             done, total = np.sum([work.steps(rows) for work, rows in places], 0).tolist()
-            order.progress(done, total, recent)
+            order.progress(done, total, *jax.tree.leaves(recent))
 
     numbers = _ranges(calls)
     for call, (work, rows), own in zip(calls, places, numbers, strict=True):
@@ -354,9 +363,9 @@ def _trained(work: Work, rows: range) -> Trained:
     """What came of some rows."""
     total = work.total[rows]
     agents = stack([work.finished[row] for row in rows])
-    returns, measured = (x[rows, : total.max()] for x in (work.returns, work.measured))
+    earned, measured = take((work.earned, work.measured), (rows, slice(total.max())))
     named = dict(zip(work.measures, np.moveaxis(measured, -1, 0), strict=True))
-    return Trained(agents, returns, total * work.unit, named)
+    return Trained(agents, earned.returns, total * work.unit, named, earned.at_end)
 
 
 def rehearsable(family: TaskFamily, rows_per_call: int | None = None) -> bool:

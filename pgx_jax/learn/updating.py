@@ -6,10 +6,11 @@ The engines act; all that surrounds the learner here is the same for both.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from pgx_jax.learn.learner import Learner, Learning, RowTasks
@@ -18,6 +19,24 @@ from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
 from pgx_jax.tasks.family import METRICS
 from pgx_jax.types import Agent, Array, Moments, PyTree
+
+
+class Earned(NamedTuple):
+    """What the episodes came to that ended in an update (or in several, leading axes), by task; NaN where
+    none ended."""
+
+    returns: Array
+    """float [..., n]: mean return, or, of a family that is judged by success, the part of them with a success
+    in any step."""
+    at_end: Array | None = None
+    """float [..., n]: the part of them whose last step was a success; None where they are judged by the
+    return."""
+
+    @classmethod
+    def unknown(cls, metric: str, shape: tuple[int, ...], xp: Any = np) -> Earned:
+        """Nothing is known yet: NaN in arrays [..., n] of a module (NumPy or jax.numpy)."""
+        known = 2 if metric == "success" else 1
+        return cls(*(xp.full(shape, np.nan, np.float32) for _ in range(known)))
 
 
 class RowState(NamedTuple):
@@ -71,7 +90,7 @@ def learn_from(
     state: RowState,
     steps: tuple[Steps, ...],
     metric: str = "return",
-) -> tuple[RowState, Array]:
+) -> tuple[RowState, Earned]:
     """The second half of a phase; after the last one the update is done.
 
     Args:
@@ -81,8 +100,8 @@ def learn_from(
         metric: what the family is judged by.
 
     Returns:
-        The new state, and the mean return [n] (or success rate) of the episodes that ended in this phase,
-        per task (NaN if none). The curve of an update is that of its last phase.
+        The new state, and what the episodes came to that ended in this phase. The curve of an update is that
+        of its last phase.
     """
     next_key, _, learn_keys = update_keys(state.key, learner.phases)
     one_hot = jax.nn.one_hot(row.slot_task, row.member.shape[0])
@@ -108,15 +127,24 @@ def learn_from(
         state = state._replace(
             learning=state.learning._replace(agent=agent, update=state.learning.update + 1), key=next_key
         )
-    done = steps[-1].done
-    earned = steps[-1].episode_return if metric == "return" else steps[-1].solved
-    assert earned is not None, "the engines tell it"
-    ended = (done * 1.0).sum(0) @ one_hot
-    return state, (done * earned).sum(0) @ one_hot / ended
+    return state, _earned(steps[-1], one_hot, metric)
 
 
 LEARN_FROM = {metric: partial(learn_from, metric=metric) for metric in METRICS}
 """`learn_from` by what a family is judged by; each is one object, so that programs are known again."""
+
+
+def _earned(steps: Steps, one_hot: Array, metric: str) -> Earned:
+    """Of the episodes that end in steps of slots on tasks one-hot [E, n]."""
+    ended = (steps.done * 1.0).sum(0) @ one_hot
+
+    def mean(of_episode: Array) -> Array:
+        return (steps.done * of_episode).sum(0) @ one_hot / ended
+
+    if metric == "return":
+        return Earned(mean(steps.episode_return))
+    assert steps.solved is not None, "the engines tell it"
+    return Earned(mean(steps.solved), mean(steps.success))
 
 
 def soundness(agent: Agent) -> tuple[Array, Array]:

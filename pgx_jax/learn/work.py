@@ -19,11 +19,17 @@ from pgx_jax.errors import DataError
 from pgx_jax.learn.lane import Outcome, Saved
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
+from pgx_jax.learn.updating import Earned
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree, Rows
 
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, mean recent return or success) after every segment."""
+
+class Progress(Protocol):
+    """Called after every segment."""
+
+    def __call__(self, done: int, total: int, recent: float, at_end: float | None = None, /) -> None:
+        """Hear of the environment steps done and in all, and of the mean recent return (or success); of a
+        family that is judged by success also of that in the last step, which others are not given."""
 
 
 class Metrics(NamedTuple):
@@ -42,19 +48,46 @@ class Metrics(NamedTuple):
     """float [updates] each: what the learner measured, by name (`Learner.measures`)."""
     policy: str = ""
     """What the policy is called; empty where it has a number alone."""
+    at_end: Float[np.ndarray, "updates m"] | None = None
+    """float [updates, m]: of a family that is judged by success (in any step), that in the last step of these
+    episodes; None of others."""
 
     @property
     def name(self) -> str:
         """What the policy is called, or "policy 0" and so on."""
         return self.policy or f"policy {self.number}"
 
+    @property
+    def curves(self) -> dict[str, Float[np.ndarray, "updates m"]]:
+        """float [updates, m] each: "return"; or, of a family that is judged by success, "success" and
+        "success at the end"."""
+        if self.at_end is None:
+            return {"return": self.returns}
+        return {"success": self.returns, "success at the end": self.at_end}
+
     def series(self) -> dict[str, Float[np.ndarray, "updates"]]:
-        """float [updates] each, by name: what was measured, "return", the mean over tasks, and
-        "return of TASK" of several."""
-        known = np.isfinite(self.returns)
-        means = np.where(known, self.returns, 0.0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
-        several = zip(self.tasks, self.returns.T, strict=True) if len(self.tasks) > 1 else ()
-        return {"return": means, **self.measured} | {f"return of {task}": own for task, own in several}
+        """float [updates] each, by name: what was measured, of each of `curves` the mean over tasks, and
+        "return of TASK" (or "success of TASK" and so on) of several."""
+        means = {name: _over_tasks(curve) for name, curve in self.curves.items()}
+        several = {
+            f"{name} of {task}": own
+            for name, curve in self.curves.items()
+            for task, own in zip(self.tasks, curve.T, strict=True)
+            if len(self.tasks) > 1
+        }
+        return means | self.measured | several
+
+
+def _over_tasks(curve: Float[np.ndarray, "updates m"]) -> Float[np.ndarray, "updates"]:
+    """Means of what is known; NaN where nothing is."""
+    known = np.isfinite(curve)
+    mean: np.ndarray = np.where(known, curve, 0.0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
+    return mean
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of what is known; NaN if nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 Hears = Callable[[Metrics], None]
@@ -74,8 +107,8 @@ class Checkpoint(Protocol):
         """Replace the record of this name."""
 
 
-def take(tree: PyTree, index: int | np.ndarray) -> PyTree:
-    """The rows ``index`` of a record."""
+def take(tree: PyTree, index: Any) -> PyTree:
+    """The rows ``index`` of a record (or what else arrays are indexed with)."""
     return jax.tree.map(lambda x: x[index], tree)
 
 
@@ -84,7 +117,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: np.stack([np.asarray(x) for x in xs]), *trees)
 
 
-FORMAT = 5
+FORMAT = 6
 """Of the records that `Work` keeps in checkpoints: those of another one are not read."""
 
 
@@ -125,8 +158,8 @@ class Part(NamedTuple):
     """Rows of one queue that belong together: who hears of them, and where they are kept."""
 
     rows: range
-    hear: Callable[[float], None] | None = None
-    """Called with their mean recent return after every segment that had any of them."""
+    hear: Callable[[Earned], None] | None = None
+    """Called with what they earned on average, of floats, after every segment that had any of them."""
     checkpoint: Checkpoint | None = None
     name: str = ""
     """Of their record in the checkpoint."""
@@ -167,9 +200,8 @@ class Work:
         """Updates of every row whose outcome is known."""
         self.finished: list[Agent | None] = [None] * len(total)
         rows, updates, self.measures = len(total), int(total.max()), measures
-        self.returns, self.measured = (
-            np.full((rows, updates, width), np.nan, np.float32) for width in (family.n, len(measures))
-        )
+        self.earned = Earned.unknown(family.metric, (rows, updates, family.n))
+        self.measured = np.full((rows, updates, len(measures)), np.nan, np.float32)
         self.unit = unit
         self.lock, self.failed = Lock(), False
         self.parts: list[Part] = []
@@ -187,8 +219,8 @@ class Work:
         if found is None:
             return
         structure = jax.tree.structure(take(self.agents, 0))
-        for curves, known in ((self.returns, found["returns"]), (self.measured, found["measured"])):
-            curves[part.rows, : np.shape(known)[1]] = known
+        for name, curves in _by_name(self.earned, self.measured).items():
+            curves[part.rows, : np.shape(found[name])[1]] = found[name]
         for row, update, leaves in zip(found["rows"], found["updates"], found["states"], strict=True):
             row = part.rows[int(row)]
             self.done[row] = update
@@ -208,15 +240,16 @@ class Work:
 
     def note(self, segment: Segment) -> None:
         """Wait for a segment, and take over what it led to of all rows that are still finite."""
-        curve, measured, finite, _ = jax.tree.map(np.asarray, segment.outcome)
+        earned, measured, finite, _ = jax.tree.map(np.asarray, segment.outcome)
         agents = jax.tree.map(np.asarray, segment.agents)
         with self.lock:
             for (slot, row), start in zip(segment.rows.items(), segment.start, strict=True):
                 if not finite[slot] or self.done[row] != start:
                     continue
                 self.done[row] = end = start + segment.length
-                self.returns[row, start:end] = curve[slot, : segment.length]
-                self.measured[row, start:end] = measured[slot, : segment.length]
+                known, new = _by_name(self.earned, self.measured), _by_name(earned, measured)
+                for name, curves in known.items():
+                    curves[row, start:end] = new[name][slot, : segment.length]
                 if row in segment.leaving:
                     agent = jax.tree.map(np.copy, take(agents, segment.leaving.index(row)))
                     self.finished[row] = agent
@@ -228,7 +261,7 @@ class Work:
         Raises:
             DataError: a row is not finite; names the row, its tasks and the culprits.
         """
-        curve, measured, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
+        earned, measured, finite, spoilt = jax.tree.map(np.asarray, segment.outcome)
         for slot, row in segment.rows.items():
             if not finite[slot]:
                 raise not_finite(row, self.member[row], spoilt[slot], self.family)
@@ -236,24 +269,25 @@ class Work:
             for part in self.parts:
                 slots = [slot for slot, row in segment.rows.items() if row in part.rows]
                 if slots and part.hear is not None:
-                    some = curve[slots, : segment.length]
-                    part.hear(float(np.nanmean(some)) if np.isfinite(some).any() else float("nan"))
+                    part.hear(jax.tree.map(_mean, take(earned, (slots, slice(segment.length)))))
                 if part.metrics is not None:
                     for slot in slots:
-                        part.metrics(self._metrics(part, segment, slot, curve[slot], measured[slot]))
+                        part.metrics(self._metrics(part, segment, slot, take(earned, slot), measured[slot]))
 
     def _metrics(
-        self, part: Part, segment: Segment, slot: int, curve: np.ndarray, measured: np.ndarray
+        self, part: Part, segment: Segment, slot: int, earned: Earned, measured: np.ndarray
     ) -> Metrics:
-        """What a segment came to of the row in a slot, from its curve [T, n] and its measures [T, M]."""
+        """What a segment came to of the row in a slot, from its curves [T, n] and its measures [T, M]."""
         row, length = segment.rows[slot], segment.length
         member, start = self.member[row], segment.start[list(segment.rows).index(slot)]
+        own = jax.tree.map(lambda x: x[:length, member], earned)
         return Metrics(
             part.first + part.rows.index(row),
             tuple(self.family.task_names[i] for i in np.flatnonzero(member)),
             (start + 1 + np.arange(length)) * self.unit,
-            curve[:length, member],
+            own.returns,
             dict(zip(self.measures, measured[:length].T, strict=True)),
+            at_end=own.at_end,
         )
 
     @property
@@ -301,9 +335,16 @@ class Work:
             "rows": np.array(rows) - part.start,
             "updates": updates[rows],
             "states": [self.saved[row].leaves for row in rows],
-            "returns": np.where(later, np.float32(np.nan), self.returns[part, :length]),
-            "measured": np.where(later, np.float32(np.nan), self.measured[part, :length]),
+        } | {
+            name: np.where(later, np.float32(np.nan), curves[part, :length])
+            for name, curves in _by_name(self.earned, self.measured).items()
         }
+
+
+def _by_name(earned: Earned, measured: np.ndarray) -> dict[str, np.ndarray]:
+    """What there is of each update."""
+    found = earned._asdict() | {"measured": measured}
+    return {name: curves for name, curves in found.items() if curves is not None}
 
 
 def not_finite(row: int, member: np.ndarray, spoilt: np.ndarray, family: TaskFamily) -> DataError:

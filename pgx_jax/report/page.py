@@ -11,7 +11,7 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
-from pgx_jax.compare.results import OURS, Groups, Interval, Results
+from pgx_jax.compare.results import OURS, Groups, Interval, Number, Results
 from pgx_jax.compare.runs import RunsResult
 from pgx_jax.compare.seeds import SeedsResult
 from pgx_jax.compare.sweeps import SweepResult
@@ -73,7 +73,7 @@ def render(
             settings=wording.flatten({name: x for name, x in config.items() if name not in _MADE_BY}),
             made_by=_made_by(config),
             pictures={i: base64.b64encode(png).decode() for i, png in (pictures or {}).items()},
-            figures=_figures(svgs, wording.CAPTIONS),
+            figures=_figures(svgs, wording.captions(results)),
         )
     )
 
@@ -240,7 +240,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (wording.number, wording.steps, wording.with_interval)
+    words = (wording.number, wording.steps, wording.with_interval, wording.mean_at_end)
     templates.filters |= {word.__name__: word for word in words}
     templates.globals["colour"] = group_colour
     return templates
@@ -306,11 +306,17 @@ def _per_task(results: Results) -> tuple[list[str], list[list[str]]] | None:
     columns = {name: means for name in names if (means := results.per_task(name)) is not None}
     if not columns:
         return None
-    rows = [
-        [task, *map(wording.number, means)]
-        for task, *means in zip(results.task_names, *columns.values(), strict=True)
-    ]
-    return ["Task", *(wording.method_label(results.methods, name) for name in columns)], rows
+    told = [_with_ends(means, results.methods[name].at_end or []) for name, means in columns.items()]
+    rows = [list(row) for row in zip(results.task_names, *told, strict=True)]
+    ends = any(results.methods[name].at_end for name in columns)
+    first = "Task (success in any step, in the last step)" if ends else "Task"
+    return [first, *(wording.method_label(results.methods, name) for name in columns)], rows
+
+
+def _with_ends(means: Sequence[Number], ends: Sequence[Number]) -> list[str]:
+    """Means of tasks, and success in the last step behind each where it is known."""
+    told = [f", {wording.number(x, 2)}" for x in ends] or [""] * len(means)
+    return [wording.number(mean) + end for mean, end in zip(means, told, strict=True)]
 
 
 def _certainty(results: Results) -> str:

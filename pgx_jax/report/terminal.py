@@ -20,7 +20,8 @@ def terminal_table(results: Results) -> Table:
     what = f"{wording.metric_name(methods)}, 95% intervals of one seed's evaluation"
     table = Table(title=Text(f"{results.family}: {what}"))
     table.add_column("method")
-    for column in ("policies", "mean", "environment steps"):
+    ends = any(entry.at_end for entry in methods.values())
+    for column in ("policies", "mean", *(["in the last step"] if ends else []), "environment steps"):
         table.add_column(column, justify="right")
     for name in wording.ordered_methods(methods):
         entry = methods[name]
@@ -28,6 +29,7 @@ def terminal_table(results: Results) -> Table:
             Text(wording.method_label(methods, name) + ("" if entry.equal_steps else " *")),
             str(len(entry.groups)) if entry.groups else "–",
             Text(wording.with_interval(entry.interval)),
+            *([wording.mean_at_end(entry)] if ends else []),
             wording.steps(entry.env_steps),
             style="bold" if name == OURS else None,
         )

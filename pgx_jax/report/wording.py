@@ -10,7 +10,16 @@ from typing import Any
 
 from msgspec import UNSET
 
-from pgx_jax.compare.results import OURS, SIMILAR, Interval, MethodResult, Number, StabilityResult, Timings
+from pgx_jax.compare.results import (
+    OURS,
+    SIMILAR,
+    Interval,
+    MethodResult,
+    Number,
+    Results,
+    StabilityResult,
+    Timings,
+)
 from pgx_jax.errors import MOST_NAMED, named
 
 _LABELS = {
@@ -69,6 +78,14 @@ CAPTIONS = {
 }
 """What the page says below each figure, by the figure's name."""
 
+AT_END = {
+    "per_task": " A bar is success in any step of an episode, its diamond success in the last one.",
+    "curves": " Of two lines of one colour the thin, pale one is success in the last step of an episode, the "
+    "other one success in any.",
+    "curves_by_task": " Above is success in any step of an episode, below success in the last one.",
+}
+"""And what it adds where success in the last step is shown beside that in any."""
+
 SEEDS_CAPTIONS = {
     "over_seeds": "Mean over all tasks and training seeds with its 95% t-interval over seeds; ticks are "
     "single seeds. Filled circles had the same total of environment steps, hollow squares did not. The band "
@@ -122,6 +139,17 @@ DIAGNOSTICS = {
 """What every diagnostic number says, by its dotted name or the beginning of that."""
 
 Methods = Mapping[str, MethodResult]
+
+
+def captions(results: Results) -> dict[str, str]:
+    """`CAPTIONS` of the figures of results, with what `AT_END` adds."""
+    lines = results.curves.values()
+    ends = {
+        "per_task": any(entry.at_end for entry in results.methods.values()),
+        "curves": any(curve.at_end for curve in lines),
+        "curves_by_task": any(curve.per_task_at_end for curve in lines),
+    }
+    return {name: text + (AT_END[name] if ends.get(name) else "") for name, text in CAPTIONS.items()}
 
 
 def ordered_methods(methods: Methods, every: bool = False) -> list[str]:
@@ -180,6 +208,12 @@ def metric_name(methods: Methods) -> str:
     """ "mean return" or "success rate"."""
     success = any(entry.metric == "success" for entry in methods.values())
     return "success rate" if success else "mean return"
+
+
+def mean_at_end(entry: MethodResult) -> str:
+    """Success in the last step of an episode, over tasks: 0.55; "–" if it is not known."""
+    known = [x for x in entry.at_end or [] if x is not None]
+    return number(statistics.fmean(known), 2) if known and len(known) == len(entry.at_end or []) else "–"
 
 
 def with_interval(value: Interval, *, signed: bool = False) -> str:

@@ -79,8 +79,9 @@ def meta_curve(run: Records) -> summaries.Before | None:
         return None
     parts = [run.at_look(look, "meta") for look in range(1, run.budget.look + 1)]
     returns = np.concatenate([part.returns[0] for part in parts])
+    ends = [part.at_end[0] for part in parts if part.at_end is not None]
     steps = run.budget.demonstrated + np.linspace(0, run.budget.meta, len(returns) + 1)[1:]
-    return summaries.Before(steps, returns)
+    return summaries.Before(steps, returns, np.concatenate(ends) if len(ends) == len(parts) else None)
 
 
 def evidence_result(found: Grouping) -> results.Evidence | None:

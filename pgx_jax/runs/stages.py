@@ -63,7 +63,8 @@ def _meta(run: Records) -> Trained:
 def _meta_text(run: Records, trained: Trained) -> str:
     recent = np.nanmean(trained.returns[0, -5:])
     if run.family.metric == "success":
-        return f"success {recent:.2f} in the last updates, after {run.budget.meta:,} steps"
+        ends = "" if trained.at_end is None else f" ({np.nanmean(trained.at_end[0, -5:]):.2f} at the end)"
+        return f"success {recent:.2f}{ends} in the last updates, after {run.budget.meta:,} steps"
     return f"mean return {recent:.1f} after {run.budget.meta:,} steps"
 
 

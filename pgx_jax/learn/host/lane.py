@@ -21,7 +21,7 @@ from pgx_jax.learn.lane import Outcome, Saved, fill, pick, put, restored_row, sa
 from pgx_jax.learn.learner import Learner
 from pgx_jax.learn.policy import Policy
 from pgx_jax.learn.rollout import Steps
-from pgx_jax.learn.updating import RowState
+from pgx_jax.learn.updating import Earned, RowState
 from pgx_jax.steady import compiled
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.types import Agent, Array, PyTree
@@ -140,14 +140,12 @@ class HostLane:
         """``count`` updates of the active rows."""
         updates = [self._update(member, total, active) for _ in range(count)]
         sound = _joined([_soundness(state.learning.agent) for state in self.states])
-        return Outcome(*(np.stack(each, 1) for each in zip(*updates, strict=True)), *sound)
+        return Outcome(*jax.tree.map(lambda *each: np.stack(each, 1), *updates), *sound)
 
-    def _update(
-        self, member: np.ndarray, total: np.ndarray, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One update, whole or not at all; returns mean returns [C, n], and what was measured [C, M]."""
+    def _update(self, member: np.ndarray, total: np.ndarray, active: np.ndarray) -> tuple[Earned, np.ndarray]:
+        """One update, whole or not at all; returns its curves [C, n], and what was measured [C, M]."""
         states, keys = list(self.states), _joined([state.key for state in self.states])
-        curves = [np.full(member[part].shape, np.nan, np.float32) for part in self.parts]
+        curves = [Earned.unknown(self.family.metric, member[part].shape) for part in self.parts]
         known = (self.policy, self.learner, self.family.context)
         steps: tuple[Steps, ...] = ()
         for phase, act_keys in enumerate(_act_keys(keys, self.learner.phases)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,11 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from msgspec import UNSET
 
-from pgx_jax.compare.results import BY_TASK, OURS, Results
+from pgx_jax.compare.results import BY_TASK, OURS, Number, Results
 from pgx_jax.report import wording
 from pgx_jax.report.figures.canvas import (
     BLUE,
     FAINT,
+    INK,
+    Line,
     canvas,
     group_colour,
     label_ends,
@@ -24,23 +27,24 @@ from pgx_jax.report.figures.canvas import (
 
 
 def curves(results: Results) -> Figure | None:
-    """Mean training return of each method's policies over its total environment steps.
+    """Mean training return of each method's policies over its total environment steps; success in the last
+    step as a thinner line beside that in any.
 
     Methods outside the rule of equal totals are left out: their axis would be another one.
     """
-    drawn = []
+    drawn, ends = [], []
     for name in wording.ordered_methods(results.methods):
         if name not in results.curves or not results.methods[name].equal_steps:
             continue
         curve = results.curves[name]
-        x, y = np.array(curve.steps, float), np.array(curve.returns, float)
-        keep = np.isfinite(x) & np.isfinite(y)
-        if keep.any():
-            thin = np.unique(np.linspace(0, keep.sum() - 1, 400).astype(int))
-            drawn.append((name, x[keep][thin], y[keep][thin]))
+        drawn += _line(name, curve.steps, curve.returns)
+        ends += _line(name, curve.steps, curve.at_end or [None] * len(curve.steps))
     if not drawn:
         return None
     figure, axes = canvas(7.6, 3.9)
+    for name, x, y in ends:
+        colour, line = method_style(name)
+        axes.plot(x, y, line, color=colour, **LAST_STEP)
     for name, x, y in reversed(drawn):
         colour, line = method_style(name)
         axes.plot(
@@ -55,11 +59,28 @@ def curves(results: Results) -> Figure | None:
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
     axes.grid(axis="y")
+    if ends:
+        told = (("in any step", {"lw": 1.5}), ("in the last step", LAST_STEP))
+        handles = [Line2D([], [], color=INK, label=label, **style) for label, style in told]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
+LAST_STEP: dict[str, Any] = {"lw": 0.9, "alpha": 0.65}
+"""How lines of success in the last step look."""
+
+
+def _line(name: str, steps: Sequence[Number], values: Sequence[Number]) -> list[Line]:
+    """The line of what is known, of at most 400 points; none where nothing is."""
+    x, y = np.array(steps, float), np.array(values, float)
+    keep = np.isfinite(x) & np.isfinite(y)
+    thin = np.unique(np.linspace(0, keep.sum() - 1, 400).astype(int))
+    return [(name, x[keep][thin], y[keep][thin])] if keep.any() else []
+
+
 def curves_by_task(results: Results) -> Figure | None:
-    """Success of every task (rows, by group) while training, along each method's steps; a panel a method."""
+    """Success of every task (rows, by group) while training, along each method's steps; a panel a method, and
+    below it one of success in the last step."""
     tasks, end = results.task_names, 0.0
     shown = {name: results.curves[name] for name in BY_TASK if name in results.curves}
     shown = {name: curve for name, curve in shown.items() if curve.per_task}
@@ -67,23 +88,30 @@ def curves_by_task(results: Results) -> Figure | None:
         return None
     found = task_labels(results.groups, tasks)
     order, n = np.argsort(found, kind="stable"), len(tasks)
-    figure, panels = canvas(2.6 + 2.6 * len(shown), 1.3 + max(0.17 * n, 1.2), columns=len(shown))
-    for axes, (name, curve) in zip(panels, shown.items(), strict=True):
-        steps, rates = np.array(curve.steps, float), np.array(curve.per_task, float)[order]
+    labels = [wording.method_label(results.methods, name) for name in shown]
+    lines = [*shown.values()]
+    parts = [(x.steps, x.per_task, label) for x, label in zip(lines, labels, strict=True)]
+    if all(x.per_task_at_end for x in lines):
+        parts += [(x.steps, x.per_task_at_end, "in the last step") for x in lines]
+    count, rows = len(lines), len(parts) // len(lines)
+    figure, panels = canvas(2.6 + 2.6 * count, 1.3 + rows * max(0.17 * n, 1.2), columns=count, rows=rows)
+    for axes, (x, values, title) in zip(panels, parts, strict=True):
+        steps, rates = np.array(x, float), np.array(values, float)[order]
         first, end = steps[0] - (steps[1:2] - steps[:1]).sum(), max(end, steps[-1])
         extent = (first, steps[-1], n - 0.5, -0.5)
         image = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1, aspect="auto", extent=extent)
-        axes.set_title(wording.method_label(results.methods, name))
+        axes.set_title(title)
         axes.set(ylim=(n - 0.5, -0.5), yticks=[])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.steps(value)))
         axes.hlines(np.flatnonzero(np.diff(found[order])) + 0.5, 0, end, color="white", lw=1.2)
     for axes in panels:
         axes.set(xlim=(0, end))
-    panels[0].set_yticks(range(n), [_short(tasks[j]) for j in order], fontsize=9 if n <= 16 else 7)
-    panels[0].tick_params(axis="y", length=0)
-    for label, group in zip(panels[0].get_yticklabels(), found[order], strict=True):
-        label.set_color(group_colour(group))
+    for axes in panels[::count]:
+        axes.set_yticks(range(n), [_short(tasks[j]) for j in order], fontsize=9 if n <= 16 else 7)
+        axes.tick_params(axis="y", length=0)
+        for label, group in zip(axes.get_yticklabels(), found[order], strict=True):
+            label.set_color(group_colour(group))
     figure.supxlabel("environment steps, all of a method's policies", size=9.5)
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01)
     bar.outline.set_visible(False)
@@ -156,6 +184,9 @@ def per_task(results: Results) -> Figure | None:
             bounds = np.array(told, float)[order]
             reach = np.abs(bounds.T - means[order])
             axes.errorbar(left, means[order], reach, fmt="none", ecolor=FAINT, elinewidth=1.2, capsize=1.5)
+        if ends := results.methods[name].at_end:
+            last = "in the last step" if i == len(shown) - 1 else None
+            axes.plot(left, np.array(ends, float)[order], "D", ms=4, color=INK, mfc="white", label=last)
     edges = np.flatnonzero(np.diff(found[order])) + 0.5
     for edge in edges:
         axes.axvline(edge, color=FAINT, lw=1, ls=":")

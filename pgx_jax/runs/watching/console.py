@@ -127,7 +127,7 @@ class ConsoleListener(Listener):
         """Say with the stage's first rate how long so many steps will take."""
         self.expected = steps
 
-    def progress(self, done: int, total: int, recent: float) -> None:
+    def progress(self, done: int, total: int, recent: float, at_end: float | None = None) -> None:
         """Move the bar; the rate is in environment steps per second.
 
         It counts from the stage's first report on: what comes before is mostly compilation.
@@ -142,6 +142,8 @@ class ConsoleListener(Listener):
             self._tell_time(rate)
         if recent == recent:
             shown.append(f"success {recent:.0%}" if self.metric == "success" else f"return {recent:.1f}")
+            if at_end is not None:
+                shown.append(f"at the end {at_end:.0%}")
         self.bar.update(self.task, completed=done, total=total, rate=", ".join(shown))
         if not self.moves and now - self.said >= EVERY:
             self.said = now
@@ -244,7 +246,7 @@ class SeedsListener:
             self.steps.pop(seed, None)
             self.shown.start(stage)
 
-    def progress(self, seed: int, done: int, total: int, recent: float) -> None:
+    def progress(self, seed: int, done: int, total: int, recent: float, at_end: float | None = None) -> None:
         """Move the bar by the steps of all seeds; it is named after what most of them do."""
         with self.lock:
             self.steps[seed] = done, total
@@ -254,7 +256,7 @@ class SeedsListener:
             name = f"{doing(stage)} ({count} seed{'s' if count > 1 else ''})"
             self.shown.bar.update(self.shown.task, description=name)
             done, total = map(sum, zip(*self.steps.values(), strict=True))
-            self.shown.progress(done, total, recent)
+            self.shown.progress(done, total, recent, at_end)
 
 
 class _SeedListener(Listener):
@@ -267,9 +269,9 @@ class _SeedListener(Listener):
         self.all.shown.metric = self.metric
         self.all.start(self.seed, stage)
 
-    def progress(self, done: int, total: int, recent: float) -> None:
+    def progress(self, done: int, total: int, recent: float, at_end: float | None = None) -> None:
         self.all.shown.metric = self.metric
-        self.all.progress(self.seed, done, total, recent)
+        self.all.progress(self.seed, done, total, recent, at_end)
 
     def metrics(self, metrics: Metrics) -> None:
         self.all.shown.metrics(metrics._replace(policy=f"seed {self.seed}: {metrics.name}"))

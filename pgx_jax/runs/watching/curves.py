@@ -46,9 +46,11 @@ class Curves:
             table = Table(
                 box=None, pad_edge=False, caption=f"and {more} that began earlier" if more else None
             )
+            ends = ("at the end",) if any(line.has_ends for line in shown.values()) else ()
+            numbers = ("now", *ends, *SHOWN_MEASURES)
             for head, side in zip(
-                ("policy", "steps", f"{self.metric} while training", "now", *SHOWN_MEASURES),
-                ("left", "right", "left", *["right"] * (1 + len(SHOWN_MEASURES))),
+                ("policy", "steps", f"{self.metric} while training", *numbers),
+                ("left", "right", "left", *["right"] * len(numbers)),
                 strict=True,
             ):
                 table.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
@@ -68,31 +70,37 @@ class Line:
         self.tasks = tasks
         self.steps: deque[int] = deque(maxlen=4096)
         """After every update."""
-        self.returns: deque[np.ndarray] = deque(maxlen=4096)
-        """[m] of every update."""
+        self.values: deque[np.ndarray] = deque(maxlen=4096)
+        """[c, m] of every update: of each of its `Metrics.curves`."""
         self.measured: dict[str, float] = {}
 
     def add(self, metrics: Metrics) -> None:
         """Hear of some updates, which take the place of what was heard of the same steps and later ones."""
         while self.steps and self.steps[-1] >= metrics.steps[0]:
             self.steps.pop()
-            self.returns.pop()
+            self.values.pop()
         self.steps.extend(metrics.steps.tolist())
-        self.returns.extend(metrics.returns)
+        self.values.extend(np.stack([*metrics.curves.values()], 1))
         self.measured = {name: float(values[-1]) for name, values in metrics.measured.items()}
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether success in the last step is told beside that in any."""
+        return len(self.values[-1]) > 1
 
     def cells(self, name: str, width: int) -> list[str]:
         """Its line of the table."""
-        curve = _means(np.array(self.returns))
+        curves = [_means(curve) for curve in np.moveaxis(np.array(self.values), 1, 0)]
         known = (self.measured.get(each) for each in SHOWN_MEASURES)
         measures = ["–" if x is None else wording.number(x) for x in known]
-        return [name, wording.steps(self.steps[-1]), sparkline(curve, width), _last(curve), *measures]
+        now, steps = map(_last, curves), wording.steps(self.steps[-1])
+        return [name, steps, sparkline(curves[0], width), *now, *measures]
 
     def by_task(self, width: int) -> Iterator[list[str]]:
         """A line of every task, if there are several and they fit."""
         if 1 < len(self.tasks) <= SHOWN:
-            for task, curve in zip(self.tasks, np.array(self.returns).T, strict=True):
-                yield [f"  {task}", "", sparkline(curve, width), _last(curve)]
+            for task, curves in zip(self.tasks, np.array(self.values).T, strict=True):
+                yield [f"  {task}", "", sparkline(curves[0], width), *map(_last, curves)]
 
 
 def sparkline(values: np.ndarray, width: int) -> str:

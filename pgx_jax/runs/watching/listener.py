@@ -24,8 +24,9 @@ class Listener:
         """The first training begins: about how many environment steps the run takes in all, its evaluation
         among them."""
 
-    def progress(self, done: int, total: int, recent: float) -> None:
-        """Training goes on: environment steps done and in all, recent mean return (or success)."""
+    def progress(self, done: int, total: int, recent: float, at_end: float | None = None) -> None:
+        """Training goes on: environment steps done and in all, recent mean return. Where tasks are judged by
+        success, that in any step of an episode, and that in the last one (which is told of no others)."""
 
     def metrics(self, metrics: Metrics) -> None:
         """Training goes on: what the last updates of one policy came to (`learn.Metrics`): return by task,

@@ -42,7 +42,7 @@ class TensorBoard(Listener):
     def metrics(self, metrics: Metrics) -> None:
         """Write all updates, after an event for which TensorBoard forgets what it has of their steps and
         later ones."""
-        series = {name.replace("return of ", "return/"): own for name, own in metrics.series().items()}
+        series = {_tag(name, metrics): own for name, own in metrics.series().items()}
         steps, now = metrics.steps.tolist(), time.time()
         with self._writing():
             writer = self._writer(metrics.name)
@@ -88,6 +88,12 @@ class TensorBoard(Listener):
                 f"the log {self.folder} can't be written to ({error.strerror or error}); what the run has "
                 f"saved is whole: make room there, and resume the run"
             ) from error
+
+
+def _tag(name: str, metrics: Metrics) -> str:
+    """What a series is called there: tasks stand below what they are curves of."""
+    curve = next((each for each in metrics.curves if name.startswith(f"{each} of ")), None)
+    return name if curve is None else f"{curve}/{name.removeprefix(f'{curve} of ')}"
 
 
 def file_name(text: str) -> str:
