@@ -251,7 +251,7 @@ def by_learner(
         except DataError as error:
             print(f"{name} {settings[i]}: {error}", file=sys.stderr)
             continue
-        found.append((name, i, Entrant(starts_of(made, pool, count), finder)))
+        found.append((name, i, Entrant(starts_of(made, pool, count, policies), finder)))
     everything = np.ones(n, bool)
     start = Start("fresh", widened(fresh, everything, count), everything, learner=config.learner)
     arena = Arena(joined(family, tasks, names), n, policies, learners, config, start, None, None)

@@ -297,16 +297,41 @@ def test_where_rounds_are_no_whole_episodes_each_policy_has_one_stretch(arena, e
     assert {*none.choice.tolist()} == {0, NONE}
 
 
-def test_an_unseen_task_is_told_the_mean_of_what_a_policy_knows(arena):
+def test_the_critic_of_a_blind_policy_is_told_the_mean_of_what_it_knows(arena):
     member = np.isin(np.arange(arena.n), [1, 4])
     mean = arena.family.context[[1, 4]].mean(0)
-    family = arena.family_of(member)
+    family = arena.family_of(arena.meta._replace(member=member))
     np.testing.assert_allclose(family.context[arena.n :], np.tile(mean, (TASKS, 1)), rtol=1e-6)
     np.testing.assert_array_equal(family.context[: arena.n], arena.family.context[: arena.n])
     own, asked = family.context, np.array([0, 7])
     np.testing.assert_array_equal(Pairs(asked, asked, None).told(own), own[asked])
     np.testing.assert_array_equal(Pairs(asked, asked, None, context=own[:2]).told(own), own[:2])
     assert not Pairs(asked, asked, None, tasks=family.tasks).told(own).any()
+
+
+def test_a_policy_that_is_told_its_task_is_tried_as_each_that_it_knows(small_run, arena, no_training):
+    name, n = "multitask_conditioned", arena.n
+    found = entrants_of(small_run, arena, (name,), ("rewards", "evidence"))
+    starts = found[f"{name}/rewards"].starts
+    assert [start.told for start in starts] == [*range(n)] and arena.meta.told is None
+    context = np.asarray(arena.family.context)
+    for start in starts:
+        np.testing.assert_array_equal(arena.told(start), context[start.told])
+        np.testing.assert_array_equal(arena.family_of(start).context[n], context[start.told])
+    agents, places = learn.stack([starts[0].agent]), np.arange(TASKS * n) // n
+    played = learn.evaluate(
+        arena.policies["told"], arena.family, agents, np.zeros(TASKS * n, int), n + places,
+        arena.config.stream("evaluate"), episodes=arena.config.episodes,
+        context=np.tile(context[:n], (TASKS, 1)),
+    )  # fmt: skip
+    value = start_values(arena, starts)[:, :n]
+    np.testing.assert_allclose(value, played.returns.mean(1).reshape(TASKS, n), rtol=1e-5)
+    assert (np.ptp(value, axis=1) > 0).all()
+    told = adapt_all(arena, {"told": found[f"{name}/rewards"]._replace(finding=1.0, most_steps=0)}, (90,))
+    (one,) = told["told"].values()
+    np.testing.assert_allclose(one.judged.mean(1), value[np.arange(TASKS), one.choice], rtol=1e-5)
+    with pytest.raises(ConfigError, match="'evidence' tells groups apart, .* find by 'rewards'"):
+        adapt_all(arena, {"told": found[f"{name}/evidence"]}, (90,))
 
 
 def test_all_methods_meet_the_same_and_equal_policies_adapt_once(arena, entrants, monkeypatch):

@@ -24,8 +24,9 @@ import main_tables  # noqa: E402
 import method_search  # noqa: E402
 
 from pgx_jax.compare.results import OURS  # noqa: E402
-from pgx_jax.config import Config  # noqa: E402
+from pgx_jax.config import Config, config_for, override  # noqa: E402
 from pgx_jax.errors import ConfigError  # noqa: E402
+from pgx_jax.tasks.registry import make_family  # noqa: E402
 
 NUMBERS = st.floats(-100, 100, width=32)
 
@@ -376,16 +377,25 @@ def test_cells_of_another_search_are_not_mixed(monkeypatch):
 
 def test_the_quick_table_runs_and_resumes(tmp_path, capsys):
     out = tmp_path / "main_table.json"
-    args = ["--preset", "quick", "--out", str(out), "--only", "block=hidden"]
+    args = ["--preset", "quick", "--out", str(out)]
     assert main_table.main(args) == 0
-    (cell,) = common.read(out)["cells"]
-    first, second = cell["runs"]
-    assert (first["seed"], second["seed"]) == (0, 1)
-    names = {"multitask_base_pcgrad", "single_task_base_one_a_task", OURS, "true_groups"}
-    for entry in (first, second):
-        assert names <= set(entry["methods"]) and names <= set(entry["unseen"])
-        assert {len(m["per_task"]) for m in entry["methods"].values()} == {4}
-    assert main_table.main(args) == 0 and common.read(out)["cells"] == [cell]
+    cells = common.read(out)["cells"]
+    own = {"multitask_base_pcgrad", "single_task_base_one_a_task"}, {"multitask_paco_paco"}
+    for cell, more in zip(cells, own, strict=True):
+        first, second = cell["runs"]
+        assert (first["seed"], second["seed"]) == (0, 1)
+        names = {OURS, "true_groups", *more}
+        for entry in (first, second):
+            assert names <= set(entry["methods"]) and names <= set(entry["unseen"])
+            assert {len(m["per_task"]) for m in entry["methods"].values()} == {4}
+    assert main_table.main(args) == 0 and common.read(out)["cells"] == cells
+    asked = cells[0]["cell"]
+    family = make_family(asked["family"], **common.tuples(asked["settings"]))
+    config = override(config_for(family), {"steps_per_task": asked["steps_per_task"], **asked["config"]})
+    baseline = method_search.METHODS["one_a_task"]
+    (mean,) = method_search.trained(family, config, baseline, [method_search.Factors()])
+    found = cells[0]["runs"][0]["methods"]["single_task_base_one_a_task"]
+    assert mean == pytest.approx(found["mean"], rel=1e-5)  # of the search, and of the table
     capsys.readouterr()
     assert main_table.main(["--list", "--seeds", "1", "--only", "family=lunarlander", "--only", "told"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -15,7 +15,7 @@ from pgx_jax.compare.finding import FINDERS
 from pgx_jax.compare.unknown import task_of
 from pgx_jax.errors import ConfigError
 from pgx_jax.report.wording import with_interval
-from pgx_jax.runs.adapting import AdaptedTask, adapt
+from pgx_jax.runs.adapting import AdaptedTask, TriedPolicy, adapt
 from pgx_jax.runs.saved import load
 from pgx_jax.types import Named
 
@@ -43,7 +43,8 @@ class AdaptCommand:
     """How the task finds its group: by what the groups' policies and the meta-policy earn in an episode
     (successive halving where the steps allow whole ones, else a stretch of each), by that with halving
     always, by their critics' values of what is cut, by how well their critics foretell the rewards, or by the
-    gain of the groups' surrogates on what the meta-policy experiences there."""
+    gain of the groups' surrogates on what the meta-policy experiences there. Policies
+    that are told their task are tried as each of the tasks that they know (not by evidence)."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""
@@ -54,8 +55,9 @@ class AdaptCommand:
         if found.tried:
             console.print(tried_table(found))
         whose = "the meta-policy" if found.group is None else f"the policy of {', '.join(found.group)}"
+        told = "" if found.told is None else f", told that it is on {found.told}"
         lines = [
-            f"{found.task}: goes on from {whose}",
+            f"{found.task}: goes on from {whose}{told}",
             f"{found.metric} before {with_interval(found.before)}, after {with_interval(found.after)}, by "
             f"{found.steps:,} of {self.steps:,} steps ({found.finding_steps:,} to find it)",
             _cut(found) if found.cut else "",
@@ -97,13 +99,19 @@ def _cut(found: AdaptedTask) -> str:
     return "fewer steps than an episode has: it was trained on a cut one"
 
 
+def _called(entry: TriedPolicy, last: bool) -> str:
+    """A policy by its tasks, and by what it was told."""
+    whose = "all tasks (meta-policy)" if last else ", ".join(entry.tasks)
+    return whose if entry.told is None else f"{whose}, told {entry.told}"
+
+
 def tried_table(found: AdaptedTask) -> Table:
     """What the task's choice goes by."""
     table = Table("policy of", f"by {found.finder}", "± 95%", "", title=found.task)
     for i, entry in enumerate(found.tried):
         last = i == len(found.tried) - 1
         table.add_row(
-            "all tasks (meta-policy)" if last else ", ".join(entry.tasks),
+            _called(entry, last),
             "not tried" if entry.value is None else f"{entry.value:.4g}",
             "" if entry.stderr is None else f"{1.96 * entry.stderr:.2g}",
             "chosen" if entry.chosen else "",

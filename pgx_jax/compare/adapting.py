@@ -379,9 +379,9 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
     Raises:
         DataError: one that is trained is not finite.
     """
-    waiting: dict[tuple[bool, ...], list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
+    waiting: dict[Hashable, list[tuple[list[int], tuple[Policy, Learner, Rows]]]] = {}
     found: list[tuple[Agent, int] | str] = [(job.start.agent, 0) for job in jobs]
-    for (policy, name, steps, rate, baseline, again, member), index in places(jobs, _kind).items():
+    for (policy, name, steps, rate, baseline, again, *of), index in places(jobs, _kind).items():
         some = [jobs[i] for i in index]
         learner = arena.learners[name]
         if steps and learner.adaptation_steps:
@@ -392,23 +392,23 @@ def _adapt(arena: Arena, jobs: Sequence[Job], tuning: Tuning) -> list[tuple[Agen
         whole = steps // tuned.steps_per_update * tuned.steps_per_update
         if whole:
             call = arena.policies[policy], tuned, _rows(arena, some, whole)
-            waiting.setdefault(member, []).append((index, call))
-    for member, calls in waiting.items():
+            waiting.setdefault(tuple(of), []).append((index, call))
+    for calls in waiting.values():
+        start = jobs[calls[0][0][0]].start  # all of a call are told the same of their tasks
         trained = learn.train_all(
-            [call for _, call in calls], arena.family_of(np.array(member)),
-            rows_per_call=arena.config.rows_per_call,
-        )  # fmt: skip
+            [call for _, call in calls], arena.family_of(start), rows_per_call=arena.config.rows_per_call
+        )
         for (index, _), own in zip(calls, trained, strict=True):
             for place, i in enumerate(index):
                 found[i] = learn.take(own.agents, place), int(own.steps[place])
     return found
 
 
-def _kind(job: Job) -> tuple[str, str, int, float | None, str | None, bool, tuple[bool, ...]]:
+def _kind(job: Job) -> tuple[str, str, int, float | None, str | None, bool, tuple[bool, ...], int | None]:
     """What jobs have in common that one call trains."""
     start = job.start
-    member = tuple(start.member.tolist())
-    return start.policy, start.learner, job.steps, job.rate, job.baseline, job.again, member
+    of = tuple(start.member.tolist()), start.told
+    return start.policy, start.learner, job.steps, job.rate, job.baseline, job.again, *of
 
 
 def _rows(arena: Arena, jobs: Sequence[Job], steps: int) -> Rows:
@@ -425,7 +425,7 @@ def _by_its_learner(
 ) -> list[tuple[Agent, int] | str]:
     """The agent of every job after it has adapted as its learner says, on so many steps, and how many it
     took, or what was wrong with it; in so few environments that each has half an episode, if it can."""
-    start, member = jobs[0].start, jobs[0].start.member
+    start = jobs[0].start
     policy, name, learner = start.policy, start.learner, arena.learners[start.learner]
     agents = learn.stack([job.start.agent for job in jobs])
     times = max(1, steps // learner.adaptation_steps) if again else 1
@@ -439,7 +439,7 @@ def _by_its_learner(
     pairs = Pairs(
         np.arange(len(jobs)), np.array([job.task for job in jobs]),
         stream(arena.config, "training"), None,
-        np.broadcast_to(arena.told(member), (len(jobs), arena.family.context.shape[1])),
+        np.broadcast_to(arena.told(start), (len(jobs), arena.family.context.shape[1])),
     )  # fmt: skip
     failed = np.zeros(len(jobs), bool)
     for turn in range(times):
@@ -459,7 +459,7 @@ def _judge(arena: Arena, some: Sequence[tuple[Job, Agent]]) -> list[Float[np.nda
     for policy, index in places(some, lambda pair: pair[0].start.policy).items():
         agents = learn.stack([some[i][1] for i in index])
         tasks = np.array([some[i][0].task for i in index])
-        told = np.stack([arena.told(some[i][0].start.member) for i in index])
+        told = np.stack([arena.told(some[i][0].start) for i in index])
         played = learn.evaluate(
             arena.policies[policy], arena.family, agents, np.arange(len(index)), tasks,
             arena.config.stream("evaluate"), episodes=arena.config.episodes, context=told,

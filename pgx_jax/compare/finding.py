@@ -133,10 +133,11 @@ def compare(
 
 
 def _tried(arena: Arena, start: Start, key: Key, steps: int, judged: bool = True) -> Tried:
-    """Steps of a policy on all unseen tasks, which its critic judges as each of the tasks that it knows."""
+    """Steps of a policy on all unseen tasks, which its critic judges as each of the tasks that it knows, or
+    as the one that it is told to be on."""
     policy, learner = arena.policies[start.policy], arena.learners[start.learner]
-    known = np.flatnonzero(start.member) if judged else None
-    family = arena.family_of(start.member)
+    own = np.flatnonzero(start.member) if start.told is None else np.array([start.told])
+    known, family = own if judged else None, arena.family_of(start)
     return learn.try_out(policy, learner, family, start.agent, arena.unseen, key, steps, known)
 
 
@@ -242,6 +243,8 @@ class Finder(NamedTuple):
     """Number of policies -> the smallest budget, in environment steps."""
     needs_critic: bool = False
     """Whether it asks the critics of the policies."""
+    tries: bool = True
+    """Whether it tries the policies themselves, and so what they may be told."""
     needs_vectors: bool = False
     """Whether it fits a linear baseline, which is one of vectors."""
 
@@ -263,6 +266,11 @@ class Finder(NamedTuple):
             ConfigError: naming finder and remedy.
         """
         self.check_steps(len(starts), budget, name)
+        if not self.tries and any(start.told is not None for start in starts):
+            raise ConfigError(
+                f"the finder {name!r} tells groups apart, and not what policies are to be told that are told "
+                f"their task, as these are; find by 'rewards'"
+            )
         for learner in sorted({start.learner for start in starts}) if self.needs_critic else ():
             if not arena.learners[learner].critic:
                 raise ConfigError(
@@ -284,7 +292,7 @@ FINDERS: dict[str, Finder] = {
     "foresight": Finder(
         partial(compare, by=foresight, with_meta=False, rounds=1), lambda k: k, needs_critic=True
     ),
-    "evidence": Finder(evidence, lambda k: 1, needs_vectors=True),
+    "evidence": Finder(evidence, lambda k: 1, needs_vectors=True, tries=False),
 }
 """Ways of finding a group by name; all but foresight may say that none suits. A critic of all tasks foretells
 none of them well, so that theta* has no chance by foresight, however it does."""

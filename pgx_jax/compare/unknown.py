@@ -31,6 +31,8 @@ class Start(NamedTuple):
     """Name of its networks."""
     learner: str = "ppo"
     """Name of its learner."""
+    told: int | None = None
+    """The known task that it is told it is on; None if its actor is not told its task."""
 
 
 class Arena(NamedTuple):
@@ -45,21 +47,23 @@ class Arena(NamedTuple):
     learners: Mapping[str, Learner]
     config: Config
     meta: Start
-    """theta*."""
+    """theta*; if it is told its task, it is told to be on the first known one (nothing tells a better one to
+    tasks that have tried nothing)."""
     transitions: Transitions
     """What theta* has experienced on the known tasks."""
     features: Features
     """Of these."""
 
-    def told(self, member: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "C"]:
-        """float [C]: what policies (and critics) that were trained on some of the known tasks are told of an
-        unseen one: the mean of what they know."""
-        return np.asarray(self.family.context[: self.n], np.float32)[np.asarray(member)].mean(0)
+    def told(self, start: Start) -> Float[np.ndarray, "C"]:
+        """float [C]: what a policy and its critic are told of an unseen task: the known task that `Start`
+        names, or (the critic alone, of a blind policy) the mean of what they know."""
+        known = np.asarray(self.family.context[: self.n], np.float32)
+        return known[np.asarray(start.member)].mean(0) if start.told is None else known[start.told]
 
-    def family_of(self, member: Bool[np.ndarray, "n"]) -> TaskFamily:
+    def family_of(self, start: Start) -> TaskFamily:
         """The tasks, told so."""
         context = np.array(self.family.context, np.float32)
-        context[self.n :] = self.told(member)
+        context[self.n :] = self.told(start)
         return replace(self.family, context=context)
 
     @property

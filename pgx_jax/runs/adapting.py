@@ -31,6 +31,7 @@ from pgx_jax.compare.results import OURS, Interval, to_plain
 from pgx_jax.compare.summaries import stratified
 from pgx_jax.compare.unknown import Arena, Start, joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError, DataError, checked, pick
+from pgx_jax.learn import Policy
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.saved import load
 from pgx_jax.types import PyTree
@@ -49,21 +50,34 @@ def arena_of(run: Run, tasks: PyTree, names: Sequence[str]) -> Arena:
     """
     n, count = run.family.n, len(names)
     everything = np.ones(n, bool)
-    meta = Start("meta", widened(run.meta, everything, count), everything, learner=run.config.learner)
+    meta = Start(
+        "meta", widened(run.meta, everything, count), everything, learner=run.config.learner,
+        told=0 if run.policy.conditioned_actor else None,
+    )  # fmt: skip
     return Arena(
         joined(run.family, tasks, names), n, run.policies_by_name, run.learners, run.config, meta,
         run.transitions, run.features,
     )  # fmt: skip
 
 
-def starts_of(method: Method, pool: Pool, count: int) -> tuple[Start, ...]:
-    """The policies of a method, in the order of its groups."""
+def starts_of(method: Method, pool: Pool, count: int, policies: Mapping[str, Policy]) -> tuple[Start, ...]:
+    """The policies of a method, in the order of its groups; one that is told its task stands there with each
+    of its tasks, as which of them serves an unseen one is to be found (as `compare.unseen` does).
 
-    def start(row: Row) -> Start:
+    Args:
+        method, pool: whose policies, and all there are.
+        count: of unseen tasks.
+        policies: networks by name.
+    """
+
+    def starts(row: Row) -> list[Start]:
         member = np.array(row.member)
-        return Start(row, widened(pool.agent(row), member, count), member, row.policy, row.learner)
+        start = Start(row, widened(pool.agent(row), member, count), member, row.policy, row.learner)
+        if not policies[row.policy].conditioned_actor:
+            return [start]
+        return [start._replace(key=(row, task), told=task) for task in np.flatnonzero(member).tolist()]
 
-    return tuple(map(start, method.rows))
+    return tuple(start for row in method.rows for start in starts(row))
 
 
 def entrants_of(
@@ -92,12 +106,12 @@ def entrants_of(
     for name, method in known.items():
         if methods is not None and name not in methods:
             continue
-        starts = starts_of(method, pool, count)
+        starts = starts_of(method, pool, count, arena.policies)
         if len(starts) == 1:
             found[name] = Entrant(starts)
             continue
         found |= {f"{name}/{finder}": Entrant(starts, finder) for finder in finders}
-        if name.startswith("true_groups"):
+        if name.startswith("true_groups") and len(starts) == len(method.rows):
             tasks = jax.tree.map(lambda x: x[arena.n :], arena.family.tasks)
             found[f"{name}/told"] = Entrant(
                 starts, assigned=likeliest_group(run.family, method.labels, tasks)
@@ -110,6 +124,8 @@ class TriedPolicy(Struct, frozen=True, kw_only=True):
 
     tasks: list[str]
     """Known tasks that it was trained on; all of theta*."""
+    told: str | None = None
+    """The one of them that it was told to be on, if it is told its task."""
     value: float | None
     """By which the finder compares; None if it was not tried."""
     stderr: float | None
@@ -142,6 +158,8 @@ class AdaptedTask(Struct, frozen=True, kw_only=True):
     """Name of its networks (`Run.policies_by_name`)."""
     context: list[float]
     """What policy and critic are told of the task."""
+    told: str | None = None
+    """The known task whose context this is; None if the policy is not told its task."""
     stage: str | None
     """Where the run's folder has the policy (`RunStore.load`); None without a folder."""
 
@@ -184,7 +202,7 @@ def adapt(
     if run.store is not None:
         run.store.has(stage)  # refuses what cannot name a file, before any work
     arena = arena_of(run, tasks, [called])
-    entrant = Entrant(starts_of(run.ours(), run.policies, 1), finder)
+    entrant = Entrant(starts_of(run.ours(), run.policies, 1, arena.policies), finder)
     check_adapting(arena, {OURS: entrant}, [steps], tuning)
     found = choose(arena, entrant, steps, tuning)
     chosen = chosen_start(arena, entrant, found, 0)
@@ -226,7 +244,8 @@ def _record(
         steps=finding + after.steps,
         cut=0 < steps < run.family.horizon,
         policy=chosen.policy,
-        context=arena.told(chosen.member).tolist(),
+        context=arena.told(chosen).tolist(),
+        told=None if chosen.told is None else run.family.task_names[chosen.told],
         stage=stage,
     )
 
@@ -256,7 +275,13 @@ def _tried(found: Found, arms: Sequence[Start], names: np.ndarray) -> list[Tried
         return []
     best = len(arms) - 1 if found.choice[0] == NONE else int(found.choice[0])
     return [
-        TriedPolicy(tasks=names[arm.member].tolist(), value=_finite(x), stderr=_finite(s), chosen=i == best)
+        TriedPolicy(
+            tasks=names[arm.member].tolist(),
+            value=_finite(x),
+            stderr=_finite(s),
+            chosen=i == best,
+            told=None if arm.told is None else str(names[arm.told]),
+        )  # fmt: skip
         for i, (arm, x, s) in enumerate(zip(arms, value, stderr, strict=True))
     ]
 
