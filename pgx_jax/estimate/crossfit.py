@@ -154,7 +154,7 @@ class CrossFit:
         """The quadratic models of all tasks, of these parts together."""
         some = [self.parts[part] for part in parts]
         read = np.stack([part.read for part in some])
-        return _pooled([part.stats for part in some], jnp.asarray(read / read.sum(0), jnp.float32))
+        return _pooled([part.stats for part in some], (read / read.sum(0)).astype(np.float32))
 
     def solve(
         self,
@@ -261,7 +261,7 @@ class CrossFit:
         fitted = make_problems(groups.member, summed=RIDGES[self.config.ridge])
         heard = make_problems(groups.judged)._replace(size=fitted.size)
         m, spare = len(groups.member), len(fitted.size) - len(groups.member)
-        delta, linear = jnp.pad(groups.delta, ((0, spare), (0, 0))), np.pad(groups.linear, (0, spare))
+        delta, linear = np.pad(groups.delta, ((0, spare), (0, 0))), np.pad(groups.linear, (0, spare))
         part, rows = self.parts[way.judge], np.zeros((m, len(self.task)))
         sums, slope = _judge(part.judged, part.segment, delta, heard, linear, noise, _width(part))
         self._add(rows, way.judge, heard, np.asarray(sums, np.float64))
@@ -311,7 +311,7 @@ def _arrange(
     reads = [np.isin(found[s][0], number[s][mine]) for s, mine in zip(source, read, strict=True)]
     numbers = [row for row, _ in found]
     stats = statistics(fitted)
-    return _Part(judged, fitted, stats, read.sum(1), reads, jnp.asarray(segment), numbers)
+    return _Part(judged, fitted, stats, read.sum(1), reads, jax.device_put(segment), numbers)
 
 
 def _width(part: _Part) -> int:

@@ -100,13 +100,14 @@ def duals(
     Returns:
         float [m, U, N]; where tasks share a source, theirs are summed.
     """
-    weights = jnp.asarray(_fit_weights(transitions, a, parts))
-    source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
-    linear = jnp.asarray(surrogates.iterations) == 1
+    weights, source, g = jax.device_put(
+        (_fit_weights(transitions, a, parts), transitions.source, features.values)
+    )
+    linear = np.asarray(surrogates.iterations) == 1
     return jnp.stack(
         [
             _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
-            for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True)
+            for row, delta in zip(*map(np.asarray, (surrogates.member, surrogates.delta)), strict=True)
         ]
     )
 
@@ -158,12 +159,13 @@ def lift_dual(
     Returns:
         Pytree like ``params`` with a leading axis m: the displacement, not theta* + displacement.
     """
-    weights = jnp.asarray(_fit_weights(transitions, a, parts))
-    source, g = jnp.asarray(transitions.source), jnp.asarray(features.values)
-    linear = jnp.asarray(surrogates.iterations) == 1
-    obs, action = jax.tree.map(jnp.asarray, (transitions.obs, transitions.action))
+    weights, source, g = jax.device_put(
+        (_fit_weights(transitions, a, parts), transitions.source, features.values)
+    )
+    linear = np.asarray(surrogates.iterations) == 1
+    obs, action = jax.device_put((transitions.obs, transitions.action))
     lifted = []
-    for row, delta in zip(jnp.asarray(surrogates.member), surrogates.delta, strict=True):
+    for row, delta in zip(*map(np.asarray, (surrogates.member, surrogates.delta)), strict=True):
         alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
         lifted.append(_lift_one(log_prob, params, obs, action, alpha))
     return without(features.private, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted), params)

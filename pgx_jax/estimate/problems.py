@@ -111,7 +111,7 @@ def make_problems(member: Bool[Array, "m n"], *, summed: bool = False) -> Proble
         slots[task, part, : len(subsets)] = subsets
     size = np.ones(len(member), int) if summed else member.sum(1)
     size = np.pad(size, (0, count), constant_values=1)
-    return Problems(jnp.asarray(slots.reshape(n, -1)), jnp.asarray(size))
+    return Problems(slots.reshape(n, -1), size.astype(np.int32))
 
 
 def logits(theta: Float[Array, "m d"], data: Data, problems: Problems) -> Float[Array, "n c M"]:

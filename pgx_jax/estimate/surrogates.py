@@ -108,10 +108,10 @@ def select_rows(
     source = np.asarray(transitions.source)
     read = keep[source] if share is None else keep[source] & np.asarray(share)
     weights = np.take_along_axis(np.asarray(a) * read, index[source], 1) / read.sum(1, keepdims=True)
-    values = jnp.asarray(features.values)
+    values = jax.device_put(features.values)
     if not keep.all():  # else the order is as it was
         values = _take(values, index)
-    return Data(values, jnp.asarray(weights, values.dtype), jnp.asarray(source))
+    return Data(values, *jax.device_put((weights.astype(values.dtype), source)))
 
 
 @partial(compiled, quick=True)
@@ -246,14 +246,16 @@ def fit(
         problems, own = make_problems(chunk, summed=summed), slice(len(chunk))
         solved = chosen.solve(None if quadratic else data, stats, problems, strength, tolerance, iterations)
         gap = None if solved.gap is None else np.asarray(solved.gap)[own]
-        solved = solved._replace(delta=solved.delta[own], error=np.asarray(solved.error)[own], gap=gap)
+        # On the host: there, parts of any length need no programs of their own.
+        delta, error = np.asarray(solved.delta)[own], np.asarray(solved.error)[own]
+        solved = solved._replace(delta=delta, error=error, gap=gap)
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
         _warn_of_gaps(solved, chunk, l2, names)
         used = max(used, solved.iterations)
         deltas.append(solved.delta)
-    delta = jnp.concatenate(deltas)
+    delta = np.concatenate(deltas)
     _require_finite(delta, member, l2, names)
-    return Surrogates(jnp.asarray(member), delta, strength, jnp.int32(used))
+    return Surrogates(member, delta, strength, jnp.int32(used))
 
 
 def _check_member(member: Array, n: int) -> Bool[np.ndarray, "m n"]:

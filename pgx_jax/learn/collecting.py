@@ -132,7 +132,7 @@ def collect(
     if not 1 <= thin <= length:
         raise ConfigError(f"thin = {thin} must lie between 1 and the steps of an environment ({length})")
     index = np.arange(num_envs) % n if one else np.repeat(np.arange(n), num_envs)
-    context = jnp.asarray(family.context)
+    context = jax.device_put(family.context)
     played = engine_of(family).experience(policy, family, agent, index, key, length)
     objectives, weights = family.objectives if one else None, None
     if objectives is not None:

@@ -190,7 +190,7 @@ class DeviceLane:
     def __init__(self, policy: Policy, learner: Learner, family: TaskFamily, width: int):
         """Make room for ``width`` rows; nothing is started."""
         self.policy, self.learner, self.family, self.width = policy, learner, family, width
-        self.problem = Problem(jax.tree.map(jnp.asarray, family.tasks), jnp.asarray(family.context))
+        self.problem = Problem(*jax.device_put((family.tasks, family.context)))
         self.state: RowState | None = None
 
     @property
