@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 from tables import Cells, plural, table
 
 from pgx_jax import grouping
@@ -16,6 +18,11 @@ WANTED = {
     "scale": "the same, on other scales",
 }
 """What the simulated tasks want, by the kind of their world."""
+
+COVERS = {"covers": "as they were fitted", "covers_afresh": "fitted afresh"}
+"""What intervals are to cover the true gain of: splits."""
+PROMISED = 0.95
+"""How often intervals are to cover what is true."""
 
 SOME = {
     "ridge": "Ridge: of the sum of a group's losses, or of their mean (the default where nothing stands: "
@@ -51,7 +58,21 @@ def calibration(data: Mapping) -> str:
         "fitted afresh on other draws."
     )
     facts += "".join(f" {text}" for name, text in SOME.items() if name in head)
-    return table(head, body) + "\n\n" + facts
+    return table(head, body) + "\n\n" + facts + _broken(order, worlds)
+
+
+def _broken(order: Sequence[tuple], worlds: Mapping[tuple, Cells]) -> str:
+    """Where intervals cover less than they promise, by more than draws of so many may."""
+    found = []
+    for key, (name, of) in itertools.product(order, COVERS.items()):
+        known = [c for c in worlds[key] if c["summary"].get(name) is not None]
+        draws = sum(len(c["draws"]) for c in known)
+        covered = round(sum(c["summary"][name] * len(c["draws"]) for c in known))
+        if draws and binomtest(covered, draws, PROMISED, "less").pvalue < 0.025:
+            tasks = f"{key[1]} tasks that want {WANTED[key[0]]}"
+            found.append(f"of {tasks}, {of} ({_share(known, name)})")
+    told = f" Intervals cover less than they promise: {'; '.join(found)}."
+    return told if found else ""
 
 
 def _row(key: tuple, cells: Cells) -> list[str]:

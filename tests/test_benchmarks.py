@@ -738,6 +738,21 @@ def test_loop_bodies_are_counted():
     assert estimation.while_trips(lambda: seven(jnp.int32(0))) == 7
 
 
+def test_intervals_that_cover_less_than_they_promise_are_named():
+    size = {"dim": 60, "trajectories": 48, "length": 80}
+
+    def shown(covers, afresh):
+        summary = {"split": 0.0, "covers": covers, "covers_afresh": afresh}
+        cell = {"cell": {"kind": "same", "n": 12}, "draws": [{}] * 200, "summary": summary}
+        return calibration_tables.calibration({"cells": [cell, cell], "settings": size})
+
+    assert "less than they promise: of 12 tasks that want the same, fitted afresh (88.0%)." in shown(
+        0.95, 0.88
+    )
+    assert "promise" not in shown(0.94, None)  # 376 of 400 may be luck
+    assert "as they were fitted (90.0%)" in shown(0.9, 1.0)
+
+
 def test_calibration_simulates_what_it_promises(tmp_path):
     out = tmp_path / "calibration.json"
     assert calibration.main(["--preset", "small", "--out", str(out)]) == 0

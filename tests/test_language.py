@@ -113,15 +113,17 @@ def test_log_likelihoods_are_sums_of_logits_up_to_the_end(world):
     assert not np.allclose(after[13], logits[13])
 
 
-def dpo_loss(params, taught, i, beta):
-    """Of all pairs of a reader, as Rafailov et al. write it: by what was chosen and what was rejected."""
+@jax.jit
+@jax.grad
+def dpo_slope(params, taught, i, beta):
+    """Of the loss of all pairs of a reader, as Rafailov et al. write it: by what was chosen and rejected."""
     pairs = taught.pairs
 
     def gained(which):
         text = pairs.pair[i][np.arange(len(which)), which]
         return jax.vmap(lm.log_likelihood, (None, 0, 0))(params, pairs.prompt[i], text)
 
-    chosen = np.where(pairs.sign[i] > 0, 0, 1)
+    chosen = jnp.where(pairs.sign[i] > 0, 0, 1)
     ahead = gained(chosen) - gained(1 - chosen) - pairs.sign[i] * taught.reference[i]
     return -jnp.log(jax.nn.sigmoid(beta * ahead)).mean()
 
@@ -137,7 +139,7 @@ def test_the_gradient_of_dpo_is_the_direction_of_the_features(world, moved, at):
         np.testing.assert_allclose(estimate.signed_weights(data), taught.pairs.sign, atol=1e-5)
     feats = estimate.gradient_features(lm.margin, params, data, np.array([0, 5], np.uint32), dim=16)
     for i in (0, 4):
-        slope = jax.flatten_util.ravel_pytree(jax.grad(dpo_loss)(params, taught, i, beta))[0]
+        slope = jax.flatten_util.ravel_pytree(dpo_slope(params, taught, i, beta))[0]
         projected = estimate.gaussian(feats.key, len(slope), 16).T @ slope
         expected = -beta / 2 * (data.advantage[i][:, None] * feats.values[i]).mean(0)
         np.testing.assert_allclose(projected, expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
@@ -149,24 +151,32 @@ def test_groups_that_take_turns_are_trained_as_each_alone(world):
     share, dpo, rate = 2, lm.DPO(), np.array([1e-2, 1e-2, 1e-3])
     lanes = np.stack([np.zeros(10, int), labels, np.arange(10)])
     policies = lm.side_by_side(*world.data, lanes, told, rate, world.reference, world.key, share, dpo)
-    params, data, members = world.reference, world.data[1], np.flatnonzero(labels == 1)
-    adam = optax.adam(1e-2)
-    state, slope = adam.init(params), jax.jit(jax.grad(batch_loss))
+    policies, data = jax.tree.map(np.asarray, (policies, world.data[1]))
+    params, members = world.reference, np.flatnonzero(labels == 1)
+    state = ADAM.init(params)
     for i in range(5 * share, 10 * share):  # the second group's turns
         reader_key, pair_key = jax.random.split(jax.random.fold_in(world.key, i))
         odds = jnp.where(labels == 1, 0.0, -jnp.inf)
         reader = np.asarray(jax.random.categorical(reader_key, odds, shape=(dpo.batch,)))
-        which = jax.random.randint(pair_key, (dpo.batch,), 0, SIZES.pairs)
+        which = np.asarray(jax.random.randint(pair_key, (dpo.batch,), 0, SIZES.pairs))
         assert set(reader) <= set(members)
         batch = jax.tree.map(lambda x, r=reader, w=which: x[r, w], data)
-        updates, state = adam.update(slope(params, batch, dpo.beta), state)
-        params = optax.apply_updates(params, updates)
+        params, state = stepped(params, state, batch, dpo.beta)
     shown = world.held_out[1].pairs
     all_alike, by_group = (jax.tree.map(lambda x, i=i: x[i], policies) for i in range(2))
     mine, expected = (lm.margins(p, shown.prompt, shown.pair) for p in (by_group, lm.for_all(params, 10)))
     np.testing.assert_allclose(mine[members], expected[members], rtol=2e-3, atol=2e-3)
     assert np.abs(mine - expected)[labels == 0].mean() > 0.1
     jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[9]), all_alike)
+
+
+ADAM = optax.adam(1e-2)
+
+
+@jax.jit
+def stepped(params, state, batch, beta):
+    updates, state = ADAM.update(jax.grad(batch_loss)(params, batch, beta), state)
+    return optax.apply_updates(params, updates), state
 
 
 def batch_loss(params, taught, beta):
