@@ -16,6 +16,7 @@ from pgx_jax.analysis.generalisation import (
     GeneralisationResult,
     SubsetGeneralisation,
     choices_of,
+    payments,
 )
 from pgx_jax.report.figures.analyses import LOSSES
 from pgx_jax.report.figures.canvas import FAINT, RC, canvas, png
@@ -46,10 +47,11 @@ def speaks_of(noise: np.ndarray) -> str:
 
 def _paid(x: SubsetGeneralisation, record: GeneralisationResult, kl: float) -> float:
     """What a bound adds to the expected loss (see `pgx_jax.analysis.generalisation`)."""
-    lam, count = np.array(LAMBDAS), len(NOISES) * len(LAMBDAS) * _number(x.choices)
-    price = np.log(count / _number(record.delta))
-    width = 2 * record.largest
-    return float((lam * width**2 / (8 * _number(x.trajectories)) + (kl + price) / lam).min())
+    paid = payments(
+        np.array([kl]), np.array(LAMBDAS), n=_number(x.trajectories), width=2 * record.largest,
+        delta=_number(record.delta), pairs=len(NOISES) * len(LAMBDAS), choices=_number(x.choices),
+    )  # fmt: skip
+    return float(paid.min())
 
 
 def paid_for_choice(record: GeneralisationResult) -> GeneralisationResult:

@@ -281,11 +281,32 @@ def pac_bayes(
         choices: M, the subsets for all of which it holds.
     """
     kl = squared_distance / (2 * np.asarray(sigmas) ** 2)
-    price = np.log(len(sigmas) * len(lambdas) * choices / delta)
-    lam = np.asarray(lambdas)
-    values = np.asarray(expected)[:, None] + lam * width**2 / (8 * n) + (kl[:, None] + price) / lam
+    pairs = len(sigmas) * len(lambdas)
+    paid = payments(kl, lambdas, n=n, width=width, delta=delta, pairs=pairs, choices=choices)
+    values = np.asarray(expected)[:, None] + paid
     noise, _ = np.unravel_index(int(values.argmin()), values.shape)
     return Bound(float(values.min()), int(noise), float(kl[noise]))
+
+
+def payments(
+    kl: Float[np.ndarray, "S"],
+    lambdas: Float[np.ndarray, "G"],
+    *,
+    n: float,
+    width: float,
+    delta: float,
+    pairs: int,
+    choices: float,
+) -> Float[np.ndarray, "S G"]:
+    """What the bound adds to E_Q L^ at every divergence and lambda.
+
+    Args:
+        kl: |theta - theta*|^2 / (2 sigma^2).
+        lambdas, n, width, delta, choices: see `pac_bayes`.
+        pairs: G, those of sigma and lambda that the bound holds for.
+    """
+    lam, price = np.asarray(lambdas), np.log(pairs * choices / delta)
+    return lam * width**2 / (8 * n) + (np.asarray(kl)[:, None] + price) / lam
 
 
 class SubsetGeneralisation(Record, frozen=True, kw_only=True):

@@ -43,8 +43,8 @@ class AdaptCommand:
     """How the task finds its group: by what the groups' policies and the meta-policy earn in an episode
     (successive halving where the steps allow whole ones, else a stretch of each), by that with halving
     always, by their critics' values of what is cut, by how well their critics foretell the rewards, or by the
-    gain of the groups' surrogates on what the meta-policy experiences there. Policies
-    that are told their task are tried as each of the tasks that they know (not by evidence)."""
+    gain of the groups' surrogates on what the meta-policy experiences there. Policies that are
+    told their task are tried as each of the tasks that they know (not by evidence)."""
 
     def __call__(self, console: Console) -> None:
         """Adapt to it."""

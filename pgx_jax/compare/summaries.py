@@ -14,6 +14,7 @@ from scipy import stats
 from pgx_jax.compare.methods import Method
 from pgx_jax.compare.pool import Pool
 from pgx_jax.compare.results import Curve, Interval, Number
+from pgx_jax.learn.work import mean_of_known
 
 
 def stratified(episodes: Float[np.ndarray, "n E"]) -> Interval:
@@ -153,14 +154,10 @@ def _with_before(curve: _Steps, before: Before, end: int) -> _Steps:
     x = np.concatenate([[before.steps[own[-1]] for own in bins], steps])
     even, whole = end * (np.arange(points) + 1) / points, []
     for task, own in enumerate(returns):
-        y = np.concatenate([[_mean(before.returns[part, task]) for part in bins], own])
+        y = np.concatenate([[mean_of_known(before.returns[part, task]) for part in bins], own])
         known = np.isfinite(y)
         whole.append(np.interp(even, x[known], y[known]) if known.any() else np.full(points, np.nan))
     return even, np.array(whole)
-
-
-def _mean(values: Float[np.ndarray, "updates"]) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _curve(m: Method, pool: Pool, points: int) -> _Steps:
@@ -169,7 +166,7 @@ def _curve(m: Method, pool: Pool, points: int) -> _Steps:
     for task, g in enumerate(m.labels):
         returns = pool.returns[pool.rows.index(m.rows[g])][:, task]
         bins = np.array_split(returns, min(points, len(returns)))
-        means = np.array([_mean(part) for part in bins])
+        means = np.array([mean_of_known(part) for part in bins])
         at, known = (np.arange(len(bins)) + 1) / len(bins), np.isfinite(means)
         curves.append(np.interp(grid, at[known], means[known]) if known.any() else np.full(points, np.nan))
     steps = m.spent + grid * (m.env_steps - m.spent)

@@ -9,7 +9,7 @@ Parameters that the features left out (``Features.private``) are not moved by ei
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +100,23 @@ def duals(
     Returns:
         float [m, U, N]; where tasks share a source, theirs are summed.
     """
+    return jnp.stack([*_each_duals(features, transitions, a, surrogates, parts)])
+
+
+def _each_duals(
+    features: Features,
+    transitions: Transitions,
+    a: Float[Array, "n N"],
+    surrogates: Surrogates,
+    parts: Sequence[int],
+) -> Iterator[Float[Array, "U N"]]:
+    """`duals` of one subset after the other."""
     weights, source, g = jax.device_put(
         (_fit_weights(transitions, a, parts), transitions.source, features.values)
     )
     linear = np.asarray(surrogates.iterations) == 1
-    return jnp.stack(
-        [
-            _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
-            for row, delta in zip(*map(np.asarray, (surrogates.member, surrogates.delta)), strict=True)
-        ]
-    )
+    for row, delta in zip(*map(np.asarray, (surrogates.member, surrogates.delta)), strict=True):
+        yield _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
 
 
 @functools.partial(compiled, quick=True, static_argnames="log_prob")
@@ -159,15 +166,11 @@ def lift_dual(
     Returns:
         Pytree like ``params`` with a leading axis m: the displacement, not theta* + displacement.
     """
-    weights, source, g = jax.device_put(
-        (_fit_weights(transitions, a, parts), transitions.source, features.values)
-    )
-    linear = np.asarray(surrogates.iterations) == 1
     obs, action = jax.device_put((transitions.obs, transitions.action))
-    lifted = []
-    for row, delta in zip(*map(np.asarray, (surrogates.member, surrogates.delta)), strict=True):
-        alpha = _source_duals(row, delta, surrogates.l2, linear, weights, g, source)
-        lifted.append(_lift_one(log_prob, params, obs, action, alpha))
+    lifted = [
+        _lift_one(log_prob, params, obs, action, alpha)
+        for alpha in _each_duals(features, transitions, a, surrogates, parts)
+    ]
     return without(features.private, jax.tree.map(lambda *leaves: jnp.stack(leaves), *lifted), params)
 
 

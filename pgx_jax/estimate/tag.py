@@ -78,10 +78,12 @@ def lookahead(
         raise ConfigError(f"distance = {distance}; the relative distance of a step must be positive")
     a, parts = signed_weights(transitions, names), (FIT, SCORE, SELECT)
     stepping = [_weights(transitions, a, part, names, share) for part in parts]
-    judging = jnp.asarray(np.stack([_weights(transitions, a, part, names) for part in parts]))
+    judging = np.stack([_weights(transitions, a, part, names) for part in parts])
     moved = None if private is None else without(private, jax.tree.map(jnp.ones_like, params), params)
-    obs, action = jax.tree.map(jnp.asarray, (transitions.obs, transitions.action))
-    source, far, chunk = jnp.asarray(transitions.source), jnp.float32(distance), default_sizes().chunk
+    obs, action, source, judging = jax.device_put(
+        (transitions.obs, transitions.action, transitions.source, judging)
+    )
+    far, chunk = jnp.float32(distance), default_sizes().chunk
     found = [
         _gains(log_prob, params, obs, action, source, moved, judging, weights, far, chunk=chunk)
         for weights in stepping

@@ -68,7 +68,7 @@ class Metrics(NamedTuple):
     def series(self) -> dict[str, Float[np.ndarray, "updates"]]:
         """float [updates] each, by name: what was measured, of each of `curves` the mean over tasks, and
         "return of TASK" (or "success of TASK" and so on) of several."""
-        means = {name: _over_tasks(curve) for name, curve in self.curves.items()}
+        means = {name: over_tasks(curve) for name, curve in self.curves.items()}
         several = {
             f"{name} of {task}": own
             for name, curve in self.curves.items()
@@ -78,15 +78,15 @@ class Metrics(NamedTuple):
         return means | self.measured | several
 
 
-def _over_tasks(curve: Float[np.ndarray, "updates m"]) -> Float[np.ndarray, "updates"]:
+def over_tasks(curve: Float[np.ndarray, "updates m"]) -> Float[np.ndarray, "updates"]:
     """Means of what is known; NaN where nothing is."""
     known = np.isfinite(curve)
     mean: np.ndarray = np.where(known, curve, 0.0).sum(1) / np.where(known.any(1), known.sum(1), np.nan)
     return mean
 
 
-def _mean(values: np.ndarray) -> float:
-    """Of what is known; NaN if nothing is."""
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN if nothing is known."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
@@ -269,7 +269,7 @@ class Work:
             for part in self.parts:
                 slots = [slot for slot, row in segment.rows.items() if row in part.rows]
                 if slots and part.hear is not None:
-                    part.hear(jax.tree.map(_mean, take(earned, (slots, slice(segment.length)))))
+                    part.hear(jax.tree.map(mean_of_known, take(earned, (slots, slice(segment.length)))))
                 if part.metrics is not None:
                     for slot in slots:
                         part.metrics(self._metrics(part, segment, slot, take(earned, slot), measured[slot]))

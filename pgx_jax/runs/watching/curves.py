@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgx_jax.learn import Metrics
+from pgx_jax.learn.work import mean_of_known, over_tasks
 from pgx_jax.report import wording
 
 SHOWN = 12
@@ -90,7 +91,7 @@ class Line:
 
     def cells(self, name: str, width: int) -> list[str]:
         """Its line of the table."""
-        curves = [_means(curve) for curve in np.moveaxis(np.array(self.values), 1, 0)]
+        curves = [over_tasks(curve) for curve in np.moveaxis(np.array(self.values), 1, 0)]
         known = (self.measured.get(each) for each in SHOWN_MEASURES)
         measures = ["–" if x is None else wording.number(x) for x in known]
         now, steps = map(_last, curves), wording.steps(self.steps[-1])
@@ -106,22 +107,17 @@ class Line:
 def sparkline(values: np.ndarray, width: int) -> str:
     """A curve [updates] in at most so many characters, from its least value to its largest; a blank where
     nothing is known."""
-    parts = [_mean(part) for part in np.array_split(values, min(width, len(values)))] if len(values) else []
+    parts = (
+        [mean_of_known(part) for part in np.array_split(values, min(width, len(values)))]
+        if len(values)
+        else []
+    )
     known = [x for x in parts if np.isfinite(x)]
     if not known:
         return ""
     low, high = min(known), max(known)
     unit = (high - low) / (len(BARS) - 1) or 1.0
     return "".join(BARS[round((x - low) / unit)] if np.isfinite(x) else " " for x in parts)
-
-
-def _means(rows: np.ndarray) -> np.ndarray:
-    return np.array([_mean(row) for row in rows])
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def _last(curve: np.ndarray) -> str:
