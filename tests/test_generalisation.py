@@ -170,8 +170,11 @@ def test_the_loss_that_is_differentiated_is_the_mean_over_the_subsets_tasks(smal
     gains = clipped_gains(small_run.policy.log_prob, params, before, fitted, 0.2)
     known = task_losses(fitted, gains)[member].mean()
     of = clipped_loss(small_run.policy.log_prob)
-    found = of(params, before, fitted.obs, fitted.action, fitted.coefficient(member), 0.2)
-    assert float(found) == pytest.approx(known, rel=1e-3, abs=1e-6)
+    room, most = fitted.rooms(np.stack([member, np.ones(6, bool)]))
+    assert room < most < fitted.coefficient(member).size
+    for size in (room, most):
+        counted = fitted.counted(member, size)
+        assert float(of(params, before, *counted, 0.2)) == pytest.approx(known, rel=1e-3, abs=1e-6)
     counts = fitted.trajectories[member]
     assert fitted.effective(member) == pytest.approx(9 / (1 / counts).sum())
     shared = fitted._replace(source=np.zeros(6, int), trajectories=np.full(6, 7))

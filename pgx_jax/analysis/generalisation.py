@@ -144,6 +144,25 @@ class Sample(NamedTuple):
             total[self.source[task]] += share[task]
         return total.astype(np.float32)
 
+    def counted(
+        self, member: Bool[np.ndarray, "n"], room: int
+    ) -> tuple[PyTree, Array, Float[np.ndarray, "1 M"]]:
+        """Observations, actions and coefficients of the transitions that count in L_S, as one source of
+        ``room`` transitions: leaves [1, M]. What it is filled up with counts nothing."""
+        coefficient = self.coefficient(member).ravel()
+        chosen = np.argsort(coefficient == 0, kind="stable")[:room]
+        obs, action = jax.tree.map(
+            lambda x: np.reshape(x, (-1, *x.shape[2:]))[chosen][None], (self.obs, self.action)
+        )
+        return obs, action, coefficient[chosen][None]
+
+    def rooms(self, member: Bool[np.ndarray, "m n"]) -> list[int]:
+        """Of each subset, the most transitions that count in one: of those of all tasks, or of the others
+        (so that the losses of these are one program)."""
+        counts = np.array([np.count_nonzero(self.coefficient(row)) for row in member])
+        full = np.asarray(member.all(axis=1))
+        return [int(counts[full == own].max()) for own in full]
+
     def effective(self, member: Bool[np.ndarray, "n"]) -> float:
         """1 / sum of the squared weights of the trajectories in L_S."""
         share, count = np.zeros(len(self.action)), np.ones(len(self.action))
@@ -454,8 +473,8 @@ def generalisation_bound(
     params = learn.policy_params(run.meta)
     moves = [path.at(run.config.estimate.distance, params) for path in surrogate_paths(run, member)]
     measured = [
-        _subset(run, settings, row, move, fitted, fresh, clip)
-        for row, move in zip(member, moves, strict=True)
+        _subset(run, settings, row, move, fitted, room, fresh, clip)
+        for row, move, room in zip(member, moves, fitted.rooms(member), strict=True)
     ]
     return GeneralisationResult(
         family=run.family.name,
@@ -497,6 +516,7 @@ def _subset(
     member: Bool[np.ndarray, "n"],
     move: PyTree,
     fitted: Sample,
+    room: int,
     fresh: Fresh,
     clip: float,
 ) -> SubsetGeneralisation:
@@ -511,7 +531,8 @@ def _subset(
     )
     at_theta, known, further = losses[0][member].mean(), losses[1][: run.family.n], losses[1][run.family.n :]
     unseen = _likeliest(run, fresh, member)
-    curved = _curvature(run, settings, member, params, before, fitted, clip)
+    data = (before, *fitted.counted(member, room), np.float32(clip))
+    curved = _curvature(run, settings, params, data)
     length, moved = (float(np.linalg.norm(ravel_pytree(x)[0])) for x in (before, move))
     sigmas = np.array(NOISES) * length / np.sqrt(ravel_pytree(before)[0].size)
     noisy, n = curved.noisy(sigmas), fitted.effective(member)
@@ -564,15 +585,12 @@ class Curved:
 def _curvature(
     run: Subject,
     settings: GeneralisationConfig,
-    member: Bool[np.ndarray, "n"],
     params: PyTree,
-    before: PyTree,
-    fitted: Sample,
-    clip: float,
+    data: tuple[Any, ...],
 ) -> Curved:
+    """Of the loss of parameters on data."""
     loss, key = clipped_loss(run.policy.log_prob), run.config.stream("analysis")
     key = jax.random.fold_in(jax.random.fold_in(key, settings.seed), 1)
-    data = (before, fitted.obs, fitted.action, fitted.coefficient(member), np.float32(clip))
     methods = [name for name in TRACES if name != "xtrace"]  # whose vectors are all held at once
     given: dict[str, Any] = {"key": key, "products": settings.products}
 
