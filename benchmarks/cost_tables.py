@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tables import counted, over_runs, plural, table
 
+from pgx_jax.analysis.cost import SIDE_BY_SIDE
 from pgx_jax.compare.results import OURS
 from pgx_jax.config import EstimateConfig
 from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
+from pgx_jax.report.cost import lengthened
 from pgx_jax.report.wording import duration, steps
-
-if TYPE_CHECKING:
-    from estimation import Projected
 
 
 def by_platform(cells: Iterable[Mapping]) -> dict[str, list[Mapping]]:
@@ -60,62 +58,58 @@ def speed_ups(data: Mapping) -> str:
 
 
 def _speed_up_table(data: Mapping, cells: list[Mapping]) -> str:
-    from estimation import projected
+    from estimation import found_of
 
-    first, updates = cells[0], data["settings"]["updates"]
-    rows = [_speed_ups(cell, way, updates) for way in projected(first["dim"]) for cell in cells]
+    first = found_of(cells[0])
+    rows = [_speed_ups(cell, which) for which in range(len(first.estimates)) for cell in cells]
     head = [
-        f"{first['cell']['platform']}: steps a task of a run, hidden layers", "p", "`estimate.projection`",
+        f"{first.platform}: steps a task of a run, hidden layers", "p", "`estimate.projection`",
         "d", "estimate", "meta-training, collecting", "training all, side by side", "operations", "with meta",
         "side by side", "with meta", "one after another", "with meta", "the paper",
     ]  # fmt: skip
     return table(head, rows)
 
 
-def _speed_ups(cell: Mapping, way: Projected, updates: Sequence[int]) -> list:
+def _speed_ups(cell: Mapping, which: int) -> list:
     """A row: costs of the estimate and of training all triples, and their ratios."""
-    from estimation import estimate_cost, meta_cost, training_cost
+    from estimation import found_of
 
-    own, meta = estimate_cost(cell, way), meta_cost(cell, updates)
-    together, apart = (training_cost(cell, x, updates) for x in ("side by side", "one after another"))
-    ratios = [
-        together.operations / own.operations, together.operations / (own.operations + meta.operations),
-        together.seconds / own.seconds, together.seconds / (own.seconds + meta.seconds),
-        apart.seconds / own.seconds, apart.seconds / (own.seconds + meta.seconds),
-    ]  # fmt: skip
-    depth, published = cell["cell"]["layers"], PUBLISHED_SPEED_UPS.get(cell["cell"]["layers"])
-    what = [f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{cell['parameters']:,}"]
-    what += [f"`{way.projection}`", way.dim, *(duration(x.seconds) for x in (own, meta, together))]
-    return [*what, *(f"{ratio:.0f}×" for ratio in ratios), f"{published}×" if published else "–"]
+    found = found_of(cell)
+    costs = (found.estimate(which), found.before(), found.train_all())
+    ratios = [ratio for ups in found.speed_ups(which).values() for ratio in ups]
+    way, depth = found.estimates[which], cell["cell"]["layers"]
+    published = f"{PUBLISHED_SPEED_UPS[depth]}×" if depth in PUBLISHED_SPEED_UPS else "–"
+    what = [f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{found.parameters:,}"]
+    what += [f"`{way.projection}`", way.dim, *(duration(cost.seconds) for cost in costs)]
+    return [*what, *(f"{ratio:.0f}×" for ratio in ratios), published]
 
 
 def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
     """The table's caption."""
-    from estimation import estimate_cost, projected, training_cost
+    from estimation import found_of
 
-    first, (short, long) = cells[0], data["settings"]["updates"]
-    timed = [way["seconds"] for cell in cells for way in cell["timings"]["training"].values()]
-    lengths = [np.median(b) / np.median(a) for a, b in timed]
-    every = [training_cost(cell, "side by side", (short, long)).seconds for cell in cells]
+    known, (short, long) = [found_of(cell) for cell in cells], data["settings"]["updates"]
+    first, lengths = known[0], [lengthened(found) for found in known]
+    every = [found.train_all().seconds for found in known]
     chosen = " and ".join(
-        f"{_range(np.divide(every, [estimate_cost(cell, way, selecting=True).seconds for cell in cells]))} "
+        f"{_range(np.divide(every, [found.estimate(i, selecting=True).seconds for found in known]))} "
         f"times as long (`{way.projection}`, d = {way.dim})"
-        for way in projected(first["dim"])
+        for i, way in enumerate(first.estimates)
     )
-    updates = sorted({cell["training"]["triples"]["updates"] for cell in cells})
+    updates = " or ".join(f"{count:.0f}" for count in sorted({found.training.updates for found in known}))
+    least, most = min(x for x, _ in lengths), max(x for _, x in lengths)
     return (
-        f"Speed-ups of estimating all {first['subsets']} subsets of {first['subset_size']} of "
+        f"Speed-ups of estimating all {first.subsets} subsets of {first.sizes[1]} of "
         f"{data['settings']['family']} over training a policy for each, in operations and in time, with "
         f"meta-training and collecting not counted and counted. Each policy gets what a group of as many "
-        f"tasks gets in a run ({' or '.join(map(str, updates))} updates). Times are of one core, warm and in "
-        f"one run (processor time, which other work does not lengthen). Training is scaled up: some policies "
-        f"were trained for {short} and for {long} updates, the difference is the time of an update, and "
-        f"{long} take {min(lengths):.2f} to {max(lengths):.2f} times as long as {short}. Side by side: in "
-        f"one call (on one core policies take turns, as programs of several are slower there); one after "
-        f"another: in a call each. Operations are counted from the traced programs. "
-        f"`{EstimateConfig().projection}` is the default. With the features and the grouping by which the "
-        f"groups are selected added to the estimate, side by side takes {chosen} (meta-training not "
-        f"counted). {_reached(cells, (short, long))}"
+        f"tasks gets in a run ({updates} updates). Times are of one core, warm and in one run (processor "
+        f"time, which other work does not lengthen). Training is scaled up: some policies were trained for "
+        f"{short} and for {long} updates, the difference is the time of an update, and {long} take "
+        f"{least:.2f} to {most:.2f} times as long as {short}. Side by side: in one call (on one core "
+        f"policies take turns, as programs of several are slower there); one after another: in a call each. "
+        f"Operations are counted from the traced programs. `{EstimateConfig().projection}` is the default. "
+        f"With the features and the grouping by which the groups are selected added to the estimate, side by "
+        f"side takes {chosen} (meta-training not counted). {_reached(cells)}"
     )
 
 
@@ -124,16 +118,16 @@ OPERATIONS, CLOCK = 50, 25
 time, with meta-training not counted."""
 
 
-def _reached(cells: list[Mapping], updates: Sequence[int]) -> str:
+def _reached(cells: list[Mapping]) -> str:
     """Where these were reached, in words."""
-    from estimation import estimate_cost, projected, training_cost
+    from estimation import found_of
 
     longest = max(cell["cell"]["steps_per_task"] for cell in cells)
     known = [cell for cell in cells if cell["cell"]["steps_per_task"] == longest]
     told = []
-    for way in projected(known[0]["dim"]):
-        pairs = [(training_cost(c, "side by side", updates), estimate_cost(c, way)) for c in known]
-        ratios = np.array([(x.operations / y.operations, x.seconds / y.seconds) for x, y in pairs])
+    for i, way in enumerate(found_of(known[0]).estimates):
+        ups = [found_of(c).speed_ups(i) for c in known]
+        ratios = np.array([(x["operations"].alone, x[SIDE_BY_SIDE].alone) for x in ups])
         missed = [
             f"{plural(c['cell']['layers'], 'layer')} {what}"
             for c, row in zip(known, ratios, strict=True)

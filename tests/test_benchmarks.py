@@ -68,7 +68,6 @@ import study  # noqa: E402
 import surrogates  # noqa: E402
 import truth  # noqa: E402
 import truth_tables  # noqa: E402
-from operations import operations  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -308,52 +307,16 @@ def test_estimation_small_preset(tmp_path):
     assert estimation.main(["--preset", "small", "--out", str(out)]) == 0
     data = common.read(out)
     (cell,) = data["cells"]
-    own, triples = cell["operations"], cell["training"]["triples"]
-    first, half, _ = estimation.projected(cell["dim"])
-    for way in (first, half):
-        every = own["features"][way.name] + own["features_to_select"][way.name]
-        assert every >= 2 * cell["transitions"] * cell["parameters"] * way.dim
-        rest = own[str(way.dim)]
-        assert min(rest["solver_iterations"]) >= 1 and cell["subsets"] == 4
-        operations = own["features"][way.name] + rest["statistics"] + rest["solve"] + rest["scores"]
-        assert estimation.estimate_cost(cell, way).operations == operations
-    assert estimation.estimate_cost(cell, half).operations < estimation.estimate_cost(cell, first).operations
-    assert estimation.training_cost(cell, "side by side", (1, 2)).operations == pytest.approx(
-        4 * triples["updates"] * triples["operations_per_update"]
+    found = estimation.found_of(cell)
+    assert [way.name for way in found.estimates] == ["gaussian, 40", "gaussian, 20", "hadamard, 40"]
+    first, half, _ = found.estimates
+    assert found.subsets == 4 and found.estimate(1).operations < found.estimate(0).operations
+    assert found.estimate(0).operations == first.features + first.statistics + first.solve + first.scores
+    assert half.statistics < first.statistics
+    assert found.train_all().operations == pytest.approx(
+        4 * found.training.updates * found.training.operations_per_update
     )
     assert "Speed-ups of estimating all 4 subsets of 3" in cost_tables.estimation(data)
-
-
-def test_the_cost_of_training_is_scaled_from_what_an_update_takes():
-    """Two rows were trained for 10 and 20 updates; all 120 have 100."""
-    way = {"rows": 2, "seconds": [[1.5, 1.0, 1.4], [2.0, 1.9, 2.4]]}  # medians 1.4 and 2.0
-    way_of = estimation.Projected("gaussian", 8)
-    times = {"features, gaussian, 8": [3.0], "affinity": [0.25], "surrogates and scores, 8": [0.5, 0.75, 9.0]}
-    times |= {"features_to_select, gaussian, 8": [1.0], "grouping": [2.0], "collecting": [0.5]}
-    cell = {
-        "subsets": 120, "collecting_updates": 5,
-        "operations": {
-            "features": {way_of.name: 30.0}, "features_to_select": {way_of.name: 10.0},
-            "8": {"statistics": 1.0, "solve": 2.0, "scores": 3.0},
-        },
-        "training": {"triples": {"updates": 100, "operations_per_update": 7.0},
-                     "meta": {"updates": 40, "operations_per_update": 8.0}},
-        "timings": {"estimate": times, "training": {"side by side": way, "meta": way | {"rows": 1}}},
-    }  # fmt: skip
-    together = estimation.training_cost(cell, "side by side", (10, 20))
-    assert together == pytest.approx((120 * 100 * 7.0, 120 * 100 * 0.03))
-    assert estimation.estimate_cost(cell, way_of) == pytest.approx((36.0, 4.0))
-    assert estimation.estimate_cost(cell, way_of, selecting=True) == pytest.approx((46.0, 7.0))
-    assert estimation.meta_cost(cell, (10, 20)) == pytest.approx((45 * 8.0, 40 * 0.06 + 0.5))
-
-
-def test_definitions_of_projections_keep_inner_products():
-    x = jax.random.normal(jax.random.PRNGKey(0), (1, 1500))
-    keys = jax.random.split(jax.random.PRNGKey(2), 100)
-    for project in estimation.PROJECTIONS.values():
-        found = jax.jit(jax.vmap(lambda key, project=project: project(x, key, 30)))(keys)
-        assert found.shape == (100, 1, 30)
-        assert float((found**2).sum(-1).mean()) == pytest.approx(float((x**2).sum()), rel=0.15)
 
 
 def test_ablations_small_preset(tmp_path):
@@ -713,29 +676,6 @@ def test_processes_are_timed_and_what_they_compile_is_counted():
 def test_fingerprints_tell_results_apart():
     assert default_command.fingerprint({"a": 1, "b": 2}) == default_command.fingerprint({"b": 2, "a": 1})
     assert default_command.fingerprint({"a": 1}) != default_command.fingerprint({"a": 1.5})
-
-
-def test_operations_are_counted_as_often_as_they_run():
-    a, b = jnp.zeros((5, 7)), jnp.zeros((7, 3))
-    assert operations(jnp.dot, a, b) == 2 * 5 * 7 * 3
-    assert operations(jax.vmap(jnp.dot, (0, None)), jnp.zeros((4, 5, 7)), b) == 4 * 2 * 5 * 7 * 3
-    assert operations(jax.jit(lambda x: x + x), a) == 35
-    looped = operations(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=6)[0], jnp.eye(4))
-    assert looped == 6 * 2 * 4**3
-
-    def unknown(x, n):
-        return jax.lax.fori_loop(0, n, lambda _, c: c @ c, x)
-
-    one, three = (operations(unknown, jnp.eye(4), 9, while_trips=t) for t in (1, 3))
-    assert three == 3 * one >= 3 * 2 * 4**3
-    assert operations(jnp.linalg.cholesky, jnp.eye(30)) >= 30**3 / 3
-
-
-def test_loop_bodies_are_counted():
-    def seven(x):
-        return jax.lax.while_loop(lambda c: c < 7, lambda c: c + 1, x)
-
-    assert estimation.while_trips(lambda: seven(jnp.int32(0))) == 7
 
 
 def test_intervals_that_cover_less_than_they_promise_are_named():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pgx_jax.analysis.approximation import ApproximationConfig, ApproximationResult, first_order_error
+from pgx_jax.analysis.cost import CostConfig, CostResult, estimation_cost
 from pgx_jax.analysis.curvature import TRACES, extreme_eigenvalues, hessian_trace, matfree
 from pgx_jax.analysis.generalisation import (
     GeneralisationConfig,
@@ -24,6 +25,8 @@ __all__ = [
     "Analysis",
     "ApproximationConfig",
     "ApproximationResult",
+    "CostConfig",
+    "CostResult",
     "GeneralisationConfig",
     "GeneralisationResult",
     "TruthConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "analysis_of",
     "by_default",
     "estimated_against_true",
+    "estimation_cost",
     "extreme_eigenvalues",
     "first_order_error",
     "generalisation_bound",
@@ -57,6 +61,7 @@ class Analysis(NamedTuple):
 ANALYSES: dict[str, Analysis] = {
     "approximation": Analysis(first_order_error, ApproximationConfig, ApproximationResult),
     "generalisation": Analysis(generalisation_bound, GeneralisationConfig, GeneralisationResult, matfree),
+    "cost": Analysis(estimation_cost, CostConfig, CostResult),
     "truth": Analysis(estimated_against_true, TruthConfig, TruthResult, trains_much=True),
 }
 """Analyses by name."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from pgx_jax.analysis import (
     ANALYSES,
     ApproximationConfig,
+    CostConfig,
     GeneralisationConfig,
     TruthConfig,
     analysis_of,
@@ -26,18 +27,22 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: first order, generalisation, and estimates against true training."""
+    """Measure what the method rests on: first order, generalisation, what the estimate costs, and estimates
+    against true training."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
-    """Which analyses; by default the first two, if their libraries are installed. "approximation": the
+    """Which analyses; by default the first three, if their libraries are installed. "approximation": the
     relative error of the log-ratio's first order, by distance from theta*. "generalisation": curvature, a
     bound from it, and what policies that are fitted to transitions lose on fresh ones (needs the extra
-    `analysis`). "truth": subsets of the tasks are trained, with many times the steps of the run, and every
+    `analysis`). "cost": how many times as much a policy trained for every subset takes as the estimate of
+    all, in operations and in time; a few policies are trained for a few updates, and the rest is scaled up.
+    "truth": subsets of the tasks are trained, with many times the steps of the run, and every
     estimate is compared with what came of it."""
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __call__(self, console: Console) -> None:

@@ -135,11 +135,14 @@ class Score:
     rolls_out: bool = False
     """Whether it plays lifted policies, which takes an environment and steps; else it is cross-fitted:
     surrogates of each of two parts of the data are scored on the other."""
+    program: Callable[[Data, Array], Array] | None = None
+    """What it computes of the rows of a part and solutions [m, d], as a function that can be traced: of one
+    without, operations are not counted."""
 
 
 SCORES: dict[str, Score] = {
-    "surrogate": Score(heldout),
-    "importance": Score(importance),
+    "surrogate": Score(heldout, program=_heldout),
+    "importance": Score(importance, program=_importance),
     "rollouts": Score(rollouts, rolls_out=True),
 }
 """Scores by name."""

@@ -273,8 +273,8 @@ class Solved(NamedTuple):
     """float [m, d]."""
     error: Float[Array, "m"]
     """float [m]: what must not exceed the tolerance."""
-    iterations: int
-    """How many it took."""
+    iterations: int | Array
+    """How many it took (of each device)."""
     gap: Float[Array, "m"] | None = None
     """float [m]: relative gap of each problem, of solvers that make as many iterations as they are told."""
 
@@ -309,7 +309,7 @@ def _solve_lbfgs(
 ) -> Solved:
     assert data is not None  # it is asked for, see `Solver.quadratic_up_to`
     delta, gap, steps = lbfgs(data, problems, l2, tolerance, iterations)
-    return Solved(delta, gap, int(steps.max()))
+    return Solved(delta, gap, steps)
 
 
 SOLVERS: dict[str, Solver] = {

@@ -27,6 +27,8 @@ RIDGES = {"mean": False, "sum": True}
 """What the ridge is added to, by name: whether a subset's losses are added up instead of averaged."""
 GAP = 1e-2
 """Relative gap from which on Newton's iterations are said not to have converged."""
+TOLERANCE = 1e-4
+"""Largest gap of a solution, relative, where nobody says otherwise."""
 CHUNK = 256
 """Problems solved at a time: each has a logit for every transition of its tasks."""
 ROW_MULTIPLE = 128
@@ -187,7 +189,7 @@ def fit(
     stats: TaskStatistics | None = None,
     parts: Sequence[int] = (FIT,),
     share: Bool[Array, "n N"] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     names: Sequence[str] | None = None,
 ) -> Surrogates:
     """Fit the surrogates of all subsets.
@@ -248,10 +250,11 @@ def fit(
         gap = None if solved.gap is None else np.asarray(solved.gap)[own]
         # On the host, where parts of any length need no programs of their own.
         delta, error = np.asarray(solved.delta)[own], np.asarray(solved.error)[own]
-        solved = solved._replace(delta=delta, error=error, gap=gap)
+        took = int(np.max(solved.iterations))
+        solved = solved._replace(delta=delta, error=error, gap=gap, iterations=took)
         _require_solved(chosen, solved, chunk, l2, tolerance, names)
         _warn_of_gaps(solved, chunk, l2, names)
-        used = max(used, solved.iterations)
+        used = max(used, took)
         deltas.append(solved.delta)
     delta = np.concatenate(deltas)
     _require_finite(delta, member, l2, names)

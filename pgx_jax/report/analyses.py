@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgx_jax.analysis.approximation import KINDS, ApproximationResult
+from pgx_jax.analysis.cost import CostResult
 from pgx_jax.analysis.generalisation import GeneralisationResult
 from pgx_jax.analysis.truth import TruthResult
 from pgx_jax.errors import pick
-from pgx_jax.report import truth
+from pgx_jax.report import cost, truth
 from pgx_jax.report.wording import number
 
 if TYPE_CHECKING:
@@ -143,6 +144,12 @@ def _draw_generalisation(found: GeneralisationResult) -> Figure:
     return analyses.generalisation(found)
 
 
+def _draw_cost(found: CostResult) -> Figure:
+    from pgx_jax.report.figures import analyses
+
+    return analyses.cost(found)
+
+
 def _draw_truth(found: TruthResult) -> Figure:
     from pgx_jax.report.figures import truth
 
@@ -158,6 +165,7 @@ def _draw_approximation(found: ApproximationResult) -> Figure:
 SHOWN = {
     "approximation": Shown(approximation_sentence, approximation_table, _draw_approximation),
     "generalisation": Shown(generalisation_sentence, generalisation_table, _draw_generalisation),
+    "cost": Shown(cost.sentence, cost.table, _draw_cost),
     "truth": Shown(truth.sentence, truth.table, _draw_truth),
 }
 """How every analysis is shown, by its name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib
@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pgx_jax.analysis.approximation import ApproximationResult
+from pgx_jax.analysis.cost import ONE_AFTER_ANOTHER, SIDE_BY_SIDE, CostResult
 from pgx_jax.analysis.generalisation import GeneralisationResult, SubsetGeneralisation
+from pgx_jax.report.cost import amount, duration, times
 from pgx_jax.report.figures.canvas import BLUE, FAINT, INK, RC, canvas
 
 KIND_STYLE = {
@@ -125,3 +127,49 @@ def _losses(axes: Any, row: int, subset: SubsetGeneralisation, names: list[str])
 
 def _tasks(names: list[str]) -> str:
     return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+@matplotlib.rc_context(RC)
+def cost(found: CostResult) -> Figure:
+    """What the estimate and training take, in time and (where they are known) in operations; beside every
+    training how many times the estimate that is, without and with what comes before."""
+    panels = [("seconds", "time", duration), ("operations", "operations", amount)]
+    if not np.isfinite(found.train_all().operations):
+        panels = panels[:1]
+    figure, several = canvas(1.2 + 4.2 * len(panels), 2.3, columns=len(panels))
+    for axes, (what, title, told) in zip(several, panels, strict=True):
+        _costs(axes, found, what, told)
+        axes.set_title(f"{title} (logarithmic)")
+    for axes in several[1:]:
+        axes.set_yticklabels([])
+    return figure
+
+
+LONGEST = 0.5
+"""Part of the width that the longest bar takes; the rest is for what is written beside it."""
+
+
+def _costs(axes: Any, found: CostResult, what: str, told: Callable[[float], str]) -> None:
+    ups = found.speed_ups()
+    bars = {"estimate": (found.estimate(), BLUE), "meta-training, collecting": (found.before(), FAINT)}
+    ways = {f"all policies, {way}": way for way in (SIDE_BY_SIDE, ONE_AFTER_ANOTHER)}
+    bars |= {label: (found.train_all(way), "#d55e00") for label, way in ways.items()}
+    values = [getattr(value, what) for value, _ in bars.values()]
+    known = [value for value in values if np.isfinite(value) and value > 0]
+    for row, (label, (_, colour)) in enumerate(bars.items()):
+        value = values[row]
+        if not np.isfinite(value):
+            continue
+        axes.barh(row, value, color=colour, height=0.6)
+        text = told(value)
+        if label in ways:
+            ratio = ups[ways[label] if what == "seconds" else what]
+            text += f": {times(ratio.alone)}, {times(ratio.with_meta)} with meta"
+        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    least = min(known) / 3
+    most = least * (max(known) / least) ** (1 / LONGEST)
+    axes.set(xscale="log", xlim=(least, most), ylim=(len(bars) - 0.5, -0.5))
+    axes.minorticks_off()
+    axes.set_xticks([])
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.tick_params(axis="y", length=0)

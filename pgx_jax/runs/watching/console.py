@@ -44,6 +44,7 @@ DOING = {
     "evaluation": "evaluating all policies",
     "approximation": "measuring the first order",
     "generalisation": "measuring curvature and fresh data",
+    "cost": "timing the estimate and training",
     "truth": "training subsets of the tasks",
     "timing": "timing updates",
 }
