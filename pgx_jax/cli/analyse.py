@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pgx_jax.analysis import (
     ANALYSES,
+    AblationsConfig,
     ApproximationConfig,
     GeneralisationConfig,
     TruthConfig,
@@ -26,16 +27,19 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: first order, generalisation, and estimates against true training."""
+    """Measure what the method rests on: first order, settings, generalisation, and estimates against true
+    training."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
-    """Which analyses; by default the first two, if their libraries are installed. "approximation": the
-    relative error of the log-ratio's first order, by distance from theta*. "generalisation": curvature, a
-    bound from it, and what policies that are fitted to transitions lose on fresh ones (needs the extra
-    `analysis`). "truth": subsets of the tasks are trained, with many times the steps of the run, and every
-    estimate is compared with what came of it."""
+    """Which analyses; by default all but "truth", if their libraries are installed. "approximation": the
+    relative error of the log-ratio's first order, by distance from theta*. "ablations": what other settings
+    would have done to the groups, one at a time. "generalisation": curvature, a bound from it, and what
+    policies that are fitted to transitions lose on fresh ones (needs the extra `analysis`). "truth": subsets
+    of the tasks are trained, with many times the steps of the run, and every estimate is compared with what
+    came of it."""
+    ablations: AblationsConfig = field(default_factory=AblationsConfig)
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
     truth: TruthConfig = field(default_factory=TruthConfig)
