@@ -124,7 +124,8 @@ def _subsets(config: Config, n: int) -> Variants:
     found = {}
     for size, part in parts:
         count = min(int(part * math.comb(n, size)), most)
-        if 2 <= size < max(n, 3) and 2 * count * math.comb(size, 2) >= 3 * math.comb(n, 2):
+        meet = count * math.comb(size, 2) / math.comb(n, 2)
+        if 2 <= size < max(n, 3) and (meet >= 1.5 or part == 1.0):
             found[f"{count} of {size}"] = {"estimate.subset_size": size, "estimate.subsets": count}
     return _changes(config, own, found)
 

@@ -84,7 +84,8 @@ def _mean(values: list[float | None]) -> float | None:
 def _best_k(found: AblationsResult) -> list[str]:
     """The number of groups, of those that were tried, into which splitting is said to gain most."""
     axis = next((axis for axis in found.axes if axis.name == "k"), None)
-    known = [] if axis is None else [x for x in axis.values if x.gain is not None]
+    given = [] if axis is None else [x for x in axis.values if x.value == str(x.k)]
+    known = [x for x in given if x.gain is not None]
     if not known:
         return []
     best = max(known, key=lambda x: x.gain or 0.0)
@@ -122,7 +123,7 @@ def _advice(found: AblationsResult) -> str:
     if listed:
         lead += f": {', or '.join(listed)}"
     elif known:
-        lead = "Nothing cheaper that was tried leaves the groups as they are"
+        lead = "Nothing that was tried is cheaper and leaves the groups as they are"
     return f"{lead}. This is one theta* and what it experienced once: another seed may change as much."
 
 
