@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,21 +20,19 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 from common import Preset, ResultFile, merge, plain, result_path, tuples
-from sklearn.metrics import roc_auc_score
 from study import SMALL_CONFIG, SMALL_FAMILY
 
-from pgx_jax import estimate, grouping, learn, pipeline
+from pgx_jax import pipeline
+from pgx_jax.analysis.ablations import pair_auc
+from pgx_jax.analysis.variants import FITTINGS, Answer, Theta, Variant
 from pgx_jax.compare.results import OURS
 from pgx_jax.config import Config, config_for, override
 from pgx_jax.errors import PgxError
-from pgx_jax.estimate.crossfit import PARTS, Way
-from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.programs import keep_programs
 from pgx_jax.runs.run import Run
 from pgx_jax.runs.run import run as run_whole
 from pgx_jax.tasks import TaskFamily
 from pgx_jax.tasks.registry import make_family
-from pgx_jax.types import FIT, SCORE, SELECT, Affinity, Features, Grouping, Scores, Transitions
 
 
 class Family(NamedTuple):
@@ -151,26 +149,6 @@ AXES = {
 """By their names in the result file, in the order in which they are run: the last compile most."""
 
 
-class CrossFitting(NamedTuple):
-    """On which parts of the data groups are fitted, and on which they are judged."""
-
-    scores: tuple[tuple[int, int], ...]
-    """Of subsets: (part that is fitted, part that scores)."""
-    ways: tuple[Way, ...]
-    """Of the candidates."""
-
-
-BOTH = ((FIT, SCORE), (SCORE, FIT))
-CROSS_FITTING = {
-    "cross-fitted, no test": CrossFitting(BOTH, estimate.OUTER),
-    "one way, no test": CrossFitting(BOTH[:1], (Way((FIT, SCORE), SELECT),)),
-    "in sample, no test": CrossFitting(
-        ((FIT, FIT), (SCORE, SCORE)), tuple(Way(PARTS, part) for part in PARTS)
-    ),
-}
-"""Other ways than the method's, by the values of their axis; none of them tests whether a split pays."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """Vary the settings of the method one at a time."""
@@ -183,117 +161,31 @@ class Settings:
     """File of the results."""
 
 
-class Theta:
+def trained(family: TaskFamily, config: Config) -> Theta:
     """A meta-policy at its first look, and what it experiences."""
-
-    def __init__(self, family: TaskFamily, config: Config):
-        """Train it."""
-        self.run, self.config = Run(family, config).compute("meta"), config
-
-    @functools.cached_property
-    def transitions(self) -> Transitions:
-        """With its own settings."""
-        return self.collect(self.config)
-
-    @functools.cached_property
-    def features(self) -> Features:
-        """Of these."""
-        return self.project(self.transitions, self.config)
-
-    def collect(self, config: Config) -> Transitions:
-        """What it experiences."""
-        run = self.run
-        return pipeline.collect(run.policy, run.learner, run.family, config, run.meta, look=1)
-
-    def project(self, transitions: Transitions, config: Config) -> Features:
-        """Features of transitions."""
-        run = self.run
-        return pipeline.features(
-            run.policy.log_prob, learn.policy_params(run.meta), transitions, config, run.family.task_names
-        )
-
-    def data(self, config: Config) -> tuple[Transitions, Features]:
-        """Transitions and features with other settings; what these leave as it is, is not computed anew."""
-        now, own = config.estimate, self.config.estimate
-        same_steps, same_dim = now.steps == own.steps, now.dim == own.dim
-        recollect = not same_steps or now.gae_lambda != own.gae_lambda
-        transitions = self.collect(config) if recollect else self.transitions
-        same = same_steps and same_dim  # lambda does not change what was seen and done
-        return transitions, self.features if same else self.project(transitions, config)
-
-    @property
-    def mean_return(self) -> float:
-        """Over its last five updates, exploring."""
-        return float(np.nanmean(self.run.meta_training.returns[0, -5:]))
+    return Theta(Run(family, config).compute("features"), looks=LOOKS)
 
 
 def asked(theta: Theta, config: Config, cross_fitting: str | None = None) -> dict:
     """The groups of a meta-policy's tasks with these settings: as chosen, and at the planted k."""
-    run, e = theta.run, config.estimate
-    transitions, feats = theta.data(config)
-    names, policy = run.family.task_names, run.policy.log_prob
-    known = {"log_prob": policy, "params": learn.policy_params(run.meta)}
-    held_out = HeldOut(feats, transitions, e, config.stream("deal"), names, **known)
-    member, way = pipeline.subsets(config, run.family.n), CROSS_FITTING.get(cross_fitting or "")
-    if way is None:
-        roll_out = pipeline.make_roll_out(run.policy, run.family, run.meta, config)
-        scored = pipeline.score_subsets(
-            feats, transitions, member, e, names=names, roll_out=roll_out, **known
-        )
-        affinity = pipeline.affinity(scored.scores, held_out, e)
-        choose = functools.partial(pipeline.choose_groups, affinity, held_out, config, names=names)
-        found = choose(looks=LOOKS)
-        at_k: Callable[[int], Grouping] = lambda k: choose(k=k, kind=None)  # noqa: E731
-    else:
-        scores = scores_of(feats, transitions, member, config, way.scores)
-        affinity = pipeline.affinity(scores, held_out, e)
-        at_k = functools.partial(competing, affinity, held_out, config, way.ways)
-        found = at_k(None)
-    return record(found, affinity, at_k, run.family.true_groups)
+    answer = theta.ask(Variant(config, FITTINGS.get(cross_fitting or "")))
+    return record(answer, theta.run.family.true_groups)
 
 
-def scores_of(
-    feats: Features, transitions: Transitions, member: np.ndarray, config: Config, ways: Sequence
-) -> Scores:
-    """Scores of subsets that are fitted on one part of the data and scored on another (or the same)."""
-    e = config.estimate
-    score = estimate.SCORES[e.score].function
-    return estimate.cross_fitted([
-        score(feats, transitions, pipeline.fit_subsets(feats, transitions, member, e, parts=(fitted,)), judge)
-        for fitted, judge in ways
-    ])  # fmt: skip
-
-
-def competing(
-    affinity: Affinity, held_out: HeldOut, config: Config, ways: Sequence[Way], k: int | None = None
-) -> Grouping:
-    """The candidate that gains most in these ways, by the method's rule but without its test of a split."""
-    others = np.concatenate([x for x in (affinity.folds, affinity.beside) if x is not None])
-    candidates = grouping.propose(affinity.matrix, others, k=k, config=config.grouping)
-    apart = all(way.judge not in way.fitted for way in ways)
-    held_out.data.solve(grouping.distinct_groups(candidates.labels)[0], ways, noise=apart)
-    gains = functools.partial(held_out.data.gains, ways=ways)
-    return grouping.select(candidates, gains, **config.grouping.rule(k))
-
-
-def record(
-    found: Grouping, affinity: Affinity, at_k: Callable[[int], Grouping], truth: np.ndarray | None
-) -> dict:
+def record(answer: Answer, truth: np.ndarray | None) -> dict:
     """What is saved of a value: groups, how far the affinity tells the planted pairs, predicted gain."""
-    path, told = found.path or {}, pipeline.gain_of_splitting(found)
-    score, k = path["score"], path["k"]
-    out = {
-        "labels": found.labels.tolist(),
-        "gain": told["mean"] if told else float(score[path["chosen"]] - score[k == 1].max()),
-    }
+    out = {"labels": answer.grouping.labels.tolist(), "gain": answer.gain["mean"]}
     if truth is None:
         return out
-    pairs = np.triu_indices(len(truth), 1)
-    together = np.equal.outer(truth, truth)[pairs]
     return out | {
-        "at_k": at_k(len(np.unique(truth))).labels.tolist(),
-        "auc": float(roc_auc_score(together, np.asarray(affinity.matrix)[pairs])),
+        "at_k": answer.at_k(len(np.unique(truth))).labels.tolist(),
+        "auc": pair_auc(answer.affinity.matrix, truth),
     }
+
+
+def mean_return(theta: Theta) -> float:
+    """Of its training over the last five updates, exploring."""
+    return float(np.nanmean(theta.run.meta_training.returns[0, -5:]))
 
 
 def earned(family: TaskFamily, config: Config) -> dict:
@@ -308,7 +200,7 @@ class Study:
     def __init__(self, preset: Preset):
         """Of a preset."""
         self.small = preset == "small"
-        self.base = functools.lru_cache(maxsize=len(FAMILIES))(lambda *which: Theta(*self.made(*which)))
+        self.base = functools.lru_cache(maxsize=len(FAMILIES))(lambda *which: trained(*self.made(*which)))
 
     def made(
         self, name: str, seed: int, changes: Mapping = {}, base: Mapping = BASE
@@ -336,9 +228,9 @@ class Study:
         try:
             if axis.whole:
                 return earned(*self.made(*which, changes, WHOLE))
-            theta = Theta(*self.made(*which, changes)) if axis.trains else self.base(*which)
+            theta = trained(*self.made(*which, changes)) if axis.trains else self.base(*which)
             found = asked(theta, self.made(*which, changes)[1], changes.get("cross_fitting"))
-            return found | ({"theta": theta.mean_return} if axis.trains else {})
+            return found | ({"theta": mean_return(theta)} if axis.trains else {})
         except PgxError as error:
             return {"refused": str(error)}
 

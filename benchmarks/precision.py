@@ -25,6 +25,7 @@ from study import SMALL_CONFIG
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.analysis.cost import subsets_of
+from pgx_jax.analysis.kernel import inner_products, relative_difference
 from pgx_jax.config import Config
 from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.run import Run
@@ -114,17 +115,6 @@ def estimates(run: Run, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return np.asarray(affinity.matrix, np.float64), np.asarray(grouping.labels).tolist()
 
 
-def difference(found: np.ndarray, exact: np.ndarray) -> float:
-    """|found - exact| / |exact|, in the Euclidean norm of all entries."""
-    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
-
-
-def inner_products(values: np.ndarray) -> np.ndarray:
-    """Those of a source's first transitions with each other: float64 [U, S, S]."""
-    rows = np.asarray(values[:, :SAMPLE], np.float64)
-    return rows @ rows.transpose(0, 2, 1)
-
-
 def compute(cell: Mapping, preset: Preset) -> dict:
     """Features, affinity and groups of one seed by precision."""
     small = preset == "small"
@@ -132,15 +122,15 @@ def compute(cell: Mapping, preset: Preset) -> dict:
     asked = {"layers": 2, "steps_per_task": total}
     run = estimation.make_run(asked, cell["seed"], small)
     exact, by_precision = projections(run)
-    gram, (matrix, labels) = inner_products(exact), estimates(run, exact)
+    gram, (matrix, labels) = inner_products(exact, SAMPLE), estimates(run, exact)
     off = ~np.eye(len(matrix), dtype=bool)
     found = {}
     for name, values in by_precision.items():
         own, groups = estimates(run, values)
         found[name] = {
-            "features": difference(values, exact),
-            "inner_products": difference(inner_products(values), gram),
-            "affinity": difference(own[off], matrix[off]),
+            "features": relative_difference(values, exact),
+            "inner_products": relative_difference(inner_products(values, SAMPLE), gram),
+            "affinity": relative_difference(own[off], matrix[off]),
             "largest_of_range": float(np.abs(own - matrix)[off].max() / np.ptp(matrix[off])),
             "same_groups": groups == labels,
         }

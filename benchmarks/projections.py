@@ -13,8 +13,7 @@ the gradients: relative, in the norm of all. One family has no conflict: all its
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +22,11 @@ import numpy as np
 import tyro
 from common import Preset, ResultFile, merge, result_path
 from features import setup
-from jax.flatten_util import ravel_pytree
-from precision import difference, estimates, inner_products
 from study import SMALL_CONFIG, SMALL_FAMILY, settings_of
 
 from pgx_jax import estimate, grouping, learn
+from pgx_jax.analysis.kernel import gradient_products, inner_products, relative_difference, sample_size, timed
+from pgx_jax.analysis.variants import Theta, Variant
 from pgx_jax.config import Config, override
 from pgx_jax.estimate import PROJECTIONS
 from pgx_jax.runs.run import Run
@@ -57,14 +56,6 @@ class Settings:
     """File of the results."""
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Of one call: of processor time where that is what computes."""
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    began = clock()
-    jax.block_until_ready(function())
-    return clock() - began
-
-
 def speed(cell: Mapping) -> dict:
     """Time all projections in turns."""
     log_prob, params, transitions = setup(cell | {"seed": 0})
@@ -75,30 +66,13 @@ def speed(cell: Mapping) -> dict:
         return lambda: estimate.gradient_features(*known, projection=name).values
 
     calls = {name: features(name) for name in PROJECTIONS}
-    first = {name: seconds(call) for name, call in calls.items()}  # compiles
+    first = {name: timed(call)[1] for name, call in calls.items()}  # compiles
     rounds = {name: [] for name in calls}
     for _ in range(cell["rounds"]):
         for name, call in calls.items():
-            rounds[name].append(seconds(call))
+            rounds[name].append(timed(call)[1])
     p = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
     return {"p": p, "timings": {"first": first, "rounds": rounds}}
-
-
-def kernel(run: Run) -> np.ndarray:
-    """Inner products of the gradients of a source's first transitions: float64 [U, SAMPLE, SAMPLE]."""
-    params, counts = learn.policy_params(run.meta), run.features.private
-    counts = 1.0 if counts is None else ~np.asarray(counts)
-
-    @jax.jit
-    @jax.default_matmul_precision("float32")
-    def gradients(obs, action):
-        each = jax.vmap(jax.grad(run.policy.log_prob), (None, 0, 0))(params, obs, action)
-        return jax.vmap(lambda tree: ravel_pytree(tree)[0])(each)
-
-    obs, action = jax.tree.map(lambda x: x[:, :SAMPLE], (run.transitions.obs, run.transitions.action))
-    parts = range(len(action))
-    every = (gradients(*jax.tree.map(lambda x, i=i: x[i], (obs, action))) for i in parts)
-    return np.stack([(x := np.asarray(g, np.float64) * counts) @ x.T for g in every])
 
 
 def groups(cell: Mapping, preset: Preset) -> dict:
@@ -109,21 +83,19 @@ def groups(cell: Mapping, preset: Preset) -> dict:
     family = make_family(cell["family"], **{k: v for k, v in settings.items() if k in known})
     changes = merge(family.defaults, SMALL_CONFIG if small else {})
     run = Run(family, override(Config(seed=cell["seed"]), changes)).compute("grouping")
-    exact, found = kernel(run), {name: [] for name in PROJECTIONS}
+    count, truth = sample_size(run, SAMPLE), family.true_groups
+    exact, found = gradient_products(run, count), {name: [] for name in PROJECTIONS}
+    theta = Theta(run, looks=1)
     for name in PROJECTIONS:
         for draw in range(DRAWS):
-            own = run.features.key if not draw else jax.random.fold_in(run.features.key, draw)
-            feats = estimate.gradient_features(
-                run.policy.log_prob, learn.policy_params(run.meta), run.transitions, own,
-                run.config.estimate.dim, private=run.features.private, projection=name,
-            )  # fmt: skip
-            _, labels = estimates(run, np.asarray(feats.values))
-            truth = family.true_groups
+            variant = Variant(override(theta.own, {"estimate.projection": name}), draw=draw)
+            data = theta.data(variant)
+            labels = np.asarray(theta.ask(variant, data).grouping.labels)
             found[name].append({
-                "error": difference(inner_products(feats.values[:, :SAMPLE]), exact),
-                "k": len(set(labels)),
-                "nmi": None if truth is None else float(grouping.nmi(np.asarray(truth), np.array(labels))),
-                "labels": labels,
+                "error": relative_difference(inner_products(data[1].values, count), exact),
+                "k": len(set(labels.tolist())),
+                "nmi": None if truth is None else grouping.nmi(truth, labels),
+                "labels": labels.tolist(),
             })  # fmt: skip
     true_k = None if family.true_groups is None else len(set(np.asarray(family.true_groups).tolist()))
     parameters = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(learn.policy_params(run.meta)))

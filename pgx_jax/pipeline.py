@@ -357,7 +357,7 @@ def choose_groups(
         names, the fields of `grouping.Nested` and "nested_needed", the least z that splits.
     """
     g = config.grouping
-    others = _proposing(affinity)
+    others = proposing(affinity)
     candidates = grouping.propose(affinity.matrix, others, k=k, names=names, config=g)
     nested = None
     if kind is not None:
@@ -371,7 +371,7 @@ def choose_groups(
     return found._replace(path=(found.path or {}) | evidence)
 
 
-def _proposing(affinity: Affinity) -> list[np.ndarray]:
+def proposing(affinity: Affinity) -> list[np.ndarray]:
     """The matrices of an affinity that propose beside its own: none of many tasks, of which one has enough to
     tell, and every candidate much to judge."""
     if len(affinity.matrix) > estimate.MANY_TASKS:

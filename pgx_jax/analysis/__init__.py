@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pgx_jax.analysis.ablations import AblationsConfig, AblationsResult, other_settings
 from pgx_jax.analysis.approximation import ApproximationConfig, ApproximationResult, first_order_error
 from pgx_jax.analysis.cost import CostConfig, CostResult, estimation_cost
 from pgx_jax.analysis.curvature import TRACES, extreme_eigenvalues, hessian_trace, matfree
@@ -22,6 +23,8 @@ from pgx_jax.errors import ConfigError, pick
 __all__ = [
     "ANALYSES",
     "TRACES",
+    "AblationsConfig",
+    "AblationsResult",
     "Analysis",
     "ApproximationConfig",
     "ApproximationResult",
@@ -40,6 +43,7 @@ __all__ = [
     "generalisation_bound",
     "hessian_trace",
     "is_installed",
+    "other_settings",
 ]
 
 
@@ -60,6 +64,7 @@ class Analysis(NamedTuple):
 
 ANALYSES: dict[str, Analysis] = {
     "approximation": Analysis(first_order_error, ApproximationConfig, ApproximationResult),
+    "ablations": Analysis(other_settings, AblationsConfig, AblationsResult),
     "generalisation": Analysis(generalisation_bound, GeneralisationConfig, GeneralisationResult, matfree),
     "cost": Analysis(estimation_cost, CostConfig, CostResult),
     "truth": Analysis(estimated_against_true, TruthConfig, TruthResult, trains_much=True),

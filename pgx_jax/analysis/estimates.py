@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pgx_jax import estimate, learn, pipeline
-from pgx_jax.analysis.subject import Subject
+from pgx_jax.analysis.subject import Subject, unlimited
 from pgx_jax.held_out import HeldOut
 from pgx_jax.types import FIT, SCORE, Features, Transitions
 
@@ -43,8 +43,8 @@ class Collected(NamedTuple):
         """Another collection, of about so many transitions of each source, at whatever part of the total."""
         config, names = run.config, run.family.task_names
         envs = config.estimate.num_envs
-        e, total = replace(config.estimate, steps=max(4, steps // envs) * envs), 2 * steps * run.family.n
-        free = replace(config, estimate=e, steps_per_task=total, collect_fraction=0.9, looks=1)
+        e = replace(config.estimate, steps=max(4, steps // envs) * envs)
+        free = unlimited(replace(config, estimate=e), run.family.n)
         known = pipeline.collect(run.policy, run.learner, run.family, free, run.meta)
         params, log_prob = learn.policy_params(run.meta), run.policy.log_prob
         feats = pipeline.features(log_prob, params, known, config, names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ class Subject(Protocol):
     config: Config
     policy: Policy
     learner: Learner
+    look: int
+    """The look at theta* that has led to its groups."""
 
     @property
     def meta(self) -> Agent:
@@ -80,3 +83,10 @@ def checked_members(member: Bool[np.ndarray, "m n"], names: Sequence[str]) -> Bo
     if not member.any(1).all():
         raise ConfigError(f"subset {int(np.argmin(member.any(1)))} is empty; every subset needs a task")
     return member
+
+
+def unlimited(config: Config, n: int) -> Config:
+    """Settings with which as many transitions are collected as ``config.estimate.steps`` says, whatever part
+    of the total that is."""
+    total = 2 * config.estimate.steps * n
+    return replace(config, steps_per_task=total, collect_fraction=0.9, looks=1)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pgx_jax.analysis import (
     ANALYSES,
+    AblationsConfig,
     ApproximationConfig,
     CostConfig,
     GeneralisationConfig,
@@ -27,19 +28,20 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: first order, generalisation, what the estimate costs, and estimates
-    against true training."""
+    """Measure what the method rests on: first order, settings, generalisation, what the estimate costs, and
+    estimates against true training."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     names: tyro.conf.Positional[tuple[Named[str, ANALYSES], ...]] = ()
-    """Which analyses; by default the first three, if their libraries are installed. "approximation": the
-    relative error of the log-ratio's first order, by distance from theta*. "generalisation": curvature, a
-    bound from it, and what policies that are fitted to transitions lose on fresh ones (needs the extra
-    `analysis`). "cost": how many times as much a policy trained for every subset takes as the estimate of
-    all, in operations and in time; a few policies are trained for a few updates, and the rest is scaled up.
-    "truth": subsets of the tasks are trained, with many times the steps of the run, and every
-    estimate is compared with what came of it."""
+    """Which analyses; by default all but "truth", if their libraries are installed. "approximation": the
+    relative error of the log-ratio's first order, by distance from theta*. "ablations": what other settings
+    would have done to the groups, one at a time. "generalisation": curvature, a bound from it, and what
+    policies that are fitted to transitions lose on fresh ones (needs the extra `analysis`). "cost": how many
+    times as much a policy trained for every subset takes as the estimate of all, in operations and in time;
+    a few policies are trained for a few updates, and the rest is scaled up. "truth": subsets of the tasks
+    are trained, with many times the steps of the run, and every estimate is compared with what came of it."""
+    ablations: AblationsConfig = field(default_factory=AblationsConfig)
     approximation: ApproximationConfig = field(default_factory=ApproximationConfig)
     generalisation: GeneralisationConfig = field(default_factory=GeneralisationConfig)
     cost: CostConfig = field(default_factory=CostConfig)

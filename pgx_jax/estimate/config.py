@@ -21,6 +21,11 @@ from pgx_jax.types import Named
 MOST_DIM = 2**16
 """Of the features: the curvature of each task then takes 80 GB."""
 
+COLLECTED = ("steps", "num_envs", "whole_episodes", "thin", "source_multiple", "gae_lambda")
+"""Settings of what is collected."""
+PROJECTED = ("dim", "projection", "precision")
+"""Settings of the features of what was collected."""
+
 
 @dataclass(frozen=True)
 class EstimateConfig:

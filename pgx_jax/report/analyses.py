@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pgx_jax.analysis.ablations import AblationsResult
 from pgx_jax.analysis.approximation import KINDS, ApproximationResult
 from pgx_jax.analysis.cost import CostResult
 from pgx_jax.analysis.generalisation import GeneralisationResult
 from pgx_jax.analysis.truth import TruthResult
 from pgx_jax.errors import pick
-from pgx_jax.report import cost, truth
+from pgx_jax.report import ablations, cost, truth
 from pgx_jax.report.wording import number
 
 if TYPE_CHECKING:
@@ -156,6 +157,12 @@ def _draw_truth(found: TruthResult) -> Figure:
     return truth.truth(found)
 
 
+def _draw_ablations(found: AblationsResult) -> Figure:
+    from pgx_jax.report.figures import ablations
+
+    return ablations.ablations(found)
+
+
 def _draw_approximation(found: ApproximationResult) -> Figure:
     from pgx_jax.report.figures import analyses  # matplotlib takes a second to import
 
@@ -164,6 +171,7 @@ def _draw_approximation(found: ApproximationResult) -> Figure:
 
 SHOWN = {
     "approximation": Shown(approximation_sentence, approximation_table, _draw_approximation),
+    "ablations": Shown(ablations.sentence, ablations.table, _draw_ablations),
     "generalisation": Shown(generalisation_sentence, generalisation_table, _draw_generalisation),
     "cost": Shown(cost.sentence, cost.table, _draw_cost),
     "truth": Shown(truth.sentence, truth.table, _draw_truth),

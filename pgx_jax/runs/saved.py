@@ -26,6 +26,7 @@ from pgx_jax.compare.results import (
 )
 from pgx_jax.config import Config, check_method
 from pgx_jax.errors import ConfigError, DataError, FolderError, PgxError, checked
+from pgx_jax.estimate.config import COLLECTED
 from pgx_jax.grouping import GroupingConfig
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
@@ -243,8 +244,7 @@ def regroup(run: Run, config: Config) -> Regrouped:
     if run.store is not None and not run.store.has("features"):
         raise FolderError(f"the run {run.store.path} has no features yet; resume it first")
     e = config.estimate
-    collected = ("steps", "num_envs", "whole_episodes", "thin", "source_multiple", "gae_lambda")
-    for name in (*collected, "dim", "projection"):
+    for name in (*COLLECTED, "dim", "projection"):
         if getattr(e, name) != getattr(run.config.estimate, name):
             raise ConfigError(f"estimate.{name} is fixed by the saved features; start a new run to change it")
     check_method(config, run.family.n)

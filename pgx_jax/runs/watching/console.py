@@ -43,6 +43,7 @@ DOING = {
     "comparisons": "training the baselines",
     "evaluation": "evaluating all policies",
     "approximation": "measuring the first order",
+    "ablations": "asking with other settings",
     "generalisation": "measuring curvature and fresh data",
     "cost": "timing the estimate and training",
     "truth": "training subsets of the tasks",
