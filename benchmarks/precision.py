@@ -24,7 +24,7 @@ from common import Preset, ResultFile, result_path
 from study import SMALL_CONFIG
 
 from pgx_jax import estimate, learn, pipeline
-from pgx_jax.analysis.cost import subsets_of
+from pgx_jax.analysis.cost import estimated_subsets
 from pgx_jax.analysis.kernel import inner_products, relative_difference
 from pgx_jax.config import Config
 from pgx_jax.held_out import HeldOut
@@ -108,7 +108,7 @@ def estimates(run: Run, values: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Affinity [n, n] and labels [n] that follow from features [U, N, d]."""
     feats = Features(jnp.asarray(values, jnp.float32), run.features.key)
     names, e = run.family.task_names, run.config.estimate
-    scored = pipeline.score_subsets(feats, run.transitions, subsets_of(run), e, names=names)
+    scored = pipeline.score_subsets(feats, run.transitions, estimated_subsets(run), e, names=names)
     held_out = HeldOut(feats, run.transitions, e, run.config.stream("deal"), names)
     affinity = pipeline.affinity(scored.scores, held_out, e)
     grouping = pipeline.choose_groups(affinity, held_out, run.config, names=names)

@@ -25,8 +25,8 @@ from pgx_jax.analysis.cost import (
     TimedTraining,
     TrainingCount,
     clock_of,
+    estimated_subsets,
     of_parts,
-    subsets_of,
     training_of,
 )
 from pgx_jax.analysis.counts import count_features, count_surrogates, count_update
@@ -125,13 +125,13 @@ def found(small_run):
 
 def test_a_run_is_told_what_estimate_and_training_cost(found, small_run):
     n = small_run.family.n
-    assert found.subsets == 20 == len(subsets_of(small_run)) and found.sizes == (3, 3)
+    assert found.subsets == 20 == len(estimated_subsets(small_run)) and found.sizes == (3, 3)
     (own,) = found.estimates
     assert own.name == "gaussian, 48"
     features = own.features + own.features_to_select
     assert features >= 2 * found.transitions * found.parameters * own.dim
     assert min(own.statistics, own.solve, own.scores) > 0
-    learner = training_of(small_run, subsets_of(small_run)).learner
+    learner = training_of(small_run, estimated_subsets(small_run)).learner
     assert found.training.policies == 20
     assert found.training.updates == small_run.budget.rest() * 3 // n // learner.steps_per_update
     assert found.meta.updates == small_run.budget.meta // found.meta.steps_per_update
@@ -258,19 +258,21 @@ def test_operations_of_what_is_not_traced_are_not_known(small_run, monkeypatch):
     assert count_update(host, small_run.learner, np.ones(6, bool)) is None
     assert clock_of(host, QUICK) == "wall" and clock_of(small_run, QUICK) == "processor"
     rolled = like(small_run, config=override(small_run.config, {"estimate.score": "rollouts"}))
-    assert count_surrogates(rolled, small_run.features, subsets_of(small_run)) is None
+    assert count_surrogates(rolled, small_run.features, estimated_subsets(small_run)) is None
     newton = estimate.SOLVERS["newton"]
 
     def looks(data, stats, *args):
         return newton.solve(data, jax.tree.map(np.asarray, stats), *args)
 
     monkeypatch.setitem(estimate.SOLVERS, "newton", dataclasses.replace(newton, solve=looks))
-    assert count_surrogates(small_run, small_run.features, subsets_of(small_run)) is None
+    assert count_surrogates(small_run, small_run.features, estimated_subsets(small_run)) is None
 
 
 def test_runs_whose_affinity_reads_no_subsets_are_told_those_it_would(small_run):
     closed = override(small_run.config, {"estimate.affinity": "closed_form"})
-    np.testing.assert_array_equal(subsets_of(like(small_run, config=closed)), subsets_of(small_run))
+    np.testing.assert_array_equal(
+        estimated_subsets(like(small_run, config=closed)), estimated_subsets(small_run)
+    )
 
 
 def test_subsets_of_uneven_sizes_count_in_updates_of_the_commonest(small_run):

@@ -264,7 +264,7 @@ def _median(seconds: Sequence[float]) -> float:
     return float(np.median(seconds))
 
 
-def subsets_of(run: Subject) -> Bool[np.ndarray, "m n"]:
+def estimated_subsets(run: Subject) -> Bool[np.ndarray, "m n"]:
     """The subsets that a run estimates, or would if its affinity read any: bool [m, n].
 
     Raises:
@@ -498,7 +498,7 @@ def estimation_cost(
     """
     settings = settings or CostConfig()
     settings.check()
-    member, e = subsets_of(run), run.config.estimate
+    member, e = estimated_subsets(run), run.config.estimate
     watch = Watch(clock := clock_of(run, settings), settings.repeats, progress)
     subsets, meta = training_of(run, member), meta_training_of(run)
     ways = list(dict.fromkeys([(e.projection, e.dim), *settings.also]))
