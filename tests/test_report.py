@@ -518,6 +518,12 @@ def test_the_table_of_all_numbers(run_results):
     entry = run_results.methods["policygradex"]
     assert [float(row["mean"]) for row in ours[1:]] == pytest.approx(entry.per_task)
     assert [run_results.groups[int(row["group"]) - 1].count(row["task"]) for row in ours[1:]] == [1] * 10
+    assert {row["at_end"] for row in rows} == {""}
+    ends = structs.replace(
+        run_results, methods={"policygradex": structs.replace(entry, at_end=[0.25] * 9 + [0.5])}
+    )
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(ends))))
+    assert [float(row["at_end"]) for row in rows] == [0.275] + [0.25] * 9 + [0.5]
 
 
 def test_equal_results_give_an_equal_page(run_results, built):

@@ -212,8 +212,14 @@ def metric_name(methods: Methods) -> str:
 
 def mean_at_end(entry: MethodResult) -> str:
     """Success in the last step of an episode, over tasks: 0.55; "–" if it is not known."""
-    known = [x for x in entry.at_end or [] if x is not None]
-    return number(statistics.fmean(known), 2) if known and len(known) == len(entry.at_end or []) else "–"
+    mean = over_tasks(entry.at_end or [])
+    return "–" if mean is None else number(mean, 2)
+
+
+def over_tasks(values: Sequence[Number]) -> float | None:
+    """The mean over tasks; None if it is not known of all of them."""
+    known = [x for x in values if x is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def with_interval(value: Interval, *, signed: bool = False) -> str:
