@@ -36,6 +36,8 @@ class Settings(approximation.Settings):
 
     families: tuple[str, ...] = FAMILIES
     """Families, with their own default settings."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of family and training."""
 
 
 def partitions(run: Run) -> dict[str, np.ndarray]:
