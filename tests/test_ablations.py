@@ -11,7 +11,12 @@ from pgx_jax import learn
 from pgx_jax.analysis import AblationsConfig, other_settings
 from pgx_jax.analysis.ablations import pair_auc
 from pgx_jax.analysis.axes import AXES, KS
-from pgx_jax.analysis.kernel import gradient_products, inner_products, relative_difference, sample_size
+from pgx_jax.analysis.inner_products import (
+    gradient_products,
+    inner_products,
+    relative_difference,
+    sample_size,
+)
 from pgx_jax.analysis.variants import FITTINGS, Theta, Variant
 from pgx_jax.cli import main as cli
 from pgx_jax.config import override
@@ -131,6 +136,9 @@ def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_p
     text = told.sentence(found)
     assert f"k = {found.k}" in text and text.endswith("another seed may change as much.")
     assert "these change the groups: grouping.max_groups 1 (k = 1" in text
+    assert "Of 4 other values" in text and "later looks" not in text
+    later = structs.replace(found, final=list(range(len(found.labels))))
+    assert f"k = {found.k} (later looks made other groups of these, k = 6)" in told.sentence(later)
     analysed("ablations", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert text in out and "NMI planted" in out and "ablations.json" in out
@@ -164,9 +172,10 @@ def test_what_cannot_be_varied_is_refused_before_any_work(capsys, small_run, tmp
         ("estimate.dim=-1", "estimate.dim = -1"),
         ("estimate.dims=3", "did you mean estimate.dim"),
         ("grouping.level=high", "grouping.level"),
+        ("k=1 k=2", "varies 'k' twice"),
     ):
         with pytest.raises(ConfigError, match=message):
-            other_settings(small_run, AblationsConfig(also=(text,)))
+            other_settings(small_run, AblationsConfig(also=tuple(text.split())))
     own = override(small_run.config, {"estimate.affinity": "closed_form"})
     monkeypatch.setattr(small_run, "config", own)
     with pytest.raises(ConfigError, match="'score' would tell nothing: the affinity 'closed_form'"):

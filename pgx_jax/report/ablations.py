@@ -42,8 +42,13 @@ def changed(found: AblationsResult, axis: AblatedAxis) -> list[AblatedValue]:
 def sentence(found: AblationsResult) -> str:
     """Which settings changed the groups, and which may therefore be taken cheaper."""
     varied = [axis for axis in found.axes if axis.name != "k"]
-    others = {(axis.name, x.value) for axis in varied for x in axis.values if not (x.own or x.refused)}
-    parts = [f"With its own settings theta* tells k = {found.k}"]
+    others = {
+        (axis.name, x.value)
+        for axis in varied
+        for x in axis.values
+        if not x.refused and x.value != axis.own.value
+    }
+    parts = [f"With its own settings theta* tells k = {found.k}{_later(found)}"]
     if varied:
         moved = [text for axis in varied if (text := _moved(found, axis))]
         still = [label_of(axis) for axis in varied if not changed(found, axis)]
@@ -53,6 +58,12 @@ def sentence(found: AblationsResult) -> str:
     refused = sum(bool(x.refused) for axis in found.axes for x in axis.values)
     parts += [f"{refused} could not be asked"] if refused else []
     return ". ".join(part[0].upper() + part[1:] for part in parts) + f". {_advice(found)}"
+
+
+def _later(found: AblationsResult) -> str:
+    """What became of these groups, if they are not the run's in the end."""
+    same = found.final == found.labels
+    return "" if same else f" (later looks made other groups of these, k = {max(found.final) + 1})"
 
 
 def _of_these(moved: list[str]) -> str:
@@ -95,16 +106,16 @@ def _best_k(found: AblationsResult) -> list[str]:
 def cheaper(found: AblationsResult, axis: AblatedAxis) -> tuple[AblatedValue, float] | None:
     """The fastest value of an axis of features that leaves the groups as they are in all its draws, and how
     many times as fast its features are; of dimensions, none below one that changes them."""
-    times = found.timings.get(axis.name, {})
+    times, dims = found.timings.get(axis.name, {}), axis.setting == "estimate.dim"
     base = times.get(axis.own.value)
     other = {x.value for x in changed(found, axis)} | {x.value for x in axis.values if x.refused}
     best = None
-    for value in sorted(times, key=lambda value: -(times[value] or 0.0)):
+    for value in sorted(times, key=lambda value: -(int(value) if dims else times[value] or 0.0)):
         spent = times[value]
         if not base or not spent or base / spent < FASTER:
             continue
         if value in other:
-            if axis.setting == "estimate.dim":
+            if dims:
                 break
             continue
         best = next(x for x in axis.values if x.value == value), base / spent
@@ -119,12 +130,12 @@ def _advice(found: AblationsResult) -> str:
         f"{axis.setting} {x.value} ({times:.1f} times as fast, inner products {number(x.error, 2)} off)"
         for axis, (x, times) in told
     ]
-    lead = "Settings that change nothing may be taken cheaper in runs like this one"
+    lead = ""
     if listed:
-        lead += f": {', or '.join(listed)}"
+        lead = f"In runs like this one features may be taken cheaper: {', or '.join(listed)}. "
     elif known:
-        lead = "Nothing that was tried is cheaper and leaves the groups as they are"
-    return f"{lead}. This is one theta* and what it experienced once: another seed may change as much."
+        lead = "Nothing that was tried is cheaper and leaves the groups as they are. "
+    return f"{lead}This is one theta* and what it experienced once: another seed may change as much."
 
 
 def table(found: AblationsResult) -> Table:
