@@ -87,7 +87,9 @@ def test_other_values_are_asked_and_what_cannot_be_used_is_refused_with_its_reas
     assert of(found, "k", "1").gain == 0 and of(found, "k", "2").gain > 0
     assert "7 (refused)" in [told.value_of(x) for x in found.axes[0].values]
     text = told.sentence(found)
-    assert "1 could not be asked" in text and "Of the k that were tried, 2" in text
+    assert (
+        "1 could not be asked: a subset size of 7 exceeds" in text and "Of the k that were tried, 2" in text
+    )
     assert analyses.render("ablations", found).startswith(b"\x89PNG")
 
 
@@ -119,7 +121,8 @@ def test_every_axis_has_the_own_settings_once(theta):
     for axis in AXES.values():
         values = list(axis.variants(theta.own, 6).values())
         assert values.count(Variant(theta.own)) == 1 and len(set(values)) == len(values) > 1
-    assert set(AXES["k"].variants(theta.own, 6)) == {"chosen", *(str(k) for k in KS if k <= 6)}
+    for own in (theta.own, override(theta.own, {"k": 6})):
+        assert set(AXES["k"].variants(own, 6)) == {"chosen", str(own.k or 1), *map(str, KS[:5])}
 
 
 def test_pairs_are_told_apart_as_by_counting():
@@ -139,6 +142,10 @@ def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_p
     assert "Of 4 other values" in text and "later looks" not in text
     later = structs.replace(found, final=list(range(len(found.labels))))
     assert f"k = {found.k} (later looks made other groups of these, k = 6)" in told.sentence(later)
+    alone = structs.replace(found, given=1, labels=[0] * 6, final=[0] * 6)
+    assert told.sentence(alone).startswith(
+        "Given is k = 1, of which there is one partition. This is one theta*"
+    )
     analysed("ablations", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert text in out and "NMI planted" in out and "ablations.json" in out

@@ -123,6 +123,8 @@ class AblationsResult(Record, frozen=True, kw_only=True):
     labels: list[int]
     """The groups that the last look at theta* finds with the run's own settings (later looks at the groups
     may have split them, or joined some)."""
+    given: int | None
+    """k, if it is given."""
     final: list[int]
     """The groups that the run has in the end."""
     planted: list[int] | None
@@ -286,6 +288,7 @@ def other_settings(
         family=run.family.name,
         task_names=list(run.family.task_names),
         labels=labels.tolist(),
+        given=run.config.k,
         final=grouping.canonical(run.labels).tolist(),
         planted=None if planted is None else planted.tolist(),
         draws=settings.draws,

@@ -566,8 +566,10 @@ def _trained(run: Subject, training: Training) -> TrainingCount:
 
 def _uncounted(e: EstimateConfig, counted: Sequence[EstimateCount], training: TrainingCount) -> list[str]:
     """Why some operations are not known, in words."""
+    traced = estimate.SCORES[e.score].program is not None
+    what = f"the solver {e.solver!r}" if traced else f"the score {e.score!r}"
     reasons = {
         "the environments are on the host": training.operations_per_update,
-        f"the score {e.score!r} or the solver {e.solver!r} is not traced": counted[0].solve,
+        f"{what} is not traced": counted[0].solve,
     }
     return [reason for reason, known in reasons.items() if known is None]
