@@ -25,7 +25,7 @@ from study import SMALL_CONFIG
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.analysis.cost import estimated_subsets
-from pgx_jax.analysis.kernel import inner_products, relative_difference
+from pgx_jax.analysis.inner_products import inner_products, relative_difference
 from pgx_jax.config import Config
 from pgx_jax.held_out import HeldOut
 from pgx_jax.runs.run import Run

@@ -25,7 +25,13 @@ from features import setup
 from study import SMALL_CONFIG, SMALL_FAMILY, settings_of
 
 from pgx_jax import estimate, grouping, learn
-from pgx_jax.analysis.kernel import gradient_products, inner_products, relative_difference, sample_size, timed
+from pgx_jax.analysis.inner_products import (
+    gradient_products,
+    inner_products,
+    relative_difference,
+    sample_size,
+    timed,
+)
 from pgx_jax.analysis.variants import Theta, Variant
 from pgx_jax.config import Config, override
 from pgx_jax.estimate import PROJECTIONS

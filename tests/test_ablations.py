@@ -11,7 +11,12 @@ from pgx_jax import learn
 from pgx_jax.analysis import AblationsConfig, other_settings
 from pgx_jax.analysis.ablations import pair_auc
 from pgx_jax.analysis.axes import AXES, KS
-from pgx_jax.analysis.kernel import gradient_products, inner_products, relative_difference, sample_size
+from pgx_jax.analysis.inner_products import (
+    gradient_products,
+    inner_products,
+    relative_difference,
+    sample_size,
+)
 from pgx_jax.analysis.variants import FITTINGS, Theta, Variant
 from pgx_jax.cli import main as cli
 from pgx_jax.config import override
@@ -82,7 +87,9 @@ def test_other_values_are_asked_and_what_cannot_be_used_is_refused_with_its_reas
     assert of(found, "k", "1").gain == 0 and of(found, "k", "2").gain > 0
     assert "7 (refused)" in [told.value_of(x) for x in found.axes[0].values]
     text = told.sentence(found)
-    assert "1 could not be asked" in text and "Of the k that were tried, 2" in text
+    assert (
+        "1 could not be asked: a subset size of 7 exceeds" in text and "Of the k that were tried, 2" in text
+    )
     assert analyses.render("ablations", found).startswith(b"\x89PNG")
 
 
@@ -114,7 +121,8 @@ def test_every_axis_has_the_own_settings_once(theta):
     for axis in AXES.values():
         values = list(axis.variants(theta.own, 6).values())
         assert values.count(Variant(theta.own)) == 1 and len(set(values)) == len(values) > 1
-    assert set(AXES["k"].variants(theta.own, 6)) == {"chosen", *(str(k) for k in KS if k <= 6)}
+    for own in (theta.own, override(theta.own, {"k": 6})):
+        assert set(AXES["k"].variants(own, 6)) == {"chosen", str(own.k or 1), *map(str, KS[:5])}
 
 
 def test_pairs_are_told_apart_as_by_counting():
@@ -131,6 +139,13 @@ def test_what_is_found_is_written_drawn_and_told(capsys, found, small_run, tmp_p
     text = told.sentence(found)
     assert f"k = {found.k}" in text and text.endswith("another seed may change as much.")
     assert "these change the groups: grouping.max_groups 1 (k = 1" in text
+    assert "Of 4 other values" in text and "later looks" not in text
+    later = structs.replace(found, final=list(range(len(found.labels))))
+    assert f"k = {found.k} (later looks made other groups of these, k = 6)" in told.sentence(later)
+    alone = structs.replace(found, given=1, labels=[0] * 6, final=[0] * 6)
+    assert told.sentence(alone).startswith(
+        "Given is k = 1, of which there is one partition. This is one theta*"
+    )
     analysed("ablations", found, small_run, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert text in out and "NMI planted" in out and "ablations.json" in out
@@ -164,9 +179,10 @@ def test_what_cannot_be_varied_is_refused_before_any_work(capsys, small_run, tmp
         ("estimate.dim=-1", "estimate.dim = -1"),
         ("estimate.dims=3", "did you mean estimate.dim"),
         ("grouping.level=high", "grouping.level"),
+        ("k=1 k=2", "varies 'k' twice"),
     ):
         with pytest.raises(ConfigError, match=message):
-            other_settings(small_run, AblationsConfig(also=(text,)))
+            other_settings(small_run, AblationsConfig(also=tuple(text.split())))
     own = override(small_run.config, {"estimate.affinity": "closed_form"})
     monkeypatch.setattr(small_run, "config", own)
     with pytest.raises(ConfigError, match="'score' would tell nothing: the affinity 'closed_form'"):

@@ -202,6 +202,10 @@ def test_the_cost_of_training_is_scaled_from_what_an_update_takes():
     timings = structs.replace(known.timings, estimates=known.timings.estimates * 2)
     both = structs.replace(known, estimates=known.estimates * 2, timings=timings)
     assert [str(cell) for cell in cost.table(both).columns[-2].cells] == ["2333×", "90×", "180×"] * 2
+    assert "rough" not in told and [cost.times(x) for x in (0.041, 0.97, 9.97)] == ["0.041×", "1.0×", "10×"]
+    slow = dict.fromkeys(known.timings.training, TimedTraining(policies=1, short=[1.0], long=[1.1]))
+    rough = structs.replace(known, timings=structs.replace(known.timings, training=slow))
+    assert "these times are rough: raise cost.updates" in cost.sentence(rough)
     given_ = structs.replace(known, meta=structs.replace(known.meta, updates=0.0))
     assert given_.before().seconds == pytest.approx(1.0)
 
@@ -238,6 +242,7 @@ def test_parameters_that_are_left_out_are_looked_at_all_the_same(small_run):
     for name in ("gaussian", "hadamard"):
         more, less = (count_features(run, some, name, 8) for run in (told, small_run))
         assert more == less + len(some.action[0]) * leaves[0].size
+    assert count_features(told, some, "factored", 8) > count_features(small_run, some, "factored", 8)
 
 
 def test_every_projection_is_counted_and_a_cheap_one_costs_less(small_run):
@@ -295,7 +300,8 @@ def test_bad_settings_are_refused_before_the_run_is_read(capsys, tmp_path):
         (["--cost.rows", "0"], "cost.rows = 0 must be at least 1"),
         (["--cost.alone", "0"], "cost.alone = 0 must be at least 1"),
         (["--cost.also", "hadamard", "0"], "cost.also = hadamard 0"),
-        (["--cost.also", "hadamard", "2000"], "at most 1024 dimensions"),
+        (["--cost.also", "hadamard", "2000"], "cost.also = hadamard 2000: .* at most 1024 dimensions"),
+        (["--cost.also", "gaussian", "99999"], "cost.also = gaussian 99999: .* at most 65536"),
     ):
         assert cli.main(["analyse", str(tmp_path), "cost", *wrong]) == 2
         err = capsys.readouterr().err

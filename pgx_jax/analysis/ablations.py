@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from pgx_jax import grouping
 from pgx_jax.analysis.axes import AXES, Axis, axis_of_setting
-from pgx_jax.analysis.kernel import (
+from pgx_jax.analysis.inner_products import (
     gradient_products,
     inner_products,
     relative_difference,
@@ -123,6 +123,10 @@ class AblationsResult(Record, frozen=True, kw_only=True):
     labels: list[int]
     """The groups that the last look at theta* finds with the run's own settings (later looks at the groups
     may have split them, or joined some)."""
+    given: int | None
+    """k, if it is given."""
+    final: list[int]
+    """The groups that the run has in the end."""
     planted: list[int] | None
     """The planted groups, if there are any."""
     draws: int
@@ -147,7 +151,11 @@ def axes_of(theta: Theta, settings: AblationsConfig) -> dict[str, Axis]:
     run, n = theta.run, theta.run.family.n
     if n < 2:
         raise ConfigError(f"ablations: {run.family.name!r} has {n} task, and groups need at least 2")
-    also = dict(axis_of_setting(text, theta.own, n) for text in settings.also)
+    also: dict[str, Axis] = {}
+    for name, axis in (axis_of_setting(text, theta.own, n) for text in settings.also):
+        if name in also:
+            raise ConfigError(f"ablations.also varies {name!r} twice; give its values together, with commas")
+        also[name] = axis
     for name in settings.axes:
         if reason := AXES[name].lacks(run):
             raise ConfigError(f"ablations.axes: {name!r} would tell nothing: {reason}; leave it out")
@@ -280,6 +288,8 @@ def other_settings(
         family=run.family.name,
         task_names=list(run.family.task_names),
         labels=labels.tolist(),
+        given=run.config.k,
+        final=grouping.canonical(run.labels).tolist(),
         planted=None if planted is None else planted.tolist(),
         draws=settings.draws,
         sample=asking.count,

@@ -85,8 +85,10 @@ KS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30)
 
 
 def _k(config: Config, n: int) -> Variants:
-    given = {str(k): {"k": k, "grouping.trace_penalty": None} for k in KS if k <= n}
-    return _changes(config, "chosen" if config.k is None else str(config.k), given)
+    own = "chosen" if config.k is None else str(config.k)
+    others: dict[str, dict[str, Any]] = {"chosen": {"k": None}}
+    others |= {str(k): {"k": k, "grouping.trace_penalty": None} for k in KS if k <= n}
+    return _changes(config, own, others)
 
 
 def _projections(config: Config, n: int) -> Variants:

@@ -11,7 +11,8 @@ scaled to all updates of all policies. Side by side is one call for all of these
 of its own for each.
 
 **Meta-training and collecting** come before the estimate. They are timed and counted in the same way, and
-ratios are told without and with them. (What experts show, and looks at groups, are left out.)
+ratios are told without and with them. (What experts show, the estimates of earlier looks at theta*, and looks
+at groups are left out.)
 
 **Operations** are those of the traced programs (`operations`, `counts`). Transitions that are collected count
 as if they were trained on. What is not traced is not counted: steps of environments on the host, and scores
@@ -45,6 +46,7 @@ from pgx_jax.compare.results import Number, Record
 from pgx_jax.config import EstimateConfig, override
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate import PROJECTIONS
+from pgx_jax.estimate.config import MOST_DIM
 from pgx_jax.estimate.projections import check_projection
 from pgx_jax.learn import Learner, Progress
 from pgx_jax.types import FIT, SCORE, SELECT, Features, Named, Rows, Scores, Transitions
@@ -94,9 +96,13 @@ class CostConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
         for projection, dim in self.also:
-            if dim < 1:
-                raise ConfigError(f"also = {projection} {dim}: a projection needs at least 1 dimension")
-            check_projection(projection, dim)
+            asked = f"also = {projection} {dim}"
+            if not 1 <= dim <= MOST_DIM:
+                raise ConfigError(f"{asked}: a projection has 1 dimension at least, and at most {MOST_DIM}")
+            try:
+                check_projection(projection, dim)
+            except ConfigError as error:
+                raise ConfigError(f"{asked}: {error}") from None
         if self.clock is not None:
             pick(CLOCKS, self.clock, "clock")
 
@@ -560,8 +566,10 @@ def _trained(run: Subject, training: Training) -> TrainingCount:
 
 def _uncounted(e: EstimateConfig, counted: Sequence[EstimateCount], training: TrainingCount) -> list[str]:
     """Why some operations are not known, in words."""
+    traced = estimate.SCORES[e.score].program is not None
+    what = f"the solver {e.solver!r}" if traced else f"the score {e.score!r}"
     reasons = {
         "the environments are on the host": training.operations_per_update,
-        f"the score {e.score!r} or the solver {e.solver!r} is not traced": counted[0].solve,
+        f"{what} is not traced": counted[0].solve,
     }
     return [reason for reason, known in reasons.items() if known is None]

@@ -34,7 +34,8 @@ def count_features(run: Subject, transitions: Transitions, projection: str, dim:
     times the map, or the projection's own way, where it has one."""
     log_prob, params = run.policy.log_prob, learn.policy_params(run.meta)
     shapes, chosen, private = estimate.shapes_of(params), PROJECTIONS[projection], run.features.private
-    masks = masks_of(shapes, None if private is None else ~np.asarray(private))
+    known = masks_of(shapes, None if private is None else ~np.asarray(private))
+    masks = [None if mask is None else jnp.asarray(mask) for mask in known]
 
     def whole(params: PyTree, obs: PyTree, action: Array) -> list[Array]:
         leaves: list[Array] = jax.tree.leaves(jax.vmap(jax.grad(log_prob), (None, 0, 0))(params, obs, action))

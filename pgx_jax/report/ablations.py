@@ -42,17 +42,37 @@ def changed(found: AblationsResult, axis: AblatedAxis) -> list[AblatedValue]:
 def sentence(found: AblationsResult) -> str:
     """Which settings changed the groups, and which may therefore be taken cheaper."""
     varied = [axis for axis in found.axes if axis.name != "k"]
-    others = {(axis.name, x.value) for axis in varied for x in axis.values if not (x.own or x.refused)}
-    parts = [f"With its own settings theta* tells k = {found.k}"]
-    if varied:
+    others = {(axis.name, x.value) for axis in varied for x in axis.values if _is_other(axis, x)}
+    alone = found.given in (1, len(found.labels))  # of which there is one partition
+    parts = [_groups(found) + (", of which there is one partition" if alone else "")]
+    if varied and not alone:
         moved = [text for axis in varied if (text := _moved(found, axis))]
-        still = [label_of(axis) for axis in varied if not changed(found, axis)]
+        asked = [axis for axis in varied if any(_is_other(axis, x) for x in axis.values)]
+        still = [label_of(axis) for axis in asked if not changed(found, axis)]
         parts += [f"of {len(others)} other value{'s' * (len(others) != 1)}, {_of_these(moved)}"]
         parts += [f"no other value of these does: {', '.join(still)}"] if still and moved else []
     parts += _best_k(found)
-    refused = sum(bool(x.refused) for axis in found.axes for x in axis.values)
-    parts += [f"{refused} could not be asked"] if refused else []
-    return ". ".join(part[0].upper() + part[1:] for part in parts) + f". {_advice(found)}"
+    refused = [x.refused for axis in found.axes for x in axis.values if x.refused]
+    parts += [f"{len(refused)} could not be asked: {'; '.join(dict.fromkeys(refused))}"] if refused else []
+    parts += [] if alone else _cheaper(found)
+    told = ". ".join(part[0].upper() + part[1:] for part in parts)
+    return f"{told}. This is one theta* and what it experienced once: another seed may change as much."
+
+
+def _is_other(axis: AblatedAxis, x: AblatedValue) -> bool:
+    """Whether it is another value than the run's own, and was asked."""
+    return not x.refused and x.value != axis.own.value
+
+
+def _groups(found: AblationsResult) -> str:
+    """How many groups there are with the run's own settings, and what became of them in the end."""
+    if found.given is not None:
+        told = f"given is k = {found.given}"
+    else:
+        told = f"with its own settings theta* tells k = {found.k}"
+    if found.final == found.labels:
+        return told
+    return f"{told} (later looks made other groups of these, k = {max(found.final) + 1})"
 
 
 def _of_these(moved: list[str]) -> str:
@@ -95,36 +115,33 @@ def _best_k(found: AblationsResult) -> list[str]:
 def cheaper(found: AblationsResult, axis: AblatedAxis) -> tuple[AblatedValue, float] | None:
     """The fastest value of an axis of features that leaves the groups as they are in all its draws, and how
     many times as fast its features are; of dimensions, none below one that changes them."""
-    times = found.timings.get(axis.name, {})
+    times, dims = found.timings.get(axis.name, {}), axis.setting == "estimate.dim"
     base = times.get(axis.own.value)
     other = {x.value for x in changed(found, axis)} | {x.value for x in axis.values if x.refused}
     best = None
-    for value in sorted(times, key=lambda value: -(times[value] or 0.0)):
+    for value in sorted(times, key=lambda value: -(int(value) if dims else times[value] or 0.0)):
         spent = times[value]
         if not base or not spent or base / spent < FASTER:
             continue
         if value in other:
-            if axis.setting == "estimate.dim":
+            if dims:
                 break
             continue
         best = next(x for x in axis.values if x.value == value), base / spent
     return best
 
 
-def _advice(found: AblationsResult) -> str:
-    """The plain sentence at the end."""
+def _cheaper(found: AblationsResult) -> list[str]:
+    """Which features may be taken cheaper, where others were tried."""
     known = [axis for axis in found.axes if axis.name in found.timings]
     told = [(axis, best) for axis in known if (best := cheaper(found, axis)) is not None]
     listed = [
         f"{axis.setting} {x.value} ({times:.1f} times as fast, inner products {number(x.error, 2)} off)"
         for axis, (x, times) in told
     ]
-    lead = "Settings that change nothing may be taken cheaper in runs like this one"
     if listed:
-        lead += f": {', or '.join(listed)}"
-    elif known:
-        lead = "Nothing that was tried is cheaper and leaves the groups as they are"
-    return f"{lead}. This is one theta* and what it experienced once: another seed may change as much."
+        return [f"in runs like this one features may be taken cheaper: {', or '.join(listed)}"]
+    return ["nothing that was tried is cheaper and leaves the groups as they are"] if known else []
 
 
 def table(found: AblationsResult) -> Table:

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+ROUGH = 0.2
+"""Of the time that more updates should take, the part below which what they took is called rough."""
+
+
 def times(ratio: float) -> str:
-    """A ratio: "47×", "2.3×"."""
-    return f"{ratio:.{1 if ratio < 9.95 else 0}f}×" if math.isfinite(ratio) else "–"
+    """A ratio: "47×", "2.3×", "0.041×"."""
+    if not math.isfinite(ratio):
+        return "–"
+    return f"{ratio:.2g}×" if ratio < 0.95 else f"{ratio:.{1 if ratio < 9.95 else 0}f}×"
 
 
 def duration(seconds: float) -> str:
     """Seconds in words, if they are known."""
-    if 0 < seconds < 0.01:
+    if 0 < seconds < 0.0995:
         return f"{1000 * seconds:.2g} ms"
     return wording.duration(seconds) if math.isfinite(seconds) else "–"
 
@@ -92,6 +98,8 @@ def how_timed(found: CostResult) -> str:
     )
     if any(math.isnan(found.train_all(way).seconds + found.before().seconds) for way in ways):
         told += " Some were too short to be timed: raise cost.updates."
+    elif least < 1 + ROUGH * (long / short - 1):
+        told += " More updates hardly took longer, so that these times are rough: raise cost.updates."
     return told
 
 

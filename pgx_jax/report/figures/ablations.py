@@ -24,8 +24,8 @@ APART = 0.16
 
 @matplotlib.rc_context(RC)
 def ablations(found: AblationsResult) -> Figure:
-    """Two panels an axis: agreement of the groups, and the predicted gain of splitting; the run's own
-    settings are shaded."""
+    """Two panels an axis: agreement of the groups, and the predicted gain of splitting with its 95% interval,
+    where there is one; the run's own settings are shaded."""
     across = min(2, len(found.axes))
     rows = math.ceil(len(found.axes) / across)
     figure, panels = canvas(5.2 * across, 2.3 * rows + 0.5, columns=2 * across, rows=rows)
@@ -41,7 +41,7 @@ def ablations(found: AblationsResult) -> Figure:
     pairs = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     known = {label: handle for handle, label in pairs}
     known |= {"the run's own settings": matplotlib.patches.Patch(color=FAINT, alpha=0.3, lw=0)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2 * across + 1, fontsize=8)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=across + 1, fontsize=8)
     return figure
 
 
@@ -61,14 +61,15 @@ def _agreement(axes: Any, axis: AblatedAxis) -> None:
     planted = any(x.planted_nmi is not None for x in known)
     shown = {"nmi": (-APART if planted else 0.0, OWN)}
     shown |= {"planted_nmi": (APART, PLANTED), "auc": (0.0, AUC)} if planted else {}
-    shown |= {"error": (0.0, ERROR)} if any(x.error is not None for x in known) else {}
+    projected = any(x.error is not None for x in known)
+    shown |= {"error": (0.0, ERROR)} if projected else {}
     for name, (shift, style) in shown.items():
         y = [getattr(x, name) for x in known]
         axes.plot([_x(axis, x, shift) for x in known], np.array(y, float), ls="", **style)
     for x in axis.values:
         if x.refused:
             axes.text(_x(axis, x), 0.03, "refused", rotation=90, color=FAINT, fontsize=8, ha="center")
-    axes.set(ylim=(-0.06, 1.08), ylabel="agreement")
+    axes.set(ylim=(-0.06, 1.08), ylabel="agreement, error" if projected else "agreement")
 
 
 def _gain(axes: Any, axis: AblatedAxis) -> None:
@@ -77,10 +78,10 @@ def _gain(axes: Any, axis: AblatedAxis) -> None:
             continue
         at = _x(axis, x)
         if x.gain_ci95 is not None:
-            axes.vlines(at, *x.gain_ci95, color=BLUE, lw=1.6, alpha=0.55)
+            axes.vlines(at, *x.gain_ci95, color=BLUE, lw=1.6, alpha=0.55, label="95% interval of the gain")
         axes.plot(at, x.gain, "o", ms=5, color=BLUE)
     axes.axhline(0, color=FAINT, lw=0.8)
-    axes.set(ylabel="predicted gain")
+    axes.set(ylabel="predicted gain\n(advantage a step)")
 
 
 def _places(axes: Any, axis: AblatedAxis) -> None:
