@@ -4,8 +4,8 @@ The meta-policy of the default settings is trained up to its first look, with ne
 Its first-order error is measured as `pgx-jax analyse` does: along fine-tuning on all tasks and on three
 single ones, along the surrogates of the same subsets, and along random directions.
 
-Meta-World is no default: `--families metaworld-mt10 --layers 2 --seeds 0` adds it (extra `metaworld`), in about
-40 minutes of one core.
+Meta-World is no default: `--families metaworld-mt10 --layers 2 --seeds 0` adds it (extra `metaworld`), in
+about 40 minutes of one core.
 """
 
 from __future__ import annotations
