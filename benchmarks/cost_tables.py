@@ -75,7 +75,7 @@ def _speed_ups(cell: Mapping, which: int) -> list:
     from estimation import found_of
 
     found = found_of(cell)
-    costs = (found.estimate(which), found.before(), found.train_all())
+    costs = (found.estimate(which), found.before(which), found.train_all())
     ratios = [ratio for ups in found.speed_ups(which).values() for ratio in ups]
     way, depth = found.estimates[which], cell["cell"]["layers"]
     published = f"{PUBLISHED_SPEED_UPS[depth]}×" if depth in PUBLISHED_SPEED_UPS else "–"

@@ -11,8 +11,8 @@ scaled to all updates of all policies. Side by side is one call for all of these
 of its own for each.
 
 **Meta-training and collecting** come before the estimate. They are timed and counted in the same way, and
-ratios are told without and with them. (What experts show, the estimates of earlier looks at theta*, and looks
-at groups are left out.)
+ratios are told without and with them, and with what earlier looks at theta* estimated and selected. (What
+experts show, and looks at groups, are left out.)
 
 **Operations** are those of the traced programs (`operations`, `counts`). Transitions that are collected count
 as if they were trained on. What is not traced is not counted: steps of environments on the host, and scores
@@ -40,6 +40,7 @@ from jaxtyping import Bool
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.analysis.counts import count_features, count_surrogates, count_update
 from pgx_jax.analysis.subject import Subject
+from pgx_jax.analysis.variants import Theta, Variant
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import row_keys
 from pgx_jax.compare.results import Number, Record
@@ -124,7 +125,7 @@ class SpeedUp(NamedTuple):
     alone: float
     """As the estimate."""
     with_meta: float
-    """As the estimate with meta-training and collecting."""
+    """As the estimate with what comes before it (`CostResult.before`)."""
 
 
 class EstimateCount(Record, frozen=True, kw_only=True):
@@ -229,12 +230,16 @@ class CostResult(Record, frozen=True, kw_only=True):
             steps += [timed.features_to_select, self.timings.grouping]
         return Cost(count, sum(map(_median, steps)))
 
-    def before(self) -> Cost:
-        """Of meta-training and collecting."""
+    def before(self, which: int = 0) -> Cost:
+        """Of meta-training, collecting, and what earlier looks estimated and selected with one of the
+        projections."""
         each = self.meta.operations_per_update
         count = (self.meta.updates + self.collecting_updates) * _number(each)
         spent = self.meta.updates * self.update_seconds(META) if self.meta.updates else 0.0
-        return Cost(count, spent + self.looks * _median(self.timings.collecting))
+        found = Cost(count, spent + self.looks * _median(self.timings.collecting))
+        for _ in range(self.looks - 1):
+            found = found.plus(self.estimate(which, selecting=True))
+        return found
 
     def train_all(self, way: str = SIDE_BY_SIDE) -> Cost:
         """Of training a policy for every subset, in one of the ways."""
@@ -251,7 +256,7 @@ class CostResult(Record, frozen=True, kw_only=True):
     def speed_ups(self, which: int = 0) -> dict[str, SpeedUp]:
         """By what is compared: "operations", and time in both ways of training."""
         own = self.estimate(which)
-        both = own.plus(self.before())
+        both = own.plus(self.before(which))
 
         def of(way: str, what: str) -> SpeedUp:
             costs = (self.train_all(way), own, both)
@@ -480,12 +485,8 @@ def clock_of(run: Subject, settings: CostConfig) -> str:
 
 def features_by(run: Subject, projection: str, dim: int) -> Features:
     """The run's features by any projection."""
-    e = run.config.estimate
-    if (projection, dim) == (e.projection, e.dim):
-        return run.features
     config = override(run.config, {"estimate.projection": projection, "estimate.dim": dim})
-    params, names = learn.policy_params(run.meta), run.family.task_names
-    return pipeline.features(run.policy.log_prob, params, run.transitions, config, names)
+    return Theta(run).data(Variant(config))[1]
 
 
 def estimation_cost(

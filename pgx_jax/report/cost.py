@@ -74,7 +74,7 @@ def sentence(found: CostResult) -> str:
         f"Estimating {subsets(found)} takes {duration(own.seconds)} {of}; a policy for each "
         f"({found.training.updates:.0f} updates) would take {spent[0]} side by side and {spent[1]} one after "
         f"another: {times(together.alone)} and {times(apart.alone)} as long, or {times(together.with_meta)} "
-        f"and {times(apart.with_meta)} with meta-training and collecting "
+        f"and {times(apart.with_meta)} with {_before(found)} "
         f"({duration(found.before().seconds)}) added to the estimate."
     ]
     operations = ups["operations"]
@@ -83,6 +83,13 @@ def sentence(found: CostResult) -> str:
         parts.append(f"In operations it is {told}.")
     parts += [f"Operations are not known: {reason}." for reason in found.uncounted]
     return " ".join([*parts, how_timed(found)])
+
+
+def _before(found: CostResult) -> str:
+    """What came before the estimate."""
+    earlier = found.looks - 1
+    looks = f"{earlier} earlier look{'s' * (earlier > 1)} at theta*"
+    return f"meta-training, collecting and {looks}" if earlier else "meta-training and collecting"
 
 
 def how_timed(found: CostResult) -> str:
@@ -111,14 +118,14 @@ def table(found: CostResult) -> Table:
     title = f"{found.family}: {subsets(found)} estimated, and trained"
     shown = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     shown.add_column(no_wrap=True)
-    for name in ("estimate", "meta, collecting", "training all", "speed-up", "with meta"):
+    for name in ("estimate", "before it", "training all", "speed-up", "with meta"):
         shown.add_column(name, justify="right")
     for which, estimated in enumerate(found.estimates):
         shown.add_section()
         for what, ups in found.speed_ups(which).items():
             told = SHOWN[what]
             way = what if what in found.timings.training else SIDE_BY_SIDE
-            costs = (found.estimate(which), found.before(), found.train_all(way))
+            costs = (found.estimate(which), found.before(which), found.train_all(way))
             label = f"{estimated.name}: {what}" if len(found.estimates) > 1 else what
             shown.add_row(label, *map(told, costs), times(ups.alone), times(ups.with_meta))
     return shown

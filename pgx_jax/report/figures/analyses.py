@@ -151,7 +151,7 @@ LONGEST = 0.5
 
 def _costs(axes: Any, found: CostResult, what: str, told: Callable[[float], str]) -> None:
     ups = found.speed_ups()
-    bars = {"estimate": (found.estimate(), BLUE), "meta-training, collecting": (found.before(), FAINT)}
+    bars = {"estimate": (found.estimate(), BLUE), "before it": (found.before(), FAINT)}
     ways = {f"all policies, {way}": way for way in (SIDE_BY_SIDE, ONE_AFTER_ANOTHER)}
     bars |= {label: (found.train_all(way), "#d55e00") for label, way in ways.items()}
     values = [getattr(value, what) for value, _ in bars.values()]
