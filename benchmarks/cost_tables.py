@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from tables import counted, over_runs, plural, table
 
-from pgx_jax.analysis.cost import SIDE_BY_SIDE
+from pgx_jax.analysis.cost import SIDE_BY_SIDE, CostResult
 from pgx_jax.compare.results import OURS
 from pgx_jax.config import EstimateConfig
 from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
+from pgx_jax.report.cost import duration as known_duration
 from pgx_jax.report.cost import lengthened
 from pgx_jax.report.wording import duration, steps
 
@@ -80,8 +81,8 @@ def _speed_ups(cell: Mapping, which: int) -> list:
     way, depth = found.estimates[which], cell["cell"]["layers"]
     published = f"{PUBLISHED_SPEED_UPS[depth]}×" if depth in PUBLISHED_SPEED_UPS else "–"
     what = [f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{found.parameters:,}"]
-    what += [f"`{way.projection}`", way.dim, *(duration(cost.seconds) for cost in costs)]
-    return [*what, *(f"{ratio:.0f}×" for ratio in ratios), published]
+    what += [f"`{way.projection}`", way.dim, *(known_duration(cost.seconds) for cost in costs)]
+    return [*what, *(f"{ratio:.0f}×" if np.isfinite(ratio) else "–" for ratio in ratios), published]
 
 
 def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
@@ -114,40 +115,41 @@ def _how_estimation_was_timed(data: Mapping, cells: list[Mapping]) -> str:
 
 
 OPERATIONS, CLOCK = 50, 25
-"""How many times as much training all side by side is to take at the longest total, in operations and in
-time, with meta-training not counted."""
+"""How many times as much training all side by side is to take at long horizon, in operations and in time,
+with meta-training not counted."""
 
 
 def _reached(cells: list[Mapping]) -> str:
     """Where these were reached, in words."""
     from estimation import found_of
 
-    longest = max(cell["cell"]["steps_per_task"] for cell in cells)
-    known = [cell for cell in cells if cell["cell"]["steps_per_task"] == longest]
-    told = []
-    for i, way in enumerate(found_of(known[0]).estimates):
-        ups = [found_of(c).speed_ups(i) for c in known]
+    by_total: dict[int, list[CostResult]] = {}
+    for cell in cells:
+        by_total.setdefault(cell["cell"]["steps_per_task"], []).append(found_of(cell))
+
+    def told(which: int, total: int) -> str:
+        ups = [found.speed_ups(which) for found in by_total[total]]
         ratios = np.array([(x["operations"].alone, x[SIDE_BY_SIDE].alone) for x in ups])
-        missed = [
-            f"{plural(c['cell']['layers'], 'layer')} {what}"
-            for c, row in zip(known, ratios, strict=True)
-            for what, ratio, least in zip(("in operations", "in time"), row, (OPERATIONS, CLOCK), strict=True)
-            if round(ratio) < least
-        ]
         operations, seconds = (_range(column) for column in ratios.T)
-        told.append(
-            f"{operations} times and {seconds} times with `{way.projection}`, d = {way.dim}"
-            + (f" (**not reached** with {', '.join(missed)})" if missed else "")
-        )
+        missed = (np.round(ratios) < (OPERATIONS, CLOCK)).any()
+        return f"{operations} and {seconds} at {steps(total)}" + " (**not reached**)" * bool(missed)
+
+    ways = [
+        f"with `{way.projection}`, d = {way.dim}: {', '.join(told(i, total) for total in sorted(by_total))}"
+        for i, way in enumerate(found_of(cells[0]).estimates)
+    ]
     return (
-        f"To be reached side by side, meta-training not counted, at {steps(longest)} steps a task: "
-        f"{OPERATIONS} times in operations, and {CLOCK} times in time. It is {'; '.join(told)}."
+        f"To be reached with long training side by side, meta-training not counted: {OPERATIONS} times in "
+        f"operations, and {CLOCK} times in time. By steps a task it is, {'; '.join(ways)}. The longer "
+        f"policies train, the more is saved: the estimate reads no more than {EstimateConfig().steps:,} "
+        f"transitions of a task at a look."
     )
 
 
 def _range(numbers: Sequence[float]) -> str:
-    """The least and the largest in whole numbers, or the one that both are."""
-    return " to ".join(dict.fromkeys(f"{number:.0f}" for number in (min(numbers), max(numbers))))
+    """The least and the largest in whole numbers, or the one that both are, of those that are known."""
+    known = [number for number in numbers if np.isfinite(number)]
+    return " to ".join(dict.fromkeys(f"{end(known):.0f}" for end in (min, max))) if known else "–"
 
 
 def surrogates(data: Mapping) -> str:

@@ -44,8 +44,8 @@ class Settings:
     """Seed of the run."""
     layers: tuple[int, ...] = (2, 4, 8)
     """Hidden layers of actor and critic."""
-    steps_per_task: tuple[int, ...] = (30_720, 81_920)
-    """Totals of a run: those of the main table's first families."""
+    steps_per_task: tuple[int, ...] = (30_720, 81_920, 163_840)
+    """Totals of a run: those of the main table's first families, and twice the longer."""
     updates: tuple[int, int] = (10, 20)
     """The two lengths that are trained."""
     repeats: int = 3

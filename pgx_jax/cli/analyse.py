@@ -28,8 +28,7 @@ from pgx_jax.types import Named
 
 @dataclass(frozen=True)
 class AnalyseCommand:
-    """Measure what the method rests on: first order, settings, generalisation, what the estimate costs, and
-    estimates against true training."""
+    """Measure what the method rests on: first order, other settings, generalisation, cost, true training."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""

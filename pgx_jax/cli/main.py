@@ -68,7 +68,7 @@ COMMANDS = {
     ),
     "analyse": Command(
         "pgx_jax.cli.analyse:AnalyseCommand",
-        "Measure what the method rests on: first order, generalisation, and estimates against true training.",
+        "Measure what the method rests on: first order, other settings, generalisation, cost, true training.",
     ),
     "policy": Command(
         "pgx_jax.cli.policy:PolicyCommand",
