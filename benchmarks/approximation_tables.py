@@ -25,7 +25,12 @@ PUBLISHED = {
 }
 """The paper's errors at the first three of these, of networks that differ from ours (arXiv 2511.12779)."""
 
-OURS = {"Meta-World MT10": "metaworld", "CartPole": "cartpole", "Highway": "highway", "LunarLander": "lunar"}
+COUNTERPARTS = {
+    "Meta-World MT10": "metaworld",
+    "CartPole": "cartpole",
+    "Highway": "highway",
+    "LunarLander": "lunar",
+}
 """How families of ours begin that are beside these."""
 
 MEASURES = {"ratio": "ratio", "log_ratio": "log-ratio"}
@@ -110,7 +115,9 @@ def as_published(found: Found) -> str:
         for records in found.values()
         if AT in records[0].distances
     ])  # fmt: skip
-    missing = [name for name, ours in OURS.items() if not any(family.startswith(ours) for family, _ in found)]
+    missing = [
+        name for name, ours in COUNTERPARTS.items() if not any(family.startswith(ours) for family, _ in found)
+    ]
     says = f"Of {' and '.join(missing)} there is no measurement of ours. " if missing else ""
     says += "The paper calls its error that of the log-ratio, and does not say along which directions it "
     says += "measures, nor in which norm."

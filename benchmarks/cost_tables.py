@@ -12,7 +12,6 @@ from pgx_jax.compare.results import OURS
 from pgx_jax.config import EstimateConfig
 from pgx_jax.estimate import PRECISIONS, PROJECTIONS
 from pgx_jax.learn.device import ROWS_PER_CALL
-from pgx_jax.report.cost import duration as known_duration
 from pgx_jax.report.cost import lengthened
 from pgx_jax.report.wording import duration, steps
 
@@ -81,7 +80,7 @@ def _speed_ups(cell: Mapping, which: int) -> list:
     way, depth = found.estimates[which], cell["cell"]["layers"]
     published = f"{PUBLISHED_SPEED_UPS[depth]}×" if depth in PUBLISHED_SPEED_UPS else "–"
     what = [f"{steps(cell['cell']['steps_per_task'])}, {depth}", f"{found.parameters:,}"]
-    what += [f"`{way.projection}`", way.dim, *(known_duration(cost.seconds) for cost in costs)]
+    what += [f"`{way.projection}`", way.dim, *(duration(cost.seconds) for cost in costs)]
     return [*what, *(f"{ratio:.0f}×" if np.isfinite(ratio) else "–" for ratio in ratios), published]
 
 

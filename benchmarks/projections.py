@@ -32,6 +32,7 @@ from pgx_jax.analysis.inner_products import (
     sample_size,
     timed,
 )
+from pgx_jax.analysis.subject import parameter_count
 from pgx_jax.analysis.variants import Theta, Variant
 from pgx_jax.config import Config, override
 from pgx_jax.estimate import PROJECTIONS
@@ -77,7 +78,7 @@ def speed(cell: Mapping) -> dict:
     for _ in range(cell["rounds"]):
         for name, call in calls.items():
             rounds[name].append(timed(call)[1])
-    p = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    p = parameter_count(params)
     return {"p": p, "timings": {"first": first, "rounds": rounds}}
 
 
@@ -104,7 +105,7 @@ def groups(cell: Mapping, preset: Preset) -> dict:
                 "labels": labels.tolist(),
             })  # fmt: skip
     true_k = None if family.true_groups is None else len(set(np.asarray(family.true_groups).tolist()))
-    parameters = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(learn.policy_params(run.meta)))
+    parameters = parameter_count(learn.policy_params(run.meta))
     return {"projections": found, "true_k": true_k, "p": parameters, "dim": run.config.estimate.dim}
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pgx_jax import estimate, learn, pipeline
-from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
+from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of, parameter_count
 from pgx_jax.compare.results import Number, Record
 from pgx_jax.errors import ConfigError
 from pgx_jax.estimate import LogProb
@@ -383,7 +383,7 @@ def first_order_error(
     params = learn.policy_params(run.meta)
     return ApproximationResult(
         family=run.family.name,
-        parameters=sum(int(np.size(x)) for x in jax.tree.leaves(params)),
+        parameters=parameter_count(params),
         transitions=int(np.shape(thinned.action)[1]),
         updates=settings.updates,
         distances=list(settings.distances),

@@ -167,7 +167,6 @@ def _rollouts(config: Config, n: int) -> Variants:
     return _changes(config, own, others)
 
 
-LAMBDA = "estimate.gae_lambda"
 AXES: dict[str, Axis] = {
     "k": Axis("k", _k),
     "dim": Axis("estimate.dim", _numbers("estimate.dim", 50, 100, 200, 400), projects=True),

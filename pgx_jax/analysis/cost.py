@@ -39,7 +39,7 @@ from jaxtyping import Bool
 
 from pgx_jax import estimate, learn, pipeline
 from pgx_jax.analysis.counts import count_features, count_surrogates, count_update
-from pgx_jax.analysis.subject import Subject
+from pgx_jax.analysis.subject import Subject, as_float, parameter_count
 from pgx_jax.analysis.variants import Theta, Variant
 from pgx_jax.compare.budget import suited
 from pgx_jax.compare.pool import row_keys
@@ -223,7 +223,7 @@ class CostResult(Record, frozen=True, kw_only=True):
     def estimate(self, which: int = 0, *, selecting: bool = False) -> Cost:
         """Of the estimate with one of the projections; with the selection of groups, if that is asked."""
         own, timed = self.estimates[which], self.timings.estimates[which]
-        count = own.features + sum(map(_number, (own.statistics, own.solve, own.scores)))
+        count = own.features + sum(map(as_float, (own.statistics, own.solve, own.scores)))
         steps = [timed.features, timed.surrogates_and_scores, self.timings.affinity]
         if selecting:
             count += own.features_to_select
@@ -234,7 +234,7 @@ class CostResult(Record, frozen=True, kw_only=True):
         """Of meta-training, collecting, and what earlier looks estimated and selected with one of the
         projections."""
         each = self.meta.operations_per_update
-        count = (self.meta.updates + self.collecting_updates) * _number(each)
+        count = (self.meta.updates + self.collecting_updates) * as_float(each)
         spent = self.meta.updates * self.update_seconds(META) if self.meta.updates else 0.0
         found = Cost(count, spent + self.looks * _median(self.timings.collecting))
         for _ in range(self.looks - 1):
@@ -244,7 +244,7 @@ class CostResult(Record, frozen=True, kw_only=True):
     def train_all(self, way: str = SIDE_BY_SIDE) -> Cost:
         """Of training a policy for every subset, in one of the ways."""
         total = self.training.policies * self.training.updates
-        each = _number(self.training.operations_per_update)
+        each = as_float(self.training.operations_per_update)
         return Cost(total * each, total * self.update_seconds(way))
 
     def update_seconds(self, way: str) -> float:
@@ -265,10 +265,6 @@ class CostResult(Record, frozen=True, kw_only=True):
 
         times = {way: of(way, "seconds") for way in (SIDE_BY_SIDE, ONE_AFTER_ANOTHER)}
         return {"operations": of(SIDE_BY_SIDE, "operations"), **times}
-
-
-def _number(x: Number) -> float:
-    return math.nan if x is None else x
 
 
 def _median(seconds: Sequence[float]) -> float:
@@ -421,14 +417,11 @@ def time_training(
 
 def score(run: Subject, feats: Features, member: Bool[np.ndarray, "m n"]) -> pipeline.Scored:
     """Solve and score all subsets, as the run does."""
-    e, more = run.config.estimate, {}
-    if estimate.SCORES[e.score].rolls_out:
-        more = {
-            "log_prob": run.policy.log_prob, "params": learn.policy_params(run.meta),
-            "roll_out": pipeline.make_roll_out(run.policy, run.family, run.meta, run.config),
-        }  # fmt: skip
-    names = run.family.task_names
-    return pipeline.score_subsets(feats, run.transitions, member, e, names=names, **more)
+    return pipeline.score_subsets(
+        feats, run.transitions, member, run.config.estimate, names=run.family.task_names,
+        log_prob=run.policy.log_prob, params=learn.policy_params(run.meta),
+        roll_out=pipeline.make_roll_out(run.policy, run.family, run.meta, run.config),
+    )  # fmt: skip
 
 
 def features_of(run: Subject, way: tuple[str, int], parts: Sequence[int]) -> Features:
@@ -518,7 +511,7 @@ def estimation_cost(
     return CostResult(
         family=run.family.name,
         platform=jax.default_backend(),
-        parameters=sum(int(np.size(x)) for x in jax.tree.leaves(learn.policy_params(run.meta))),
+        parameters=parameter_count(learn.policy_params(run.meta)),
         subsets=len(member),
         sizes=(int(sizes.min()), int(sizes.max())),
         transitions=int(np.size(run.transitions.split)),

@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from pgx_jax.analysis.subject import parameter_count
 from pgx_jax.errors import ConfigError, pick
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.steady import compiled
@@ -157,6 +158,6 @@ def extreme_eigenvalues(
     matfree()
     if depth < 1:
         raise ConfigError(f"depth = {depth} must be at least 1")
-    depth = min(depth, sum(int(np.size(x)) for x in jax.tree.leaves(params)))
+    depth = min(depth, parameter_count(params))
     found = np.linalg.eigvalsh(np.asarray(_tridiagonal(loss, params, data, key, depth=depth), np.float64))
     return float(found[0]), float(found[-1])

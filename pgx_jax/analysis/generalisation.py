@@ -61,7 +61,14 @@ from jaxtyping import Bool, Float, Int
 from pgx_jax import learn, pipeline
 from pgx_jax.analysis.approximation import surrogate_paths
 from pgx_jax.analysis.curvature import TRACES, Estimate, extreme_eigenvalues, hessian_trace, matfree
-from pgx_jax.analysis.subject import Subject, checked_members, finite, groups_of
+from pgx_jax.analysis.subject import (
+    Subject,
+    as_float,
+    checked_members,
+    finite,
+    groups_of,
+    parameter_count,
+)
 from pgx_jax.compare.results import Number, Record
 from pgx_jax.compare.unknown import joined, likeliest_group, sampled, widened
 from pgx_jax.errors import ConfigError
@@ -366,12 +373,12 @@ class SubsetGeneralisation(Record, frozen=True, kw_only=True):
     @property
     def gap(self) -> float:
         """L of fresh trajectories less L^ of those that were fitted."""
-        return _number(self.fresh) - _number(self.fitted)
+        return as_float(self.fresh) - as_float(self.fitted)
 
     @property
     def promised(self) -> float:
         """What the bound allows for the same gap."""
-        return _number(self.bound) - _number(self.fitted)
+        return as_float(self.bound) - as_float(self.fitted)
 
 
 class GeneralisationResult(Record, frozen=True, kw_only=True):
@@ -390,11 +397,7 @@ class GeneralisationResult(Record, frozen=True, kw_only=True):
     @property
     def largest(self) -> float:
         """The largest value that the loss may have."""
-        return _number(self.clip) * _number(self.cut)
-
-
-def _number(x: Number) -> float:
-    return math.nan if x is None else x
+        return as_float(self.clip) * as_float(self.cut)
 
 
 def choices_of(size: int, tasks: int) -> int:
@@ -478,7 +481,7 @@ def generalisation_bound(
     ]
     return GeneralisationResult(
         family=run.family.name,
-        parameters=sum(int(np.size(x)) for x in jax.tree.leaves(params)),
+        parameters=parameter_count(params),
         clip=clip,
         cut=settings.cut,
         delta=settings.delta,

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from pgx_jax import learn
-from pgx_jax.analysis.subject import Subject
+from pgx_jax.analysis.subject import Subject, parameter_count
 from pgx_jax.estimate import LogProb
 from pgx_jax.estimate.precision import full_precision
 from pgx_jax.steady import compiled
@@ -31,7 +31,7 @@ ENTRIES = 2**27
 def sample_size(run: Subject, most: int) -> int:
     """How many transitions of each source can be compared by their whole gradients, ``most`` if memory allows
     so many."""
-    parameters = sum(int(np.size(x)) for x in jax.tree.leaves(learn.policy_params(run.meta)))
+    parameters = parameter_count(learn.policy_params(run.meta))
     return max(1, min(most, run.transitions.action.shape[1], ENTRIES // parameters))
 
 

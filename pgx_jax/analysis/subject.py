@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -17,7 +18,7 @@ from pgx_jax.errors import ConfigError
 from pgx_jax.held_out import HeldOut
 from pgx_jax.learn import Learner, Policy
 from pgx_jax.tasks import TaskFamily
-from pgx_jax.types import Agent, Features, Grouping, Transitions
+from pgx_jax.types import Agent, Features, Grouping, PyTree, Transitions
 
 
 class Subject(Protocol):
@@ -69,6 +70,16 @@ def groups_of(run: Subject) -> Bool[np.ndarray, "k n"]:
 def finite(x: float) -> Number:
     """A number as records have it: None where it is not finite."""
     return x if math.isfinite(x) else None
+
+
+def as_float(x: Number) -> float:
+    """A number of a record: NaN where it is None."""
+    return math.nan if x is None else x
+
+
+def parameter_count(params: PyTree) -> int:
+    """p, the parameters of all leaves together."""
+    return sum(int(np.size(x)) for x in jax.tree.leaves(params))
 
 
 def checked_members(member: Bool[np.ndarray, "m n"], names: Sequence[str]) -> Bool[np.ndarray, "m n"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgx_jax.analysis.ablations import AblatedAxis, AblatedValue, AblationsResult
-from pgx_jax.report.wording import number
+from pgx_jax.report.wording import mean_if_known, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,17 +88,14 @@ def _moved(found: AblationsResult, axis: AblatedAxis) -> str:
     for value, draws in by_value.items():
         every = sum(x.value == value for x in axis.values)
         some = f" in {len(draws)} of {every} draws" if every > 1 else ""
-        told.append(f"{value}{some} (k = {_ks(draws)}, NMI {number(_mean([x.nmi for x in draws]), 2)})")
+        told.append(
+            f"{value}{some} (k = {_ks(draws)}, NMI {number(mean_if_known([x.nmi for x in draws]), 2)})"
+        )
     return f"{label_of(axis)} {', '.join(told)}" if told else ""
 
 
 def _ks(values: list[AblatedValue]) -> str:
     return " or ".join(map(str, dict.fromkeys(x.k for x in values)))
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [x for x in values if x is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _best_k(found: AblationsResult) -> list[str]:

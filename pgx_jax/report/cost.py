@@ -27,10 +27,8 @@ def times(ratio: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, if they are known."""
-    if 0 < seconds < 0.0995:
-        return f"{1000 * seconds:.2g} ms"
-    return wording.duration(seconds) if math.isfinite(seconds) else "–"
+    """Seconds in words, the shortest as milliseconds."""
+    return f"{1000 * seconds:.2g} ms" if 0 < seconds < 0.0995 else wording.duration(seconds)
 
 
 def amount(operations: float) -> str:

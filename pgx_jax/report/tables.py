@@ -29,7 +29,7 @@ def as_csv(results: Results) -> str:
         means, bounds = results.per_task(name) or [], entry.per_task_ci95
         told = [None] * len(means) if bounds is UNSET else bounds
         ends = entry.at_end or [None] * len(means)
-        rows = [("", "", entry.interval, wording.over_tasks(ends))]
+        rows = [("", "", entry.interval, wording.mean_if_known(ends))]
         rows += [
             (task, str(group[task]), Interval(mean, own), end)
             for task, mean, own, end in zip(results.task_names, means, told, ends, strict=False)

@@ -212,12 +212,12 @@ def metric_name(methods: Methods) -> str:
 
 def mean_at_end(entry: MethodResult) -> str:
     """Success in the last step of an episode, over tasks: 0.55; "–" if it is not known."""
-    mean = over_tasks(entry.at_end or [])
+    mean = mean_if_known(entry.at_end or [])
     return "–" if mean is None else number(mean, 2)
 
 
-def over_tasks(values: Sequence[Number]) -> float | None:
-    """The mean over tasks; None if it is not known of all of them."""
+def mean_if_known(values: Sequence[Number]) -> float | None:
+    """The mean; None if not all of them are known."""
     known = [x for x in values if x is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
@@ -305,7 +305,9 @@ def steps(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 0.04 s, 41.2 s, 2 min 5 s, 1 h 12 min."""
+    """Seconds in words: 0.04 s, 41.2 s, 2 min 5 s, 1 h 12 min; "–" if they are not known."""
+    if not math.isfinite(seconds):
+        return "–"
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
