@@ -18,7 +18,18 @@ from typing import Annotated, Literal
 
 import tyro
 from common import ResultFile, check_searched, describe, merge, result_path, says_errors, tuples
-from method_search import HIDDEN, METHODS, TOLD, TOLD_OURS, Baseline, Factors, chosen, results, scaled
+from method_search import (
+    HIDDEN,
+    METHODS,
+    TOLD,
+    TOLD_OURS,
+    Baseline,
+    Factors,
+    chosen,
+    ours_scaled,
+    results,
+    scaled,
+)
 from study import SMALL_CONFIG, SMALL_FAMILY
 
 from pgx_jax import learn
@@ -126,7 +137,7 @@ def compute(cell: Mapping) -> dict:
     learners = {name: scaled(known[method.learner], factors[name]) for name, method in methods.items()}
     own = {
         "policy.conditioned_actor": cell["block"] == "told", "baselines": tuple(map(named, methods)),
-        "ppo": scaled(config.ppo, factors[OURS]), "similarities": (*config.similarities, "lookahead"),
+        "similarities": (*config.similarities, "lookahead"), **ours_scaled(config, factors[OURS]),
     }  # fmt: skip
     began = time.process_time()
     found = run_seeds(family, override(config, own), cell["seeds"], learners=learners)

@@ -287,6 +287,6 @@ def _words(factors: Factors) -> str:
     """Factors other than 1."""
     words = {
         "entropy": "entropy", "learning_rate": "step size", "final_learning_rate": "last step size",
-        "final_entropy": "last entropy",
+        "final_entropy": "last entropy", "meta_fraction": "meta-training",
     }  # fmt: skip
     return ", ".join(f"{words[k]} ×{v:g}" for k, v in factors._asdict().items() if v != 1)

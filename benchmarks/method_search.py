@@ -1,9 +1,10 @@
 """The settings that serve every method best: `python benchmarks/method_search.py`.
 
 Every method of the main table is trained with several entropy bonuses and step sizes (and some that fall
-while it trains), on family seeds that no table of methods uses. `main_table.py` takes, for each method and
-family, what earned most here, if that is clearly more than with the family's settings. Where what earned most
-lies at an end of what was tried, more is tried beyond it. Every policy has the batch that suits its budget
+while it trains; ours then also with less and with more meta-training), on family seeds that no table of
+methods uses. `main_table.py` takes, for each method and family, what earned most here, if that is clearly
+more than with the family's settings. Where what earned most lies at an end of what was tried, more is tried
+beyond it. Every policy has the batch that suits its budget
 (`Config.min_updates`). Started again it goes on where it stopped.
 """
 
@@ -54,6 +55,8 @@ class Factors(NamedTuple):
     learning_rate: float = 1.0
     final_learning_rate: float = 1.0
     final_entropy: float = 1.0
+    meta_fraction: float = 1.0
+    """Of ours alone."""
 
 
 TRIED = (
@@ -65,8 +68,10 @@ TRIED = (
 )
 """What every method is trained with; the settings of a row at the same time."""
 
-BEYOND = {"entropy": 5.0, "learning_rate": 2.0}
+BEYOND = {"entropy": 5.0, "learning_rate": 2.0, "meta_fraction": 2.0}
 """Beyond an end: by how much more (or less) the next is."""
+AROUND = ("meta_fraction",)
+"""Of ours: tried on both sides of the family's setting, with the best of the others."""
 FURTHEST = 1024.0
 """No factor is larger, or smaller than one divided by it."""
 
@@ -157,7 +162,7 @@ def beyond(settings: Settings, data: Mapping) -> Iterator[dict]:
         return
     for family in settings.families:
         for method in settings.methods:
-            while more := further(searched(data, family, method)):
+            while more := further(searched(data, family, method), method not in METHODS):
                 for seed in settings.seeds:
                     yield {
                         "family": family, "settings": {"seed": seed}, "config": {}, "method": method,
@@ -165,18 +170,19 @@ def beyond(settings: Settings, data: Mapping) -> Iterator[dict]:
                     }  # fmt: skip
 
 
-def further(means: Mapping[Factors, float]) -> list[Factors]:
+def further(means: Mapping[Factors, float], ours: bool = False) -> list[Factors]:
     """What to try next: where the best of ``means`` is other than the family's settings in what `BEYOND` has,
-    the next of it, if that was not tried."""
+    the next of it; of ours also what lies around it (`AROUND`). What was tried is left out."""
     best = max(means, key=lambda tried: np.nan_to_num(means[tried], nan=-np.inf))
     found = []
     for name, times in BEYOND.items():
-        value = getattr(best, name)
-        factor = value * times if value > 1 else value / times
-        other = best._replace(**{name: factor})
-        if value != 1 and other not in means and 1 / FURTHEST <= factor <= FURTHEST:
-            found.append(other)
-    return found
+        value, sides = getattr(best, name), []
+        if value <= 1 and (value < 1 or (ours and name in AROUND)):
+            sides.append(value / times)
+        if value >= 1 and (value > 1 or (ours and name in AROUND)):
+            sides.append(value * times)
+        found += [best._replace(**{name: side}) for side in sides if 1 / FURTHEST <= side <= FURTHEST]
+    return [other for other in found if other not in means]
 
 
 def compute(cell: Mapping) -> dict:
@@ -187,8 +193,18 @@ def compute(cell: Mapping) -> dict:
     if cell["method"] in METHODS:
         return {"returns": trained(family, config, METHODS[cell["method"]], factors)}
     config = override(config, {"compare": "none", "policy.conditioned_actor": cell["method"] == TOLD_OURS})
-    runs = [dataclasses.replace(config, ppo=scaled(config.ppo, tried)) for tried in factors]
-    return {"returns": [run(family, own).results.methods[OURS].mean for own in runs]}
+    return {"returns": [_earned(family, config, tried) for tried in factors]}
+
+
+def _earned(family: TaskFamily, config: Config, factors: Factors) -> float:
+    """Mean return of ours; NaN where meta-training would leave none of the steps."""
+    config = override(config, ours_scaled(config, factors))
+    return run(family, config).results.methods[OURS].mean if config.meta_fraction < 1 else float("nan")
+
+
+def ours_scaled(config: Config, factors: Factors) -> dict[str, Any]:
+    """Changes to the settings of a run of ours."""
+    return {"ppo": scaled(config.ppo, factors), "meta_fraction": factors.meta_fraction * config.meta_fraction}
 
 
 def scaled(learner: Any, factors: Factors) -> Any:

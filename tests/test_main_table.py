@@ -129,6 +129,17 @@ def test_the_search_goes_on_beyond_its_ends_for_as_long_as_that_is_best():
     assert not further({Factors(): 1.0, Factors(learning_rate=2.0): float("nan")})
     assert not further({Factors(): 1.0, Factors(learning_rate=1024.0): 2.0})
 
+    # Ours is also tried with less and with more meta-training, beside what else was best.
+    less, more = Factors(5.0, meta_fraction=0.5), Factors(5.0, meta_fraction=2.0)
+    best = {Factors(): 1.0, Factors(5.0): 3.0, Factors(25.0): 2.0}
+    assert not further(best) and further(best, ours=True) == [less, more]
+    assert not further(best | {less: 2.0, more: 2.5}, ours=True)
+    assert further(best | {less: 4.0, more: 2.5}, ours=True)[-1] == less._replace(meta_fraction=0.25)
+    config = Config(meta_fraction=0.3)
+    assert method_search.ours_scaled(config, more) == {
+        "ppo": method_search.scaled(config.ppo, more), "meta_fraction": 0.6,
+    }  # fmt: skip
+
     settings = method_search.Settings(families=("points-hard",), methods=("told",), seeds=(100, 101))
     data = {"cells": []}
     value = {0.5: 1.0, 1.0: 2.0, 2.0: 3.0, 4.0: 2.5}
