@@ -171,8 +171,8 @@ def searched(data: Mapping) -> str:
         f"that no table of methods uses ({', '.join(seeds)}), one training seed each; bold: taken. Other "
         f"settings than the family's must earn {NOISE:.0%} more (so few runs can't tell smaller gains from "
         "luck, and not all larger ones), and families that were not searched keep theirs, for all methods "
-        "alike. How long ours meta-trains before its first look comes from `python benchmarks/study.py "
-        "looks`, on the same seeds."
+        "alike. Ours is also tried with half and with twice the meta-training before its first look, whose "
+        "default comes from `python benchmarks/study.py looks`, on the same seeds."
     )
     return f"{facts}\n\n{table(head, rows)}"
 
