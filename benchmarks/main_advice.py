@@ -134,7 +134,9 @@ def alone(data: Mapping) -> str:
         f"{part.mean('single_task'):.1f} on {part.family} at {steps(part.budget)} steps a task, in place of "
         f"{part.mean(FROM_HIDDEN[1]):.1f}"
         for part in parts(data)
-        if part.block == "hidden" and part.factors.get("one_a_task", Factors()) != Factors()
+        if part.block == "hidden"
+        and part.factors.get("one_a_task", Factors()) != Factors()
+        and part.whole("single_task")
     ]
     if not words:
         return ""

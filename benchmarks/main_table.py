@@ -64,6 +64,9 @@ TRAINING_SEEDS = {"lunarlander": 5}
 BLOCKS: dict[str, Mapping[str, Baseline]] = {"hidden": HIDDEN, "told": TOLD}
 """What is compared beside the methods of every run, with policies that are not told their task, and that
 are."""
+NOT_SHOWN = ("multitask", "multitask_conditioned", "single_task", "em_true_k")
+"""Of the methods of every run: those with settings that were not searched, and clustering with the planted
+number of groups."""
 QUICK = ("one_a_task", "pcgrad", "paco")
 """Of these, those of the quick preset."""
 
@@ -137,7 +140,8 @@ def compute(cell: Mapping) -> dict:
     learners = {name: scaled(known[method.learner], factors[name]) for name, method in methods.items()}
     own = {
         "policy.conditioned_actor": cell["block"] == "told", "baselines": tuple(map(named, methods)),
-        "similarities": (*config.similarities, "lookahead"), **ours_scaled(config, factors[OURS]),
+        "similarities": (*config.similarities, "lookahead"), "leave_out": NOT_SHOWN,
+        **ours_scaled(config, factors[OURS]),
     }  # fmt: skip
     began = time.process_time()
     found = run_seeds(family, override(config, own), cell["seeds"], learners=learners)

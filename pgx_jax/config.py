@@ -22,6 +22,12 @@ from pgx_jax.types import Key, Named
 COMPARE = ("none", "few", "fast", "full")
 """What may be compared with ours, in growing order; `compare.methods.BASELINES` has the methods of each."""
 
+MAY_BE_LEFT_OUT = (
+    "multitask", "multitask_conditioned", "multitask_continued", "single_task", "random", "em", "em_true_k",
+    "committees", "true_groups", "true_groups_continued", "policygradex_told", "policygradex_blind",
+)  # fmt: skip
+"""Baselines by their names in results."""
+
 STREAMS = (
     "meta",
     "collect",
@@ -97,6 +103,8 @@ class Config:
     one a task, random groups and groups of similar gradients), of which no gain over the meta-policy's own
     continuation is measured; those of the report; or also some outside the rule (of up to five tasks the best
     of all partitions, too, by training a policy for every subset)."""
+    leave_out: tuple[Named[str, MAY_BE_LEFT_OUT], ...] = ()
+    """Of these, baselines that are not trained, by their names in results: single_task, em and so on."""
     baselines: tuple[str, ...] = ()
     """Further baselines, each one policy for all: POLICY/LEARNER, for instance told/ppo (names of networks,
     or "told" or "base" for the run's own networks, and of learners); with /each behind it one policy for

@@ -201,8 +201,7 @@ def _clustered(contest: Contest) -> Methods:
     adapting = contest.budget.n * contest.learners[contest.config.learner].adaptation_steps
     for name, groups in contest.clustered.items():
         found[name] = [Method(groups.labels, groups.pool.rows, int(groups.spent) + adapting)]
-    truth = contest.true_groups
-    if truth is not None and "em" in found and len(grouping.group_sizes(truth)) == contest.k:
+    if "em" in found and planted(contest.true_groups) == contest.k:
         found["em_true_k"] = [found["em"][0]._replace(same_as="em")]
     return found
 
@@ -297,9 +296,30 @@ BASELINES: dict[str, tuple[Callable[[Contest], Methods], ...]] = dict(
 """What is compared with ours, by ``config.compare``."""
 
 
+def planted(labels: np.ndarray | None) -> int | None:
+    """Number of planted groups; None where none are."""
+    return None if labels is None else len(grouping.group_sizes(labels))
+
+
+def clustered_at(config: Config, k: int, true_k: int | None) -> dict[int, str]:
+    """Numbers of policies (none of one alone) with which tasks are clustered on returns, and what each is
+    called in results: ours, and the planted one where that is another.
+
+    Args:
+        config: says what is compared.
+        k: number of our groups.
+        true_k: number of planted groups, if there are any.
+    """
+    wanted: dict[int, str] = {}
+    for number, name in ((k, "em"), (true_k, "em_true_k")):
+        if _clustered in BASELINES[config.compare] and name not in config.leave_out and (number or 1) > 1:
+            wanted.setdefault(int(number or 1), name)
+    return wanted
+
+
 def clusters(config: Config) -> bool:
     """Whether clustering on returns is among what is compared."""
-    return _clustered in BASELINES[config.compare]
+    return bool(clustered_at(config, 2, 2))
 
 
 def baselines(contest: Contest) -> Methods:
@@ -307,7 +327,7 @@ def baselines(contest: Contest) -> Methods:
     found: Methods = {}
     for made in BASELINES[contest.config.compare]:
         found |= made(contest)
-    return found
+    return {name: draws for name, draws in found.items() if name not in contest.config.leave_out}
 
 
 def most_steps(contest: Contest) -> int:

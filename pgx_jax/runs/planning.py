@@ -240,8 +240,8 @@ def _stages(run: Records, labels: np.ndarray) -> list[Planned]:
 def _clustering(run: Records, labels: np.ndarray) -> list[Row]:
     """About what clustering on returns trains, with our number of policies and the planted one: all of the
     total, of which its evaluations take a part."""
-    truth, rows = run.family.true_groups, []
-    for k in {int(labels.max()) + 1, 1 if truth is None else len(set(np.asarray(truth).tolist()))} - {1}:
+    rows: list[Row] = []
+    for k in methods.clustered_at(run.config, int(labels.max()) + 1, methods.planted(run.family.true_groups)):
         learner = suited(run.learner, run.family.n, run.spends.total / k, run.config.min_updates)
         steps = run.spends.total // k // learner.steps_per_update * learner.steps_per_update
         row = Row((True,) * run.family.n, steps, False, BASE, run.config.learner, learner.num_envs)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pgx_jax import grouping, learn, pipeline
+from pgx_jax import learn, pipeline
 from pgx_jax.compare.em import Clustered, cluster
 from pgx_jax.compare.judging import named_groups
 from pgx_jax.compare.looks import Found, Looked, look_again
+from pgx_jax.compare.methods import clustered_at, planted
 from pgx_jax.compare.oracle import Oracle, search
 from pgx_jax.compare.pool import EMPTY, Pool, Row, train_pool
 from pgx_jax.learn import Cloned, Trained
@@ -165,12 +166,10 @@ def _similarity_text(run: Records, found: dict[str, Grouping]) -> str:
 
 def _clustering(run: Records) -> dict[str, Clustered]:
     """Clustering on returns, with our number of policies and the planted one where that is another."""
-    wanted, truth = {run.k: "em"}, run.family.true_groups
-    if truth is not None:
-        wanted.setdefault(len(grouping.group_sizes(truth)), "em_true_k")
+    wanted = clustered_at(run.config, run.k, planted(run.family.true_groups))
     known = (run.policy, run.learner, run.family, run.config, run.budget)
     heard = run.listener.progress, run.listener.metrics
-    made = {name: cluster(*known, k, *heard) for k, name in wanted.items() if k > 1}
+    made = {name: cluster(*known, k, *heard) for k, name in wanted.items()}
     return {name: found for name, found in made.items() if found is not None}
 
 
