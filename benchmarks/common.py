@@ -37,7 +37,7 @@ CHANGES_NOTHING = {
     "ppo.final_entropy": 1.0, "policy.initial_log_std": -0.5, "policy.bonus_up_to": -0.5, "estimate.thin": 1,
     "estimate.whole_episodes": False, "ppo.limits_end": False, "ppo.desired_kl": None, "demonstrations": 0,
     "grouping.resamples": 200, "estimate.projection": "gaussian",
-    "leave_out": (),
+    "leave_out": [],
 }  # fmt: skip
 """Settings that came later -> the value with which all is as before."""
 EQUAL = {"estimate.affinity": ("per_task", None)}
