@@ -163,7 +163,8 @@ def by_budget(data: Mapping) -> bytes:
 
 
 def main_table(data: Mapping, block: str) -> bytes:
-    """Mean return of every method with its interval over family seeds, a panel a family."""
+    """Mean return of every method with its interval over family seeds, a panel a family. Methods that some
+    runs lack are left out there: what the others earn is of other family seeds."""
     known = [part for part in main_parts.parts(data) if part.block == block]
     families = list(dict.fromkeys(part.family for part in known))
     labels = main_parts.labels(known)
@@ -239,6 +240,8 @@ def language(data: Mapping) -> bytes:
 
 def _methods_of(axes, part: main_parts.Part, labels: Sequence[str], scarce: bool) -> None:
     for name, label in part.names().items():
+        if not part.whole(name):
+            continue
         row = labels.index(main_parts.short(label)) + (-0.16 if scarce else 0.16)
         found = main_parts.over_units(part.scores(name)[0])
         given = name.startswith(main_parts.UNATTAINABLE)

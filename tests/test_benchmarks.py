@@ -143,6 +143,13 @@ def test_settings_that_change_nothing_let_results_go_on():
     assert common.changed(before, now) == ["defaults.estimate.dim", "defaults.estimate.ridge"]
 
 
+@pytest.mark.parametrize("name", ["main_table", "method_search", "meta_rl", "meta_search", "ablations"])
+def test_long_studies_go_on_with_the_settings_of_today(name):
+    now = common.plain({"defaults": Config()})
+    found = common.changed(common.committed(name)["settings"], now)
+    assert not [setting for setting in found if setting.startswith("defaults.")]
+
+
 @pytest.fixture(scope="module")
 def family_of():
     """The family of a study's cell, made once for all seeds."""
