@@ -154,7 +154,8 @@ def whole(data: Mapping, search: Mapping | None = None) -> str:
 def searched(data: Mapping) -> str:
     """Mean returns of every method by factors of its settings."""
     cells = [done["cell"] for done in data["cells"]]
-    tried = [*dict.fromkeys(Factors(*factors) for cell in cells for factors in cell["factors"])]
+    tried = {Factors(*factors) for cell in cells for factors in cell["factors"]}
+    tried = sorted(tried, key=lambda factors: (factors != Factors(), factors))
     rows = []
     for family, method in dict.fromkeys((cell["family"], cell["method"]) for cell in cells):
         means = method_search.searched(data, family, method)

@@ -93,7 +93,7 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
     for known in (None, data):
         assert chosen(known, "cartpole-goals", "pcgrad") == Factors()
     text = main_tables.searched(data)
-    assert "| points, One policy for all, PCGrad, hidden | 1.0 | **2.5** | 2.2 |" in text
+    assert "| points, One policy for all, PCGrad, hidden | 1.0 | 2.2 | **2.5** |" in text
 
     last = [Factors(5.0, final_entropy=0.0)]
     data["cells"].append(cell(100, [99.0], tried=last))
@@ -101,7 +101,7 @@ def test_the_search_takes_what_earned_most_over_its_seeds():
     data["cells"].append(cell(101, [9.0], tried=last))
     assert chosen(data, "points", "pcgrad") == last[0]
     text = main_tables.searched(data)
-    assert "| 1.0 | 2.5 | 2.2 | **54.0** |" in text and "| **9.0** | 1.0 | 1.0 | – |" in text
+    assert "| 1.0 | 2.2 | **54.0** | 2.5 |" in text and "| **9.0** | 1.0 | – | 1.0 |" in text
     assert "| entropy ×5, last entropy ×0 |" in text
 
     data["cells"] += [cell(seed, [float("nan")], tried=[Factors(25.0, 2.0)]) for seed in (100, 101)]
