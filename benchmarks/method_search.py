@@ -4,8 +4,8 @@ Every method of the main table is trained with several entropy bonuses and step 
 while it trains; ours then also with less and with more meta-training), on family seeds that no table of
 methods uses. `main_table.py` takes, for each method and family, what earned most here, if that is clearly
 more than with the family's settings. Where what earned most lies at an end of what was tried, more is tried
-beyond it. Every policy has the batch that suits its budget
-(`Config.min_updates`). Started again it goes on where it stopped.
+beyond it. Every policy has the batch that suits its budget (`Config.min_updates`). Started again it goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -176,11 +176,9 @@ def further(means: Mapping[Factors, float], ours: bool = False) -> list[Factors]
     best = max(means, key=lambda tried: np.nan_to_num(means[tried], nan=-np.inf))
     found = []
     for name, times in BEYOND.items():
-        value, sides = getattr(best, name), []
-        if value <= 1 and (value < 1 or (ours and name in AROUND)):
-            sides.append(value / times)
-        if value >= 1 and (value > 1 or (ours and name in AROUND)):
-            sides.append(value * times)
+        value = getattr(best, name)
+        both = ours and name in AROUND and value == 1
+        sides = [value / times] * (both or value < 1) + [value * times] * (both or value > 1)
         found += [best._replace(**{name: side}) for side in sides if 1 / FURTHEST <= side <= FURTHEST]
     return [other for other in found if other not in means]
 

@@ -371,11 +371,12 @@ def kinds(config: Config, budget: Budget, learners: Mapping[str, Learner], told:
     sizes = {"multitask": budget.n, "single_task": 1}
     found = [kind(size, budget.rest(), own) for size in range(1, budget.n + 1)]
     if BASELINES[config.compare]:
-        others = [] if told else [Named("told", config.learner)]
-        others += [split_name(name) for name in config.baselines]
+        others = [split_name(name) for name in config.baselines]
+        if not told and "multitask_conditioned" not in config.leave_out:
+            others.insert(0, Named("told", config.learner))
         found += [kind(size, budget.total) for size in range(1, budget.n + 1)]
         found += [kind(sizes.get(x.groups, some), budget.total, x.policy, x.learner) for x in others]
-        if not told and config.continue_meta:
+        if not told and config.continue_meta and f"{OURS}_told" not in config.leave_out:
             found.append(kind(some, budget.rest(), "told"))
     return list(dict.fromkeys(found))
 
